@@ -52,6 +52,9 @@ HEADERS = [
     "rioecho/_posix.pxd",
     "rioecho/_buffer.pxd",
     "rioecho/_fdio.pxd",
+    "rioecho/_tls.pxd",
+    "rioecho/_channel.pxd",
+    "rioecho/_reader.pxd",
     "rioecho/rio.pxd",
 ]
 
@@ -69,7 +72,7 @@ def extension(name):
 
 
 setup(
-    ext_modules=[extension("rio"), extension("_echoloop")],
+    ext_modules=[extension(name) for name in ("_tls", "_channel", "_reader", "rio")],
     options={
         "build_ext": {
             # The coverage plugin wants the .c beside the .so; no other build leaves it there.

@@ -1,0 +1,355 @@
+# cython: language_level=3, freethreading_compatible=True, auto_pickle=False, autotestdict=False, binding=False
+# cython: boundscheck=False, wraparound=False
+"""A descriptor with a buffer for each direction: reads and writes under a deadline, and the tie between the two.
+
+Here, and only here, a Rio waits. Around every wait the same order holds: try without waiting, with the GIL (there is
+data more often than not, and giving the GIL up beside a busy thread costs milliseconds); if there is nothing, send
+what output is held, as far as the peer takes it; then give the GIL up and wait for whichever direction moves first.
+After every wait Python's signal handlers have run and the source is looked at again, for both may have closed it.
+
+No byte is held in a local variable while anything can raise: it is in a buffer, in the caller's memory, or not read.
+"""
+
+import math
+from io import UnsupportedOperation
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
+from libc.errno cimport EAGAIN, EBADF, EINTR, EIO
+from libc.stdint cimport INT64_MAX
+from libc.string cimport strerror
+
+from rioecho._buffer cimport (
+    buffer_consume,
+    buffer_free,
+    buffer_held,
+    buffer_init,
+    buffer_reserve,
+    buffer_room,
+    buffer_start,
+    buffer_trim,
+)
+from rioecho._fdio cimport (
+    FD_FILE,
+    FD_SOCKET,
+    deadline_after,
+    fd_never_waits,
+    fd_open,
+    fd_read,
+    fd_ready,
+    fd_wait,
+    fd_write,
+    fd_write_step,
+    would_block,
+)
+from rioecho._posix cimport (
+    F_GETFL,
+    O_ACCMODE,
+    O_RDONLY,
+    O_WRONLY,
+    POLLIN,
+    POLLOUT,
+    RIO_CLOSED,
+    RIO_FREE,
+    fcntl,
+    rio_flag_put,
+    rio_flag_state,
+    rio_is_pty_master,
+    rio_flag_take,
+    rio_monotonic_ns,
+    sched_yield,
+)
+
+from rioecho.errors import ConcurrentCall
+
+
+cdef extern from "Python.h":
+    int PyObject_AsFileDescriptor(object source) except -1
+
+
+cdef object os_error(int err):
+    """The OSError subclass for an errno."""
+    return OSError(err, strerror(err).decode("utf-8", "replace"))
+
+
+cdef int64_t to_nanoseconds(object timeout) except -2:
+    """Seconds or None, checked, as the nanoseconds of rio_call."""
+    cdef double seconds
+    if timeout is None:
+        return -1
+    try:
+        seconds = timeout
+    except TypeError:
+        raise TypeError(f"timeout must be None or a number of seconds, not {type(timeout).__name__}") from None
+    if math.isnan(seconds) or seconds < 0:
+        raise ValueError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
+    if seconds >= 9e9:   # 285 years: past what the clock can add, and as good as for ever
+        return -1
+    return <int64_t>math.ceil(seconds * 1e9)
+
+
+cdef class Channel:
+    cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1:
+        """Take a descriptor, or an object that has one. Nothing is allocated and nothing is read."""
+        cdef int fd, err, flags
+        buffer_init(&self.inp, bufsize)
+        buffer_init(&self.out, bufsize)
+        self.line_limit = line_limit
+        self.own = BORROWED
+        fd = PyObject_AsFileDescriptor(source)
+        err = fd_open(&self.f, fd)
+        if err:
+            raise os_error(err)
+        flags = fcntl(fd, F_GETFL) & O_ACCMODE
+        self.can_read = flags != O_WRONLY
+        self.can_write = flags != O_RDONLY
+        self.source = source
+        return 0
+
+    def __dealloc__(self):
+        buffer_free(&self.inp)
+        buffer_free(&self.out)
+
+    cdef int refuse(self, int *side) except -1:
+        """Say why a side could not be entered."""
+        if rio_flag_state(side) == RIO_CLOSED:
+            raise ValueError("I/O operation on a closed or detached Rio")
+        name = "reading" if side == &self.reading else "writing"
+        raise ConcurrentCall(
+            f"another call is {name} on this Rio, in another thread or under this signal handler: "
+            "one reader and one writer may work at the same time"
+        )
+
+    # ---- one call's time
+
+    cdef int start(self, rio_call *call, object timeout) except -1:
+        """Fill in a call's time from its `timeout` argument; ... stands for the Rio's own."""
+        call.deadline = 0
+        call.turns = 0
+        if timeout is not ...:
+            call.timeout = to_nanoseconds(timeout)
+        elif self.clock is not None:
+            call.timeout = to_nanoseconds(self.clock.gettimeout())
+        else:
+            call.timeout = self.timeout_ns
+        return 0
+
+    cdef int check_source(self) except -1:
+        """Is the descriptor still the source's? Its number may belong to a stranger by now."""
+        if type(self.source) is not int and self.source.fileno() != self.f.fd:
+            raise OSError(EBADF, "the source of this Rio was closed under it")
+        return 0
+
+    cdef bint expired(self, rio_call *call) noexcept:
+        """Start the call's time at its first system call; afterwards, is it over?"""
+        if call.timeout <= 0:
+            return False
+        if call.deadline == 0:
+            call.deadline = deadline_after(call.timeout)
+            return False
+        return rio_monotonic_ns() >= call.deadline
+
+    cdef int give_up(self, rio_call *call) except -1:
+        if call.timeout == 0:
+            raise BlockingIOError(EAGAIN, "the call would have to wait, and its timeout is 0; what is held is kept")
+        raise TimeoutError(f"timed out after {call.timeout / 1e9:g} s; what is held is kept")
+
+    cdef int turn(self, rio_call *call) except -1:
+        """Before every system call that moves data."""
+        self.check_source()
+        if call.turns:
+            PyErr_CheckSignals()   # a peer that never lets us wait must not lock out Ctrl-C
+        if self.expired(call):
+            self.give_up(call)
+        call.turns += 1
+        return 0
+
+    cdef int wait_for(self, rio_call *call, short want, bint tied) except -1:
+        """Wait for `want`; if tied, send held output meanwhile as far as the peer takes it."""
+        cdef int ready, err = 0
+        cdef short events
+        cdef int64_t deadline
+        self.expired(call)
+        deadline = 0 if call.timeout == 0 else INT64_MAX if call.timeout < 0 else call.deadline
+        while True:
+            events = want
+            if tied:
+                events |= self.tied_flush()
+            with nogil:
+                ready = fd_wait(self.f.fd, events, deadline, &err)
+            if ready < 0 and err != EINTR:
+                raise os_error(err)
+            PyErr_CheckSignals()
+            self.check_source()
+            if ready == 0:
+                self.give_up(call)
+            if ready > 0 and (ready & ~POLLOUT or want & POLLOUT):
+                return 0
+
+    # ---- reading
+
+    cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1:
+        """One read that gets something: 1 to n bytes, or 0 at the end of the input. Waits as long as the call may."""
+        cdef ssize_t got = 0
+        cdef int err = 0
+        cdef short want = POLLIN
+        cdef bint ready = self.f.kind == FD_FILE
+        if not self.can_read:
+            raise UnsupportedOperation("this Rio is not readable: its descriptor is open for writing only")
+        self.turn(call)
+        while True:
+            if self.tls is not None:
+                got = self.tls.recv(data, n, &want)
+                err = EAGAIN
+            elif fd_never_waits(&self.f):
+                got = fd_read(&self.f, data, n, &err)
+            elif ready:
+                with nogil:
+                    got = fd_read(&self.f, data, n, &err)
+            else:
+                got = -1   # a blocking descriptor that is no socket is read only once poll(2) has seen data
+                err = EAGAIN
+            if got >= 0:
+                return got
+            if err == EINTR:
+                PyErr_CheckSignals()
+            elif would_block(err):
+                self.wait_for(call, want, tied=True)
+                ready = True
+            elif err == EIO and rio_is_pty_master(self.f.fd):
+                return 0
+            else:
+                raise os_error(err)
+
+    cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1:
+        """One read into the buffer, grown if it could not hold `need` bytes: how many came, 0 at the end."""
+        cdef ssize_t got
+        buffer_trim(&self.inp)
+        if buffer_reserve(&self.inp, need) < 0:
+            raise MemoryError
+        got = self.recv_some(call, self.inp.data + self.inp.w, buffer_room(&self.inp))
+        self.inp.w += got
+        return got
+
+    # ---- output that a read sends
+
+    cdef bint unsent(self) noexcept:
+        return buffer_held(&self.out) > 0 or (self.tls is not None and self.tls.begun is not None)
+
+    cdef short tied_flush(self) except -1:
+        """Send what output is held and the peer takes without waiting: the poll event to wait for to go on, or 0.
+
+        An error is kept for the writing side. That side may be at work in another thread; then it does the sending.
+        """
+        cdef ssize_t put
+        cdef int err = 0
+        cdef short want = POLLOUT
+        cdef short blocked = 0
+        cdef size_t held
+        if not self.unsent() or self.out_error is not None or not rio_flag_take(&self.sending):
+            return 0
+        self.sender = PyThread_get_thread_ident()
+        try:
+            while self.unsent():
+                held = buffer_held(&self.out)
+                if self.tls is not None:
+                    put = self.tls.send(buffer_start(&self.out), held, &want)
+                    err = EAGAIN
+                elif fd_never_waits(&self.f):
+                    put = fd_write(&self.f, buffer_start(&self.out), held, &err)
+                elif fd_ready(self.f.fd, POLLOUT):
+                    put = fd_write(&self.f, buffer_start(&self.out), fd_write_step(&self.f, held), &err)
+                else:
+                    put = -1
+                    err = EAGAIN
+                if put >= 0:
+                    buffer_consume(&self.out, put)
+                elif would_block(err):
+                    blocked = want
+                    break
+                elif err != EINTR:
+                    raise os_error(err)
+        except OSError as error:
+            self.out_error = error
+        finally:
+            rio_flag_put(&self.sending, RIO_FREE)
+        return blocked
+
+    # ---- writing
+
+    cdef int raise_kept(self) except -1:
+        """Raise, once, the error that a read met in sending."""
+        error = self.out_error
+        if error is not None:
+            self.out_error = None
+            raise error
+        return 0
+
+    cdef int lock_out(self) except -1:
+        """Take `sending`, to look at `out`. A read that has it is in the middle of a send that does not wait."""
+        cdef unsigned long me = PyThread_get_thread_ident()
+        while not rio_flag_take(&self.sending):
+            if self.sender == me:   # this is a signal handler inside that very read
+                raise ConcurrentCall("a read under this signal handler is sending what was written before")
+            with nogil:
+                sched_yield()
+        self.sender = me
+        return 0
+
+    cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2:
+        """One write: a count, or -1 with the errno. Waits only where the call may wait for ever."""
+        cdef ssize_t put
+        if self.tls is not None:
+            err[0] = EAGAIN
+            return self.tls.send(data, n, want)
+        if fd_never_waits(&self.f):
+            return fd_write(&self.f, data, n, err)
+        if call.timeout >= 0 and self.f.kind != FD_FILE:
+            if not fd_ready(self.f.fd, POLLOUT):
+                err[0] = EAGAIN
+                return -1
+            n = fd_write_step(&self.f, n)
+        with nogil:
+            put = fd_write(&self.f, data, n, err)
+        return put
+
+    cdef int after_send(self, rio_call *call, int err, short want) except -1:
+        """A write got nowhere: wait until it can, or raise."""
+        if err == EINTR:
+            PyErr_CheckSignals()
+        elif would_block(err):
+            self.wait_for(call, want, tied=False)
+        else:
+            raise os_error(err)
+        return 0
+
+    cdef ssize_t send_some(self, rio_call *call, const char *data, size_t n) except -1:
+        """One write from the caller's memory that sends something: 1 to n bytes. Nothing is held in `out`."""
+        cdef ssize_t put
+        cdef int err = 0
+        cdef short want = POLLOUT
+        self.turn(call)
+        while True:
+            put = self.send_once(call, data, n, &err, &want)
+            if put >= 0:
+                return put
+            self.after_send(call, err, want)
+
+    cdef int push(self, rio_call *call, size_t keep) except -1:
+        """Send held output until at most `keep` bytes of it are left."""
+        cdef ssize_t put
+        cdef int err = 0
+        cdef short want = POLLOUT
+        while True:
+            if buffer_held(&self.out) <= keep and (keep or not self.unsent()):
+                return 0
+            self.turn(call)
+            self.lock_out()
+            try:
+                put = self.send_once(call, buffer_start(&self.out), buffer_held(&self.out), &err, &want)
+                if put > 0:
+                    buffer_consume(&self.out, put)
+            finally:
+                rio_flag_put(&self.sending, RIO_FREE)
+            if put < 0:
+                self.after_send(call, err, want)

@@ -1,0 +1,136 @@
+/* Where the platforms differ, and the few things that only C can say: one place, chosen by the preprocessor.
+ *
+ * Everything here is small, static and inline. No buffer, no policy: those are _buffer.pxd and _fdio.pxd.
+ */
+#ifndef RIOECHO_COMPAT_H
+#define RIOECHO_COMPAT_H
+
+#include <Python.h> /* first: it sets the feature macros, _GNU_SOURCE (memmem, memrchr) among them */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Linux stops SIGPIPE per call, macOS per socket (set once, by rio_no_sigpipe). */
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+static inline void rio_no_sigpipe(int fd)
+{
+#ifdef SO_NOSIGPIPE
+    int on = 1;
+    (void)setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#else
+    (void)fd;
+#endif
+}
+
+static inline void rio_set_errno(int err)
+{
+    errno = err; /* Cython can read errno, and has no word for setting it */
+}
+
+static inline int64_t rio_monotonic_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail with this clock */
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* write(2) has no MSG_NOSIGNAL. SIGPIPE is sent to the thread that wrote, so it is blocked there, and taken back
+ * if this call is what raised it. errno is that of the write. */
+static inline ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
+{
+    sigset_t pipe_only, before, pending;
+    ssize_t written;
+    int saved, was_pending, ignored;
+
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
+    sigpending(&pending);
+    was_pending = sigismember(&pending, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
+    written = write(fd, data, n);
+    saved = errno;
+    if (written < 0 && saved == EPIPE && !was_pending) {
+        sigpending(&pending);
+        if (sigismember(&pending, SIGPIPE)) /* not so where it is ignored */
+            sigwait(&pipe_only, &ignored);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = saved;
+    return written;
+}
+
+/* All signals held back in this thread, and let in again. See Rio's TLS functions for why. */
+static inline void rio_signals_hold(sigset_t *before)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, before);
+}
+
+static inline void rio_signals_release(const sigset_t *before)
+{
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
+/* Linux reports the end of input on the master side of a pty as EIO; the BSDs report the end of input. */
+static inline int rio_is_pty_master(int fd)
+{
+#ifdef TIOCGPTN
+    unsigned int number;
+    return ioctl(fd, TIOCGPTN, &number) == 0;
+#else
+    (void)fd;
+    return 0;
+#endif
+}
+
+/* A flag that one caller at a time can take. With the GIL, whoever looks at it holds the GIL. */
+#define RIO_FREE 0
+#define RIO_TAKEN 1
+#define RIO_CLOSED 2
+
+static inline int rio_flag_take(int *flag)
+{
+#ifdef Py_GIL_DISABLED
+    int expected = RIO_FREE;
+    return __atomic_compare_exchange_n(flag, &expected, RIO_TAKEN, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+#else
+    if (*flag != RIO_FREE)
+        return 0;
+    *flag = RIO_TAKEN;
+    return 1;
+#endif
+}
+
+static inline void rio_flag_put(int *flag, int state)
+{
+#ifdef Py_GIL_DISABLED
+    __atomic_store_n(flag, state, __ATOMIC_RELEASE);
+#else
+    *flag = state;
+#endif
+}
+
+static inline int rio_flag_state(int *flag)
+{
+#ifdef Py_GIL_DISABLED
+    return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+#else
+    return *flag;
+#endif
+}
+
+#endif

@@ -1,0 +1,157 @@
+# One read, one write, one wait on a descriptor. No buffer, no Python object, no loop.
+#
+# Each function makes one attempt and answers like the system call: a count, or -1 with the errno stored at once in
+# `err`. EINTR is an answer too: the caller runs its signal handlers and calls again with the time that is left.
+
+from libc.errno cimport EAGAIN, errno
+from libc.stdint cimport INT64_MAX, int64_t
+
+from rioecho._posix cimport (
+    F_GETFL,
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    O_NONBLOCK,
+    PIPE_BUF,
+    POLLIN,
+    POLLOUT,
+    S_ISFIFO,
+    S_ISREG,
+    S_ISSOCK,
+    fcntl,
+    fstat,
+    poll,
+    pollfd,
+    read,
+    recv,
+    rio_monotonic_ns,
+    rio_no_sigpipe,
+    rio_write_no_sigpipe,
+    send,
+    stat_t,
+)
+
+
+cdef enum:
+    # How much a terminal takes without waiting once poll(2) calls it writable: the kernel says so while fewer than
+    # 256 characters are queued, and output processing may make two characters of one.
+    TTY_STEP = 128
+
+
+cdef enum fd_kind:
+    FD_SOCKET   # MSG_DONTWAIT: a call never waits, whatever O_NONBLOCK says
+    FD_FILE     # a regular file: always ready, so it is never waited for
+    FD_PIPE
+    FD_OTHER    # terminals, devices
+
+
+cdef struct rio_fd:
+    int fd
+    fd_kind kind
+
+
+cdef inline int fd_open(rio_fd *f, int fd) noexcept nogil:
+    """Look at a descriptor. 0, or the errno: EBADF where there is none."""
+    cdef stat_t status
+    f.fd = fd
+    f.kind = FD_OTHER
+    if fstat(fd, &status) < 0:
+        return errno
+    if S_ISSOCK(status.st_mode):
+        f.kind = FD_SOCKET
+        rio_no_sigpipe(fd)
+    elif S_ISREG(status.st_mode):
+        f.kind = FD_FILE
+    elif S_ISFIFO(status.st_mode):
+        f.kind = FD_PIPE
+    return 0
+
+
+cdef inline bint would_block(int err) noexcept nogil:
+    return err == EAGAIN   # EWOULDBLOCK is the same number on every platform that is built for
+
+
+cdef inline bint fd_never_waits(const rio_fd *f) noexcept nogil:
+    """May a read or a write be tried without asking poll(2) first? O_NONBLOCK is asked for afresh each time: it
+    belongs to the open file, and any process that shares it may change it."""
+    if f.kind == FD_SOCKET:
+        return True
+    return (fcntl(f.fd, F_GETFL) & O_NONBLOCK) != 0
+
+
+cdef inline ssize_t fd_read(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
+    """One read. A socket never waits here; any other descriptor does as its O_NONBLOCK says. 0 is the end."""
+    cdef ssize_t got
+    if f.kind == FD_SOCKET:
+        got = recv(f.fd, data, n, MSG_DONTWAIT)
+    else:
+        got = read(f.fd, data, n)
+    if got < 0:
+        err[0] = errno
+    return got
+
+
+cdef inline ssize_t fd_write(const rio_fd *f, const char *data, size_t n, int *err) noexcept nogil:
+    """One write, which never raises SIGPIPE. A socket never waits here; others do as their O_NONBLOCK says."""
+    cdef ssize_t put
+    if f.kind == FD_SOCKET:
+        put = send(f.fd, data, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+    else:
+        put = rio_write_no_sigpipe(f.fd, data, n)
+    if put < 0:
+        err[0] = errno
+    return put
+
+
+cdef inline size_t fd_write_step(const rio_fd *f, size_t n) noexcept nogil:
+    """How many of n bytes a blocking descriptor takes without waiting, once poll(2) has called it writable."""
+    if f.kind == FD_PIPE:
+        return min(n, PIPE_BUF)
+    if f.kind == FD_OTHER:
+        return min(n, <size_t>TTY_STEP)
+    return n
+
+
+cdef inline int64_t deadline_after(int64_t timeout_ns) noexcept nogil:
+    """The monotonic time at which a timeout ends; a negative timeout never does."""
+    cdef int64_t now
+    if timeout_ns < 0:
+        return INT64_MAX
+    now = rio_monotonic_ns()
+    return now + timeout_ns if timeout_ns < INT64_MAX - now else INT64_MAX
+
+
+cdef inline int fd_wait(int fd, short events, int64_t deadline, int *err) noexcept nogil:
+    """Wait for any of the events: what poll(2) reports (errors and hang-ups too), 0 at the deadline, -1 on error.
+
+    A deadline of 0 looks and does not wait. The time left is rounded up to poll's milliseconds, so that a wait
+    never ends before its deadline and the caller never spins.
+    """
+    cdef pollfd p
+    cdef int64_t left
+    cdef int ready
+    p.fd = fd
+    p.events = events
+    while True:
+        p.revents = 0
+        if deadline == INT64_MAX:
+            left = -1
+        elif deadline == 0:
+            left = 0
+        else:
+            left = deadline - rio_monotonic_ns()
+            left = 0 if left <= 0 else min((left + 999_999) // 1_000_000, <int64_t>3_600_000)
+        ready = poll(&p, 1, <int>left)
+        if ready < 0:
+            err[0] = errno
+            return -1
+        if ready > 0:
+            return p.revents
+        # Nothing yet: a wait of more than an hour goes in hours, which poll's int can hold.
+        if deadline == 0 or rio_monotonic_ns() >= deadline:
+            return 0
+
+
+cdef inline bint fd_ready(int fd, short events) noexcept nogil:
+    """Is one of the events there now?"""
+    cdef int ignored = 0
+    return fd_wait(fd, events, 0, &ignored) > 0

@@ -1,0 +1,504 @@
+# cython: language_level=3, freethreading_compatible=True, auto_pickle=False, autotestdict=False, binding=False
+# cython: boundscheck=False, wraparound=False, embedsignature=True, embedsignature.format=clinic
+"""The reading half of class Rio: the methods that join reads to framing.
+
+Every method has the same shape. It looks for its frame in what is held; while the frame is not whole it lets one more
+read come in; only when the result exists does it consume. So whatever interrupts it leaves the buffer as it was, with
+what came in meanwhile added.
+"""
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.number cimport PyNumber_AsSsize_t
+from libc.stdint cimport SIZE_MAX
+from libc.string cimport memcpy
+
+from rioecho._buffer cimport (
+    FOUND,
+    TOO_LONG,
+    buffer_consume,
+    buffer_held,
+    buffer_put,
+    buffer_reserve,
+    buffer_start,
+    find_frame,
+    find_line,
+    framing,
+)
+from rioecho._channel cimport Channel, enter, leave, rio_call
+from rioecho._posix cimport RIO_CLOSED
+
+from rioecho.errors import IncompleteRead, LineTooLong
+
+
+cdef enum:
+    # A large read gets its memory in pieces no larger than this until that much has come in, so that a length that
+    # a peer made up costs nothing (untouched memory costs address space only).
+    DIRECT_START = 1 << 24
+    # One read of a large read, at most.
+    DIRECT_STEP = 1 << 20
+
+cdef object MINUS_ONE = -1   # the default of a size, compared by identity: the usual call converts nothing
+
+
+cdef Py_ssize_t to_limit(object n, object name) except -2:
+    """A size argument for which None and any negative number mean "no limit": -1."""
+    cdef Py_ssize_t size
+    if n is None:
+        return -1
+    try:
+        size = PyNumber_AsSsize_t(n, OverflowError)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {type(n).__name__}") from None
+    except OverflowError:
+        if n < 0:
+            return -1
+        raise ValueError(f"{name} is larger than any object can be: {n}") from None
+    return max(size, -1)
+
+
+cdef Py_ssize_t to_size(object n, object name) except -1:
+    """A size argument that must be there and must not be negative."""
+    cdef Py_ssize_t size
+    if n is None:
+        raise TypeError(f"{name} must be an integer, not None")
+    size = to_limit(n, name)
+    if size < 0:
+        raise ValueError(f"{name} must not be negative: {n}")
+    return size
+
+
+cdef inline void consume(Reader self, size_t n) noexcept:
+    """Take the first n held bytes out, now that the caller has them."""
+    buffer_consume(&self.inp, n)
+    self.skipped = 0
+
+
+cdef class Reader(Channel):
+    # ---- lines
+
+    def readline(self, limit=-1, *, timeout=...):
+        """Read one line, its newline included (RIO's rio_readlineb, CS:APP 10.5.2).
+
+        Returns the line as bytes; at most `limit` bytes of it if `limit` is not negative, and then the rest comes with
+        the next call. At the end of the input: what is left without a newline, then b"".
+
+        Raises LineTooLong, if no limit is given, for a line of more than max_line bytes; TimeoutError, or
+        BlockingIOError with a timeout of 0; OSError. The bytes stay held, and the next call goes on.
+        """
+        cdef size_t n
+        cdef Py_ssize_t most
+        enter(self, &self.reading)
+        try:
+            if limit is MINUS_ONE or (most := to_limit(limit, "limit")) < 0:
+                if find_line(&self.inp, self.line_limit, &n) != FOUND:
+                    n = self.wait_line(self.line_limit, False, timeout)
+            elif find_line(&self.inp, most, &n) != FOUND:
+                n = self.wait_line(most, True, timeout)
+            return self.take(n)
+        finally:
+            leave(&self.reading)
+
+    def __iter__(self):
+        if self.reading == RIO_CLOSED:
+            self.refuse(&self.reading)
+        return self
+
+    def __next__(self):
+        """The next line, as from readline(); stops at the end of the input."""
+        cdef size_t n
+        enter(self, &self.reading)
+        try:
+            if find_line(&self.inp, self.line_limit, &n) != FOUND:
+                n = self.wait_line(self.line_limit, False, ...)
+                if n == 0:
+                    raise StopIteration
+            return self.take(n)
+        finally:
+            leave(&self.reading)
+
+    def readlines1(self, *, timeout=...):
+        """Read every whole line that is there after at most one read, as a list; wait for the first one.
+
+        At the end of the input: a list of the unterminated last line, then an empty list. Raises as readline() does;
+        lines before one that is too long are returned first.
+        """
+        cdef size_t n
+        enter(self, &self.reading)
+        try:
+            if find_line(&self.inp, self.line_limit, &n) != FOUND:
+                n = self.wait_line(self.line_limit, False, timeout)
+            return self.take_lines(n)
+        finally:
+            leave(&self.reading)
+
+    def readlines(self, hint=-1, *, timeout=...):
+        """Read lines to the end of the input, or until they are `hint` bytes or more, as a list.
+
+        Nothing is consumed before the list is complete. Raises as readline() does.
+        """
+        cdef rio_call call
+        cdef size_t whole = 0   # how many of the held bytes are in `lines` already
+        cdef size_t scanned = 0, n = 0, held
+        cdef framing answer
+        cdef Py_ssize_t enough
+        cdef list lines = []
+        enter(self, &self.reading)
+        try:
+            enough = to_limit(hint, "hint")
+            self.start(&call, timeout)
+            while enough <= 0 or <Py_ssize_t>whole < enough:
+                held = buffer_held(&self.inp)
+                answer = find_frame(
+                    buffer_start(&self.inp) + whole, held - whole, b"\n", 1, &scanned, self.line_limit, &n
+                )
+                if answer == TOO_LONG:
+                    raise LineTooLong(self.line_limit, held)
+                if answer != FOUND:
+                    if self.fill_once(&call, held + 1):
+                        continue
+                    n = held - whole
+                    if n == 0:
+                        break
+                lines.append(PyBytes_FromStringAndSize(buffer_start(&self.inp) + whole, n))
+                whole += n
+                scanned = 0
+            consume(self, whole)
+            return lines
+        finally:
+            leave(&self.reading)
+
+    def skipline(self, *, timeout=...):
+        """Throw away the bytes through the next newline: the way on after LineTooLong.
+
+        Returns their number; at the end of the input, the number of those that were left. A line that fits max_line
+        is thrown away only once its newline is there. If a longer one is interrupted (TimeoutError and so on), what
+        was thrown away of it counts in what the next skipline() returns.
+        """
+        cdef rio_call call
+        cdef size_t n = 0
+        cdef framing answer
+        enter(self, &self.reading)
+        try:
+            self.start(&call, timeout)
+            while True:
+                answer = find_line(&self.inp, SIZE_MAX, &n)
+                if answer == FOUND:
+                    break
+                n = buffer_held(&self.inp)
+                if n > self.line_limit:
+                    buffer_consume(&self.inp, n)
+                    self.skipped += n
+                    n = 0
+                if self.fill_once(&call, n + 1) == 0:
+                    break
+            buffer_consume(&self.inp, n)
+            n += self.skipped
+            self.skipped = 0
+            return n
+        finally:
+            leave(&self.reading)
+
+    cdef ssize_t wait_line(self, size_t limit, bint cut, object timeout) except -1:
+        """No newline is in the first `limit` held bytes. Read on until there is: the line's length.
+
+        With `cut`, `limit` bytes are enough; without, more than `limit` bytes are an error. 0 at the end of the input.
+        """
+        cdef rio_call call
+        cdef size_t n = 0, held
+        cdef framing answer
+        self.start(&call, timeout)
+        while True:
+            answer = find_line(&self.inp, limit, &n)
+            if answer == FOUND:
+                return n
+            held = buffer_held(&self.inp)
+            if cut and held >= limit:
+                return limit
+            if answer == TOO_LONG:
+                raise LineTooLong(limit, held)
+            if self.fill_once(&call, held + 1) == 0:
+                return held
+
+    cdef bytes take(self, size_t n):
+        """The first n held bytes, consumed."""
+        cdef bytes result = PyBytes_FromStringAndSize(buffer_start(&self.inp), n)
+        consume(self, n)
+        return result
+
+    cdef list take_lines(self, size_t n):
+        """The first held line, of n bytes, and every whole line after it, consumed."""
+        cdef list lines = []
+        cdef size_t done = 0, scanned = 0
+        cdef size_t held = buffer_held(&self.inp)
+        while n:
+            lines.append(PyBytes_FromStringAndSize(buffer_start(&self.inp) + done, n))
+            done += n
+            scanned = 0
+            if find_frame(
+                buffer_start(&self.inp) + done, held - done, b"\n", 1, &scanned, self.line_limit, &n
+            ) != FOUND:
+                break
+        consume(self, done)
+        self.inp.scanned = scanned
+        return lines
+
+    # ---- any other separator
+
+    def readuntil(self, sep=b"\n", limit=-1, *, timeout=...):
+        """Read through the separator, one byte or more.
+
+        Returns the bytes, separator included. Raises IncompleteRead at the end of the input, with what was left in
+        `.partial`; LineTooLong if no separator ends within `limit` bytes (max_line, if no limit is given), and the
+        bytes stay held; TimeoutError, BlockingIOError and OSError as readline() does.
+        """
+        cdef rio_call call
+        cdef size_t n = 0, held, most
+        cdef framing answer
+        cdef bytes separator
+        if not isinstance(sep, (bytes, bytearray, memoryview)):
+            raise TypeError(f"sep must be bytes, not {type(sep).__name__}")
+        separator = bytes(sep)
+        if not separator:
+            raise ValueError("sep must not be empty")
+        most = self.line_limit if limit is MINUS_ONE or limit is None else to_size(limit, "limit")
+        enter(self, &self.reading)
+        try:
+            if self.sep != separator:
+                self.sep = separator
+                self.inp.sep_scanned = 0
+            self.start(&call, timeout)
+            while True:
+                held = buffer_held(&self.inp)
+                answer = find_frame(
+                    buffer_start(&self.inp), held, separator, len(separator), &self.inp.sep_scanned, most, &n
+                )
+                if answer == FOUND:
+                    return self.take(n)
+                if held >= most:
+                    raise LineTooLong(most, held)
+                if self.fill_once(&call, held + 1) == 0:
+                    raise IncompleteRead(self.take(held), None)
+        finally:
+            leave(&self.reading)
+
+    # ---- a number of bytes
+
+    def read(self, n=-1, *, timeout=...):
+        """Read exactly n bytes (RIO's rio_readnb, CS:APP 10.5.2), or all to the end of the input if n is negative.
+
+        Returns fewer only at the end of the input. More than `bufsize` bytes are read straight into the result; memory
+        is taken as they come. Raises TimeoutError, BlockingIOError and OSError; what came stays held.
+        """
+        cdef Py_ssize_t size
+        enter(self, &self.reading)
+        try:
+            size = to_limit(n, "n")
+            if size < 0:
+                return self.read_all(timeout)
+            if <size_t>size > buffer_held(&self.inp):
+                if <size_t>size > self.inp.base:
+                    return self.read_large(size, timeout)
+                size = min(<size_t>size, self.hold(size, timeout))
+            return self.take(size)
+        finally:
+            leave(&self.reading)
+
+    def readexactly(self, n, *, timeout=...):
+        """Read exactly n bytes.
+
+        Raises IncompleteRead if the input ends before, with what came in `.partial`; the rest as read() does.
+        """
+        cdef Py_ssize_t size = to_size(n, "n")
+        cdef bytes result = self.read(size, timeout=timeout)
+        if len(result) < size:
+            raise IncompleteRead(result, size)
+        return result
+
+    def read1(self, n=-1, *, timeout=...):
+        """Read what is held, at most n bytes of it, after one read if nothing is. b"" at the end of the input."""
+        cdef Py_ssize_t size
+        cdef size_t held
+        enter(self, &self.reading)
+        try:
+            size = to_limit(n, "n")
+            if size == 0:
+                return b""
+            held = self.hold_some(timeout)
+            return self.take(held if size < 0 else min(<size_t>size, held))
+        finally:
+            leave(&self.reading)
+
+    def readinto(self, buffer, *, timeout=...):
+        """Read into a writable bytes-like object until it is full or the input ends: how many bytes came.
+
+        If this raises, the bytes that came are held here again and will be read again; those in `buffer` do not count.
+        """
+        return self.read_buffer(buffer, True, timeout)
+
+    def readinto1(self, buffer, *, timeout=...):
+        """Read into a writable bytes-like object with at most one read: how many bytes came, 0 at the end."""
+        return self.read_buffer(buffer, False, timeout)
+
+    cdef size_t read_buffer(self, object buffer, bint full, object timeout) except? 0:
+        cdef Py_buffer view
+        cdef rio_call call
+        cdef size_t n = 0, size
+        try:
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        except (BufferError, TypeError):
+            raise TypeError(
+                f"a writable, contiguous bytes-like object is required, not {type(buffer).__name__}"
+            ) from None
+        try:
+            enter(self, &self.reading)
+            try:
+                size = view.len
+                n = buffer_held(&self.inp)
+                if size == 0:
+                    return 0
+                if n >= size or (n and not full):
+                    n = min(n, size)
+                elif size <= self.inp.base:
+                    n = min(size, self.hold(size, timeout) if full else self.hold_some(timeout))
+                else:
+                    self.start(&call, timeout)
+                    if not full:   # nothing is held: one read is all there is to it
+                        self.skipped = 0
+                        return self.recv_some(&call, <char *>view.buf, size)
+                    memcpy(view.buf, buffer_start(&self.inp), n)
+                    n = self.read_direct(&call, <char *>view.buf, n, size)
+                    consume(self, buffer_held(&self.inp))
+                    return n
+                if n:
+                    memcpy(view.buf, buffer_start(&self.inp), n)
+                consume(self, n)
+                return n
+            finally:
+                leave(&self.reading)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef size_t hold(self, size_t n, object timeout) except? 0:
+        """Read until n bytes are held or the input ends: how many are."""
+        cdef rio_call call
+        self.start(&call, timeout)
+        while buffer_held(&self.inp) < n:
+            # The memory grows as the bytes come: n is only what somebody asked for.
+            if self.fill_once(&call, min(n, max(buffer_held(&self.inp) + 1, self.inp.base))) == 0:
+                break
+        return buffer_held(&self.inp)
+
+    cdef size_t hold_some(self, object timeout) except? 0:
+        """What is held, after one read if nothing is."""
+        cdef rio_call call
+        if buffer_held(&self.inp) == 0:
+            self.start(&call, timeout)
+            self.fill_once(&call, 1)
+        return buffer_held(&self.inp)
+
+    cdef bytes read_all(self, object timeout):
+        cdef rio_call call
+        self.start(&call, timeout)
+        while self.fill_once(&call, buffer_held(&self.inp) + 1):
+            pass
+        return self.take(buffer_held(&self.inp))
+
+    cdef bytes read_large(self, size_t n, object timeout):
+        """More than a buffer full: read straight into the result."""
+        cdef rio_call call
+        cdef size_t got = buffer_held(&self.inp)
+        cdef size_t size = min(n, max(got * 2, <size_t>DIRECT_START))
+        cdef size_t come
+        cdef bytes result, larger
+        self.start(&call, timeout)
+        result = PyBytes_FromStringAndSize(NULL, size)
+        memcpy(PyBytes_AS_STRING(result), buffer_start(&self.inp), got)
+        while True:
+            come = self.read_direct(&call, PyBytes_AS_STRING(result), got, size)
+            if come == n:
+                consume(self, buffer_held(&self.inp))
+                return result
+            # The end of the input, or the need for a larger result: what came goes back into the buffer first,
+            # where nothing that fails can reach it.
+            buffer_put(&self.inp, PyBytes_AS_STRING(result) + buffer_held(&self.inp), come - buffer_held(&self.inp))
+            if come < size:
+                return self.take(come)
+            got = come
+            size = min(n, size * 2)
+            larger = PyBytes_FromStringAndSize(NULL, size)
+            memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(result), got)
+            result = larger
+
+    cdef ssize_t read_direct(self, rio_call *call, char *data, size_t got, size_t n) except -1:
+        """Read on into the caller's memory, in which the held bytes stand first, from `got` until n bytes stand there.
+
+        Returns how many stand there, fewer than n at the end of the input. The held bytes stay held, and the buffer
+        has room for all that comes: on an error it is put there, and nothing that could fail is left to do.
+        """
+        cdef size_t held = buffer_held(&self.inp)
+        cdef size_t step
+        cdef ssize_t come
+        try:
+            while got < n:
+                step = min(n - got, <size_t>DIRECT_STEP)
+                if buffer_reserve(&self.inp, got + step) < 0:
+                    raise MemoryError
+                come = self.recv_some(call, data + got, step)
+                if come == 0:
+                    break
+                got += come
+        except BaseException:
+            if got > held:
+                buffer_put(&self.inp, data + held, got - held)
+            raise
+        return got
+
+    # ---- what is held
+
+    def fill(self, n=1, *, timeout=...):
+        """Wait until n bytes are held and return how many are; peek() then shows them. Fewer at the end of the input."""
+        cdef size_t size = to_size(n, "n")
+        enter(self, &self.reading)
+        try:
+            return self.hold(size, timeout)
+        finally:
+            leave(&self.reading)
+
+    def peek(self, n=0, *, timeout=...):
+        """Show what is held, after one read if nothing is, and consume nothing. b"" at the end of the input.
+
+        n is a hint, as in io: it changes nothing. To wait for n bytes, call fill(n) first.
+        """
+        cdef size_t held
+        to_limit(n, "n")
+        enter(self, &self.reading)
+        try:
+            held = self.hold_some(timeout)
+            return PyBytes_FromStringAndSize(buffer_start(&self.inp), held)
+        finally:
+            leave(&self.reading)
+
+    @property
+    def buffered(self):
+        """How many bytes have been received and not yet read. select() and poll() cannot see these."""
+        if self.reading == RIO_CLOSED:
+            self.refuse(&self.reading)
+        return buffer_held(&self.inp)
+
+    def has_line(self):
+        """Is a whole line held, so that readline() would not touch the descriptor?"""
+        cdef size_t n
+        enter(self, &self.reading)
+        try:
+            return find_line(&self.inp, SIZE_MAX, &n) == FOUND
+        finally:
+            leave(&self.reading)
+
+    def read_buffered(self):
+        """Take all that is held, without touching the descriptor."""
+        enter(self, &self.reading)
+        try:
+            return self.take(buffer_held(&self.inp))
+        finally:
+            leave(&self.reading)

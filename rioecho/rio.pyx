@@ -1,0 +1,517 @@
+# cython: language_level=3, freethreading_compatible=True, auto_pickle=False, autotestdict=False, binding=False
+# cython: boundscheck=False, wraparound=False, embedsignature=True, embedsignature.format=clinic
+"""Robust I/O on a POSIX descriptor: class Rio, and the book's functions at C level (CS:APP 10.5).
+
+Here is what a user meets: making a Rio, writing, closing. Reading is in _reader.pyx, waiting in _channel.pyx.
+"""
+
+import io
+import os
+import warnings
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.errno cimport EINTR, EINVAL, errno
+from libc.stdint cimport INT64_MAX, SIZE_MAX
+from libc.string cimport memchr, memcpy
+
+from rioecho._buffer cimport (
+    buffer_drop_last,
+    buffer_free,
+    buffer_held,
+    buffer_put,
+    buffer_reserve,
+)
+from rioecho._channel cimport AS_FILE, BORROWED, OWNED, enter, leave, rio_call, to_nanoseconds
+from rioecho._fdio cimport fd_open, fd_wait, fd_write, rio_fd, would_block
+from rioecho._posix cimport POLLIN, POLLOUT, RIO_CLOSED, RIO_FREE, read, rio_flag_put, rio_set_errno
+from rioecho._reader cimport Reader, to_size
+from rioecho._tls cimport Tls
+
+from rioecho._tls import is_tls
+
+
+cdef int note_written(object error, size_t n) except -1:
+    """Say on the error how many of the caller's bytes were taken."""
+    try:
+        error.characters_written = n
+    except (AttributeError, TypeError):
+        pass   # an exception of a signal handler's that takes no attributes
+    return 0
+
+
+@cython.final
+cdef class Rio(Reader):
+    """A buffered reader and writer over a POSIX descriptor that never loses a byte, whatever interrupts it.
+
+    fd: an int, or an object with fileno() (a socket, a pipe's end, a file, a terminal); the object is kept alive. An
+        ssl.SSLSocket is read and written through itself.
+    bufsize: bytes for each direction's buffer, taken at first use.
+    timeout: seconds for one whole call, on the monotonic clock; 0 never waits, None waits for ever. Left out, it is
+        the gettimeout() of a Python socket at this moment, and None for all else.
+    max_line: the longest line, newline included, that readline() and its like return; None for no limit.
+    closefd: close fd with this Rio.
+
+    After TimeoutError, BlockingIOError, LineTooLong, a signal handler that raises, or MemoryError, all that was
+    received can still be read, and the next call goes on. One reader and one writer may work at the same time, in two
+    threads; another call of the same side raises ConcurrentCall. Output is sent when a read has to wait, when the
+    buffer is full, and at writen(), flush() and close().
+    """
+
+    def __cinit__(self, fd, *, bufsize=65536, timeout=..., max_line=1 << 20, closefd=False):
+        cdef size_t size = to_size(bufsize, "bufsize")
+        cdef size_t longest = SIZE_MAX if max_line is None else to_size(max_line, "max_line")
+        if size == 0 or longest == 0:
+            raise ValueError("bufsize and max_line must be at least 1")
+        self.timeout_ns = -1
+        if timeout is not ...:
+            self.timeout_ns = to_nanoseconds(timeout)
+        elif hasattr(fd, "gettimeout"):
+            self.timeout_ns = to_nanoseconds(fd.gettimeout())
+        self.open(fd, size, longest)
+        if is_tls(fd):
+            self.tls = Tls(fd)
+        if closefd:
+            self.own = OWNED
+
+    def __repr__(self):
+        if self.reading == RIO_CLOSED:
+            return "<rioecho.Rio closed>"
+        return f"<rioecho.Rio fd={self.f.fd}>"
+
+    # ---- writing
+
+    def writen(self, data, *, timeout=...):
+        """Send what is buffered, then all of data, now (RIO's rio_writen, CS:APP 10.5.1). Returns data's length.
+
+        If this raises, the first `characters_written` bytes of data were sent and the rest is the caller's: nothing
+        of it is kept, and `rio.writen(data[error.characters_written:])` goes on. TimeoutError, BlockingIOError,
+        BrokenPipeError and the rest of the OSError family; never SIGPIPE.
+        """
+        cdef Py_buffer view
+        cdef rio_call call
+        cdef size_t n, sent = 0
+        cdef bint joined = False
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            n = view.len
+            enter(self, &self.writing)
+            try:
+                self.begin_writing(&call, timeout)
+                if self.unsent():
+                    if buffer_held(&self.out) + n <= self.out.base:
+                        joined = n > 0   # one send for both
+                        self.hold_output(<char *>view.buf, n)
+                    self.push(&call, 0)
+                if not joined:
+                    while sent < n:
+                        sent += self.send_some(&call, <char *>view.buf + sent, n - sent)
+                    self.push(&call, 0)   # a TLS record may be half-way out
+            except BaseException as error:
+                if joined:
+                    sent = n - self.take_back(n)
+                note_written(error, sent)
+                raise
+            finally:
+                leave(&self.writing)
+        finally:
+            PyBuffer_Release(&view)
+        return n
+
+    def write(self, data):
+        """Write data through the output buffer; bufsize bytes or more go straight through. Returns data's length.
+
+        If this raises, `characters_written` bytes of data were taken (sent or buffered) and the rest is the caller's.
+        The time it may wait is the Rio's timeout.
+        """
+        cdef Py_buffer view
+        cdef size_t taken = 0
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            enter(self, &self.writing)
+            try:
+                self.put(<char *>view.buf, view.len, &taken)
+            except BaseException as error:
+                note_written(error, taken)
+                raise
+            finally:
+                leave(&self.writing)
+            return view.len
+        finally:
+            PyBuffer_Release(&view)
+
+    def writelines(self, lines, /):
+        """Write each of the bytes-like objects, as write() does.
+
+        If this raises, `characters_written` bytes of all of them together were taken.
+        """
+        cdef Py_buffer view
+        cdef size_t before = 0, taken
+        for line in lines:
+            taken = 0
+            try:
+                PyObject_GetBuffer(line, &view, PyBUF_SIMPLE)
+                try:
+                    enter(self, &self.writing)
+                    try:
+                        self.put(<char *>view.buf, view.len, &taken)
+                    finally:
+                        leave(&self.writing)
+                finally:
+                    PyBuffer_Release(&view)
+            except BaseException as error:
+                note_written(error, before + taken)
+                raise
+            before += taken
+
+    def flush(self, *, timeout=...):
+        """Send what is buffered. If this raises, what was not sent is still buffered, and flush() goes on."""
+        cdef rio_call call
+        enter(self, &self.writing)
+        try:
+            self.start(&call, timeout)
+            self.raise_kept()
+            self.push(&call, 0)
+        finally:
+            leave(&self.writing)
+
+    cdef int begin_writing(self, rio_call *call, object timeout) except -1:
+        if not self.can_write:
+            raise io.UnsupportedOperation("this Rio is not writable: its descriptor is open for reading only")
+        self.start(call, timeout)
+        self.raise_kept()
+        return 0
+
+    cdef int hold_output(self, const char *data, size_t n) except -1:
+        """Take data into the output buffer, which has room for it by its size."""
+        self.lock_out()
+        try:
+            if buffer_reserve(&self.out, buffer_held(&self.out) + n) < 0:
+                raise MemoryError
+            if n:
+                buffer_put(&self.out, data, n)
+        finally:
+            rio_flag_put(&self.sending, RIO_FREE)
+        return 0
+
+    cdef size_t take_back(self, size_t n) except? 0:
+        """Take what is unsent of the last n bytes out of the output buffer again: how many those are."""
+        cdef size_t unsent
+        self.lock_out()
+        unsent = min(n, buffer_held(&self.out))
+        buffer_drop_last(&self.out, unsent)
+        rio_flag_put(&self.sending, RIO_FREE)
+        return unsent
+
+    cdef int put(self, const char *data, size_t n, size_t *taken) except -1:
+        """Write n bytes through the buffer; `taken` counts those that are sent or buffered."""
+        cdef rio_call call
+        cdef size_t size = self.out.base
+        self.begin_writing(&call, ...)
+        if n < size:
+            if n > size - buffer_held(&self.out):
+                self.push(&call, size - n)
+            self.hold_output(data, n)
+            taken[0] = n
+            if buffer_held(&self.out) == size:
+                self.tied_flush()   # full: out with it, as far as that needs no waiting
+        else:
+            self.push(&call, 0)
+            while taken[0] < n:
+                taken[0] += self.send_some(&call, data + taken[0], n - taken[0])
+        return 0
+
+    # ---- the descriptor
+
+    def fileno(self):
+        """The descriptor."""
+        self.check_open()
+        return self.f.fd
+
+    def isatty(self):
+        """Is it a terminal?"""
+        self.check_open()
+        return os.isatty(self.f.fd)
+
+    def readable(self):
+        """Is it open for reading?"""
+        self.check_open()
+        return bool(self.can_read)
+
+    def writable(self):
+        """Is it open for writing?"""
+        self.check_open()
+        return bool(self.can_write)
+
+    def seekable(self):
+        """A Rio is a stream: always False."""
+        self.check_open()
+        return False
+
+    @property
+    def closed(self):
+        """Has it been closed or detached?"""
+        return self.reading == RIO_CLOSED
+
+    @property
+    def timeout(self):
+        """Seconds that one call may take if it says nothing else; None: for ever. Can be set."""
+        if self.clock is not None:
+            return self.clock.gettimeout()
+        return None if self.timeout_ns < 0 else self.timeout_ns / 1e9
+
+    @timeout.setter
+    def timeout(self, seconds):
+        self.timeout_ns = to_nanoseconds(seconds)
+        self.clock = None
+
+    @property
+    def max_line(self):
+        """The longest line in bytes, newline included; None: no limit."""
+        return None if self.line_limit == SIZE_MAX else self.line_limit
+
+    cdef int check_open(self) except -1:
+        if self.reading == RIO_CLOSED:
+            self.refuse(&self.reading)
+        return 0
+
+    # ---- the end
+
+    def close(self):
+        """Flush, and close the descriptor if this Rio owns it. Closing again does nothing.
+
+        The descriptor is closed even if the flush raises: who wants to try again calls flush() first. Raises
+        ConcurrentCall, and closes nothing, while another thread reads or writes; to wake that thread, shut the socket
+        down.
+        """
+        if self.reading == RIO_CLOSED:
+            return
+        self.enter_both()
+        try:
+            self.flush_held()
+        finally:
+            self.disown(True)
+
+    def detach(self):
+        """Flush, and give up the descriptor: (fd as it was passed, the bytes received and not yet read).
+
+        Both are the caller's then, and this Rio is closed. If the flush raises, nothing has changed.
+        """
+        enter(self, &self.reading)
+        leave(&self.reading)
+        self.enter_both()
+        try:
+            self.flush_held()
+            leftover = self.take(buffer_held(&self.inp))
+        except BaseException:
+            leave(&self.writing)
+            leave(&self.reading)
+            raise
+        source = self.source
+        self.disown(False)
+        return source, leftover
+
+    cdef int enter_both(self) except -1:
+        enter(self, &self.reading)
+        try:
+            enter(self, &self.writing)
+        except BaseException:
+            leave(&self.reading)
+            raise
+        return 0
+
+    cdef int flush_held(self) except -1:
+        cdef rio_call call
+        self.start(&call, ...)
+        self.raise_kept()
+        self.push(&call, 0)
+        return 0
+
+    cdef int disown(self, bint closing) except -1:
+        """Close both sides for good, and the descriptor if it is ours to close."""
+        source = self.source
+        rio_flag_put(&self.reading, RIO_CLOSED)
+        rio_flag_put(&self.writing, RIO_CLOSED)
+        buffer_free(&self.inp)
+        buffer_free(&self.out)
+        self.source = self.clock = self.tls = self.out_error = None
+        if closing and self.own != BORROWED:
+            if type(source) is int:
+                os.close(source)
+            else:
+                source.close()
+        return 0
+
+    def __enter__(self):
+        self.check_open()
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __del__(self):
+        if self.source is None or self.own == BORROWED:
+            return
+        if self.own == AS_FILE:
+            try:
+                self.close()
+            except (OSError, ValueError):
+                pass   # as io does: nobody is left to hear of it
+            return
+        try:
+            warnings.warn(f"unclosed {self!r}: its descriptor is closed and its output not flushed", ResourceWarning, 1, self)
+        finally:
+            self.disown(True)
+
+    # ---- what io.BufferedIOBase has and a stream has not
+
+    def seek(self, offset, whence=0, /):
+        """Raises io.UnsupportedOperation."""
+        raise io.UnsupportedOperation("a Rio is a stream and cannot seek")
+
+    def tell(self):
+        """Raises io.UnsupportedOperation."""
+        raise io.UnsupportedOperation("a Rio is a stream and has no position")
+
+    def truncate(self, size=None, /):
+        """Raises io.UnsupportedOperation."""
+        raise io.UnsupportedOperation("a Rio is a stream and cannot be cut")
+
+
+io.BufferedIOBase.register(Rio)
+
+
+def _socket_file(sock, raw, bufsize):
+    """A Rio with the manners of the standard library's socket files: what rioecho.makefile is made of.
+
+    `raw` is the socket.SocketIO that counts as an open file of `sock`: it is what the Rio owns.
+    """
+    cdef Rio rio = Rio(raw, bufsize=bufsize, timeout=None, max_line=None)
+    rio.own = AS_FILE
+    rio.clock = sock   # settimeout() after makefile() counts, as it does there
+    rio.can_read = raw.readable()
+    rio.can_write = raw.writable()
+    if is_tls(sock):
+        rio.tls = Tls(sock)
+    return rio
+
+
+# ---- the book's functions, for Cython code: see rio.pxd
+
+cdef void rio_readinitb(rio_t *rp, int fd) noexcept nogil:
+    """Begin to read from fd with an empty buffer."""
+    rp.rio_fd = fd
+    rp.rio_cnt = 0
+    rp.rio_done = 0
+    rp.rio_bufptr = rp.rio_buf
+
+
+cdef ssize_t rio_readlineb(rio_t *rp, void *usrbuf, size_t maxlen) noexcept nogil:
+    """Read a line, newline included and a NUL after it: at most maxlen - 1 bytes.
+
+    A longer line comes in pieces, the next with the next call; only the last piece ends in a newline. Returns the
+    bytes, 0 at the end of the input; -1 with errno EINVAL for a maxlen below 2, which has room for no byte.
+    """
+    cdef char *to = <char *>usrbuf
+    cdef char *newline = NULL
+    cdef size_t n = 0, step
+    cdef ssize_t got
+    if maxlen < 2:
+        rio_set_errno(EINVAL)
+        return -1
+    while n < maxlen - 1 and newline == NULL:
+        if rp.rio_cnt == 0:
+            got = read_waiting(rp.rio_fd, rp.rio_buf, RIO_BUFSIZE)
+            if got < 0:
+                rp.rio_done = n
+                return -1
+            if got == 0:
+                break
+            rp.rio_bufptr = rp.rio_buf
+            rp.rio_cnt = got
+        step = min(rp.rio_cnt, maxlen - 1 - n)
+        newline = <char *>memchr(rp.rio_bufptr, c"\n", step)
+        if newline != NULL:
+            step = newline - rp.rio_bufptr + 1
+        memcpy(to + n, rp.rio_bufptr, step)
+        rp.rio_bufptr += step
+        rp.rio_cnt -= step
+        n += step
+    to[n] = 0
+    return n
+
+
+cdef ssize_t rio_readnb(rio_t *rp, void *usrbuf, size_t n) noexcept nogil:
+    """Read n bytes, what is buffered first; fewer only at the end of the input."""
+    cdef char *to = <char *>usrbuf
+    cdef size_t done = min(n, rp.rio_cnt)
+    cdef ssize_t got
+    memcpy(to, rp.rio_bufptr, done)
+    rp.rio_bufptr += done
+    rp.rio_cnt -= done
+    while done < n:   # the buffer is empty
+        if n - done >= RIO_BUFSIZE:
+            got = read_waiting(rp.rio_fd, to + done, n - done)
+        else:
+            got = read_waiting(rp.rio_fd, rp.rio_buf, RIO_BUFSIZE)
+        if got < 0:
+            rp.rio_done = done
+            return -1
+        if got == 0:
+            break
+        if n - done < RIO_BUFSIZE:
+            rp.rio_bufptr = rp.rio_buf
+            rp.rio_cnt = got
+            got = min(<size_t>got, n - done)
+            memcpy(to + done, rp.rio_bufptr, got)
+            rp.rio_bufptr += got
+            rp.rio_cnt -= got
+        done += got
+    return done
+
+
+cdef ssize_t rio_readn(int fd, void *usrbuf, size_t n) noexcept nogil:
+    """Read n bytes without a buffer, and not one more; fewer only at the end of the input."""
+    cdef size_t done = 0
+    cdef ssize_t got
+    while done < n:
+        got = read_waiting(fd, <char *>usrbuf + done, n - done)
+        if got < 0:
+            return -1
+        if got == 0:
+            break
+        done += got
+    return done
+
+
+cdef ssize_t rio_writen(int fd, const void *usrbuf, size_t n) noexcept nogil:
+    """Write n bytes: n, or -1 with errno, and then an unknown part of them was written."""
+    cdef rio_fd f
+    cdef size_t done = 0
+    cdef ssize_t put
+    cdef int err = 0
+    if fd_open(&f, fd):
+        return -1
+    while done < n:
+        put = fd_write(&f, <const char *>usrbuf + done, n - done, &err)
+        if put >= 0:
+            done += put
+        elif not go_on(fd, POLLOUT, err):
+            return -1
+    return n
+
+
+cdef ssize_t read_waiting(int fd, char *data, size_t n) noexcept nogil:
+    """read(2) that goes on after EINTR and waits for a descriptor with O_NONBLOCK; errno is that of the read."""
+    cdef ssize_t got
+    while True:
+        got = read(fd, data, n)
+        if got >= 0 or not go_on(fd, POLLIN, errno):
+            return got
+
+
+cdef bint go_on(int fd, short event, int err) noexcept nogil:
+    """Is a call that failed with `err` to be tried again? If it would have had to wait, only after waiting."""
+    if would_block(err):
+        return fd_wait(fd, event, INT64_MAX, &err) > 0 or err == EINTR
+    return err == EINTR

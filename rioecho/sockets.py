@@ -1,0 +1,262 @@
+"""Sockets made ready for a Rio: the two helpers of CS:APP section 11.4, and connect().
+
+All of it is the standard library's socket and getaddrinfo. What is added: every address of a name is tried,
+nothing stays open after an error, and the error says what was being done; its class and errno stay.
+"""
+
+from __future__ import annotations
+
+import errno
+import operator
+import os
+import socket
+import struct
+from time import monotonic
+
+from .rio import Rio
+
+TYPE_CHECKING = False  # not typing's, which takes longer to import than all of this
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import EllipsisType
+    from typing import Any, TypeAlias, overload
+
+    Address: TypeAlias = Any  # as bind() and connect() of its family take it
+    Setup: TypeAlias = Callable[[socket.socket, Address], None]
+    Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+#: How many connections may wait in the kernel to be accepted (csapp.h).
+LISTENQ = 1024
+
+
+def open_clientfd(hostname: str, port: int | str) -> int:
+    """Connect to ``port`` of ``hostname``; the descriptor is blocking, close-on-exec, and the caller's to close.
+
+    ``port`` is a number (an int or digits) or the name of a service. Every address of the name is tried in the
+    order of ``getaddrinfo``; when none answers, the error of the last one is raised: an ``OSError`` that names host
+    and port, ``socket.gaierror`` where the name has no address. A port outside 0..65535 is a ``ValueError``.
+    It waits as long as the kernel does. (CS:APP 11.4.8.)
+    """
+    return _dial(hostname, port, None).detach()
+
+
+def open_listenfd(port: int | str, host: str | None = None, *, backlog: int = LISTENQ) -> int:
+    """Listen on ``port``; the descriptor is blocking, close-on-exec, and the caller's to close.
+
+    Without ``host`` it takes connections to any address of this machine, over IPv6 and IPv4; a peer of the latter
+    shows as ``::ffff:a.b.c.d``. With ``host`` it listens on the first address of that name which can be had
+    (whether ``"::"`` takes IPv4 too is then the system's setting). Port 0 is any free one. ``port`` is as in
+    ``open_clientfd``; ``backlog`` connections may wait. Raises ``OSError`` naming the port (and host): a port that
+    is in use is refused, also where another family or address of the name still has it free. (CS:APP 11.4.8.)
+    """
+    if not 0 <= operator.index(backlog) <= 0x7FFFFFFF:
+        raise ValueError(f"backlog must be 0 to 2147483647, not {backlog}")
+
+    def listen(sock: socket.socket, address: Address) -> None:
+        # So that a server can start again at once: the connections of the last one linger in TIME_WAIT.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host is None and sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(backlog)
+
+    return _first("listen on", host, port, socket.AI_PASSIVE, listen).detach()
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def connect(
+        host: str, port: int | str, *, timeout: float | None = None, bufsize: int = ..., max_line: int = ...
+    ) -> Rio: ...
+
+    @overload
+    def connect(host: Path, *, timeout: float | None = None, bufsize: int = ..., max_line: int = ...) -> Rio: ...
+
+
+def connect(
+    host: Path, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: int
+) -> Rio:
+    """Give a ``Rio`` that owns a new connection: ``connect(host, port)`` over TCP, ``connect(path)`` to a unix socket.
+
+    ``timeout`` seconds are for the whole of connecting, all addresses together, and then for each call of the Rio;
+    ``None`` waits for ever. (Looking up a name cannot be cut short; the time it took counts.) ``rio_options`` are
+    those of ``Rio``: ``bufsize``, ``max_line``. TCP_NODELAY is set, for the Rio's output buffer does the batching.
+
+    Raises as ``open_clientfd`` does, an ``OSError`` that names the path for a unix socket, ``TimeoutError`` when
+    the time is over, ``BlockingIOError`` for ``timeout=0`` where it would have to wait; nothing is left open.
+    """
+    if timeout is not None and not timeout >= 0:  # NaN too
+        raise ValueError(f"timeout must be None or 0 seconds or more, not {timeout!r}")
+    sock = _dial_unix(host, timeout) if isinstance(port, type(...)) else _dial(host, port, timeout, nodelay=True)
+    try:
+        return Rio(sock, timeout=timeout, closefd=True, **rio_options)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _dial(host: Path, port: int | str, timeout: float | None, *, nodelay: bool = False) -> socket.socket:
+    """Connect to the first address of ``host`` that answers."""
+    deadline = timeout and monotonic() + timeout
+
+    def call(sock: socket.socket, address: Address) -> None:
+        if nodelay:  # before connecting: macOS refuses it on a connection that its peer has reset already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(_left(deadline))
+        sock.connect(address)
+        # TCP connects a socket to itself where the port it happened to get is the very one it asks for. What comes
+        # back then looks like an echo, but nobody is listening.
+        if _is_own_peer(sock):
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+    # No AI_ADDRCONFIG, which the book has: it hides ::1 on a host whose only IPv6 address is that one.
+    return _first("connect to", _checked_host(host), port, 0, call)
+
+
+def _dial_unix(path: Path, timeout: float | None) -> socket.socket:
+    """Connect to the unix socket ``path``."""
+    path = os.fspath(path)
+    if 0 in os.fsencode(path)[1:]:  # a first one makes the name abstract (Linux), any other would cut the path
+        raise ValueError(f"a NUL inside the path of a unix socket: {path!r}")
+    deadline = timeout and monotonic() + timeout
+
+    def call(sock: socket.socket, address: Address) -> None:
+        # When the listener's queue is full a non-blocking socket gets EAGAIN at once, and has nothing to wait for; a
+        # blocking one waits for its turn. So it is the kernel that keeps the time: EAGAIN when it is over.
+        sock.setblocking(timeout != 0)
+        try:
+            while True:
+                if deadline:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_left(deadline)))
+                sock.connect(address)
+                if not _interrupted(sock):
+                    break
+        except BlockingIOError:
+            if deadline:
+                raise _timed_out() from None
+            raise
+        if deadline:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0))
+
+    try:
+        return _opened(socket.AF_UNIX, socket.SOCK_STREAM, 0, path, call)
+    except OSError as exc:
+        raise _explained(exc, f"cannot connect to {_shown(os.fsdecode(path))}") from None
+
+
+def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: Setup) -> socket.socket:
+    """Open a socket on the first address of ``host`` and ``port`` where ``set_up`` succeeds."""
+    port = _checked_port(port)
+    what = f"cannot {doing} {'' if host is None else _shown(_checked_host(host)) + ' '}port {_shown(str(port))}"
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError:  # IDNA: an empty label, one over 63 characters, a character that no name has
+        raise socket.gaierror(socket.EAI_NONAME, f"{what}: not a host name") from None
+    except OSError as exc:
+        raise _explained(exc, what) from None
+    if host is None:
+        # One IPv6 socket serves both families; the IPv4 one is for hosts that have no IPv6. (The book takes
+        # what getaddrinfo puts first, 0.0.0.0 with glibc, and then cannot be reached over IPv6.)
+        found.sort(key=lambda info: info[0] != socket.AF_INET6)
+    for info in found:
+        family, kind, protocol, _, address = info
+        try:
+            return _opened(family, kind, protocol, address, set_up)
+        except OSError as exc:
+            # To listen on the next address when the port is taken would be to share it with a stranger.
+            taken = flags & socket.AI_PASSIVE and exc.errno == errno.EADDRINUSE
+            if taken or info is found[-1]:
+                raise _explained(exc, what) from None
+    raise socket.gaierror(socket.EAI_NONAME, f"{what}: the name has no address")
+
+
+def _opened(family: int, kind: int, protocol: int, address: Address, set_up: Setup) -> socket.socket:
+    """Open a blocking socket and set it up; close it again if that fails, in whatever way."""
+    sock = socket.socket(family, kind, protocol)
+    try:
+        set_up(sock, address)
+        sock.setblocking(True)  # by itself it need not be: there is socket.setdefaulttimeout()
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _explained(exc: OSError, what: str) -> OSError:
+    """Make the same error, class and errno, that says what was being done."""
+    if exc.errno is not None:
+        return type(exc)(exc.errno, f"{what}: {exc.strerror}")
+    # Two errors of Python's own have no number: the timeout, and "AF_UNIX path too long".
+    number = errno.ETIMEDOUT if isinstance(exc, TimeoutError) else errno.ENAMETOOLONG
+    return OSError(number, f"{what}: {exc}")
+
+
+def _timed_out() -> OSError:
+    return TimeoutError(errno.ETIMEDOUT, "timed out")
+
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds to wait until ``deadline``; None (no deadline) and 0 (never wait) as they are; TimeoutError after it."""
+    if not deadline:
+        return deadline
+    left = deadline - monotonic()
+    if left <= 0:
+        raise _timed_out()
+    return min(left, 86400.0)  # settimeout() takes no more than 24 days, and no kernel tries for even one
+
+
+def _timeval(seconds: float | None) -> bytes:
+    microseconds = max(1, int(seconds * 1e6)) if seconds else 0  # 0 is for ever
+    return struct.pack("@ll", *divmod(microseconds, 1_000_000))
+
+
+def _is_own_peer(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:  # the peer has gone already: that is for the reader to find
+        return False
+
+
+def _interrupted(sock: socket.socket) -> bool:
+    """Tell whether a signal came into the connect() that has just returned, and it must be called again.
+
+    In TCP the connecting then goes on by itself and Python waits for it; on a unix socket nothing goes on, and the
+    same way of waiting (until it can be written to, without an error) calls that a success.
+    """
+    if sock.family != socket.AF_UNIX:
+        return False
+    try:
+        sock.getpeername()
+    except OSError as exc:
+        return exc.errno == errno.ENOTCONN
+    return False
+
+
+def _checked_host(host: Path) -> str:
+    if not isinstance(host, str):
+        raise TypeError(f"a host name is text, not {type(host).__name__}")
+    if "\0" in host:  # getaddrinfo would look up what comes before it
+        raise ValueError(f"a NUL in the host name {host!r}")
+    return host
+
+
+def _checked_port(port: int | str) -> int | str:
+    """Refuse what getaddrinfo gets wrong by itself: it makes 4464 of 70000, 0 of "", and stops at a NUL."""
+    if isinstance(port, str):
+        # The name of a service has a letter (RFC 6335, 5.1); of " 80" or "-1" strtoul() would make a number.
+        if any(map(str.isalpha, port)) and "\0" not in port:
+            return port
+        number = int(port) if port.isascii() and port.isdigit() else -1
+    elif isinstance(port, bool) or not hasattr(port, "__index__"):
+        raise TypeError(f"a port is an int or text, not {type(port).__name__}")
+    else:
+        number = operator.index(port)
+    if not 0 <= number <= 65535:
+        raise ValueError(f"a port is a number from 0 to 65535 or the name of a service, not {port!r}")
+    return number
+
+
+def _shown(text: str) -> str:
+    """As it is where that fits in a line of text, else quoted."""
+    return text if text and text.isprintable() else repr(text)
