@@ -72,7 +72,7 @@ def extension(name):
 
 
 setup(
-    ext_modules=[extension(name) for name in ("_tls", "_channel", "_reader", "rio")],
+    ext_modules=[extension(name) for name in ("_tls", "_channel", "_reader", "rio", "_echoloop")],
     options={
         "build_ext": {
             # The coverage plugin wants the .c beside the .so; no other build leaves it there.

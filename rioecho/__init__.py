@@ -1,6 +1,59 @@
-"""The robust I/O (RIO) package of Computer Systems: A Programmer's Perspective, for Python."""
+"""The robust I/O (RIO) package of Computer Systems: A Programmer's Perspective, as a Python library.
 
+    from rioecho import Rio, connect      the reader and writer (rio.pyx), and one with its connection (sockets.py)
+    from rioecho import makefile, echo    socket.makefile's better half; the book's echo()
+    from rioecho.csapp import *           the book's names, lower and capital
+    from rioecho import EchoServer        the echo server (server.py)
+
+What each module holds is said in its first lines; a module imports only from those before it on the way from the
+descriptor to the user.
+"""
+
+from __future__ import annotations
+
+from rioecho._echoloop import echo
+from rioecho.csapp import (
+    open_clientfd,
+    open_listenfd,
+    rio_readinitb,
+    rio_readlineb,
+    rio_readn,
+    rio_readnb,
+    rio_writen,
+)
 from rioecho.errors import ConcurrentCall, IncompleteRead, LineTooLong
 from rioecho.rio import Rio
+from rioecho.sockets import connect, makefile
+
+TYPE_CHECKING = False  # not typing's, which takes long to import
+if TYPE_CHECKING:
+    from rioecho.server import EchoServer
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ConcurrentCall",
+    "EchoServer",
+    "IncompleteRead",
+    "LineTooLong",
+    "Rio",
+    "connect",
+    "echo",
+    "makefile",
+    "open_clientfd",
+    "open_listenfd",
+    "rio_readinitb",
+    "rio_readlineb",
+    "rio_readn",
+    "rio_readnb",
+    "rio_writen",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import the server when it is asked for: with logging and its friends it costs more than all the rest."""
+    if name == "EchoServer":
+        from rioecho.server import EchoServer
+
+        return EchoServer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,10 +36,10 @@ from rioecho._fdio cimport (
     fd_never_waits,
     fd_open,
     fd_read,
-    fd_ready,
+    fd_read_waiting,
+    fd_try_write,
     fd_wait,
     fd_write,
-    fd_write_step,
     would_block,
 )
 from rioecho._posix cimport (
@@ -205,14 +205,20 @@ cdef class Channel:
                 got = fd_read(&self.f, data, n, &err)
             elif ready:
                 with nogil:
-                    got = fd_read(&self.f, data, n, &err)
+                    got = fd_read_waiting(&self.f, data, n, &err)
             else:
                 got = -1   # a blocking descriptor that is no socket is read only once poll(2) has seen data
                 err = EAGAIN
+            if got < 0 and would_block(err) and call.timeout < 0 and self.tls is None and not self.unsent():
+                # No deadline and no output to watch: the read can do the waiting itself, which saves a poll(2). If
+                # O_NONBLOCK is set, it does not, and we go on below.
+                with nogil:
+                    got = fd_read_waiting(&self.f, data, n, &err)
             if got >= 0:
                 return got
             if err == EINTR:
                 PyErr_CheckSignals()
+                self.check_source()
             elif would_block(err):
                 self.wait_for(call, want, tied=True)
                 ready = True
@@ -255,13 +261,8 @@ cdef class Channel:
                 if self.tls is not None:
                     put = self.tls.send(buffer_start(&self.out), held, &want)
                     err = EAGAIN
-                elif fd_never_waits(&self.f):
-                    put = fd_write(&self.f, buffer_start(&self.out), held, &err)
-                elif fd_ready(self.f.fd, POLLOUT):
-                    put = fd_write(&self.f, buffer_start(&self.out), fd_write_step(&self.f, held), &err)
                 else:
-                    put = -1
-                    err = EAGAIN
+                    put = fd_try_write(&self.f, buffer_start(&self.out), held, &err)
                 if put >= 0:
                     buffer_consume(&self.out, put)
                 elif would_block(err):
@@ -304,13 +305,8 @@ cdef class Channel:
             return self.tls.send(data, n, want)
         if fd_never_waits(&self.f):
             return fd_write(&self.f, data, n, err)
-        if call.timeout >= 0 and self.f.kind != FD_FILE:
-            if not fd_ready(self.f.fd, POLLOUT):
-                err[0] = EAGAIN
-                return -1
-            n = fd_write_step(&self.f, n)
         with nogil:
-            put = fd_write(&self.f, data, n, err)
+            put = fd_write(&self.f, data, n, err) if call.timeout < 0 else fd_try_write(&self.f, data, n, err)
         return put
 
     cdef int after_send(self, rio_call *call, int err, short want) except -1:

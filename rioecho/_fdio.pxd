@@ -35,6 +35,8 @@ cdef enum:
     # How much a terminal takes without waiting once poll(2) calls it writable: the kernel says so while fewer than
     # 256 characters are queued, and output processing may make two characters of one.
     TTY_STEP = 128
+    # An answer of fd_wait_or_wake, outside poll's events.
+    WOKEN = 1 << 16
 
 
 cdef enum fd_kind:
@@ -78,13 +80,20 @@ cdef inline bint fd_never_waits(const rio_fd *f) noexcept nogil:
     return (fcntl(f.fd, F_GETFL) & O_NONBLOCK) != 0
 
 
+cdef inline ssize_t fd_read_waiting(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
+    """One read that waits for input, unless O_NONBLOCK is set."""
+    cdef ssize_t got = read(f.fd, data, n)
+    if got < 0:
+        err[0] = errno
+    return got
+
+
 cdef inline ssize_t fd_read(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
     """One read. A socket never waits here; any other descriptor does as its O_NONBLOCK says. 0 is the end."""
     cdef ssize_t got
-    if f.kind == FD_SOCKET:
-        got = recv(f.fd, data, n, MSG_DONTWAIT)
-    else:
-        got = read(f.fd, data, n)
+    if f.kind != FD_SOCKET:
+        return fd_read_waiting(f, data, n, err)
+    got = recv(f.fd, data, n, MSG_DONTWAIT)
     if got < 0:
         err[0] = errno
     return got
@@ -120,19 +129,22 @@ cdef inline int64_t deadline_after(int64_t timeout_ns) noexcept nogil:
     return now + timeout_ns if timeout_ns < INT64_MAX - now else INT64_MAX
 
 
-cdef inline int fd_wait(int fd, short events, int64_t deadline, int *err) noexcept nogil:
+cdef inline int fd_wait_or_wake(int fd, short events, int wake_fd, int64_t deadline, int *err) noexcept nogil:
     """Wait for any of the events: what poll(2) reports (errors and hang-ups too), 0 at the deadline, -1 on error.
+    WOKEN if `wake_fd` (-1: none) became readable, whatever else there is.
 
     A deadline of 0 looks and does not wait. The time left is rounded up to poll's milliseconds, so that a wait
     never ends before its deadline and the caller never spins.
     """
-    cdef pollfd p
+    cdef pollfd p[2]
     cdef int64_t left
     cdef int ready
-    p.fd = fd
-    p.events = events
+    p[0].fd = fd
+    p[0].events = events
+    p[1].fd = wake_fd
+    p[1].events = POLLIN
     while True:
-        p.revents = 0
+        p[0].revents = p[1].revents = 0
         if deadline == INT64_MAX:
             left = -1
         elif deadline == 0:
@@ -140,18 +152,45 @@ cdef inline int fd_wait(int fd, short events, int64_t deadline, int *err) noexce
         else:
             left = deadline - rio_monotonic_ns()
             left = 0 if left <= 0 else min((left + 999_999) // 1_000_000, <int64_t>3_600_000)
-        ready = poll(&p, 1, <int>left)
+        ready = poll(p, 1 if wake_fd < 0 else 2, <int>left)
         if ready < 0:
             err[0] = errno
             return -1
+        if ready > 0 and p[1].revents:
+            return WOKEN
         if ready > 0:
-            return p.revents
+            return p[0].revents
         # Nothing yet: a wait of more than an hour goes in hours, which poll's int can hold.
         if deadline == 0 or rio_monotonic_ns() >= deadline:
             return 0
+
+
+cdef inline int fd_wait(int fd, short events, int64_t deadline, int *err) noexcept nogil:
+    """fd_wait_or_wake, with nothing to be woken by."""
+    return fd_wait_or_wake(fd, events, -1, deadline, err)
 
 
 cdef inline bint fd_ready(int fd, short events) noexcept nogil:
     """Is one of the events there now?"""
     cdef int ignored = 0
     return fd_wait(fd, events, 0, &ignored) > 0
+
+
+cdef inline ssize_t fd_try_read(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
+    """One read that never waits, whatever the descriptor: where it would have to, -1 and EAGAIN."""
+    if fd_never_waits(f):
+        return fd_read(f, data, n, err)
+    if f.kind == FD_FILE or fd_ready(f.fd, POLLIN):
+        return fd_read_waiting(f, data, n, err)
+    err[0] = EAGAIN
+    return -1
+
+
+cdef inline ssize_t fd_try_write(const rio_fd *f, const char *data, size_t n, int *err) noexcept nogil:
+    """One write that never waits, whatever the descriptor: where it would have to, -1 and EAGAIN."""
+    if f.kind == FD_FILE or fd_never_waits(f):
+        return fd_write(f, data, n, err)
+    if fd_ready(f.fd, POLLOUT):
+        return fd_write(f, data, fd_write_step(f, n), err)
+    err[0] = EAGAIN
+    return -1

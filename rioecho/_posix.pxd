@@ -15,6 +15,8 @@ cdef extern from "_compat.h" nogil:
     int O_ACCMODE
     int O_RDONLY
     int O_WRONLY
+    int shutdown(int fd, int how)
+    int SHUT_WR
     int MSG_DONTWAIT
     int MSG_NOSIGNAL
 

@@ -7,7 +7,6 @@ cdef class Reader(Channel):
     cdef bytes sep         # the separator that inp.sep_scanned is about
     cdef size_t skipped    # bytes of a line that an interrupted skipline() has thrown away
 
-    cdef bytes take(self, size_t n)
     cdef list take_lines(self, size_t n)
     cdef ssize_t wait_line(self, size_t limit, bint cut, object timeout) except -1
     cdef size_t hold(self, size_t n, object timeout) except? 0

@@ -74,6 +74,13 @@ cdef inline void consume(Reader self, size_t n) noexcept:
     self.skipped = 0
 
 
+cdef inline bytes take(Reader self, size_t n):
+    """The first n held bytes, consumed."""
+    cdef bytes result = PyBytes_FromStringAndSize(buffer_start(&self.inp), n)
+    consume(self, n)
+    return result
+
+
 cdef class Reader(Channel):
     # ---- lines
 
@@ -95,7 +102,7 @@ cdef class Reader(Channel):
                     n = self.wait_line(self.line_limit, False, timeout)
             elif find_line(&self.inp, most, &n) != FOUND:
                 n = self.wait_line(most, True, timeout)
-            return self.take(n)
+            return take(self, n)
         finally:
             leave(&self.reading)
 
@@ -113,7 +120,7 @@ cdef class Reader(Channel):
                 n = self.wait_line(self.line_limit, False, ...)
                 if n == 0:
                     raise StopIteration
-            return self.take(n)
+            return take(self, n)
         finally:
             leave(&self.reading)
 
@@ -220,12 +227,6 @@ cdef class Reader(Channel):
             if self.fill_once(&call, held + 1) == 0:
                 return held
 
-    cdef bytes take(self, size_t n):
-        """The first n held bytes, consumed."""
-        cdef bytes result = PyBytes_FromStringAndSize(buffer_start(&self.inp), n)
-        consume(self, n)
-        return result
-
     cdef list take_lines(self, size_t n):
         """The first held line, of n bytes, and every whole line after it, consumed."""
         cdef list lines = []
@@ -274,11 +275,11 @@ cdef class Reader(Channel):
                     buffer_start(&self.inp), held, separator, len(separator), &self.inp.sep_scanned, most, &n
                 )
                 if answer == FOUND:
-                    return self.take(n)
+                    return take(self, n)
                 if held >= most:
                     raise LineTooLong(most, held)
                 if self.fill_once(&call, held + 1) == 0:
-                    raise IncompleteRead(self.take(held), None)
+                    raise IncompleteRead(take(self, held), None)
         finally:
             leave(&self.reading)
 
@@ -300,7 +301,7 @@ cdef class Reader(Channel):
                 if <size_t>size > self.inp.base:
                     return self.read_large(size, timeout)
                 size = min(<size_t>size, self.hold(size, timeout))
-            return self.take(size)
+            return take(self, size)
         finally:
             leave(&self.reading)
 
@@ -325,7 +326,7 @@ cdef class Reader(Channel):
             if size == 0:
                 return b""
             held = self.hold_some(timeout)
-            return self.take(held if size < 0 else min(<size_t>size, held))
+            return take(self, held if size < 0 else min(<size_t>size, held))
         finally:
             leave(&self.reading)
 
@@ -402,7 +403,7 @@ cdef class Reader(Channel):
         self.start(&call, timeout)
         while self.fill_once(&call, buffer_held(&self.inp) + 1):
             pass
-        return self.take(buffer_held(&self.inp))
+        return take(self, buffer_held(&self.inp))
 
     cdef bytes read_large(self, size_t n, object timeout):
         """More than a buffer full: read straight into the result."""
@@ -423,7 +424,7 @@ cdef class Reader(Channel):
             # where nothing that fails can reach it.
             buffer_put(&self.inp, PyBytes_AS_STRING(result) + buffer_held(&self.inp), come - buffer_held(&self.inp))
             if come < size:
-                return self.take(come)
+                return take(self, come)
             got = come
             size = min(n, size * 2)
             larger = PyBytes_FromStringAndSize(NULL, size)
@@ -499,6 +500,6 @@ cdef class Reader(Channel):
         """Take all that is held, without touching the descriptor."""
         enter(self, &self.reading)
         try:
-            return self.take(buffer_held(&self.inp))
+            return take(self, buffer_held(&self.inp))
         finally:
             leave(&self.reading)

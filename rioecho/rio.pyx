@@ -11,6 +11,7 @@ import warnings
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EINTR, EINVAL, errno
 from libc.stdint cimport INT64_MAX, SIZE_MAX
 from libc.string cimport memchr, memcpy
@@ -21,6 +22,7 @@ from rioecho._buffer cimport (
     buffer_held,
     buffer_put,
     buffer_reserve,
+    buffer_start,
 )
 from rioecho._channel cimport AS_FILE, BORROWED, OWNED, enter, leave, rio_call, to_nanoseconds
 from rioecho._fdio cimport fd_open, fd_wait, fd_write, rio_fd, would_block
@@ -297,12 +299,10 @@ cdef class Rio(Reader):
 
         Both are the caller's then, and this Rio is closed. If the flush raises, nothing has changed.
         """
-        enter(self, &self.reading)
-        leave(&self.reading)
         self.enter_both()
         try:
             self.flush_held()
-            leftover = self.take(buffer_held(&self.inp))
+            leftover = PyBytes_FromStringAndSize(buffer_start(&self.inp), buffer_held(&self.inp))
         except BaseException:
             leave(&self.writing)
             leave(&self.reading)

@@ -7,13 +7,14 @@ nothing stays open after an error, and the error says what was being done; its c
 from __future__ import annotations
 
 import errno
+import io
 import operator
 import os
 import socket
 import struct
 from time import monotonic
 
-from .rio import Rio
+from .rio import Rio, _socket_file
 
 TYPE_CHECKING = False  # not typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
@@ -67,15 +68,15 @@ if TYPE_CHECKING:
 
     @overload
     def connect(
-        host: str, port: int | str, *, timeout: float | None = None, bufsize: int = ..., max_line: int = ...
+        host: str, port: int | str, *, timeout: float | None = None, bufsize: int = ..., max_line: int | None = ...
     ) -> Rio: ...
 
     @overload
-    def connect(host: Path, *, timeout: float | None = None, bufsize: int = ..., max_line: int = ...) -> Rio: ...
+    def connect(host: Path, *, timeout: float | None = None, bufsize: int = ..., max_line: int | None = ...) -> Rio: ...
 
 
 def connect(
-    host: Path, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: int
+    host: Path, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: Any
 ) -> Rio:
     """Give a ``Rio`` that owns a new connection: ``connect(host, port)`` over TCP, ``connect(path)`` to a unix socket.
 
@@ -86,9 +87,8 @@ def connect(
     Raises as ``open_clientfd`` does, an ``OSError`` that names the path for a unix socket, ``TimeoutError`` when
     the time is over, ``BlockingIOError`` for ``timeout=0`` where it would have to wait; nothing is left open.
     """
-    if timeout is not None and not timeout >= 0:  # NaN too
-        raise ValueError(f"timeout must be None or 0 seconds or more, not {timeout!r}")
-    sock = _dial_unix(host, timeout) if isinstance(port, type(...)) else _dial(host, port, timeout, nodelay=True)
+    deadline = _deadline(timeout)
+    sock = _dial_unix(host, deadline) if isinstance(port, type(...)) else _dial(host, port, deadline, nodelay=True)
     try:
         return Rio(sock, timeout=timeout, closefd=True, **rio_options)
     except BaseException:
@@ -96,9 +96,8 @@ def connect(
         raise
 
 
-def _dial(host: Path, port: int | str, timeout: float | None, *, nodelay: bool = False) -> socket.socket:
+def _dial(host: Path, port: int | str, deadline: float | None, *, nodelay: bool = False) -> socket.socket:
     """Connect to the first address of ``host`` that answers."""
-    deadline = timeout and monotonic() + timeout
 
     def call(sock: socket.socket, address: Address) -> None:
         if nodelay:  # before connecting: macOS refuses it on a connection that its peer has reset already
@@ -114,17 +113,16 @@ def _dial(host: Path, port: int | str, timeout: float | None, *, nodelay: bool =
     return _first("connect to", _checked_host(host), port, 0, call)
 
 
-def _dial_unix(path: Path, timeout: float | None) -> socket.socket:
+def _dial_unix(path: Path, deadline: float | None) -> socket.socket:
     """Connect to the unix socket ``path``."""
     path = os.fspath(path)
     if 0 in os.fsencode(path)[1:]:  # a first one makes the name abstract (Linux), any other would cut the path
         raise ValueError(f"a NUL inside the path of a unix socket: {path!r}")
-    deadline = timeout and monotonic() + timeout
 
     def call(sock: socket.socket, address: Address) -> None:
         # When the listener's queue is full a non-blocking socket gets EAGAIN at once, and has nothing to wait for; a
         # blocking one waits for its turn. So it is the kernel that keeps the time: EAGAIN when it is over.
-        sock.setblocking(timeout != 0)
+        sock.setblocking(deadline != 0)
         try:
             while True:
                 if deadline:
@@ -196,8 +194,19 @@ def _timed_out() -> OSError:
     return TimeoutError(errno.ETIMEDOUT, "timed out")
 
 
+def _deadline(timeout: float | None) -> float | None:
+    """Turn seconds into a moment on the monotonic clock; None, for ever, and 0, never wait, stay as they are."""
+    try:
+        wrong = timeout is not None and not timeout >= 0  # NaN too
+    except TypeError:
+        raise TypeError(f"timeout must be None or a number of seconds, not {type(timeout).__name__}") from None
+    if wrong:
+        raise ValueError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
+    return timeout and monotonic() + timeout
+
+
 def _left(deadline: float | None) -> float | None:
-    """Seconds to wait until ``deadline``; None (no deadline) and 0 (never wait) as they are; TimeoutError after it."""
+    """Seconds to wait until ``deadline``; None and 0 as they are; TimeoutError after it."""
     if not deadline:
         return deadline
     left = deadline - monotonic()
@@ -260,3 +269,44 @@ def _checked_port(port: int | str) -> int | str:
 def _shown(text: str) -> str:
     """As it is where that fits in a line of text, else quoted."""
     return text if text and text.isprintable() else repr(text)
+
+
+# The standard library's own, kept here: a program may put makefile() in its place (`socket.socket.makefile = makefile`).
+_makefile = socket.socket.makefile
+
+
+def makefile(
+    sock: socket.socket,
+    mode: str = "r",
+    buffering: int | None = None,
+    *,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+) -> Any:
+    """Give a file over a socket, as ``socket.socket.makefile`` does, that keeps what it received after a timeout.
+
+    The modes, the life time (the socket may be closed first; its descriptor stays open until the file is closed) and
+    the timeout (the socket's own, looked up at every call) are those of ``socket.makefile``. A binary mode gives a
+    ``Rio``, whose lines have no limit here; a text mode a ``TextIOWrapper`` over one; ``buffering=0`` what the standard
+    library gives. After a ``TimeoutError`` a ``Rio`` goes on; the ``TextIOWrapper``, which is not ours, drops the part
+    of a line that it had read. A socket that would have to wait and must not raises ``BlockingIOError``.
+    """
+    binary = "b" in mode
+    if buffering == 0:
+        return _makefile(sock, mode, 0, encoding=encoding, errors=errors, newline=newline)
+    raw = _makefile(sock, mode if binary else mode + "b", 0)
+    try:
+        rio = _socket_file(sock, raw, 65536 if buffering is None or buffering < 0 else buffering)
+    except BaseException:
+        raw.close()
+        raise
+    if binary:
+        return rio
+    try:
+        text = io.TextIOWrapper(rio, io.text_encoding(encoding), errors, newline)
+    except BaseException:
+        rio.close()
+        raise
+    text.mode = mode
+    return text

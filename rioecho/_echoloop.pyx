@@ -1,0 +1,298 @@
+# cython: language_level=3, freethreading_compatible=True, auto_pickle=False, autotestdict=False, binding=False
+# cython: boundscheck=False, wraparound=False, embedsignature=True, embedsignature.format=clinic
+"""The book's echo() for one descriptor, without the GIL (CS:APP 11.4.9).
+
+All of its state is in one C struct, and the loop (`echo_turn`) only ever answers with a code. Whoever runs it takes
+the GIL back to do what needs Python - run signal handlers, log a line, raise - and then calls it again: nothing is
+lost by leaving it at any point.
+
+Input is read only when all that may go back has gone back, so a peer that sends and never reads is not read from.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR, ENOMEM
+from libc.stdint cimport SIZE_MAX, int64_t, uint64_t
+
+from rioecho._buffer cimport (
+    FOUND,
+    buffer_consume,
+    buffer_free,
+    buffer_held,
+    buffer_init,
+    buffer_reserve,
+    buffer_room,
+    buffer_start,
+    find_frame,
+    rio_buffer,
+)
+from rioecho._channel cimport os_error, to_nanoseconds
+from rioecho._fdio cimport (
+    WOKEN,
+    deadline_after,
+    fd_open,
+    fd_ready,
+    fd_try_read,
+    fd_try_write,
+    fd_wait_or_wake,
+    rio_fd,
+    would_block,
+)
+from rioecho._posix cimport POLLIN, POLLOUT, SHUT_WR, rio_monotonic_ns, shutdown
+from rioecho._reader cimport to_size
+
+from rioecho._tls import is_tls
+
+
+cdef extern from "Python.h":
+    int PyObject_AsFileDescriptor(object source) except -1
+
+
+cdef enum:
+    CHUNK = 65536        # what is received at once
+    TURNS = 1024         # system calls between two looks at the signals and at the drain's deadline
+
+
+cdef enum phase:
+    ECHOING
+    DRAINING    # told to stop: echo what has arrived, wait for no more
+    LINGERING   # all is echoed and our side is closed: read on until the peer has closed its own
+
+
+cdef enum answer:
+    DONE          # the input has ended and everything has gone back
+    GOT_LINE      # `ready` bytes are one line, about to go back (only if asked for)
+    INTERRUPTED   # run the signal handlers
+    TIMED_OUT     # no progress for the time allowed
+    FAILED        # see `err`
+
+
+cdef struct echo_t:
+    rio_fd f
+    rio_buffer b         # received and not yet sent back
+    size_t ready         # of those, how many may go back now
+    size_t scanned       # of those behind them, how many are known to hold no newline
+    size_t max_line      # a longer line goes back in pieces; 0: raw, every byte goes back at once
+    bint by_line         # answer GOT_LINE
+    bint ended           # the input has
+    phase phase
+    int stop_fd          # readable when it is time to stop, or -1
+    int64_t timeout      # nanoseconds without progress; -1: for ever
+    int64_t drain        # nanoseconds for draining and lingering
+    int64_t deadline     # 0: to be set anew, progress was made; fixed once draining
+    int err
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t lines
+
+
+cdef void frame(echo_t *e) noexcept nogil:
+    """Set `ready`: the whole lines that are held (one, if by_line), or what goes back although it is no line."""
+    cdef size_t held = buffer_held(&e.b)
+    cdef size_t n = 0
+    if e.max_line == 0:
+        e.ready = held
+        return
+    while find_frame(
+        buffer_start(&e.b) + e.ready, held - e.ready, b"\n", 1, &e.scanned, SIZE_MAX, &n
+    ) == FOUND:
+        e.ready += n
+        e.scanned = 0
+        e.lines += 1
+        if e.by_line:
+            return
+    if e.ready == 0 and (e.ended or held >= e.max_line):
+        e.ready = held
+        e.scanned = 0
+
+
+cdef void drain(echo_t *e) noexcept nogil:
+    e.phase = DRAINING
+    e.deadline = deadline_after(e.drain)
+
+
+cdef answer echo_turn(echo_t *e) noexcept nogil:
+    """Echo until there is something to tell."""
+    cdef ssize_t count
+    cdef unsigned int turns = 0
+    cdef short events
+    cdef int ready, wake_fd
+    # A peer that never stops sending, so that nothing below ever waits, must not keep us.
+    if e.phase == ECHOING:
+        if e.stop_fd >= 0 and fd_ready(e.stop_fd, POLLIN):
+            drain(e)
+    elif rio_monotonic_ns() >= e.deadline:
+        return TIMED_OUT
+    while turns < TURNS:
+        turns += 1
+        # Send what may go back.
+        if e.ready:
+            count = fd_try_write(&e.f, buffer_start(&e.b), e.ready, &e.err)
+            if count > 0:
+                buffer_consume(&e.b, count)
+                e.ready -= count
+                e.bytes_out += count
+                if e.phase == ECHOING:
+                    e.deadline = 0
+                continue
+            if count < 0 and e.err == EINTR:
+                return INTERRUPTED
+            if count < 0 and not would_block(e.err):
+                return FAILED
+            events = POLLOUT
+        else:
+            # Find more of it, in what is held and then in what has arrived.
+            frame(e)
+            if e.ready:
+                if e.by_line:
+                    return GOT_LINE
+                continue
+            if e.ended:
+                if e.phase != DRAINING:
+                    return DONE
+                if shutdown(e.f.fd, SHUT_WR) < 0:
+                    return DONE   # no connection any more, or no socket: nothing to linger for
+                e.phase = LINGERING
+                e.ended = False
+                continue
+            if buffer_reserve(&e.b, buffer_held(&e.b) + 1) < 0:
+                e.err = ENOMEM
+                return FAILED
+            count = fd_try_read(&e.f, e.b.data + e.b.w, min(buffer_room(&e.b), <size_t>CHUNK), &e.err)
+            if count > 0:
+                if e.phase == LINGERING:
+                    continue   # too late for these: they stay where the next read overwrites them
+                if e.phase == ECHOING:
+                    e.deadline = 0
+                e.b.w += count
+                e.bytes_in += count
+                continue
+            if count < 0 and e.err == EINTR:
+                return INTERRUPTED
+            if count < 0 and not would_block(e.err):
+                return FAILED
+            if count == 0 or e.phase == DRAINING:
+                e.ended = True
+                continue
+            events = POLLIN
+        # Nothing moves: wait. An idle connection holds no memory.
+        if buffer_held(&e.b) == 0:
+            buffer_free(&e.b)
+        if e.deadline == 0:
+            e.deadline = deadline_after(e.timeout)
+        wake_fd = e.stop_fd if e.phase == ECHOING else -1
+        ready = fd_wait_or_wake(e.f.fd, events, wake_fd, e.deadline, &e.err)
+        if ready < 0:
+            return INTERRUPTED if e.err == EINTR else FAILED
+        if ready == 0:
+            return TIMED_OUT
+        if ready == WOKEN:
+            drain(e)
+    return INTERRUPTED
+
+
+@cython.final
+cdef class Echo:
+    """The echo of one descriptor, with its counts; run() does it. The descriptor stays open and is the caller's.
+
+    max_line: a longer line goes back in pieces. stop_fd: a descriptor; when it becomes readable, what has arrived is
+    echoed, this side of the connection closed, and the peer's end awaited, for at most drain_timeout seconds. on_line:
+    called with the length of each line before it goes back.
+    """
+
+    cdef echo_t e
+    cdef object on_line
+    cdef object source
+
+    def __cinit__(
+        self, fd, framing="line", *, timeout=None, max_line=1 << 20, stop_fd=-1, drain_timeout=5.0, on_line=None
+    ):
+        buffer_init(&self.e.b, CHUNK)
+        if framing not in ("line", "raw"):
+            raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
+        if is_tls(fd):
+            raise TypeError("echo works on raw descriptors; over TLS, echo with a Rio: for line in rio: rio.write(line)")
+        self.e.max_line = (to_size(max_line, "max_line") or SIZE_MAX) if framing == "line" else 0
+        self.e.by_line = on_line is not None
+        self.on_line = on_line
+        self.e.timeout = to_nanoseconds(timeout)   # 0 answers TIMED_OUT where it would have to wait
+        self.e.drain = to_nanoseconds(drain_timeout)
+        self.e.stop_fd = stop_fd
+        self.source = fd
+        err = fd_open(&self.e.f, PyObject_AsFileDescriptor(fd))
+        if err:
+            raise os_error(err)
+
+    def __dealloc__(self):
+        buffer_free(&self.e.b)
+
+    def run(self):
+        """Echo until the input ends and all of it has gone back; returns the number of bytes that did.
+
+        Raises TimeoutError (BlockingIOError with a timeout of 0) after that many seconds without progress, and the
+        OSError of the connection, EPIPE and ECONNRESET included. Calling it again goes on.
+        """
+        cdef answer what
+        while True:
+            with nogil:
+                what = echo_turn(&self.e)
+            if what == DONE:
+                return self.e.bytes_out
+            if what == GOT_LINE:
+                self.on_line(self.e.ready)
+            elif what == INTERRUPTED:
+                PyErr_CheckSignals()
+            elif what == FAILED:
+                raise os_error(self.e.err)
+            elif self.e.timeout == 0:
+                raise BlockingIOError(EAGAIN, "the echo would have to wait, and its timeout is 0")
+            else:
+                raise TimeoutError("no progress within the time allowed")
+
+    @property
+    def bytes_in(self):
+        """Bytes received."""
+        return self.e.bytes_in
+
+    @property
+    def bytes_out(self):
+        """Bytes sent back."""
+        return self.e.bytes_out
+
+    @property
+    def lines(self):
+        """Lines received, newline and all; raw framing counts none."""
+        return self.e.lines
+
+    @property
+    def draining(self):
+        """Has it been told to stop?"""
+        return self.e.phase != ECHOING
+
+    def unsent(self):
+        """The bytes received that have not gone back, as a copy."""
+        return PyBytes_FromStringAndSize(buffer_start(&self.e.b), buffer_held(&self.e.b))
+
+
+def echo(fd, framing="line", *, timeout=None):
+    """Echo what comes from a descriptor back to it, to the end of the input (the book's echo(), CS:APP 11.4.9).
+
+    fd: an int or an object with fileno(), for reading and writing; it is left open. framing: "line" sends whole lines
+    back, a line of more than 1 MiB in pieces, and what is left at the end; "raw" sends bytes back as they come.
+    timeout: seconds without progress; None waits for ever.
+
+    Returns the number of bytes echoed. The GIL is not held meanwhile; signal handlers run. Raises TimeoutError, and
+    the OSError of the connection (BrokenPipeError and ConnectionResetError included); the error's `characters_written`
+    bytes had been echoed then, and its `unsent` are the bytes received that had not.
+    """
+    e = Echo(fd, framing, timeout=timeout)
+    try:
+        return e.run()
+    except BaseException as error:
+        try:
+            error.characters_written = e.bytes_out
+            error.unsent = e.unsent()
+        except (AttributeError, TypeError):
+            pass   # an exception of a signal handler's that takes no attributes
+        raise
