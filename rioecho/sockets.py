@@ -20,10 +20,12 @@ TYPE_CHECKING = False  # not typing's, which takes longer to import than all of 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import EllipsisType
-    from typing import Any, TypeAlias, overload
+    from typing import Any, Literal, TypeAlias, overload
 
     Address: TypeAlias = Any  # as bind() and connect() of its family take it
     Setup: TypeAlias = Callable[[socket.socket, Address], None]
+    BinaryMode: TypeAlias = Literal["b", "rb", "br", "wb", "bw", "rwb", "rbw", "wrb", "wbr", "brw", "bwr"]
+    TextMode: TypeAlias = Literal["", "r", "w", "rw", "wr"]
     Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 #: How many connections may wait in the kernel to be accepted (csapp.h).
@@ -272,7 +274,43 @@ def _shown(text: str) -> str:
 
 
 # The standard library's own, kept here: a program may put makefile() in its place (`socket.socket.makefile = makefile`).
-_makefile = socket.socket.makefile
+_makefile: Any = socket.socket.makefile
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def makefile(
+        sock: socket.socket,
+        mode: BinaryMode,
+        buffering: Literal[0],
+        *,
+        encoding: None = ...,
+        errors: None = ...,
+        newline: None = ...,
+    ) -> socket.SocketIO: ...
+
+    @overload
+    def makefile(
+        sock: socket.socket,
+        mode: BinaryMode,
+        buffering: int | None = ...,
+        *,
+        encoding: None = ...,
+        errors: None = ...,
+        newline: None = ...,
+    ) -> Rio: ...
+
+    @overload
+    def makefile(
+        sock: socket.socket,
+        mode: TextMode = ...,
+        buffering: int | None = ...,
+        *,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        newline: str | None = ...,
+    ) -> io.TextIOWrapper: ...
 
 
 def makefile(
@@ -303,8 +341,9 @@ def makefile(
         raise
     if binary:
         return rio
+    text: Any
     try:
-        text = io.TextIOWrapper(rio, io.text_encoding(encoding), errors, newline)
+        text = io.TextIOWrapper(rio, io.text_encoding(encoding), errors, newline)  # type: ignore[type-var]
     except BaseException:
         rio.close()
         raise
