@@ -31,7 +31,6 @@ from rioecho._buffer cimport (
 )
 from rioecho._fdio cimport (
     FD_FILE,
-    FD_SOCKET,
     deadline_after,
     fd_never_waits,
     fd_open,

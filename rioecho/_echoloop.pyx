@@ -212,7 +212,7 @@ cdef class Echo:
         if framing not in ("line", "raw"):
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
         if is_tls(fd):
-            raise TypeError("echo works on raw descriptors; over TLS, echo with a Rio: for line in rio: rio.write(line)")
+            raise TypeError("echo is for raw descriptors; over TLS use a Rio: for line in rio: rio.write(line)")
         self.e.max_line = (to_size(max_line, "max_line") or SIZE_MAX) if framing == "line" else 0
         self.e.by_line = on_line is not None
         self.on_line = on_line

@@ -279,7 +279,9 @@ cdef class Reader(Channel):
                 if held >= most:
                     raise LineTooLong(most, held)
                 if self.fill_once(&call, held + 1) == 0:
-                    raise IncompleteRead(take(self, held), None)
+                    rest = IncompleteRead(PyBytes_FromStringAndSize(buffer_start(&self.inp), held), None)
+                    consume(self, held)
+                    raise rest
         finally:
             leave(&self.reading)
 
@@ -458,7 +460,7 @@ cdef class Reader(Channel):
     # ---- what is held
 
     def fill(self, n=1, *, timeout=...):
-        """Wait until n bytes are held and return how many are; peek() then shows them. Fewer at the end of the input."""
+        """Wait until n bytes are held: how many are, fewer than n at the end of the input. peek() then shows them."""
         cdef size_t size = to_size(n, "n")
         enter(self, &self.reading)
         try:

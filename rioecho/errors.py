@@ -25,7 +25,7 @@ class LineTooLong(ValueError):
         )
 
 
-class IncompleteRead(EOFError):  # noqa: N818, as http.client and asyncio name it
+class IncompleteRead(EOFError):
     """The end of the input came inside a frame. The bytes that did come are in ``partial``."""
 
     def __init__(self, partial: bytes, expected: int | None) -> None:
@@ -40,7 +40,7 @@ class IncompleteRead(EOFError):  # noqa: N818, as http.client and asyncio name i
         return f"end of input after {len(self.partial)} bytes; {wanted} expected"
 
 
-class ConcurrentCall(RuntimeError):  # noqa: N818, names what happened
+class ConcurrentCall(RuntimeError):
     """Another call of the same side (reading or writing) is under way, in another thread or under this signal handler.
 
     The call that was under way is not disturbed, and this one did nothing.

@@ -359,7 +359,7 @@ cdef class Rio(Reader):
                 pass   # as io does: nobody is left to hear of it
             return
         try:
-            warnings.warn(f"unclosed {self!r}: its descriptor is closed and its output not flushed", ResourceWarning, 1, self)
+            warnings.warn(f"unclosed {self!r}: closed, its output not flushed", ResourceWarning, 1, self)
         finally:
             self.disown(True)
 

@@ -18,7 +18,7 @@ from .rio import Rio, _socket_file
 
 TYPE_CHECKING = False  # not typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import EllipsisType
     from typing import Any, Literal, TypeAlias, overload
 
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 #: How many connections may wait in the kernel to be accepted (csapp.h).
 LISTENQ = 1024
+
+#: What the name localhost stands for.
+LOOPBACK = ("127.0.0.1", "::1")
+
+#: How often a free port is looked for that is free at every address.
+LISTEN_ATTEMPTS = 20
 
 
 def open_clientfd(hostname: str, port: int | str) -> int:
@@ -64,6 +70,63 @@ def open_listenfd(port: int | str, host: str | None = None, *, backlog: int = LI
         sock.listen(backlog)
 
     return _first("listen on", host, port, socket.AI_PASSIVE, listen).detach()
+
+
+def listen_sockets(hosts: Iterable[str], port: int | str, *, backlog: int = LISTENQ) -> list[socket.socket]:
+    """Listen on the same port of every address of every host: sockets, blocking, the caller's to close.
+
+    Port 0 is one free port for all of them. ``localhost`` is both loopback addresses, whatever the hosts file says
+    (RFC 6761, 6.3). Of a name with several addresses those that this machine does not have are passed over (``::1``
+    where there is no IPv6), as long as one is left; a port that is in use at one of them is an ``OSError`` that names
+    the address. After an error nothing stays open. An IPv6 socket takes IPv6 only.
+    """
+    port = _checked_port(port)
+    wanted = []
+    for host in hosts:
+        what = f"cannot listen on {_shown(_checked_host(host))} port {_shown(str(port))}"
+        names = LOOPBACK if host == "localhost" else (host,)
+        wanted.append([info for name in names for info in _addresses(name, port, socket.AI_PASSIVE, what)])
+    for attempt in range(LISTEN_ATTEMPTS):
+        try:
+            return _listen_on_all(wanted, backlog)
+        except OSError as exc:
+            # A free port of the first address may be taken at the next: then another one will do.
+            if port != 0 or exc.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _listen_on_all(wanted: list[list[Any]], backlog: int) -> list[socket.socket]:
+    """Listen on every address, a list of getaddrinfo's for each host; the first fixes the port for all."""
+    opened: dict[Address, socket.socket] = {}
+
+    def listen(sock: socket.socket, address: Address) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:  # or it would take the port of the IPv4 socket beside it
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        port = next(iter(opened.values())).getsockname()[1] if opened else address[1]
+        sock.bind((address[0], port, *address[2:]))
+        sock.listen(backlog)
+
+    try:
+        for addresses in wanted:
+            absent = None
+            for family, kind, protocol, _, address in addresses:
+                try:
+                    if address not in opened:
+                        opened[address] = _opened(family, kind, protocol, address, listen)
+                except OSError as exc:
+                    explained = _explained(exc, f"cannot listen on {address[0]} port {address[1]}")
+                    if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                        raise explained from None
+                    absent = explained
+            if absent and not any(info[4] in opened for info in addresses):
+                raise absent
+    except BaseException:
+        for sock in opened.values():
+            sock.close()
+        raise
+    return list(opened.values())
 
 
 if TYPE_CHECKING:
@@ -149,12 +212,7 @@ def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: Se
     """Open a socket on the first address of ``host`` and ``port`` where ``set_up`` succeeds."""
     port = _checked_port(port)
     what = f"cannot {doing} {'' if host is None else _shown(_checked_host(host)) + ' '}port {_shown(str(port))}"
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    except UnicodeError:  # IDNA: an empty label, one over 63 characters, a character that no name has
-        raise socket.gaierror(socket.EAI_NONAME, f"{what}: not a host name") from None
-    except OSError as exc:
-        raise _explained(exc, what) from None
+    found = _addresses(host, port, flags, what)
     if host is None:
         # One IPv6 socket serves both families; the IPv4 one is for hosts that have no IPv6. (The book takes
         # what getaddrinfo puts first, 0.0.0.0 with glibc, and then cannot be reached over IPv6.)
@@ -169,6 +227,16 @@ def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: Se
             if taken or info is found[-1]:
                 raise _explained(exc, what) from None
     raise socket.gaierror(socket.EAI_NONAME, f"{what}: the name has no address")
+
+
+def _addresses(host: str | None, port: int | str, flags: int, what: str) -> list[Any]:
+    """Look the name up: getaddrinfo's list for stream sockets."""
+    try:
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
+    except UnicodeError:  # IDNA: an empty label, one over 63 characters, a character that no name has
+        raise socket.gaierror(socket.EAI_NONAME, f"{what}: not a host name") from None
+    except OSError as exc:
+        raise _explained(exc, what) from None
 
 
 def _opened(family: int, kind: int, protocol: int, address: Address, set_up: Setup) -> socket.socket:
@@ -273,14 +341,14 @@ def _shown(text: str) -> str:
     return text if text and text.isprintable() else repr(text)
 
 
-# The standard library's own, kept here: a program may put makefile() in its place (`socket.socket.makefile = makefile`).
+# The standard library's own, kept: a program may put ours in its place (`socket.socket.makefile = makefile`).
 _makefile: Any = socket.socket.makefile
 
 
 if TYPE_CHECKING:
 
     @overload
-    def makefile(
+    def makefile(  # type: ignore[overload-overlap]
         sock: socket.socket,
         mode: BinaryMode,
         buffering: Literal[0],
@@ -343,7 +411,7 @@ def makefile(
         return rio
     text: Any
     try:
-        text = io.TextIOWrapper(rio, io.text_encoding(encoding), errors, newline)  # type: ignore[type-var]
+        text = io.TextIOWrapper(rio, io.text_encoding(encoding), errors, newline)
     except BaseException:
         rio.close()
         raise

@@ -1,0 +1,92 @@
+"""rioecho-client: the book's echo client as a command, for people and for pipes (CS:APP 11.4.9)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from rioecho import IncompleteRead, Rio, __version__, connect
+from rioecho.cli import Parser, complain, leave, port, seconds
+from rioecho.client import EchoLostError, WrongEchoError, pump
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+PROG = "rioecho-client"
+LOST, WRONG, INTERRUPTED = 1, 3, 130
+STDIN, STDOUT = 0, 1
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(
+        prog=PROG,
+        usage="%(prog)s [options] (HOST PORT | --unix PATH)",
+        description="Send lines to an echo server, compare what comes back, and print it.",
+        epilog=f"examples: {PROG} localhost 8000    {PROG} localhost 8000 < big.txt > same.txt",
+    )
+    p.add_argument("host", nargs="?", metavar="HOST", help="the server's name or address")
+    p.add_argument("port", nargs="?", type=port, metavar="PORT", help="its TCP port")
+    p.add_argument("--unix", metavar="PATH", help="connect to a unix socket instead")
+    p.add_argument("--connect-timeout", type=seconds, metavar="S", help="seconds to wait for the connection")
+    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command. Exit status: 0, 1 (no connection, or lost), 2 (usage), 3 (wrong echo), 130 (Ctrl-C)."""
+    p = parser()
+    options = p.parse_args(argv)
+    if options.unix is not None and options.host is not None:
+        p.error("give HOST and PORT, or --unix PATH, not both")
+    if options.unix is None and options.port is None:
+        p.error("give HOST and PORT, or --unix PATH")
+    try:
+        status = _run(options)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to stop
+        status = INTERRUPTED
+    leave(status)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        where = (options.host, options.port) if options.unix is None else (options.unix,)
+        sock, _ = connect(*where, timeout=options.connect_timeout).detach()
+        with sock:
+            if os.isatty(STDIN):
+                _converse(Rio(sock, timeout=None))
+            else:
+                pump(sock, STDIN, STDOUT)
+    except WrongEchoError as error:
+        complain(PROG, error)
+        return WRONG
+    except (OSError, ValueError) as error:
+        complain(PROG, error)
+        return LOST
+    return 0
+
+
+def _converse(rio: Rio) -> None:
+    """Send what is typed, line by line, until the end of the input."""
+    import readline  # noqa: F401, gives input() its editing and history
+
+    while True:
+        try:
+            line = os.fsencode(input("> ") + "\n")
+        except EOFError:
+            print()
+            return
+        try:
+            rio.writen(line)
+            answer = rio.readexactly(len(line))
+        except (IncompleteRead, BrokenPipeError, ConnectionResetError) as error:
+            raise EchoLostError(len(line) - len(getattr(error, "partial", b""))) from None
+        if answer != line:
+            raise WrongEchoError(next(i for i, byte in enumerate(line) if answer[i] != byte))
+        print(os.fsdecode(answer), end="", flush=True)
+
+
+if __name__ == "__main__":
+    main()
