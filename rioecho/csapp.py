@@ -49,16 +49,16 @@ if TYPE_CHECKING:
 
     from _typeshed import FileDescriptorLike, ReadableBuffer
 
-    Params = ParamSpec("Params")
-    T = TypeVar("T")
-    Out = TypeVar("Out", covariant=True)
-    In = TypeVar("In", contravariant=True)
+    _Params = ParamSpec("_Params")
+    _T = TypeVar("_T")
+    _Out = TypeVar("_Out", covariant=True)
+    _In = TypeVar("_In", contravariant=True)
 
-    class HasReadline(Protocol[Out]):
-        def readline(self, limit: int, /) -> Out: ...
+    class _HasReadline(Protocol[_Out]):
+        def readline(self, limit: int, /) -> _Out: ...
 
-    class HasWrite(Protocol[In]):
-        def write(self, text: In, /) -> object: ...
+    class _HasWrite(Protocol[_In]):
+        def write(self, text: _In, /) -> object: ...
 
 
 __all__ = [
@@ -122,12 +122,12 @@ def rio_readnb(rp: Rio, n: int) -> bytes:
 # The wrappers (11.4, 10.5, appendix A)
 
 
-def _or_exit(function: Callable[Params, T]) -> Callable[Params, T]:
+def _or_exit(function: Callable[_Params, _T]) -> Callable[_Params, _T]:
     """Give the book's wrapper of ``function``, which ends the process where the system refuses something."""
     name = function.__name__.capitalize()
 
     @functools.wraps(function)
-    def wrapper(*args: Params.args, **kwargs: Params.kwargs) -> T:
+    def wrapper(*args: _Params.args, **kwargs: _Params.kwargs) -> _T:
         try:
             return function(*args, **kwargs)
         except (OSError, UnicodeError, MemoryError) as exc:  # a UnicodeError is a name or a text that came from outside
@@ -162,8 +162,8 @@ class _Borrowed(socket.socket):
         super().__init__(fileno=fd)
         self.setblocking(blocking)  # socket.setdefaulttimeout() may have changed it just now
 
-    def __del__(self) -> None:  # in place of the one that closes and warns
-        self.detach()
+    # In place of the one that closes and warns; in C, for in Python it would swallow what a signal handler raises in it.
+    __del__ = socket.SocketType.detach
 
 
 @_or_exit
@@ -238,7 +238,7 @@ def Getnameinfo(address: Any, flags: int = 0) -> tuple[str, str]:
 
 
 @_or_exit
-def Fgets(n: int, stream: HasReadline[T]) -> T | None:
+def Fgets(n: int, stream: _HasReadline[_T]) -> _T | None:
     """Read a line with its newline, at most ``n - 1`` characters (bytes, of a binary stream), or None at EOF.
 
     ``n`` counts C's NUL; ``n < 2`` is a ``ValueError``.
@@ -247,7 +247,7 @@ def Fgets(n: int, stream: HasReadline[T]) -> T | None:
 
 
 @_or_exit
-def Fputs(text: T, stream: HasWrite[T]) -> None:
+def Fputs(text: _T, stream: _HasWrite[_T]) -> None:
     """Write ``text`` to a stream, bytes to a binary one. It is seen when the stream is flushed."""
     stream.write(text)
 

@@ -10,35 +10,39 @@ import logging
 import socket
 import threading
 from time import monotonic
+from typing import Any, Literal, Protocol
 
 from rioecho._echoloop import Echo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Literal, Protocol
 
-    Framing = Literal["line", "raw"]
+#: How what comes in is cut for going back.
+_Framing = Literal["line", "raw"]
 
-    class Host(Protocol):
-        """What an engine needs of its server."""
 
-        framing: Framing
-        max_line: int
-        idle_timeout: float
-        drain_timeout: float
-        stop_fd: int
+class Host(Protocol):
+    """What a connection needs of its server."""
 
-        def closed(self, connection: Connection, *, failed: bool) -> None: ...
+    framing: _Framing
+    max_line: int
+    idle_timeout: float
+    drain_timeout: float
+    stop_fd: int
 
-    class Engine(Protocol):
-        """How connections are served."""
+    def closed(self, connection: Connection, *, failed: bool) -> None:
+        """Count a connection that has been served."""
 
-        def serve(self, connection: Connection) -> None:
-            """See a connection through; called from the accept loop, which goes on when this returns."""
 
-        def join(self, deadline: float) -> None:
-            """Wait until all are served, at most to that moment of the monotonic clock."""
+class Engine(Protocol):
+    """How connections are served."""
+
+    def serve(self, connection: Connection) -> None:
+        """See a connection through; called from the accept loop, which goes on when this returns."""
+
+    def join(self, deadline: float) -> None:
+        """Wait until all are served, at most to that moment of the monotonic clock."""
 
 
 log = logging.getLogger("rioecho.server")

@@ -13,7 +13,7 @@ import socket
 import threading
 from time import monotonic
 
-from rioecho.engines import ENGINES, Connection
+from rioecho.engines import ENGINES, Connection, _Framing
 from rioecho.sockets import LISTENQ, listen_sockets
 
 TYPE_CHECKING = False
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Literal, Self
-
-    from rioecho.engines import Framing
 
 log = logging.getLogger("rioecho.server")
 
@@ -51,7 +49,7 @@ class EchoServer:
         host: str | Sequence[str] = "localhost",
         *,
         engine: Literal["iterative", "thread"] = "thread",
-        framing: Framing = "line",
+        framing: _Framing = "line",
         backlog: int = LISTENQ,
         idle_timeout: float = 300.0,
         max_line: int = 1 << 20,
@@ -63,7 +61,7 @@ class EchoServer:
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
         if min(backlog, max_line, idle_timeout, drain_timeout) < 0:
             raise ValueError("backlog, max_line, idle_timeout and drain_timeout must not be negative")
-        self.framing: Framing = framing
+        self.framing: _Framing = framing
         self.max_line = max_line
         self.idle_timeout = idle_timeout
         self.drain_timeout = drain_timeout

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from types import EllipsisType
     from typing import Any, Literal, TypeAlias, overload
 
-    Address: TypeAlias = Any  # as bind() and connect() of its family take it
-    Setup: TypeAlias = Callable[[socket.socket, Address], None]
-    BinaryMode: TypeAlias = Literal["b", "rb", "br", "wb", "bw", "rwb", "rbw", "wrb", "wbr", "brw", "bwr"]
-    TextMode: TypeAlias = Literal["", "r", "w", "rw", "wr"]
-    Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+    _Address: TypeAlias = Any  # as bind() and connect() of its family take it
+    _Setup: TypeAlias = Callable[[socket.socket, _Address], None]
+    _BinaryMode: TypeAlias = Literal["b", "rb", "br", "wb", "bw", "rwb", "rbw", "wrb", "wbr", "brw", "bwr"]
+    _TextMode: TypeAlias = Literal["", "r", "w", "rw", "wr"]
+    _Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 #: How many connections may wait in the kernel to be accepted (csapp.h).
 LISTENQ = 1024
@@ -61,7 +61,7 @@ def open_listenfd(port: int | str, host: str | None = None, *, backlog: int = LI
     if not 0 <= operator.index(backlog) <= 0x7FFFFFFF:
         raise ValueError(f"backlog must be 0 to 2147483647, not {backlog}")
 
-    def listen(sock: socket.socket, address: Address) -> None:
+    def listen(sock: socket.socket, address: _Address) -> None:
         # So that a server can start again at once: the connections of the last one linger in TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if host is None and sock.family == socket.AF_INET6:
@@ -98,9 +98,9 @@ def listen_sockets(hosts: Iterable[str], port: int | str, *, backlog: int = LIST
 
 def _listen_on_all(wanted: list[list[Any]], backlog: int) -> list[socket.socket]:
     """Listen on every address, a list of getaddrinfo's for each host; the first fixes the port for all."""
-    opened: dict[Address, socket.socket] = {}
+    opened: dict[_Address, socket.socket] = {}
 
-    def listen(sock: socket.socket, address: Address) -> None:
+    def listen(sock: socket.socket, address: _Address) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sock.family == socket.AF_INET6:  # or it would take the port of the IPv4 socket beside it
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -137,11 +137,13 @@ if TYPE_CHECKING:
     ) -> Rio: ...
 
     @overload
-    def connect(host: Path, *, timeout: float | None = None, bufsize: int = ..., max_line: int | None = ...) -> Rio: ...
+    def connect(
+        host: _Path, *, timeout: float | None = None, bufsize: int = ..., max_line: int | None = ...
+    ) -> Rio: ...
 
 
 def connect(
-    host: Path, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: Any
+    host: _Path, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: Any
 ) -> Rio:
     """Give a ``Rio`` that owns a new connection: ``connect(host, port)`` over TCP, ``connect(path)`` to a unix socket.
 
@@ -161,10 +163,10 @@ def connect(
         raise
 
 
-def _dial(host: Path, port: int | str, deadline: float | None, *, nodelay: bool = False) -> socket.socket:
+def _dial(host: _Path, port: int | str, deadline: float | None, *, nodelay: bool = False) -> socket.socket:
     """Connect to the first address of ``host`` that answers."""
 
-    def call(sock: socket.socket, address: Address) -> None:
+    def call(sock: socket.socket, address: _Address) -> None:
         if nodelay:  # before connecting: macOS refuses it on a connection that its peer has reset already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(_left(deadline))
@@ -178,13 +180,13 @@ def _dial(host: Path, port: int | str, deadline: float | None, *, nodelay: bool 
     return _first("connect to", _checked_host(host), port, 0, call)
 
 
-def _dial_unix(path: Path, deadline: float | None) -> socket.socket:
+def _dial_unix(path: _Path, deadline: float | None) -> socket.socket:
     """Connect to the unix socket ``path``."""
     path = os.fspath(path)
     if 0 in os.fsencode(path)[1:]:  # a first one makes the name abstract (Linux), any other would cut the path
         raise ValueError(f"a NUL inside the path of a unix socket: {path!r}")
 
-    def call(sock: socket.socket, address: Address) -> None:
+    def call(sock: socket.socket, address: _Address) -> None:
         # When the listener's queue is full a non-blocking socket gets EAGAIN at once, and has nothing to wait for; a
         # blocking one waits for its turn. So it is the kernel that keeps the time: EAGAIN when it is over.
         sock.setblocking(deadline != 0)
@@ -208,7 +210,7 @@ def _dial_unix(path: Path, deadline: float | None) -> socket.socket:
         raise _explained(exc, f"cannot connect to {_shown(os.fsdecode(path))}") from None
 
 
-def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: Setup) -> socket.socket:
+def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: _Setup) -> socket.socket:
     """Open a socket on the first address of ``host`` and ``port`` where ``set_up`` succeeds."""
     port = _checked_port(port)
     what = f"cannot {doing} {'' if host is None else _shown(_checked_host(host)) + ' '}port {_shown(str(port))}"
@@ -239,7 +241,7 @@ def _addresses(host: str | None, port: int | str, flags: int, what: str) -> list
         raise _explained(exc, what) from None
 
 
-def _opened(family: int, kind: int, protocol: int, address: Address, set_up: Setup) -> socket.socket:
+def _opened(family: int, kind: int, protocol: int, address: _Address, set_up: _Setup) -> socket.socket:
     """Open a blocking socket and set it up; close it again if that fails, in whatever way."""
     sock = socket.socket(family, kind, protocol)
     try:
@@ -312,7 +314,7 @@ def _interrupted(sock: socket.socket) -> bool:
     return False
 
 
-def _checked_host(host: Path) -> str:
+def _checked_host(host: _Path) -> str:
     if not isinstance(host, str):
         raise TypeError(f"a host name is text, not {type(host).__name__}")
     if "\0" in host:  # getaddrinfo would look up what comes before it
@@ -350,7 +352,7 @@ if TYPE_CHECKING:
     @overload
     def makefile(  # type: ignore[overload-overlap]
         sock: socket.socket,
-        mode: BinaryMode,
+        mode: _BinaryMode,
         buffering: Literal[0],
         *,
         encoding: None = ...,
@@ -361,7 +363,7 @@ if TYPE_CHECKING:
     @overload
     def makefile(
         sock: socket.socket,
-        mode: BinaryMode,
+        mode: _BinaryMode,
         buffering: int | None = ...,
         *,
         encoding: None = ...,
@@ -372,7 +374,7 @@ if TYPE_CHECKING:
     @overload
     def makefile(
         sock: socket.socket,
-        mode: TextMode = ...,
+        mode: _TextMode = ...,
         buffering: int | None = ...,
         *,
         encoding: str | None = ...,
