@@ -17,9 +17,9 @@ from rioecho._echoloop import Echo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
 
-#: How what comes in is cut for going back.
-_Framing = Literal["line", "raw"]
+    _Framing: TypeAlias = Literal["line", "raw"]
 
 
 class Host(Protocol):

@@ -13,7 +13,7 @@ import socket
 import threading
 from time import monotonic
 
-from rioecho.engines import ENGINES, Connection, _Framing
+from rioecho.engines import ENGINES, Connection
 from rioecho.sockets import LISTENQ, listen_sockets
 
 TYPE_CHECKING = False
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Literal, Self
+
+    from rioecho.engines import _Framing
 
 log = logging.getLogger("rioecho.server")
 
