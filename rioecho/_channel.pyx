@@ -42,15 +42,12 @@ from rioecho._fdio cimport (
     would_block,
 )
 from rioecho._posix cimport (
-    F_GETFL,
-    O_ACCMODE,
     O_RDONLY,
     O_WRONLY,
     POLLIN,
     POLLOUT,
     RIO_CLOSED,
     RIO_FREE,
-    fcntl,
     rio_flag_put,
     rio_flag_state,
     rio_is_pty_master,
@@ -90,7 +87,7 @@ cdef int64_t to_nanoseconds(object timeout) except -2:
 cdef class Channel:
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1:
         """Take a descriptor, or an object that has one. Nothing is allocated and nothing is read."""
-        cdef int fd, err, flags
+        cdef int fd, err
         buffer_init(&self.inp, bufsize)
         buffer_init(&self.out, bufsize)
         self.line_limit = line_limit
@@ -99,9 +96,8 @@ cdef class Channel:
         err = fd_open(&self.f, fd)
         if err:
             raise os_error(err)
-        flags = fcntl(fd, F_GETFL) & O_ACCMODE
-        self.can_read = flags != O_WRONLY
-        self.can_write = flags != O_RDONLY
+        self.can_read = self.f.access != O_WRONLY
+        self.can_write = self.f.access != O_RDONLY
         self.source = source
         return 0
 
@@ -208,11 +204,13 @@ cdef class Channel:
             else:
                 got = -1   # a blocking descriptor that is no socket is read only once poll(2) has seen data
                 err = EAGAIN
-            if got < 0 and would_block(err) and call.timeout < 0 and self.tls is None and not self.unsent():
-                # No deadline and no output to watch: the read can do the waiting itself, which saves a poll(2). If
-                # O_NONBLOCK is set, it does not, and we go on below.
-                with nogil:
-                    got = fd_read_waiting(&self.f, data, n, &err)
+            if got < 0 and would_block(err) and call.timeout < 0 and self.tls is None:
+                self.tied_flush()
+                if not self.unsent():
+                    # No deadline and no output to watch: the read can do the waiting itself, which saves a poll(2).
+                    # If O_NONBLOCK is set, it does not, and we go on below.
+                    with nogil:
+                        got = fd_read_waiting(&self.f, data, n, &err)
             if got >= 0:
                 return got
             if err == EINTR:

@@ -9,6 +9,8 @@ lost by leaving it at any point.
 Input is read only when all that may go back has gone back, so a peer that sends and never reads is not read from.
 """
 
+from io import UnsupportedOperation
+
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
@@ -39,7 +41,7 @@ from rioecho._fdio cimport (
     rio_fd,
     would_block,
 )
-from rioecho._posix cimport POLLIN, POLLOUT, SHUT_WR, rio_monotonic_ns, shutdown
+from rioecho._posix cimport O_RDWR, POLLIN, POLLOUT, SHUT_WR, rio_monotonic_ns, shutdown
 from rioecho._reader cimport to_size
 
 from rioecho._tls import is_tls
@@ -223,6 +225,8 @@ cdef class Echo:
         err = fd_open(&self.e.f, PyObject_AsFileDescriptor(fd))
         if err:
             raise os_error(err)
+        if self.e.f.access != O_RDWR:
+            raise UnsupportedOperation("echo needs a descriptor that is open for reading and for writing")
 
     def __dealloc__(self):
         buffer_free(&self.e.b)

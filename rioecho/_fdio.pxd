@@ -10,6 +10,7 @@ from rioecho._posix cimport (
     F_GETFL,
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
+    O_ACCMODE,
     O_NONBLOCK,
     PIPE_BUF,
     POLLIN,
@@ -49,6 +50,7 @@ cdef enum fd_kind:
 cdef struct rio_fd:
     int fd
     fd_kind kind
+    int access   # O_RDONLY, O_WRONLY or O_RDWR
 
 
 cdef inline int fd_open(rio_fd *f, int fd) noexcept nogil:
@@ -58,6 +60,7 @@ cdef inline int fd_open(rio_fd *f, int fd) noexcept nogil:
     f.kind = FD_OTHER
     if fstat(fd, &status) < 0:
         return errno
+    f.access = fcntl(fd, F_GETFL) & O_ACCMODE
     if S_ISSOCK(status.st_mode):
         f.kind = FD_SOCKET
         rio_no_sigpipe(fd)

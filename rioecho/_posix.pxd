@@ -14,6 +14,7 @@ cdef extern from "_compat.h" nogil:
     int O_NONBLOCK
     int O_ACCMODE
     int O_RDONLY
+    int O_RDWR
     int O_WRONLY
     int shutdown(int fd, int how)
     int SHUT_WR

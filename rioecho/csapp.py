@@ -140,13 +140,13 @@ def _or_exit(function: Callable[_Params, _T]) -> Callable[_Params, _T]:
 def _exit(message: str) -> NoReturn:
     import threading  # here, for the import of rioecho is to stay light
 
-    print(message, file=sys.stderr, flush=True)
-    if threading.current_thread() is threading.main_thread():
-        raise SystemExit(1)
     try:
+        print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()
-    finally:
-        os._exit(1)
+    finally:  # also where nothing can be printed
+        if threading.current_thread() is not threading.main_thread():
+            os._exit(1)
+        raise SystemExit(1)
 
 
 class _Borrowed(socket.socket):
@@ -162,7 +162,7 @@ class _Borrowed(socket.socket):
         super().__init__(fileno=fd)
         self.setblocking(blocking)  # socket.setdefaulttimeout() may have changed it just now
 
-    # In place of the one that closes and warns; in C, for in Python it would swallow what a signal handler raises in it.
+    # In place of the one that closes and warns. In C: one in Python would swallow what a signal handler raises in it.
     __del__ = socket.SocketType.detach
 
 
