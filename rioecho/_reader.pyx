@@ -81,6 +81,12 @@ cdef inline bytes take(Reader self, size_t n):
     return result
 
 
+cdef inline void copy_out(Reader self, char *to, size_t n) noexcept:
+    """Copy the first n held bytes."""
+    if n:
+        memcpy(to, buffer_start(&self.inp), n)
+
+
 cdef class Reader(Channel):
     # ---- lines
 
@@ -185,6 +191,7 @@ cdef class Reader(Channel):
         cdef rio_call call
         cdef size_t n = 0
         cdef framing answer
+        cdef object count   # made before anything is consumed: an int needs memory, too
         enter(self, &self.reading)
         try:
             self.start(&call, timeout)
@@ -199,10 +206,9 @@ cdef class Reader(Channel):
                     n = 0
                 if self.fill_once(&call, n + 1) == 0:
                     break
-            buffer_consume(&self.inp, n)
-            n += self.skipped
-            self.skipped = 0
-            return n
+            count = n + self.skipped
+            consume(self, n)
+            return count
         finally:
             leave(&self.reading)
 
@@ -343,10 +349,11 @@ cdef class Reader(Channel):
         """Read into a writable bytes-like object with at most one read: how many bytes came, 0 at the end."""
         return self.read_buffer(buffer, False, timeout)
 
-    cdef size_t read_buffer(self, object buffer, bint full, object timeout) except? 0:
+    cdef object read_buffer(self, object buffer, bint full, object timeout):
         cdef Py_buffer view
         cdef rio_call call
-        cdef size_t n = 0, size
+        cdef size_t n, size, held
+        cdef object count   # made before anything is consumed: an int needs memory, too
         try:
             PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         except (BufferError, TypeError):
@@ -357,26 +364,25 @@ cdef class Reader(Channel):
             enter(self, &self.reading)
             try:
                 size = view.len
-                n = buffer_held(&self.inp)
-                if size == 0:
-                    return 0
-                if n >= size or (n and not full):
-                    n = min(n, size)
-                elif size <= self.inp.base:
-                    n = min(size, self.hold(size, timeout) if full else self.hold_some(timeout))
-                else:
+                held = buffer_held(&self.inp)
+                if full and size > self.inp.base and size > held:
                     self.start(&call, timeout)
-                    if not full:   # nothing is held: one read is all there is to it
-                        self.skipped = 0
-                        return self.recv_some(&call, <char *>view.buf, size)
-                    memcpy(view.buf, buffer_start(&self.inp), n)
-                    n = self.read_direct(&call, <char *>view.buf, n, size)
-                    consume(self, buffer_held(&self.inp))
-                    return n
-                if n:
-                    memcpy(view.buf, buffer_start(&self.inp), n)
+                    copy_out(self, <char *>view.buf, held)
+                    n = self.read_direct(&call, <char *>view.buf, held, size)
+                    try:
+                        count = n
+                    except MemoryError:
+                        buffer_put(&self.inp, <char *>view.buf + held, n - held)
+                        raise
+                    consume(self, held)
+                    return count
+                if size > held and (full or not held):
+                    held = self.hold(size, timeout) if full else self.hold_some(timeout)
+                n = min(held, size)
+                count = n
+                copy_out(self, <char *>view.buf, n)
                 consume(self, n)
-                return n
+                return count
             finally:
                 leave(&self.reading)
         finally:
@@ -416,7 +422,7 @@ cdef class Reader(Channel):
         cdef bytes result, larger
         self.start(&call, timeout)
         result = PyBytes_FromStringAndSize(NULL, size)
-        memcpy(PyBytes_AS_STRING(result), buffer_start(&self.inp), got)
+        copy_out(self, PyBytes_AS_STRING(result), got)
         while True:
             come = self.read_direct(&call, PyBytes_AS_STRING(result), got, size)
             if come == n:

@@ -93,10 +93,12 @@ cdef class Rio(Reader):
         cdef Py_buffer view
         cdef rio_call call
         cdef size_t n, sent = 0
+        cdef object length   # made before anything is sent: an int needs memory, too
         cdef bint joined = False
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             n = view.len
+            length = view.len
             enter(self, &self.writing)
             try:
                 self.begin_writing(&call, timeout)
@@ -118,7 +120,7 @@ cdef class Rio(Reader):
                 leave(&self.writing)
         finally:
             PyBuffer_Release(&view)
-        return n
+        return length
 
     def write(self, data):
         """Write data through the output buffer; bufsize bytes or more go straight through. Returns data's length.
@@ -128,8 +130,10 @@ cdef class Rio(Reader):
         """
         cdef Py_buffer view
         cdef size_t taken = 0
+        cdef object length   # as in writen()
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
+            length = view.len
             enter(self, &self.writing)
             try:
                 self.put(<char *>view.buf, view.len, &taken)
@@ -138,7 +142,7 @@ cdef class Rio(Reader):
                 raise
             finally:
                 leave(&self.writing)
-            return view.len
+            return length
         finally:
             PyBuffer_Release(&view)
 

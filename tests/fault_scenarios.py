@@ -1,0 +1,293 @@
+"""Run by test_faults.py in a child process, with faults.c preloaded: every fault at every call of each scenario.
+
+A scenario moves DATA and goes on after each error as the contract says it can. For every k it is run again with the
+k-th call failing, until a run has fewer calls than k; after each run the bytes are complete and in order, and no
+descriptor is left open. Prints how many faults were made, by scenario.
+"""
+
+import ctypes
+import errno
+import os
+import select
+import socket
+import sys
+import threading
+
+from rioecho import EchoServer, Rio, echo
+
+DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(40)) + b"x" * 700 + b"\nthe rest"
+READ, RECV, WRITE, SEND, POLL, ACCEPT = range(6)
+SHORT = -1
+READING_FAULTS = [SHORT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET, errno.ENOBUFS, errno.ENOMEM]
+WRITING_FAULTS = [SHORT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ENOBUFS, errno.ENOMEM]
+POLL_FAULTS = [errno.EINTR, errno.ENOMEM]
+ACCEPT_FAULTS = [errno.EINTR, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
+
+shim = ctypes.CDLL(None)
+
+
+class Fault:
+    """The fault of one run: `error` at the k-th `call` after arm()."""
+
+    def __init__(self, call, k, error):
+        self.what = call, k, error
+
+    def arm(self):
+        shim.fault_arm(*self.what)
+
+    def disarm(self):
+        shim.fault_disarm()
+
+    def __str__(self):
+        return "call {}, number {}, error {}".format(*self.what)
+
+
+def reading(make_pair, read):
+    """Read DATA, all of it sent before, to the end."""
+
+    def scenario(fault):
+        ours, theirs = make_pair()
+        os.write(theirs, DATA)
+        os.close(theirs)
+        rio = Rio(ours, bufsize=64, closefd=True)
+        got = []
+        fault.arm()
+        while True:
+            try:
+                part = read(rio)
+            except OSError:
+                continue
+            if not part:
+                break
+            got.append(part)
+        rio.close()
+        assert b"".join(got) == DATA
+
+    return scenario
+
+
+def dripping(fault):
+    """Read lines that come in pieces, so that nearly every read has to wait."""
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=drip, args=(theirs,))
+    rio = Rio(ours, timeout=60)
+    got = []
+    fault.arm()
+    thread.start()
+    while True:
+        try:
+            line = rio.readline()
+        except OSError:
+            continue
+        if not line:
+            break
+        got.append(line)
+    thread.join()
+    ours.close()
+    assert b"".join(got) == DATA
+
+
+def drip(sock):
+    with sock:
+        for start in range(0, len(DATA), 60):
+            sock.sendall(DATA[start : start + 60])
+            select.select([], [], [], 0.0005)  # the pace of the peer, no wait for anything
+
+
+def draining(fault):
+    """Send more than the socket takes to a peer that reads slowly, so that writes have to wait."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    data = DATA * 20
+    got = []
+    thread = threading.Thread(target=lambda: got.append(Rio(theirs).read()))
+    rio = Rio(ours, timeout=60)
+    left = memoryview(data)
+    fault.arm()
+    thread.start()
+    while left:
+        try:
+            left = left[rio.writen(left) :]
+        except OSError as error:
+            left = left[error.characters_written :]
+    ours.close()
+    thread.join()
+    theirs.close()
+    assert got == [data]
+
+
+def readinto(rio):
+    buffer = bytearray(300)
+    return bytes(buffer[: rio.readinto(buffer)])
+
+
+def writing(make_pair, write):
+    """Write DATA in pieces and go on after each error from where it says."""
+
+    def scenario(fault):
+        theirs, ours = make_pair()
+        rio = Rio(ours, bufsize=64, closefd=True)
+        fault.arm()
+        for start in range(0, len(DATA), 100):
+            piece = DATA[start : start + 100]
+            while piece:
+                try:
+                    write(rio, piece)
+                except OSError as error:
+                    piece = piece[error.characters_written :]
+                else:
+                    break
+        while True:
+            try:
+                rio.flush()
+            except OSError:
+                continue
+            break
+        rio.close()
+        fault.disarm()
+        assert read_all(theirs) == DATA
+
+    return scenario
+
+
+def read_all(fd):
+    parts = []
+    while part := os.read(fd, 1 << 16):
+        parts.append(part)
+    os.close(fd)
+    return b"".join(parts)
+
+
+def write_and_writen(rio, piece):
+    if len(piece) % 3:
+        rio.write(piece)
+    else:
+        rio.writen(piece)
+
+
+def tied(fault):
+    """Echo DATA line by line with the two ends of one Rio: what a read sends is subject to faults, too."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(DATA)
+    theirs.shutdown(socket.SHUT_WR)
+    rio = Rio(ours, bufsize=256)
+    fault.arm()
+    line = None
+    while True:
+        try:
+            if line is None:
+                line = rio.readline()
+            if not line:
+                rio.flush()
+                break
+            rio.write(line)
+        except OSError as error:
+            if line:
+                line = line[getattr(error, "characters_written", 0) :] or None
+        else:
+            line = None
+    ours.close()
+    fault.disarm()
+    assert Rio(theirs).read() == DATA
+    theirs.close()
+
+
+def echoing(framing):
+    """echo() to its end, or to an error that says what went back and what did not."""
+
+    def scenario(fault):
+        ours, theirs = socket.socketpair()
+        theirs.sendall(DATA)
+        theirs.shutdown(socket.SHUT_WR)
+        fault.arm()
+        back, unsent = 0, b""
+        try:
+            back = echo(ours, framing)
+        except OSError as error:
+            back, unsent = error.characters_written, error.unsent
+        fault.disarm()
+        rest = Rio(ours).read()
+        ours.close()
+        echoed = Rio(theirs).read()
+        theirs.close()
+        assert len(echoed) == back
+        assert echoed + unsent + rest == DATA
+
+    return scenario
+
+
+def serving(fault):
+    """A server whose accept() fails still serves everybody."""
+    with EchoServer(drain_timeout=10.0) as server:
+        fault.arm()
+        for address in server.addresses * 2:
+            with socket.create_connection(address[:2], timeout=30) as sock:
+                sock.sendall(DATA)
+                sock.shutdown(socket.SHUT_WR)
+                assert Rio(sock).read() == DATA
+    assert threading.active_count() == 1
+
+
+def socket_pair():
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+SCENARIOS = {
+    f"{name} from a {kind}": (reading(make, read), {call: READING_FAULTS, POLL: POLL_FAULTS})
+    for kind, make, call in (("socket", socket_pair, RECV), ("pipe", os.pipe, READ))
+    for name, read in {
+        "readline": lambda rio: rio.readline(),
+        "readlines1": lambda rio: b"".join(rio.readlines1()),
+        "readlines": lambda rio: b"".join(rio.readlines()),
+        "read(7)": lambda rio: rio.read(7),
+        "read(500)": lambda rio: rio.read(500),
+        "read()": lambda rio: rio.read(),
+        "readinto": readinto,
+    }.items()
+}
+SCENARIOS |= {
+    f"{name} to a {kind}": (writing(make, write), {call: WRITING_FAULTS, POLL: POLL_FAULTS})
+    for kind, make, call in (("socket", socket_pair, SEND), ("pipe", os.pipe, WRITE))
+    for name, write in {
+        "write": lambda rio, piece: rio.write(piece),
+        "writen": lambda rio, piece: rio.writen(piece),
+        "write and writen": write_and_writen,
+        "writelines": lambda rio, piece: rio.writelines([piece[:30], piece[30:50], piece[50:]]),
+    }.items()
+}
+SCENARIOS["a tied echo"] = (tied, {RECV: READING_FAULTS, SEND: WRITING_FAULTS, POLL: POLL_FAULTS})
+for framing in ("line", "raw"):
+    faults = {RECV: READING_FAULTS, SEND: WRITING_FAULTS, POLL: POLL_FAULTS}
+    SCENARIOS[f"echo(framing={framing!r})"] = (echoing(framing), faults)
+SCENARIOS["a dripping peer"] = (dripping, {RECV: READING_FAULTS, POLL: POLL_FAULTS})
+SCENARIOS["a slow reader"] = (draining, {POLL: POLL_FAULTS})
+SCENARIOS["a server"] = (serving, {ACCEPT: ACCEPT_FAULTS})
+
+
+def main():
+    for name, (scenario, faults) in SCENARIOS.items():
+        made = 0
+        for call, errors in faults.items():
+            for error in errors:
+                k = 1
+                while True:
+                    before = set(os.listdir("/proc/self/fd"))
+                    fault = Fault(call, k, error)
+                    try:
+                        scenario(fault)
+                        fault.disarm()
+                        assert set(os.listdir("/proc/self/fd")) == before, "a descriptor is left open"
+                    except BaseException as failure:
+                        failure.add_note(f"{name}: {fault}")
+                        raise
+                    if not shim.fault_fired():
+                        break
+                    made += 1
+                    k += 1
+        print(f"{name}: {made}")
+        assert made, f"{name}: no fault was made"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

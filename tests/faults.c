@@ -1,0 +1,86 @@
+/* Preloaded by test_faults.py: the k-th of the calls below, counted from fault_arm(), goes wrong in a chosen way.
+ *
+ * fault_arm(call, k, error): call is the name's index in NAMES, or -1 for any of them; error is an errno, or -1 for
+ * "short": one byte is moved. fault_fired() says whether the k-th call came before fault_disarm().
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { READ, RECV, WRITE, SEND, POLL, ACCEPT };
+
+static atomic_int armed_call = -2, countdown, error_to_make, fired;
+
+void fault_arm(int call, int k, int error)
+{
+    error_to_make = error;
+    countdown = k;
+    fired = 0;
+    armed_call = call;
+}
+
+void fault_disarm(void)
+{
+    armed_call = -2;
+}
+
+int fault_fired(void)
+{
+    return fired;
+}
+
+/* 0: go on; -1: fail, errno is set; 1: be short. */
+static int fault(int call)
+{
+    if (armed_call != call && armed_call != -1)
+        return 0;
+    if (--countdown != 0)
+        return 0;
+    fired = 1;
+    if (error_to_make < 0)
+        return 1;
+    errno = error_to_make;
+    return -1;
+}
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+ssize_t read(int fd, void *data, size_t n)
+{
+    int f = fault(READ);
+    return f < 0 ? -1 : REAL(read)(fd, data, f && n ? 1 : n);
+}
+
+ssize_t recv(int fd, void *data, size_t n, int flags)
+{
+    int f = fault(RECV);
+    return f < 0 ? -1 : REAL(recv)(fd, data, f && n ? 1 : n, flags);
+}
+
+ssize_t write(int fd, const void *data, size_t n)
+{
+    int f = fault(WRITE);
+    return f < 0 ? -1 : REAL(write)(fd, data, f && n ? 1 : n);
+}
+
+ssize_t send(int fd, const void *data, size_t n, int flags)
+{
+    int f = fault(SEND);
+    return f < 0 ? -1 : REAL(send)(fd, data, f && n ? 1 : n, flags);
+}
+
+int poll(struct pollfd *fds, nfds_t n, int timeout)
+{
+    int f = fault(POLL);
+    return f < 0 ? -1 : REAL(poll)(fds, n, timeout);
+}
+
+int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+    int f = fault(ACCEPT);
+    return f < 0 ? -1 : REAL(accept4)(fd, address, length, flags);
+}

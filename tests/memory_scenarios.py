@@ -1,0 +1,135 @@
+"""Run by test_faults.py in a child process: the k-th allocation fails, for every k of each scenario.
+
+A MemoryError loses nothing: the call is made again and goes on. The test's own bookkeeping allocates nothing while the
+allocator is failing: the results go into places that are there already.
+"""
+
+import os
+import socket
+import sys
+
+import _testcapi
+
+from rioecho import Rio, echo
+
+DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(12)) + b"x" * 700 + b"\nthe rest"
+BUFFER = bytearray(300)
+
+
+def reading(read):
+    def scenario(k):
+        ours, theirs = socket.socketpair()
+        theirs.sendall(DATA)
+        theirs.close()
+        rio = Rio(ours, bufsize=64)
+        got = [b""] * len(DATA)
+        failed = False
+        n = 0
+        _testcapi.set_nomemory(k, k + 1)
+        while True:
+            try:
+                got[n] = read(rio)
+            except MemoryError:
+                failed = True
+                continue
+            if not got[n]:
+                break
+            n += 1
+        _testcapi.remove_mem_hooks()
+        ours.close()
+        assert b"".join(got) == DATA, (got[: n + 1], k)
+        return failed
+
+    return scenario
+
+
+def readinto(rio):
+    n = rio.readinto(BUFFER)
+    _testcapi.remove_mem_hooks()
+    return bytes(BUFFER[:n])
+
+
+def readlines1(rio):
+    lines = rio.readlines1()
+    _testcapi.remove_mem_hooks()
+    return b"".join(lines)
+
+
+def writing(k):
+    ours, theirs = socket.socketpair()
+    rio = Rio(ours, bufsize=64)
+    pieces = [DATA[start : start + 50] for start in range(0, len(DATA), 50)]
+    failed = False
+    _testcapi.set_nomemory(k, k + 1)
+    for piece in pieces:
+        while piece:
+            try:
+                rio.write(piece)
+                break
+            except MemoryError as error:
+                _testcapi.remove_mem_hooks()
+                failed = True
+                piece = piece[error.characters_written :]
+    _testcapi.remove_mem_hooks()
+    rio.flush()
+    ours.close()
+    assert Rio(theirs).read() == DATA
+    theirs.close()
+    return failed
+
+
+def echoing(k):
+    ours, theirs = socket.socketpair()
+    theirs.sendall(DATA)
+    theirs.shutdown(socket.SHUT_WR)
+    failed = False
+    back, unsent = 0, b""
+    _testcapi.set_nomemory(k, k + 1)
+    try:
+        back = echo(ours)
+        _testcapi.remove_mem_hooks()
+    except (MemoryError, OSError) as error:
+        _testcapi.remove_mem_hooks()
+        failed = True
+        back, unsent = getattr(error, "characters_written", 0), getattr(error, "unsent", b"")
+    rest = Rio(ours).read()
+    ours.close()
+    echoed = Rio(theirs).read()
+    theirs.close()
+    assert echoed + unsent + rest == DATA
+    return failed
+
+
+SCENARIOS = {
+    "readline": reading(lambda rio: rio.readline()),
+    "read(7)": reading(lambda rio: rio.read(7)),
+    "read(500)": reading(lambda rio: rio.read(500)),
+    "read()": reading(lambda rio: rio.read()),
+    "readinto": reading(readinto),
+    "readlines1": reading(readlines1),
+    "write": writing,
+    "echo": echoing,
+}
+
+
+def main():
+    for name, scenario in SCENARIOS.items():
+        before = set(os.listdir("/proc/self/fd"))
+        made = passed = 0
+        k = 0
+        while passed < 20:  # in a row: the allocations of this file's own code fail, too, and raise elsewhere
+            k += 1
+            try:
+                failed = scenario(k)
+            except MemoryError:
+                _testcapi.remove_mem_hooks()
+                continue
+            passed = 0 if failed else passed + 1
+            made += failed
+        assert made, f"{name}: no allocation failed"
+        assert set(os.listdir("/proc/self/fd")) == before, f"{name}: a descriptor is left open"
+        print(f"{name}: {made}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
