@@ -50,10 +50,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import the server when it is asked for: with logging and its friends it costs more than all the rest."""
-    if name == "EchoServer":
-        from rioecho.server import EchoServer
+if not TYPE_CHECKING:  # a type checker would take it for a module that has every name
 
-        return EchoServer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Import the server when it is asked for: with logging and its friends it costs more than all the rest."""
+        if name == "EchoServer":
+            from rioecho.server import EchoServer
+
+            return EchoServer
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

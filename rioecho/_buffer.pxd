@@ -77,21 +77,19 @@ cdef inline size_t buffer_room(const rio_buffer *b) noexcept nogil:
 cdef inline int buffer_reserve(rio_buffer *b, size_t need) noexcept nogil:
     """Make it possible to hold `need` bytes, those held now included. 0, or -1: no memory, and nothing changed.
 
-    Sliding costs the held bytes, so it happens only where it frees at least as much room as it moves; else the
-    memory doubles. Both are paid for by the bytes that came in since.
+    The held bytes slide down when the room behind them is short, but only over at least as many consumed bytes as
+    are moved; else the memory doubles. So both are paid for by bytes that have come and gone.
     """
     cdef size_t held = b.w - b.r
     cdef size_t cap
     cdef char *data
     if held == 0:
         b.r = b.w = 0
-    elif b.r and need <= b.cap and (
-        (b.cap - b.r < need and held <= b.cap // 2) or (b.cap - b.w < b.cap // 2 and held <= b.cap // 4)
-    ):
+    elif held <= b.r and need <= b.cap and (b.cap - b.r < need or b.cap - b.w < b.cap // 4):
         memmove(b.data, b.data + b.r, held)
         b.r = 0
         b.w = held
-    if b.cap - b.r >= need and b.cap != 0:
+    if b.cap != 0 and need <= b.cap - b.r:
         return 0
     cap = b.cap * 2 if b.cap <= SIZE_MAX // 2 else SIZE_MAX
     cap = max(max(cap, b.base), need)

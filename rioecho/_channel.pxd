@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 
 from rioecho._buffer cimport rio_buffer
 from rioecho._fdio cimport rio_fd
-from rioecho._posix cimport RIO_FREE, rio_flag_put, rio_flag_take
+from rioecho._posix cimport RIO_FREE, rio_flag_put, rio_flag_take, sigset_t
 from rioecho._tls cimport Tls
 
 
@@ -25,7 +25,7 @@ cdef class Channel:
     cdef rio_fd f
     cdef int reading         # a flag for each side, taken for a call: RIO_FREE, RIO_TAKEN, RIO_CLOSED
     cdef int writing
-    cdef int sending         # taken while `out` is looked at or sent from; never while anything waits
+    cdef int sending         # taken while `out` is changed or sent from, whichever side does it
     cdef unsigned long sender   # the thread that took it
     cdef bint can_read
     cdef bint can_write
@@ -43,7 +43,6 @@ cdef class Channel:
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1
     cdef int refuse(self, int *side) except -1
     cdef int start(self, rio_call *call, object timeout) except -1
-    cdef int check_source(self) except -1
     cdef bint expired(self, rio_call *call) noexcept
     cdef int give_up(self, rio_call *call) except -1
     cdef int turn(self, rio_call *call) except -1
@@ -51,20 +50,26 @@ cdef class Channel:
 
     cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1
     cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1
+    cdef int booked(self) except -1
 
     cdef bint unsent(self) noexcept
     cdef short tied_flush(self) except -1
 
     cdef int raise_kept(self) except -1
     cdef int lock_out(self) except -1
+    cdef void unlock_out(self) noexcept
     cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2
     cdef int after_send(self, rio_call *call, int err, short want) except -1
-    cdef ssize_t send_some(self, rio_call *call, const char *data, size_t n) except -1
+    cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1
     cdef int push(self, rio_call *call, size_t keep) except -1
+    cdef int hold_signals(self, sigset_t *before) except -1
+    cdef void release_signals(self, const sigset_t *before) noexcept
 
 
 cdef int64_t to_nanoseconds(object timeout) except -2
 cdef object os_error(int err)
+cdef int descriptor_of(object source) except -1
+cdef int check_source(object source, int fd) except -1
 
 
 cdef inline int enter(Channel self, int *side) except -1:

@@ -15,7 +15,7 @@ from io import UnsupportedOperation
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.errno cimport EAGAIN, EBADF, EINTR, EIO
+from libc.errno cimport EAGAIN, EBADF, EINTR
 from libc.stdint cimport INT64_MAX
 from libc.string cimport strerror
 
@@ -50,11 +50,15 @@ from rioecho._posix cimport (
     RIO_FREE,
     rio_flag_put,
     rio_flag_state,
-    rio_is_pty_master,
     rio_flag_take,
     rio_monotonic_ns,
+    rio_signals_hold,
+    rio_signals_release,
     sched_yield,
+    sigset_t,
 )
+
+from rioecho._tls cimport RECORD
 
 from rioecho.errors import ConcurrentCall
 
@@ -77,6 +81,8 @@ cdef int64_t to_nanoseconds(object timeout) except -2:
         seconds = timeout
     except TypeError:
         raise TypeError(f"timeout must be None or a number of seconds, not {type(timeout).__name__}") from None
+    except OverflowError:
+        seconds = math.inf if timeout > 0 else -1
     if math.isnan(seconds) or seconds < 0:
         raise ValueError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
     if seconds >= 9e9:   # 285 years: past what the clock can add, and as good as for ever
@@ -84,16 +90,32 @@ cdef int64_t to_nanoseconds(object timeout) except -2:
     return <int64_t>math.ceil(seconds * 1e9)
 
 
+cdef int descriptor_of(object source) except -1:
+    """The descriptor of an int or of an object with fileno()."""
+    if hasattr(source, "fileno") and source.fileno() == -1:   # what a closed socket says
+        raise OSError(EBADF, f"it is closed: {source!r}")
+    try:
+        return PyObject_AsFileDescriptor(source)
+    except OverflowError:
+        raise ValueError(f"no descriptor has the number {source}") from None
+
+
+cdef int check_source(object source, int fd) except -1:
+    """Is the descriptor still the source's? Its number may belong to a stranger by now."""
+    if not isinstance(source, int) and source.fileno() != fd:
+        raise OSError(EBADF, "the source of this descriptor was closed under it")
+    return 0
+
+
 cdef class Channel:
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1:
         """Take a descriptor, or an object that has one. Nothing is allocated and nothing is read."""
-        cdef int fd, err
+        cdef int err
         buffer_init(&self.inp, bufsize)
         buffer_init(&self.out, bufsize)
         self.line_limit = line_limit
         self.own = BORROWED
-        fd = PyObject_AsFileDescriptor(source)
-        err = fd_open(&self.f, fd)
+        err = fd_open(&self.f, descriptor_of(source))
         if err:
             raise os_error(err)
         self.can_read = self.f.access != O_WRONLY
@@ -129,12 +151,6 @@ cdef class Channel:
             call.timeout = self.timeout_ns
         return 0
 
-    cdef int check_source(self) except -1:
-        """Is the descriptor still the source's? Its number may belong to a stranger by now."""
-        if type(self.source) is not int and self.source.fileno() != self.f.fd:
-            raise OSError(EBADF, "the source of this Rio was closed under it")
-        return 0
-
     cdef bint expired(self, rio_call *call) noexcept:
         """Start the call's time at its first system call; afterwards, is it over?"""
         if call.timeout <= 0:
@@ -150,10 +166,10 @@ cdef class Channel:
         raise TimeoutError(f"timed out after {call.timeout / 1e9:g} s; what is held is kept")
 
     cdef int turn(self, rio_call *call) except -1:
-        """Before every system call that moves data."""
-        self.check_source()
+        """Before every system call that moves data, the first and each repetition."""
         if call.turns:
-            PyErr_CheckSignals()   # a peer that never lets us wait must not lock out Ctrl-C
+            PyErr_CheckSignals()   # after EINTR; and a peer that never lets us wait must not lock out Ctrl-C
+        check_source(self.source, self.f.fd)
         if self.expired(call):
             self.give_up(call)
         call.turns += 1
@@ -175,7 +191,7 @@ cdef class Channel:
             if ready < 0 and err != EINTR:
                 raise os_error(err)
             PyErr_CheckSignals()
-            self.check_source()
+            check_source(self.source, self.f.fd)
             if ready == 0:
                 self.give_up(call)
             if ready > 0 and (ready & ~POLLOUT or want & POLLOUT):
@@ -191,8 +207,8 @@ cdef class Channel:
         cdef bint ready = self.f.kind == FD_FILE
         if not self.can_read:
             raise UnsupportedOperation("this Rio is not readable: its descriptor is open for writing only")
-        self.turn(call)
         while True:
+            self.turn(call)
             if self.tls is not None:
                 got = self.tls.recv(data, n, &want)
                 err = EAGAIN
@@ -213,25 +229,31 @@ cdef class Channel:
                         got = fd_read_waiting(&self.f, data, n, &err)
             if got >= 0:
                 return got
-            if err == EINTR:
-                PyErr_CheckSignals()
-                self.check_source()
-            elif would_block(err):
+            if would_block(err):
                 self.wait_for(call, want, tied=True)
                 ready = True
-            elif err == EIO and rio_is_pty_master(self.f.fd):
-                return 0
-            else:
+            elif err != EINTR:
                 raise os_error(err)
+
+    cdef int booked(self) except -1:
+        """After bytes have come in and are in safety: raise now what a signal handler raises, not after the caller
+        has taken them."""
+        if self.tls is not None:
+            self.tls.raise_late()
+        PyErr_CheckSignals()
+        return 0
 
     cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1:
         """One read into the buffer, grown if it could not hold `need` bytes: how many came, 0 at the end."""
         cdef ssize_t got
         buffer_trim(&self.inp)
+        if self.tls is not None:
+            need = max(need, buffer_held(&self.inp) + RECORD)
         if buffer_reserve(&self.inp, need) < 0:
             raise MemoryError
         got = self.recv_some(call, self.inp.data + self.inp.w, buffer_room(&self.inp))
         self.inp.w += got
+        self.booked()
         return got
 
     # ---- output that a read sends
@@ -249,28 +271,37 @@ cdef class Channel:
         cdef short want = POLLOUT
         cdef short blocked = 0
         cdef size_t held
-        if not self.unsent() or self.out_error is not None or not rio_flag_take(&self.sending):
+        cdef sigset_t before
+        if not self.unsent() or self.out_error is not None:
             return 0
-        self.sender = PyThread_get_thread_ident()
+        self.hold_signals(&before)
         try:
-            while self.unsent():
-                held = buffer_held(&self.out)
-                if self.tls is not None:
-                    put = self.tls.send(buffer_start(&self.out), held, &want)
-                    err = EAGAIN
-                else:
-                    put = fd_try_write(&self.f, buffer_start(&self.out), held, &err)
-                if put >= 0:
-                    buffer_consume(&self.out, put)
-                elif would_block(err):
-                    blocked = want
-                    break
-                elif err != EINTR:
-                    raise os_error(err)
-        except OSError as error:
-            self.out_error = error
+            if not rio_flag_take(&self.sending):
+                return 0
+            self.sender = PyThread_get_thread_ident()
+            try:
+                while self.unsent():
+                    held = buffer_held(&self.out)
+                    if self.tls is not None:
+                        put = self.tls.send(buffer_start(&self.out), held, &want)
+                        err = EAGAIN
+                    else:
+                        put = fd_try_write(&self.f, buffer_start(&self.out), held, &err)
+                    if put >= 0:
+                        buffer_consume(&self.out, put)
+                    elif would_block(err):
+                        blocked = want
+                        break
+                    elif err != EINTR:
+                        raise os_error(err)
+            except OSError as error:
+                self.out_error = error
+            finally:
+                self.unlock_out()
         finally:
-            rio_flag_put(&self.sending, RIO_FREE)
+            self.release_signals(&before)
+        if self.tls is not None:
+            self.tls.raise_late()
         return blocked
 
     # ---- writing
@@ -294,6 +325,10 @@ cdef class Channel:
         self.sender = me
         return 0
 
+    cdef void unlock_out(self) noexcept:
+        self.sender = 0
+        rio_flag_put(&self.sending, RIO_FREE)
+
     cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2:
         """One write: a count, or -1 with the errno. Waits only where the call may wait for ever."""
         cdef ssize_t put
@@ -308,41 +343,71 @@ cdef class Channel:
 
     cdef int after_send(self, rio_call *call, int err, short want) except -1:
         """A write got nowhere: wait until it can, or raise."""
-        if err == EINTR:
-            PyErr_CheckSignals()
-        elif would_block(err):
+        if would_block(err):
             self.wait_for(call, want, tied=False)
-        else:
+        elif err != EINTR:
             raise os_error(err)
         return 0
 
-    cdef ssize_t send_some(self, rio_call *call, const char *data, size_t n) except -1:
-        """One write from the caller's memory that sends something: 1 to n bytes. Nothing is held in `out`."""
+    cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1:
+        """Send from the caller's memory; nothing is held in `out`. `sent` counts as the bytes go."""
         cdef ssize_t put
         cdef int err = 0
         cdef short want = POLLOUT
-        self.turn(call)
-        while True:
-            put = self.send_once(call, data, n, &err, &want)
-            if put >= 0:
-                return put
-            self.after_send(call, err, want)
+        cdef sigset_t before
+        while sent[0] < n:
+            self.turn(call)
+            self.hold_signals(&before)
+            try:
+                put = self.send_once(call, data + sent[0], n - sent[0], &err, &want)
+                if put > 0:
+                    sent[0] += put
+            finally:
+                self.release_signals(&before)
+            if self.tls is not None:
+                self.tls.raise_late()
+            if put < 0:
+                self.after_send(call, err, want)
+        return 0
 
     cdef int push(self, rio_call *call, size_t keep) except -1:
         """Send held output until at most `keep` bytes of it are left."""
         cdef ssize_t put
         cdef int err = 0
         cdef short want = POLLOUT
-        while True:
-            if buffer_held(&self.out) <= keep and (keep or not self.unsent()):
-                return 0
+        cdef sigset_t before
+        while buffer_held(&self.out) > keep or (keep == 0 and self.unsent()):
             self.turn(call)
-            self.lock_out()
+            self.hold_signals(&before)
             try:
-                put = self.send_once(call, buffer_start(&self.out), buffer_held(&self.out), &err, &want)
-                if put > 0:
-                    buffer_consume(&self.out, put)
+                self.lock_out()
+                try:
+                    put = self.send_once(call, buffer_start(&self.out), buffer_held(&self.out), &err, &want)
+                    if put > 0:
+                        buffer_consume(&self.out, put)
+                finally:
+                    self.unlock_out()
             finally:
-                rio_flag_put(&self.sending, RIO_FREE)
+                self.release_signals(&before)
+            if self.tls is not None:
+                self.tls.raise_late()
             if put < 0:
                 self.after_send(call, err, want)
+        return 0
+
+    # ---- signals around a TLS send: see _tls.pyx
+
+    cdef int hold_signals(self, sigset_t *before) except -1:
+        """Over TLS, hold signals back in this thread; the handlers of those that came before have run."""
+        if self.tls is not None:
+            rio_signals_hold(before)
+            try:
+                PyErr_CheckSignals()
+            except BaseException:
+                rio_signals_release(before)
+                raise
+        return 0
+
+    cdef void release_signals(self, const sigset_t *before) noexcept:
+        if self.tls is not None:
+            rio_signals_release(before)

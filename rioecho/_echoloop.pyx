@@ -29,7 +29,7 @@ from rioecho._buffer cimport (
     find_frame,
     rio_buffer,
 )
-from rioecho._channel cimport os_error, to_nanoseconds
+from rioecho._channel cimport check_source, descriptor_of, os_error, to_nanoseconds
 from rioecho._fdio cimport (
     WOKEN,
     deadline_after,
@@ -41,14 +41,21 @@ from rioecho._fdio cimport (
     rio_fd,
     would_block,
 )
-from rioecho._posix cimport O_RDWR, POLLIN, POLLOUT, SHUT_WR, rio_monotonic_ns, shutdown
+from rioecho._posix cimport (
+    O_RDWR,
+    POLLIN,
+    POLLOUT,
+    RIO_FREE,
+    SHUT_WR,
+    rio_flag_put,
+    rio_flag_take,
+    rio_monotonic_ns,
+    shutdown,
+)
 from rioecho._reader cimport to_size
 
 from rioecho._tls import is_tls
-
-
-cdef extern from "Python.h":
-    int PyObject_AsFileDescriptor(object source) except -1
+from rioecho.errors import ConcurrentCall
 
 
 cdef enum:
@@ -204,6 +211,7 @@ cdef class Echo:
     """
 
     cdef echo_t e
+    cdef int running
     cdef object on_line
     cdef object source
 
@@ -222,7 +230,7 @@ cdef class Echo:
         self.e.drain = to_nanoseconds(drain_timeout)
         self.e.stop_fd = stop_fd
         self.source = fd
-        err = fd_open(&self.e.f, PyObject_AsFileDescriptor(fd))
+        err = fd_open(&self.e.f, descriptor_of(fd))
         if err:
             raise os_error(err)
         if self.e.f.access != O_RDWR:
@@ -237,8 +245,17 @@ cdef class Echo:
         Raises TimeoutError (BlockingIOError with a timeout of 0) after that many seconds without progress, and the
         OSError of the connection, EPIPE and ECONNRESET included. Calling it again goes on.
         """
+        if not rio_flag_take(&self.running):
+            raise ConcurrentCall("this echo is running already, in another thread or under this signal handler")
+        try:
+            return self.loop()
+        finally:
+            rio_flag_put(&self.running, RIO_FREE)
+
+    cdef object loop(self):
         cdef answer what
         while True:
+            check_source(self.source, self.e.f.fd)   # a handler may have closed it, or whoever logs a line
             with nogil:
                 what = echo_turn(&self.e)
             if what == DONE:
@@ -275,7 +292,9 @@ cdef class Echo:
         return self.e.phase != ECHOING
 
     def unsent(self):
-        """The bytes received that have not gone back, as a copy."""
+        """The bytes received that have not gone back, as a copy; not while it is running."""
+        if self.running:
+            raise ConcurrentCall("this echo is running")
         return PyBytes_FromStringAndSize(buffer_start(&self.e.b), buffer_held(&self.e.b))
 
 

@@ -3,7 +3,7 @@
 # Each function makes one attempt and answers like the system call: a count, or -1 with the errno stored at once in
 # `err`. EINTR is an answer too: the caller runs its signal handlers and calls again with the time that is left.
 
-from libc.errno cimport EAGAIN, errno
+from libc.errno cimport EAGAIN, EIO, errno
 from libc.stdint cimport INT64_MAX, int64_t
 
 from rioecho._posix cimport (
@@ -15,6 +15,7 @@ from rioecho._posix cimport (
     PIPE_BUF,
     POLLIN,
     POLLOUT,
+    S_ISCHR,
     S_ISFIFO,
     S_ISREG,
     S_ISSOCK,
@@ -24,6 +25,7 @@ from rioecho._posix cimport (
     pollfd,
     read,
     recv,
+    rio_is_pty_master,
     rio_monotonic_ns,
     rio_no_sigpipe,
     rio_write_no_sigpipe,
@@ -33,9 +35,8 @@ from rioecho._posix cimport (
 
 
 cdef enum:
-    # How much a terminal takes without waiting once poll(2) calls it writable: the kernel says so while fewer than
-    # 256 characters are queued, and output processing may make two characters of one.
-    TTY_STEP = 128
+    # More than one read or write moves at once on Linux; macOS refuses counts above INT_MAX.
+    IO_MAX = 0x7ffff000
     # An answer of fd_wait_or_wake, outside poll's events.
     WOKEN = 1 << 16
 
@@ -44,7 +45,8 @@ cdef enum fd_kind:
     FD_SOCKET   # MSG_DONTWAIT: a call never waits, whatever O_NONBLOCK says
     FD_FILE     # a regular file: always ready, so it is never waited for
     FD_PIPE
-    FD_OTHER    # terminals, devices
+    FD_TTY      # and other character devices
+    FD_OTHER
 
 
 cdef struct rio_fd:
@@ -68,6 +70,8 @@ cdef inline int fd_open(rio_fd *f, int fd) noexcept nogil:
         f.kind = FD_FILE
     elif S_ISFIFO(status.st_mode):
         f.kind = FD_PIPE
+    elif S_ISCHR(status.st_mode):
+        f.kind = FD_TTY
     return 0
 
 
@@ -84,10 +88,12 @@ cdef inline bint fd_never_waits(const rio_fd *f) noexcept nogil:
 
 
 cdef inline ssize_t fd_read_waiting(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
-    """One read that waits for input, unless O_NONBLOCK is set."""
-    cdef ssize_t got = read(f.fd, data, n)
+    """One read that waits for input, unless O_NONBLOCK is set. 0 is the end."""
+    cdef ssize_t got = read(f.fd, data, min(n, <size_t>IO_MAX))
     if got < 0:
         err[0] = errno
+        if err[0] == EIO and rio_is_pty_master(f.fd):
+            return 0
     return got
 
 
@@ -96,7 +102,7 @@ cdef inline ssize_t fd_read(const rio_fd *f, char *data, size_t n, int *err) noe
     cdef ssize_t got
     if f.kind != FD_SOCKET:
         return fd_read_waiting(f, data, n, err)
-    got = recv(f.fd, data, n, MSG_DONTWAIT)
+    got = recv(f.fd, data, min(n, <size_t>IO_MAX), MSG_DONTWAIT)
     if got < 0:
         err[0] = errno
     return got
@@ -105,6 +111,7 @@ cdef inline ssize_t fd_read(const rio_fd *f, char *data, size_t n, int *err) noe
 cdef inline ssize_t fd_write(const rio_fd *f, const char *data, size_t n, int *err) noexcept nogil:
     """One write, which never raises SIGPIPE. A socket never waits here; others do as their O_NONBLOCK says."""
     cdef ssize_t put
+    n = min(n, <size_t>IO_MAX)
     if f.kind == FD_SOCKET:
         put = send(f.fd, data, n, MSG_DONTWAIT | MSG_NOSIGNAL)
     else:
@@ -118,8 +125,8 @@ cdef inline size_t fd_write_step(const rio_fd *f, size_t n) noexcept nogil:
     """How many of n bytes a blocking descriptor takes without waiting, once poll(2) has called it writable."""
     if f.kind == FD_PIPE:
         return min(n, PIPE_BUF)
-    if f.kind == FD_OTHER:
-        return min(n, <size_t>TTY_STEP)
+    if f.kind == FD_TTY:
+        return 1   # near its limit a terminal is called writable for a single character, and waits within the second
     return n
 
 

@@ -40,6 +40,7 @@ cdef extern from "_compat.h" nogil:
     int fstat(int fd, stat_t *status)
     bint S_ISSOCK(mode_t mode)
     bint S_ISFIFO(mode_t mode)
+    bint S_ISCHR(mode_t mode)
     bint S_ISREG(mode_t mode)
 
     # <string.h>, <limits.h>, <sched.h>, <signal.h>

@@ -15,6 +15,9 @@ cdef class Reader(Channel):
     cdef ssize_t read_direct(self, rio_call *call, char *data, size_t got, size_t n) except -1
     cdef bytes read_large(self, size_t n, object timeout)
     cdef bytes read_all(self, object timeout)
+    cdef bytes read_n(self, size_t n, object timeout, bint exactly)
+    cdef bint goes_direct(self, size_t n) noexcept
+    cdef int incomplete(self, object expected) except -1
 
 
 cdef Py_ssize_t to_size(object n, object name) except -1

@@ -285,9 +285,7 @@ cdef class Reader(Channel):
                 if held >= most:
                     raise LineTooLong(most, held)
                 if self.fill_once(&call, held + 1) == 0:
-                    rest = IncompleteRead(PyBytes_FromStringAndSize(buffer_start(&self.inp), held), None)
-                    consume(self, held)
-                    raise rest
+                    self.incomplete(None)
         finally:
             leave(&self.reading)
 
@@ -305,11 +303,7 @@ cdef class Reader(Channel):
             size = to_limit(n, "n")
             if size < 0:
                 return self.read_all(timeout)
-            if <size_t>size > buffer_held(&self.inp):
-                if <size_t>size > self.inp.base:
-                    return self.read_large(size, timeout)
-                size = min(<size_t>size, self.hold(size, timeout))
-            return take(self, size)
+            return self.read_n(size, timeout, False)
         finally:
             leave(&self.reading)
 
@@ -319,10 +313,11 @@ cdef class Reader(Channel):
         Raises IncompleteRead if the input ends before, with what came in `.partial`; the rest as read() does.
         """
         cdef Py_ssize_t size = to_size(n, "n")
-        cdef bytes result = self.read(size, timeout=timeout)
-        if len(result) < size:
-            raise IncompleteRead(result, size)
-        return result
+        enter(self, &self.reading)
+        try:
+            return self.read_n(size, timeout, True)
+        finally:
+            leave(&self.reading)
 
     def read1(self, n=-1, *, timeout=...):
         """Read what is held, at most n bytes of it, after one read if nothing is. b"" at the end of the input."""
@@ -365,7 +360,7 @@ cdef class Reader(Channel):
             try:
                 size = view.len
                 held = buffer_held(&self.inp)
-                if full and size > self.inp.base and size > held:
+                if full and size > held and self.goes_direct(size):
                     self.start(&call, timeout)
                     copy_out(self, <char *>view.buf, held)
                     n = self.read_direct(&call, <char *>view.buf, held, size)
@@ -413,26 +408,58 @@ cdef class Reader(Channel):
             pass
         return take(self, buffer_held(&self.inp))
 
+    cdef bytes read_n(self, size_t n, object timeout, bint exactly):
+        """n bytes; fewer, or an error, at the end of the input."""
+        cdef bytes result
+        if n > buffer_held(&self.inp):
+            if self.goes_direct(n):
+                result = self.read_large(n, timeout)
+                if result is not None:
+                    return result
+            else:
+                self.hold(n, timeout)
+            if n > buffer_held(&self.inp):
+                if exactly:
+                    self.incomplete(n)
+                n = buffer_held(&self.inp)
+        return take(self, n)
+
+    cdef bint goes_direct(self, size_t n) noexcept:
+        """Is a read of n bytes to go straight into the caller's memory?
+
+        Not if much is held already, which then would be copied once more by every attempt that times out; and not
+        over TLS, where the rest of a record would stay behind in OpenSSL.
+        """
+        return n > self.inp.base and buffer_held(&self.inp) <= self.inp.base and self.tls is None
+
+    cdef int incomplete(self, object expected) except -1:
+        """Raise IncompleteRead with all that is held, which is consumed once the error exists."""
+        cdef size_t held = buffer_held(&self.inp)
+        error = IncompleteRead(PyBytes_FromStringAndSize(buffer_start(&self.inp), held), expected)
+        consume(self, held)
+        raise error
+
     cdef bytes read_large(self, size_t n, object timeout):
-        """More than a buffer full: read straight into the result."""
+        """More than a buffer full, read straight into the result; None at the end of the input, and all is held."""
         cdef rio_call call
+        cdef size_t held, come
         cdef size_t got = buffer_held(&self.inp)
         cdef size_t size = min(n, max(got * 2, <size_t>DIRECT_START))
-        cdef size_t come
         cdef bytes result, larger
         self.start(&call, timeout)
         result = PyBytes_FromStringAndSize(NULL, size)
         copy_out(self, PyBytes_AS_STRING(result), got)
         while True:
+            held = buffer_held(&self.inp)
             come = self.read_direct(&call, PyBytes_AS_STRING(result), got, size)
             if come == n:
-                consume(self, buffer_held(&self.inp))
+                consume(self, held)
                 return result
             # The end of the input, or the need for a larger result: what came goes back into the buffer first,
             # where nothing that fails can reach it.
-            buffer_put(&self.inp, PyBytes_AS_STRING(result) + buffer_held(&self.inp), come - buffer_held(&self.inp))
+            buffer_put(&self.inp, PyBytes_AS_STRING(result) + held, come - held)
             if come < size:
-                return take(self, come)
+                return None
             got = come
             size = min(n, size * 2)
             larger = PyBytes_FromStringAndSize(NULL, size)
@@ -457,6 +484,7 @@ cdef class Reader(Channel):
                 if come == 0:
                     break
                 got += come
+                self.booked()
         except BaseException:
             if got > held:
                 buffer_put(&self.inp, data + held, got - held)

@@ -2,48 +2,54 @@
 # cython: boundscheck=False, wraparound=False
 """The transport of a Rio over an ssl.SSLSocket: reads and writes that never wait and never lose a byte.
 
-The raw descriptor would show ciphertext, so every byte goes through the socket object. Three things make that robust:
+The raw descriptor would show ciphertext, so every byte goes through the socket object. Four things make that robust:
 
 * The ssl module waits inside a call for as long as the socket's own timeout says, once per record; a deadline for the
   whole call needs calls that do not wait, so the timeout is 0 for the moment of each call and then restored.
-* The ssl module runs Python's signal handlers after it has taken bytes from OpenSSL and before it returns them; a
-  handler that raises there would lose them. So signals are held back in this thread for that moment, and the socket's
-  inner object is called directly, with no Python code in between that a handler could interrupt.
+* OpenSSL's object is not for two threads at once, and neither is that timeout: `busy` covers each operation whole, and
+  all Rios over one socket share it (tls_of).
+* The ssl module runs Python's signal handlers after it has taken bytes from OpenSSL and before it returns them, and
+  drops the count if one raises. So the socket's inner object is called directly, with no Python code in between for a
+  handler to interrupt, and if a handler does raise, the count is found out from how many bytes are still pending.
 * Once OpenSSL has begun to send a record, it must be offered the same bytes again, and they cannot be taken back. They
-  count as sent, and are kept here until they are.
+  count as sent, and are kept here (`begun`) until they are.
 """
 
 import sys
 
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from rioecho._posix cimport (
-    POLLIN,
-    POLLOUT,
-    RIO_FREE,
-    rio_flag_put,
-    rio_flag_take,
-    rio_signals_hold,
-    rio_signals_release,
-    sched_yield,
-    sigset_t,
-)
+from rioecho._fdio cimport fd_ready
+from rioecho._posix cimport POLLIN, POLLOUT, RIO_FREE, rio_flag_put, rio_flag_take, sched_yield
 
 from rioecho.errors import ConcurrentCall
 
 
 cdef enum:
-    RECORD = 16384   # the longest TLS record (RFC 8446, 5.1): what one send begins, it can also finish
+    UNTOUCHED = 0xA5   # what a byte that nobody has received looks like
+
+
+cdef object live = None   # a WeakValueDictionary: id of the socket -> its Tls, which keeps the socket alive
 
 
 def is_tls(source):
     """Is this an ssl.SSLSocket? The ssl module is not imported to find out: without it there is none."""
     ssl = sys.modules.get("ssl")
     return ssl is not None and isinstance(source, ssl.SSLSocket)
+
+
+cdef Tls tls_of(object sock):
+    """The one Tls of a TLS socket; None for any other source."""
+    global live
+    if not is_tls(sock):
+        return None
+    if live is None:
+        import weakref
+        live = weakref.WeakValueDictionary()
+    return live.setdefault(id(sock), Tls(sock))
 
 
 cdef class Tls:
@@ -53,10 +59,9 @@ cdef class Tls:
         self.want_read = ssl.SSLWantReadError
         self.want_write = ssl.SSLWantWriteError
         self.eof = ssl.SSLEOFError
-        self.begun = None
 
     cdef int take(self) except -1:
-        """OpenSSL's object is not for two threads at once, and neither is the socket's timeout."""
+        """Begin an operation; its bytes are safe in `begun` and in the caller's buffer, whatever raises here."""
         cdef unsigned long me = PyThread_get_thread_ident()
         while not rio_flag_take(&self.busy):
             if self.owner == me:   # a signal handler inside this thread's own call: waiting would be for ever
@@ -66,75 +71,162 @@ cdef class Tls:
         self.owner = me
         return 0
 
-    cdef ssize_t attempt(self, object call, tuple arguments, short blocked, short *want) except -2:
-        """Call the ssl module once without waiting: a count, or -1 and the poll event to wait for."""
-        cdef sigset_t before
-        cdef ssize_t count
+    cdef void put(self) noexcept:
+        self.owner = 0
+        rio_flag_put(&self.busy, RIO_FREE)
+
+    cdef int raise_late(self) except -1:
+        """Raise what a signal handler raised in the middle of this thread's last call, whose bytes are booked now."""
+        if self.raised is not None and self.raised_in == PyThread_get_thread_ident():
+            error = self.raised
+            self.raised = None
+            raise error
+        return 0
+
+    cdef int keep(self, object error) except -1:
+        """Keep what a signal handler raised for raise_late()."""
+        self.raised = error
+        self.raised_in = PyThread_get_thread_ident()
+        return 0
+
+    cdef ssize_t recv(self, char *data, size_t n, short *want) except -2:
+        """Read up to n bytes: a count, 0 at the end, or -1 and the event to wait for. Then raise_late() is due.
+
+        With room for RECORD bytes nothing stays behind in OpenSSL, where select() cannot see it.
+        """
+        self.take()
+        try:
+            timeout = self.sock.gettimeout()
+            view = PyMemoryView_FromMemory(data, n, PyBUF_WRITE)
+            try:
+                if timeout != 0:
+                    self.sock.settimeout(0)
+                if self.sock._sslobj is None:   # not encrypted yet, or no more: a plain socket's methods
+                    return recv_plain(self.sock, view, want)
+                return self.recv_record(self.sock._sslobj, view, data)
+            except self.want_read:
+                want[0] = POLLIN
+                return -1
+            except self.want_write:
+                want[0] = POLLOUT
+                return -1
+            except self.eof:
+                if self.sock.suppress_ragged_eofs:
+                    return 0
+                raise
+            finally:
+                view.release()
+                restore(self.sock, timeout)
+        finally:
+            self.put()
+
+    cdef ssize_t recv_record(self, object inner, object view, char *data) except -2:
+        """Read one record's bytes, or what is left of one: a count."""
+        cdef size_t count = 0
+        cdef size_t pending = inner.pending()
+        cdef size_t more
+        if pending == 0:
+            # The first byte alone brings in the record; how many follow can be asked then. If a handler raises, it can
+            # be told whether the byte came: it has changed its place, or others are pending. (Not if it is the only
+            # one of its record and happens to be UNTOUCHED, and another thread's signal comes within microseconds.)
+            data[0] = <char>UNTOUCHED
+            try:
+                count = inner.read(1, view)
+            except BaseException as error:
+                if not inner.pending() and data[0] == <char>UNTOUCHED:
+                    raise
+                self.keep(error)
+                return 1
+            if count == 0:
+                return 0
+            pending = inner.pending()
+        more = min(pending, <size_t>len(view) - count)
+        if more:
+            tail = view[count:]
+            try:
+                inner.read(more, tail)
+                count += more
+            except BaseException as error:
+                more = pending - <size_t>inner.pending()
+                if count + more == 0:
+                    raise
+                count += more
+                self.keep(error)
+            finally:
+                tail.release()
+        return count
+
+    cdef ssize_t send(self, const char *data, size_t n, short *want) except -2:
+        """Send what was begun, then up to n bytes: how many of the n were taken, or -1 and the event to wait for.
+
+        Then raise_late() is due. 0 means that what was begun is through, and n is 0 or a handler raised.
+        """
+        cdef bytes record
         self.take()
         try:
             timeout = self.sock.gettimeout()
             try:
                 if timeout != 0:
                     self.sock.settimeout(0)
-                rio_signals_hold(&before)
-                try:
-                    PyErr_CheckSignals()   # those that came before: nothing has been taken yet
-                    count = call(*arguments)
-                finally:
-                    rio_signals_release(&before)
-            except self.want_read:
-                want[0] = POLLIN
-                count = -1
-            except self.want_write:
-                want[0] = POLLOUT
-                count = -1
-            except BlockingIOError:   # from a socket that is not, or no longer, encrypted
-                want[0] = blocked
-                count = -1
+                if self.begun is not None:
+                    self.send_record(self.begun, want)
+                    if self.begun is not None:
+                        return -1
+                if n == 0 or self.raised is not None:
+                    return 0
+                record = PyBytes_FromStringAndSize(data, min(n, <size_t>RECORD))
+                if self.sock._sslobj is None:
+                    return send_plain(self.sock, record, want)
+                self.send_record(record, want)
+                return len(record)   # done or begun, OpenSSL has it
             finally:
-                if timeout != 0:
-                    try:
-                        self.sock.settimeout(timeout)
-                    except OSError:
-                        pass   # closed meanwhile by another thread; what was read is still to be delivered
+                restore(self.sock, timeout)
         finally:
-            rio_flag_put(&self.busy, RIO_FREE)
-        return count
+            self.put()
 
-    cdef ssize_t recv(self, char *data, size_t n, short *want) except -2:
-        """Read up to n bytes: a count, 0 at the end, or -1 and the event to wait for."""
-        view = PyMemoryView_FromMemory(data, n, PyBUF_WRITE)
-        inner = self.sock._sslobj
+    cdef int send_record(self, bytes record, short *want) except -1:
+        """Offer a record, all of which is taken; if it is not through, it is `begun`, and `want` the event to await."""
         try:
-            if inner is not None:
-                return self.attempt(inner.read, (n, view), POLLIN, want)
-            # Not encrypted yet, or no more: the socket's own method says so in its own words.
-            return self.attempt(self.sock.recv_into, (view,), POLLIN, want)
-        except self.eof:
-            if self.sock.suppress_ragged_eofs:
-                return 0
-            raise
-        finally:
-            view.release()
-
-    cdef ssize_t send(self, const char *data, size_t n, short *want) except -2:
-        """Send what was begun, then up to n bytes: how many of the n were taken, or -1 and the event to wait for."""
-        cdef ssize_t count
-        cdef bytes record
-        inner = self.sock._sslobj
-        call = self.sock.send if inner is None else inner.write
-        while self.begun is not None:
-            count = self.attempt(call, (self.begun,), POLLOUT, want)
-            if count < 0:
-                return -1
-            self.begun = self.begun[count:] if count < len(self.begun) else None
-        if n == 0:
-            return 0
-        record = PyBytes_FromStringAndSize(data, min(n, <size_t>RECORD))
-        count = self.attempt(call, (record,), POLLOUT, want)
-        if count < 0:
-            if inner is None:
-                return -1
+            self.sock._sslobj.write(record)
+            self.begun = None
+        except self.want_read:
             self.begun = record
-            count = len(record)
-        return count
+            want[0] = POLLIN
+        except self.want_write:
+            self.begun = record
+            want[0] = POLLOUT
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                self.begun = None   # the connection's own error: nobody will finish the record
+                raise
+            # A signal handler raised. Had OpenSSL got rid of the record? Yes, if there is room for more. (If there is
+            # not, perhaps. Callers hold signals back in this thread, so that this is another thread's signal.)
+            self.begun = None if fd_ready(self.sock.fileno(), POLLOUT) else record
+            self.keep(error)
+        return 0
+
+
+cdef ssize_t recv_plain(object sock, object view, short *want) except -2:
+    try:
+        return sock.recv_into(view)
+    except BlockingIOError:
+        want[0] = POLLIN
+        return -1
+
+
+cdef ssize_t send_plain(object sock, bytes data, short *want) except -2:
+    try:
+        return sock.send(data)
+    except BlockingIOError:
+        want[0] = POLLOUT
+        return -1
+
+
+cdef int restore(object sock, object timeout) except -1:
+    """Give the socket its timeout back."""
+    if timeout != 0:
+        try:
+            sock.settimeout(timeout)
+        except OSError:
+            pass   # closed meanwhile by another thread; what was read is still to be delivered
+    return 0

@@ -98,6 +98,17 @@ def pump(sock: socket.socket, source: int, sink: int) -> int:
         if not at_end and not unsent and not checker.full:
             wanted[source] = select.POLLIN
         ready = _wait(wanted)
+        # What has come back is taken first: sending may find that the connection has gone.
+        if ready.get(sock.fileno(), 0) & ~select.POLLOUT:
+            data = rio.read1(CHUNK)
+            if not data:
+                if at_end and not checker.in_flight:
+                    return checker.echoed
+                raise EchoLostError(checker.in_flight)
+            right = checker.received(data)
+            _write_all(sink, data[:right])
+            if right < len(data):
+                raise WrongEchoError(checker.echoed)
         if source in ready:
             data = os.read(source, CHUNK)
             checker.sent(data)
@@ -111,18 +122,9 @@ def pump(sock: socket.socket, source: int, sink: int) -> int:
                 unsent = memoryview(b"")
             except BlockingIOError as error:
                 unsent = unsent[error.characters_written :]
-            except BrokenPipeError:
-                raise EchoLostError(checker.in_flight) from None
-        if ready.get(sock.fileno(), 0) & ~select.POLLOUT:
-            data = rio.read1(CHUNK)
-            if not data:
-                if at_end and not checker.in_flight:
-                    return checker.echoed
-                raise EchoLostError(checker.in_flight)
-            right = checker.received(data)
-            _write_all(sink, data[:right])
-            if right < len(data):
-                raise WrongEchoError(checker.echoed)
+            except (BrokenPipeError, ConnectionResetError):
+                unsent = memoryview(b"")  # nobody takes it; go on reading to what came before the break
+                at_end = True
 
 
 def _wait(wanted: dict[int, int]) -> dict[int, int]:

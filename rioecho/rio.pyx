@@ -12,6 +12,7 @@ import warnings
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, EINVAL, errno
 from libc.stdint cimport INT64_MAX, SIZE_MAX
 from libc.string cimport memchr, memcpy
@@ -24,13 +25,11 @@ from rioecho._buffer cimport (
     buffer_reserve,
     buffer_start,
 )
-from rioecho._channel cimport AS_FILE, BORROWED, OWNED, enter, leave, rio_call, to_nanoseconds
+from rioecho._channel cimport AS_FILE, BORROWED, OWNED, check_source, enter, leave, rio_call, to_nanoseconds
 from rioecho._fdio cimport fd_open, fd_wait, fd_write, rio_fd, would_block
-from rioecho._posix cimport POLLIN, POLLOUT, RIO_CLOSED, RIO_FREE, read, rio_flag_put, rio_set_errno
+from rioecho._posix cimport POLLIN, POLLOUT, RIO_CLOSED, read, rio_flag_put, rio_set_errno
 from rioecho._reader cimport Reader, to_size
-from rioecho._tls cimport Tls
-
-from rioecho._tls import is_tls
+from rioecho._tls cimport tls_of
 
 
 cdef int note_written(object error, size_t n) except -1:
@@ -71,9 +70,10 @@ cdef class Rio(Reader):
         elif hasattr(fd, "gettimeout"):
             self.timeout_ns = to_nanoseconds(fd.gettimeout())
         self.open(fd, size, longest)
-        if is_tls(fd):
-            self.tls = Tls(fd)
+        self.tls = tls_of(fd)
         if closefd:
+            if not isinstance(fd, int) and not hasattr(fd, "close"):
+                raise TypeError("closefd=True needs a descriptor, or an object that can be closed")
             self.own = OWNED
 
     def __repr__(self):
@@ -102,15 +102,15 @@ cdef class Rio(Reader):
             enter(self, &self.writing)
             try:
                 self.begin_writing(&call, timeout)
-                if self.unsent():
-                    if buffer_held(&self.out) + n <= self.out.base:
-                        joined = n > 0   # one send for both
-                        self.hold_output(<char *>view.buf, n)
+                if n and self.unsent() and buffer_held(&self.out) + n <= self.out.base:
+                    self.hold_output(<char *>view.buf, n)   # one send for both
+                    joined = True
                     self.push(&call, 0)
-                if not joined:
-                    while sent < n:
-                        sent += self.send_some(&call, <char *>view.buf + sent, n - sent)
+                else:
+                    self.push(&call, 0)
+                    self.send_all(&call, <char *>view.buf, n, &sent)
                     self.push(&call, 0)   # a TLS record may be half-way out
+                PyErr_CheckSignals()   # what a handler raises now, we can still say the count with
             except BaseException as error:
                 if joined:
                     sent = n - self.take_back(n)
@@ -128,47 +128,28 @@ cdef class Rio(Reader):
         If this raises, `characters_written` bytes of data were taken (sent or buffered) and the rest is the caller's.
         The time it may wait is the Rio's timeout.
         """
-        cdef Py_buffer view
         cdef size_t taken = 0
-        cdef object length   # as in writen()
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            length = view.len
-            enter(self, &self.writing)
-            try:
-                self.put(<char *>view.buf, view.len, &taken)
-            except BaseException as error:
-                note_written(error, taken)
-                raise
-            finally:
-                leave(&self.writing)
-            return length
-        finally:
-            PyBuffer_Release(&view)
+            return self.put_object(data, &taken)
+        except BaseException as error:
+            note_written(error, taken)
+            raise
 
     def writelines(self, lines, /):
         """Write each of the bytes-like objects, as write() does.
 
         If this raises, `characters_written` bytes of all of them together were taken.
         """
-        cdef Py_buffer view
-        cdef size_t before = 0, taken
-        for line in lines:
-            taken = 0
-            try:
-                PyObject_GetBuffer(line, &view, PyBUF_SIMPLE)
-                try:
-                    enter(self, &self.writing)
-                    try:
-                        self.put(<char *>view.buf, view.len, &taken)
-                    finally:
-                        leave(&self.writing)
-                finally:
-                    PyBuffer_Release(&view)
-            except BaseException as error:
-                note_written(error, before + taken)
-                raise
-            before += taken
+        cdef size_t before = 0, taken = 0
+        self.check_open()
+        try:
+            for line in lines:
+                self.put_object(line, &taken)
+                before += taken
+                taken = 0
+        except BaseException as error:
+            note_written(error, before + taken)
+            raise
 
     def flush(self, *, timeout=...):
         """Send what is buffered. If this raises, what was not sent is still buffered, and flush() goes on."""
@@ -188,16 +169,31 @@ cdef class Rio(Reader):
         self.raise_kept()
         return 0
 
+    cdef object put_object(self, object data, size_t *taken):
+        """Write an object's bytes through the buffer: their number. `taken` counts those that are sent or buffered."""
+        cdef Py_buffer view
+        cdef object length   # as in writen()
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            length = view.len
+            enter(self, &self.writing)
+            try:
+                self.put(<char *>view.buf, view.len, taken)
+            finally:
+                leave(&self.writing)
+            return length
+        finally:
+            PyBuffer_Release(&view)
+
     cdef int hold_output(self, const char *data, size_t n) except -1:
         """Take data into the output buffer, which has room for it by its size."""
         self.lock_out()
         try:
             if buffer_reserve(&self.out, buffer_held(&self.out) + n) < 0:
                 raise MemoryError
-            if n:
-                buffer_put(&self.out, data, n)
+            buffer_put(&self.out, data, n)
         finally:
-            rio_flag_put(&self.sending, RIO_FREE)
+            self.unlock_out()
         return 0
 
     cdef size_t take_back(self, size_t n) except? 0:
@@ -206,7 +202,7 @@ cdef class Rio(Reader):
         self.lock_out()
         unsent = min(n, buffer_held(&self.out))
         buffer_drop_last(&self.out, unsent)
-        rio_flag_put(&self.sending, RIO_FREE)
+        self.unlock_out()
         return unsent
 
     cdef int put(self, const char *data, size_t n, size_t *taken) except -1:
@@ -214,17 +210,17 @@ cdef class Rio(Reader):
         cdef rio_call call
         cdef size_t size = self.out.base
         self.begin_writing(&call, ...)
-        if n < size:
+        if n >= size:
+            self.push(&call, 0)
+            self.send_all(&call, data, n, taken)
+        elif n:
             if n > size - buffer_held(&self.out):
                 self.push(&call, size - n)
             self.hold_output(data, n)
             taken[0] = n
             if buffer_held(&self.out) == size:
+                check_source(self.source, self.f.fd)
                 self.tied_flush()   # full: out with it, as far as that needs no waiting
-        else:
-            self.push(&call, 0)
-            while taken[0] < n:
-                taken[0] += self.send_some(&call, data + taken[0], n - taken[0])
         return 0
 
     # ---- the descriptor
@@ -232,12 +228,12 @@ cdef class Rio(Reader):
     def fileno(self):
         """The descriptor."""
         self.check_open()
+        check_source(self.source, self.f.fd)
         return self.f.fd
 
     def isatty(self):
         """Is it a terminal?"""
-        self.check_open()
-        return os.isatty(self.f.fd)
+        return os.isatty(self.fileno())
 
     def readable(self):
         """Is it open for reading?"""
@@ -340,7 +336,7 @@ cdef class Rio(Reader):
         buffer_free(&self.out)
         self.source = self.clock = self.tls = self.out_error = None
         if closing and self.own != BORROWED:
-            if type(source) is int:
+            if isinstance(source, int):
                 os.close(source)
             else:
                 source.close()
@@ -395,8 +391,7 @@ def _socket_file(sock, raw, bufsize):
     rio.clock = sock   # settimeout() after makefile() counts, as it does there
     rio.can_read = raw.readable()
     rio.can_write = raw.writable()
-    if is_tls(sock):
-        rio.tls = Tls(sock)
+    rio.tls = tls_of(sock)
     return rio
 
 

@@ -400,6 +400,8 @@ def makefile(
     library gives. After a ``TimeoutError`` a ``Rio`` goes on; the ``TextIOWrapper``, which is not ours, drops the part
     of a line that it had read. A socket that would have to wait and must not raises ``BlockingIOError``.
     """
+    if not set(mode) <= {"r", "w", "b"}:
+        raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
     binary = "b" in mode
     if buffering == 0:
         return _makefile(sock, mode, 0, encoding=encoding, errors=errors, newline=newline)
