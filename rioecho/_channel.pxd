@@ -38,6 +38,7 @@ cdef class Channel:
     cdef object clock        # asked for gettimeout() at every call instead of `timeout_ns`, if not None
     cdef Tls tls             # the transport, if the source is a TLS socket
     cdef object out_error    # an error in sending that a read met, for the next write or flush
+    cdef bint reset          # that error was a reset, which the next end of the input stands for
     cdef object __weakref__
 
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1
@@ -46,6 +47,7 @@ cdef class Channel:
     cdef bint expired(self, rio_call *call) noexcept
     cdef int give_up(self, rio_call *call) except -1
     cdef int turn(self, rio_call *call) except -1
+    cdef int before_wait(self) except -1
     cdef int wait_for(self, rio_call *call, short want, bint tied) except -1
 
     cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1
@@ -76,6 +78,13 @@ cdef inline int enter(Channel self, int *side) except -1:
     """Begin a call of one side, or raise: closed, or another call under way."""
     if not rio_flag_take(side):
         return self.refuse(side)
+    return 0
+
+
+cdef inline int check_timeout(object timeout) except -1:
+    """Refuse a wrong `timeout` argument also where the call does not come to use it."""
+    if timeout is not ...:
+        to_nanoseconds(timeout)
     return 0
 
 

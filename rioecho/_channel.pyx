@@ -15,7 +15,7 @@ from io import UnsupportedOperation
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.errno cimport EAGAIN, EBADF, EINTR
+from libc.errno cimport EAGAIN, EBADF, ECONNRESET, EINTR
 from libc.stdint cimport INT64_MAX
 from libc.string cimport strerror
 
@@ -102,9 +102,14 @@ cdef int descriptor_of(object source) except -1:
 
 cdef int check_source(object source, int fd) except -1:
     """Is the descriptor still the source's? Its number may belong to a stranger by now."""
-    if not isinstance(source, int) and source.fileno() != fd:
-        raise OSError(EBADF, "the source of this descriptor was closed under it")
-    return 0
+    if isinstance(source, int):
+        return 0
+    try:
+        if source.fileno() == fd:
+            return 0
+    except ValueError:
+        pass   # what a closed file says
+    raise OSError(EBADF, "the source of this descriptor was closed under it")
 
 
 cdef class Channel:
@@ -146,7 +151,7 @@ cdef class Channel:
         if timeout is not ...:
             call.timeout = to_nanoseconds(timeout)
         elif self.clock is not None:
-            call.timeout = to_nanoseconds(self.clock.gettimeout())
+            call.timeout = to_nanoseconds(self.clock.gettimeout() if self.tls is None else self.tls.timeout())
         else:
             call.timeout = self.timeout_ns
         return 0
@@ -175,6 +180,11 @@ cdef class Channel:
         call.turns += 1
         return 0
 
+    cdef int before_wait(self) except -1:
+        """A signal that comes from here on interrupts the wait; one that came before would not."""
+        PyErr_CheckSignals()
+        return check_source(self.source, self.f.fd)
+
     cdef int wait_for(self, rio_call *call, short want, bint tied) except -1:
         """Wait for `want`; if tied, send held output meanwhile as far as the peer takes it."""
         cdef int ready, err = 0
@@ -186,6 +196,7 @@ cdef class Channel:
             events = want
             if tied:
                 events |= self.tied_flush()
+            self.before_wait()
             with nogil:
                 ready = fd_wait(self.f.fd, events, deadline, &err)
             if ready < 0 and err != EINTR:
@@ -225,8 +236,13 @@ cdef class Channel:
                 if not self.unsent():
                     # No deadline and no output to watch: the read can do the waiting itself, which saves a poll(2).
                     # If O_NONBLOCK is set, it does not, and we go on below.
+                    self.before_wait()
                     with nogil:
                         got = fd_read_waiting(&self.f, data, n, &err)
+            if got == 0 and self.reset:
+                # The kernel tells of a reset once, and it has told a send of ours: this is not the end of the input.
+                self.reset = False
+                raise os_error(ECONNRESET)
             if got >= 0:
                 return got
             if would_block(err):
@@ -296,6 +312,7 @@ cdef class Channel:
                         raise os_error(err)
             except OSError as error:
                 self.out_error = error
+                self.reset = isinstance(error, ConnectionResetError)
             finally:
                 self.unlock_out()
         finally:

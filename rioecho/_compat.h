@@ -47,27 +47,44 @@ static inline int64_t rio_monotonic_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* write(2) has no MSG_NOSIGNAL. SIGPIPE is sent to the thread that wrote, so it is blocked there, and taken back
- * if this call is what raised it. errno is that of the write. */
-static inline ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
-{
-    sigset_t pipe_only, before, pending;
-    ssize_t written;
-    int saved, was_pending, ignored;
+/* write(2) has no MSG_NOSIGNAL, and OpenSSL uses write(2). SIGPIPE is sent to the thread that wrote, so it is blocked
+ * there, and taken back if it was not pending before: so it is what happened in between that raised it. */
+typedef struct {
+    sigset_t before;
+    int was_pending;
+} rio_sigpipe;
 
+static inline void rio_sigpipe_block(rio_sigpipe *s)
+{
+    sigset_t pipe_only, pending;
     sigemptyset(&pipe_only);
     sigaddset(&pipe_only, SIGPIPE);
     sigpending(&pending);
-    was_pending = sigismember(&pending, SIGPIPE);
-    pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
+    s->was_pending = sigismember(&pending, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_only, &s->before);
+}
+
+static inline void rio_sigpipe_restore(const rio_sigpipe *s)
+{
+    sigset_t pipe_only, pending;
+    int ignored;
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
+    sigpending(&pending);
+    if (!s->was_pending && sigismember(&pending, SIGPIPE)) /* not so where it is ignored */
+        sigwait(&pipe_only, &ignored);
+    pthread_sigmask(SIG_SETMASK, &s->before, NULL);
+}
+
+static inline ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
+{
+    rio_sigpipe guard;
+    ssize_t written;
+    int saved;
+    rio_sigpipe_block(&guard);
     written = write(fd, data, n);
     saved = errno;
-    if (written < 0 && saved == EPIPE && !was_pending) {
-        sigpending(&pending);
-        if (sigismember(&pending, SIGPIPE)) /* not so where it is ignored */
-            sigwait(&pipe_only, &ignored);
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    rio_sigpipe_restore(&guard);
     errno = saved;
     return written;
 }

@@ -54,6 +54,10 @@ cdef extern from "_compat.h" nogil:
     void rio_no_sigpipe(int fd)
     void rio_set_errno(int err)
     int64_t rio_monotonic_ns()
+    ctypedef struct rio_sigpipe:
+        pass
+    void rio_sigpipe_block(rio_sigpipe *guard)
+    void rio_sigpipe_restore(const rio_sigpipe *guard)
     ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
     void rio_signals_hold(sigset_t *before)
     void rio_signals_release(const sigset_t *before)

@@ -25,7 +25,7 @@ from rioecho._buffer cimport (
     find_line,
     framing,
 )
-from rioecho._channel cimport Channel, enter, leave, rio_call
+from rioecho._channel cimport Channel, check_timeout, enter, leave, rio_call
 from rioecho._posix cimport RIO_CLOSED
 
 from rioecho.errors import IncompleteRead, LineTooLong
@@ -101,6 +101,7 @@ cdef class Reader(Channel):
         """
         cdef size_t n
         cdef Py_ssize_t most
+        check_timeout(timeout)
         enter(self, &self.reading)
         try:
             if limit is MINUS_ONE or (most := to_limit(limit, "limit")) < 0:
@@ -137,6 +138,7 @@ cdef class Reader(Channel):
         lines before one that is too long are returned first.
         """
         cdef size_t n
+        check_timeout(timeout)
         enter(self, &self.reading)
         try:
             if find_line(&self.inp, self.line_limit, &n) != FOUND:
@@ -146,7 +148,7 @@ cdef class Reader(Channel):
             leave(&self.reading)
 
     def readlines(self, hint=-1, *, timeout=...):
-        """Read lines to the end of the input, or until they are `hint` bytes or more, as a list.
+        """Read lines to the end of the input, or until they are more than `hint` bytes, as a list.
 
         Nothing is consumed before the list is complete. Raises as readline() does.
         """
@@ -160,7 +162,7 @@ cdef class Reader(Channel):
         try:
             enough = to_limit(hint, "hint")
             self.start(&call, timeout)
-            while enough <= 0 or <Py_ssize_t>whole < enough:
+            while enough <= 0 or <Py_ssize_t>whole <= enough:
                 held = buffer_held(&self.inp)
                 answer = find_frame(
                     buffer_start(&self.inp) + whole, held - whole, b"\n", 1, &scanned, self.line_limit, &n
@@ -298,6 +300,7 @@ cdef class Reader(Channel):
         is taken as they come. Raises TimeoutError, BlockingIOError and OSError; what came stays held.
         """
         cdef Py_ssize_t size
+        check_timeout(timeout)
         enter(self, &self.reading)
         try:
             size = to_limit(n, "n")
@@ -313,6 +316,7 @@ cdef class Reader(Channel):
         Raises IncompleteRead if the input ends before, with what came in `.partial`; the rest as read() does.
         """
         cdef Py_ssize_t size = to_size(n, "n")
+        check_timeout(timeout)
         enter(self, &self.reading)
         try:
             return self.read_n(size, timeout, True)
@@ -323,6 +327,7 @@ cdef class Reader(Channel):
         """Read what is held, at most n bytes of it, after one read if nothing is. b"" at the end of the input."""
         cdef Py_ssize_t size
         cdef size_t held
+        check_timeout(timeout)
         enter(self, &self.reading)
         try:
             size = to_limit(n, "n")
@@ -349,6 +354,7 @@ cdef class Reader(Channel):
         cdef rio_call call
         cdef size_t n, size, held
         cdef object count   # made before anything is consumed: an int needs memory, too
+        check_timeout(timeout)
         try:
             PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         except (BufferError, TypeError):
@@ -496,6 +502,7 @@ cdef class Reader(Channel):
     def fill(self, n=1, *, timeout=...):
         """Wait until n bytes are held: how many are, fewer than n at the end of the input. peek() then shows them."""
         cdef size_t size = to_size(n, "n")
+        check_timeout(timeout)
         enter(self, &self.reading)
         try:
             return self.hold(size, timeout)
@@ -509,6 +516,7 @@ cdef class Reader(Channel):
         """
         cdef size_t held
         to_limit(n, "n")
+        check_timeout(timeout)
         enter(self, &self.reading)
         try:
             held = self.hold_some(timeout)

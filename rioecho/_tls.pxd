@@ -1,5 +1,8 @@
 # The transport of a Rio over an ssl.SSLSocket; see _tls.pyx.
 
+from rioecho._posix cimport rio_sigpipe
+
+
 cdef enum:
     RECORD = 16384   # the longest TLS record (RFC 8446, 5.1): what one send begins, it can also finish
 
@@ -12,10 +15,12 @@ cdef class Tls:
     cdef unsigned long raised_in    # in which thread
     cdef int busy
     cdef unsigned long owner        # the thread that made it busy
+    cdef rio_sigpipe sigpipe        # that thread's SIGPIPE: OpenSSL's writes may raise it
     cdef object __weakref__
 
     cdef int take(self) except -1
     cdef void put(self) noexcept
+    cdef object timeout(self)
     cdef int raise_late(self) except -1
     cdef int keep(self, object error) except -1
     cdef ssize_t recv(self, char *data, size_t n, short *want) except -2

@@ -23,7 +23,16 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from rioecho._fdio cimport fd_ready
-from rioecho._posix cimport POLLIN, POLLOUT, RIO_FREE, rio_flag_put, rio_flag_take, sched_yield
+from rioecho._posix cimport (
+    POLLIN,
+    POLLOUT,
+    RIO_FREE,
+    rio_flag_put,
+    rio_flag_take,
+    rio_sigpipe_block,
+    rio_sigpipe_restore,
+    sched_yield,
+)
 
 from rioecho.errors import ConcurrentCall
 
@@ -69,11 +78,21 @@ cdef class Tls:
             with nogil:
                 sched_yield()
         self.owner = me
+        rio_sigpipe_block(&self.sigpipe)
         return 0
 
     cdef void put(self) noexcept:
+        rio_sigpipe_restore(&self.sigpipe)
         self.owner = 0
         rio_flag_put(&self.busy, RIO_FREE)
+
+    cdef object timeout(self):
+        """The socket's own timeout, not that of an operation under way."""
+        self.take()
+        try:
+            return self.sock.gettimeout()
+        finally:
+            self.put()
 
     cdef int raise_late(self) except -1:
         """Raise what a signal handler raised in the middle of this thread's last call, whose bytes are booked now."""

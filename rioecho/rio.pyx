@@ -41,6 +41,15 @@ cdef int note_written(object error, size_t n) except -1:
     return 0
 
 
+cdef int get_bytes(object data, Py_buffer *view) except -1:
+    """The memory of a bytes-like object, to be released."""
+    try:
+        PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
+    except BufferError as error:
+        raise TypeError(f"a contiguous bytes-like object is required: {error}") from None
+    return 0
+
+
 @cython.final
 cdef class Rio(Reader):
     """A buffered reader and writer over a POSIX descriptor that never loses a byte, whatever interrupts it.
@@ -95,7 +104,7 @@ cdef class Rio(Reader):
         cdef size_t n, sent = 0
         cdef object length   # made before anything is sent: an int needs memory, too
         cdef bint joined = False
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        get_bytes(data, &view)
         try:
             n = view.len
             length = view.len
@@ -173,7 +182,7 @@ cdef class Rio(Reader):
         """Write an object's bytes through the buffer: their number. `taken` counts those that are sent or buffered."""
         cdef Py_buffer view
         cdef object length   # as in writen()
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        get_bytes(data, &view)
         try:
             length = view.len
             enter(self, &self.writing)

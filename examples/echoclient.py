@@ -1,0 +1,38 @@
+"""An echo client: echoclient.c of CS:APP section 11.4.9, line for line.
+
+usage: echoclient.py <host> <port>
+
+It sends each line of stdin and prints the line that comes back. As in the book, it waits for ever for the echo of a
+last line without a newline, for the server echoes whole lines; rioecho-client does not.
+"""
+
+import signal
+import sys
+
+from rioecho.csapp import MAXLINE, Close, Fgets, Fputs, Open_clientfd, Rio_readinitb, Rio_readlineb, Rio_writen
+
+stdin, stdout = sys.stdin.buffer, sys.stdout.buffer  # bytes in and out, whatever their encoding
+
+
+def main(argv):
+    if len(argv) != 3:
+        print("usage: echoclient.py <host> <port>", file=sys.stderr)
+        sys.exit(1)
+    host = argv[1]
+    port = argv[2]
+
+    clientfd = Open_clientfd(host, port)
+    rio = Rio_readinitb(clientfd)
+
+    while (buf := Fgets(MAXLINE, stdin)) is not None:
+        Rio_writen(clientfd, buf)
+        buf = Rio_readlineb(rio, MAXLINE)
+        Fputs(buf, stdout)
+        stdout.flush()
+    Close(clientfd)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it as it ends a C program, without a traceback
+    main(sys.argv)

@@ -1,0 +1,253 @@
+"""The programs of examples/, run as programs: against each other, against nc and against socat."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rioecho
+from rioecho import Rio, connect, open_clientfd
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LONG = 20.0  # seconds, for what does not happen unless something is broken
+
+OTHERS = {
+    "nc": ["nc", "-N"],  # end the sending side at the end of stdin: OpenBSD's nc
+    "socat": ["socat", "-t", "20", "-"],
+}
+
+
+def other(name, host, port):
+    """Give the command of another program that sends stdin and prints what comes back."""
+    if shutil.which(name) is None:
+        pytest.skip(f"there is no {name} here")
+    if name == "socat":
+        return [*OTHERS[name], f"TCP:{host}:{port}"]
+    usage = subprocess.run(["nc", "-h"], capture_output=True, text=True, timeout=LONG, check=False)
+    if not re.search(r"^\s*-N|\[-\w*N", usage.stdout + usage.stderr, re.MULTILINE):
+        pytest.skip("this nc has no -N")
+    return [*OTHERS[name], host, str(port)]
+
+
+def command(name, *args):
+    return [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name), *map(str, args)]
+
+
+def environment():
+    """Let the children have the rioecho that is tested."""
+    return os.environ | {"PYTHONPATH": str(Path(rioecho.__file__).parents[1])}
+
+
+@pytest.fixture
+def start():
+    """Start a child, which is ended and waited for after the test; its three streams are pipes of bytes.
+
+    `output` and `complaints` read two of them, a line at a time, and wait for no longer than LONG.
+    """
+    children = []
+
+    def start(argv):
+        pipe = subprocess.PIPE
+        child = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=environment())
+        child.output = Rio(child.stdout, timeout=LONG)
+        child.complaints = Rio(child.stderr, timeout=LONG)
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.terminate()
+        try:
+            child.communicate(timeout=LONG)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            raise
+
+
+def run(argv, data=b"", **kwargs):
+    """Run a child with this input to its end: status, what it printed, and its complaints."""
+    child = subprocess.run(argv, input=data, capture_output=True, timeout=60, env=environment(), check=False, **kwargs)
+    return child.returncode, child.stdout, child.stderr
+
+
+class Server:
+    def __init__(self, child, port):
+        self.child = child
+        self.port = port
+
+    def lines(self, count):
+        """Read this many lines of what it prints, without the numbers of the clients' ports."""
+        lines = [self.child.output.readline().decode() for _ in range(count)]
+        return [re.sub(r"^Connected to \(.+, \w+\)$", "Connected", line.rstrip("\n")) for line in lines]
+
+    def end(self):
+        """End it as a user does, and return its complaints."""
+        self.child.send_signal(signal.SIGINT)
+        _, complaints = self.child.communicate(timeout=LONG)
+        assert self.child.returncode == -signal.SIGINT
+        return complaints
+
+
+@pytest.fixture
+def server(start):
+    """Start the iterative server, and wait until it has served a client that said nothing."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    child = start(command("echoserveri.py", port))
+    while True:
+        try:
+            os.close(open_clientfd("127.0.0.1", port))
+            break
+        except ConnectionRefusedError:
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(0.02)
+    server = Server(child, port)
+    assert server.lines(1) == ["Connected"]
+    return server
+
+
+def test_server_and_client_of_the_book_echo_each_other(server):
+    text = b"one\n\n\xc3\xa4\xff\n" + b"x" * 8190 + b"\n"
+    assert run(command("echoclient.py", "127.0.0.1", server.port), text) == (0, text, b"")
+    sizes = [len(line) for line in text.splitlines(keepends=True)]
+    assert server.lines(5) == ["Connected"] + [f"server received {size} bytes" for size in sizes]
+    assert server.end() == b""
+
+
+def test_line_longer_than_maxline_goes_through_in_pieces(server):
+    text = b"y" * 20000 + b"\n"
+    assert run(command("echoclient.py", "127.0.0.1", server.port), text) == (0, text, b"")
+    assert server.lines(4) == ["Connected"] + [f"server received {size} bytes" for size in (8191, 8191, 3619)]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_server_answers_another_program(server, name):
+    text = b"hello\nworld\nand no newline"
+    status, out, _ = run(other(name, "127.0.0.1", server.port), text)
+    assert (status, out) == (0, text)
+    assert server.lines(4) == ["Connected", *(f"server received {size} bytes" for size in (6, 6, 14))]
+    assert server.end() == b""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_server_listens_on_both_families(server, host):
+    try:
+        with connect(host, server.port, timeout=LONG) as rio:
+            rio.writen(b"hello\n")
+            assert rio.readline() == b"hello\n"
+    except ConnectionRefusedError:
+        raise
+    except OSError as exc:
+        pytest.skip(f"no such address here: {exc}")
+
+
+def test_server_serves_one_client_at_a_time_and_the_next_waits(server):
+    first = connect("127.0.0.1", server.port, timeout=LONG)
+    with connect("127.0.0.1", server.port, timeout=LONG) as second:
+        second.writen(b"second\n")
+        for _ in range(3):
+            first.writen(b"first\n")
+            assert first.readline() == b"first\n"
+        with pytest.raises(BlockingIOError):
+            second.readline(timeout=0)
+        first.close()
+        assert second.readline() == b"second\n"
+    lines = server.lines(6)
+    assert lines == [
+        "Connected",
+        *["server received 6 bytes"] * 3,
+        "Connected",
+        "server received 7 bytes",
+    ]
+
+
+def test_server_shows_what_it_does_at_once_also_in_a_pipe(server):
+    with connect("127.0.0.1", server.port, timeout=LONG) as rio:
+        assert re.fullmatch(rb"Connected to \(.+, \w+\)\n", server.child.output.readline())
+        rio.writen(b"12345\n")
+        assert server.child.output.readline() == b"server received 6 bytes\n"
+
+
+def socat_echo(start):
+    """Start socat as the echo server, and return its port."""
+    if shutil.which("socat") is None:
+        pytest.skip("there is no socat here")
+    child = start(["socat", "-d", "-d", "TCP4-LISTEN:0,bind=127.0.0.1", "PIPE"])
+    for line in child.complaints:
+        if found := re.search(rb"listening on .*:(\d+)", line):
+            return int(found[1])
+    pytest.fail("socat does not say where it listens")
+
+
+def test_client_talks_to_socat(start):
+    text = b"hello\nworld\n"
+    assert run(command("echoclient.py", "127.0.0.1", socat_echo(start)), text) == (0, text, b"")
+
+
+def test_client_shows_each_line_at_once_also_in_a_pipe(start):
+    client = start(command("echoclient.py", "127.0.0.1", socat_echo(start)))
+    for line in (b"one\n", b"two\n"):
+        client.stdin.write(line)
+        assert client.output.readline() == line
+
+
+def test_client_talks_to_nc(start):
+    if shutil.which("nc") is None:
+        pytest.skip("there is no nc here")
+    nc = start(["nc", "-n", "-l", "-v", "127.0.0.1", "0"])
+    found = re.search(rb"Listening on .* (\d+)", nc.complaints.readline())
+    if not found or found[1] == b"0":
+        pytest.skip("this nc does not say where it listens")
+    client = start(command("echoclient.py", "127.0.0.1", int(found[1])))
+    client.stdin.write(b"question\n")
+    assert nc.output.readline() == b"question\n"
+    nc.stdin.write(b"answer\n")
+    assert client.output.readline() == b"answer\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "usage"),
+    [
+        ("echoserveri.py", [], b"usage: echoserveri.py <port>\n"),
+        ("echoserveri.py", ["80", "90"], b"usage: echoserveri.py <port>\n"),
+        ("echoclient.py", [], b"usage: echoclient.py <host> <port>\n"),
+        ("echoclient.py", ["localhost"], b"usage: echoclient.py <host> <port>\n"),
+        ("echoclient.py", ["localhost", "80", "90"], b"usage: echoclient.py <host> <port>\n"),
+    ],
+)
+def test_wrong_number_of_arguments_prints_the_usage_and_is_a_failure(name, args, usage):
+    assert run(command(name, *args)) == (1, b"", usage)
+
+
+def test_port_in_use_is_a_failure_that_names_it(server):
+    status, out, err = run(command("echoserveri.py", server.port))
+    assert (status, out) == (1, b"")
+    assert err.startswith(f"Open_listenfd error: cannot listen on port {server.port}: ".encode())
+    assert err.count(b"\n") == 1
+
+
+def test_server_that_is_not_there_is_a_failure_of_the_client():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        status, out, err = run(command("echoclient.py", "127.0.0.1", port), b"hello\n")
+    assert (status, out) == (1, b"")
+    assert err.startswith(f"Open_clientfd error: cannot connect to 127.0.0.1 port {port}: ".encode())
+    assert err.count(b"\n") == 1
+
+
+def test_client_ends_at_an_interrupt_without_a_traceback(start, server):
+    client = start(command("echoclient.py", "127.0.0.1", server.port))
+    client.stdin.write(b"hello\n")
+    assert client.output.readline() == b"hello\n"
+    client.send_signal(signal.SIGINT)
+    assert client.communicate(timeout=LONG) == (b"", b"")
+    assert client.returncode == -signal.SIGINT

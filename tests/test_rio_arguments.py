@@ -1,0 +1,244 @@
+"""A bad argument is a clear ValueError or TypeError, and nothing has changed; so is a call of a closed Rio."""
+
+import enum
+import io
+import math
+import os
+import sys
+from fractions import Fraction
+
+import pytest
+
+from rioecho import Rio
+
+HUGE = sys.maxsize + 1
+
+
+def shown(value):
+    """A short name for a value, without an address."""
+    return type(value).__name__ if " at 0x" in repr(value) else f"{value!r:.24}"
+
+
+# Call, and the arguments it must refuse.
+SIZES = {
+    "readline": (lambda rio, n: rio.readline(n), [1.0, "1", b"1", [], HUGE]),
+    "readlines": (lambda rio, n: rio.readlines(n), [1.0, "1", HUGE]),
+    "read": (lambda rio, n: rio.read(n), [1.0, "1", b"1", object(), HUGE, 10**30]),
+    "read1": (lambda rio, n: rio.read1(n), [1.0, "1", HUGE]),
+    "peek": (lambda rio, n: rio.peek(n), [1.0, "1", HUGE]),
+    "readexactly": (lambda rio, n: rio.readexactly(n), [-1, -(10**30), None, 1.0, "1", HUGE]),
+    "fill": (lambda rio, n: rio.fill(n), [-1, -(10**30), None, 1.0, "1", HUGE]),
+    "readuntil, limit": (lambda rio, n: rio.readuntil(b"\n", n), [-2, -(10**30), 1.0, "1", HUGE]),
+    "readuntil, sep": (lambda rio, sep: rio.readuntil(sep), ["\n", b"", bytearray(), None, 10, [b"\n"]]),
+    "readinto": (lambda rio, b: rio.readinto(b), [b"fixed", "text", None, 4, memoryview(b"fixed"), [0]]),
+    "readinto1": (lambda rio, b: rio.readinto1(b), [b"fixed", "text", None, 4, memoryview(bytearray(8))[::2]]),
+    "write": (lambda rio, data: rio.write(data), ["text", None, 4, [b"x"]]),
+    "writen": (lambda rio, data: rio.writen(data), ["text", None, 4, memoryview(b"abcd")[::2]]),
+    "writelines": (lambda rio, lines: rio.writelines(lines), [["text"], None, 4, [4]]),
+}
+BAD_SIZES = [
+    pytest.param(call, value, id=f"{name}({shown(value)})")
+    for name, (call, values) in SIZES.items()
+    for value in values
+]
+
+TIMED = {
+    "readline": lambda rio, **timeout: rio.readline(**timeout),
+    "read": lambda rio, **timeout: rio.read(1, **timeout),
+    "read, large": lambda rio, **timeout: rio.read(100, **timeout),
+    "readexactly": lambda rio, **timeout: rio.readexactly(1, **timeout),
+    "readuntil": lambda rio, **timeout: rio.readuntil(**timeout),
+    "readlines1": lambda rio, **timeout: rio.readlines1(**timeout),
+    "fill": lambda rio, **timeout: rio.fill(1, **timeout),
+    "skipline": lambda rio, **timeout: rio.skipline(**timeout),
+    "writen": lambda rio, **timeout: rio.writen(b"data", **timeout),
+    "flush": lambda rio, **timeout: rio.flush(**timeout),
+}
+BAD_TIMEOUTS = [-1, -0.001, math.nan, -math.inf, "1", b"1", [], object(), 1j]
+
+
+def refused(rio, stream, call):
+    """The call raises ValueError or TypeError with a message, and moves no byte in either direction."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call()
+    assert not isinstance(caught.value, io.UnsupportedOperation)
+    assert str(caught.value)
+    assert not stream.readable()
+    rio.timeout = 5
+    assert rio.readline() == b"one\n"
+    assert rio.writen(b"ping") == 4
+    assert stream.take_exactly(4) == b"ping"
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["nothing held", "a line held"])
+@pytest.mark.parametrize(("call", "value"), BAD_SIZES)
+def test_a_bad_argument_is_refused_and_changes_nothing(stream, call, value, held):
+    rio = Rio(stream.near, bufsize=16)
+    stream.feed(b"one\ntwo\n")
+    if held:
+        rio.fill(8)
+    refused(rio, stream, lambda: call(rio, value))
+    assert rio.read(4) == b"two\n"
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["nothing held", "a line held"])
+@pytest.mark.parametrize("timeout", BAD_TIMEOUTS, ids=shown)
+@pytest.mark.parametrize("call", TIMED.values(), ids=TIMED)
+def test_a_bad_timeout_is_refused_and_changes_nothing(stream, call, timeout, held):
+    rio = Rio(stream.near, bufsize=16)
+    stream.feed(b"one\n")
+    if held:
+        rio.fill(4)
+    refused(rio, stream, lambda: call(rio, timeout=timeout))
+
+
+@pytest.mark.parametrize("timeout", [None, 5, 5.0, Fraction(5), True, math.inf, 1e300, sys.maxsize, 10**400], ids=shown)
+@pytest.mark.parametrize("call", TIMED.values(), ids=TIMED)
+def test_any_other_number_of_seconds_is_a_timeout(stream, call, timeout):
+    rio = Rio(stream.near)
+    stream.feed(b"one\n" * 30)
+    stream.end()
+    call(rio, timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bufsize": 0},
+        {"bufsize": -1},
+        {"bufsize": 1.5},
+        {"bufsize": None},
+        {"bufsize": "8192"},
+        {"bufsize": HUGE},
+        {"max_line": 0},
+        {"max_line": -1},
+        {"max_line": 1.5},
+        {"max_line": HUGE},
+        {"timeout": -1},
+        {"timeout": "1"},
+        {"timeout": math.nan},
+        {"buffer_size": 1},
+    ],
+    ids=repr,
+)
+def test_a_bad_option_is_refused(stream, options):
+    with pytest.raises((ValueError, TypeError)):
+        Rio(stream.near, **options)
+
+
+@pytest.mark.parametrize("fd", [-1, 1.5, "0", None, object(), b"0"], ids=shown)
+def test_what_is_no_descriptor_is_refused(fd):
+    with pytest.raises((ValueError, TypeError)):
+        Rio(fd)
+
+
+def test_options_are_given_by_name(stream):
+    with pytest.raises(TypeError):
+        Rio(stream.near, 8192)
+    with pytest.raises(TypeError):
+        Rio(stream.near).readline(1, 2)
+
+
+def test_a_descriptor_that_is_not_open_is_an_oserror():
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Rio(100_000)
+
+
+def test_a_subclass_of_int_is_a_descriptor(wire):
+    pipe = wire("pipe")
+    numbers = enum.IntEnum("numbers", {"STDIN": pipe.near})
+    pipe.feed(b"line\n")
+    assert Rio(numbers.STDIN, timeout=5).readline() == b"line\n"
+
+
+def test_numbers_that_know_how_to_be_an_index_are_sizes(stream):
+    class Four:
+        def __index__(self):
+            return 4
+
+    rio = Rio(stream.near, timeout=5)
+    stream.feed(b"abcdefgh")
+    assert rio.read(Four()) == b"abcd"
+    assert rio.readexactly(n=4) == b"efgh"
+
+
+@pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4]], ids=shown)
+def test_any_bytes_like_object_can_be_written_and_be_a_separator(stream, data):
+    rio = Rio(stream.near, timeout=5)
+    assert (rio.write(data), rio.writen(data)) == (3, 3)
+    rio.writelines([data, data])
+    rio.flush()
+    assert stream.take_exactly(12) == b"abc" * 4
+    stream.feed(b"--abc--")
+    assert rio.readuntil(data) == b"--abc"
+
+
+@pytest.mark.parametrize("make", [bytearray, lambda n: memoryview(bytearray(n))], ids=["bytearray", "memoryview"])
+def test_readinto_takes_any_writable_buffer_and_counts_bytes(stream, make):
+    rio = Rio(stream.near, bufsize=4, timeout=5)
+    stream.feed(b"0123456789")
+    stream.end()
+    buffer = make(8)
+    assert rio.readinto(buffer) == 8
+    assert bytes(buffer) == b"01234567"
+    assert rio.readinto(buffer) == 2
+    assert bytes(buffer) == b"89234567"
+    assert rio.readinto(buffer) == 0
+    assert rio.readinto(bytearray()) == 0
+
+
+OPEN_ONLY = {
+    **{f"{name} with a timeout": call for name, call in TIMED.items()},
+    **{
+        name: (lambda rio, name=name: getattr(rio, name)())
+        for name in (
+            "read readline readlines readlines1 read1 readuntil peek fill skipline has_line read_buffered "
+            "fileno detach readable writable seekable isatty flush __enter__ __iter__ __next__"
+        ).split()
+    },
+    "buffered": lambda rio: rio.buffered,
+    "readexactly": lambda rio: rio.readexactly(1),
+    "readinto": lambda rio: rio.readinto(bytearray(1)),
+    "readinto1": lambda rio: rio.readinto1(bytearray(1)),
+    "read(0)": lambda rio: rio.read(0),
+    "write": lambda rio: rio.write(b"x"),
+    "write nothing": lambda rio: rio.write(b""),
+    "writen": lambda rio: rio.writen(b"x"),
+    "writelines": lambda rio: rio.writelines([b"x"]),
+}
+
+
+@pytest.mark.parametrize("closing", [Rio.close, Rio.detach], ids=["closed", "detached"])
+@pytest.mark.parametrize("call", OPEN_ONLY.values(), ids=OPEN_ONLY)
+def test_a_closed_rio_refuses_and_says_so(stream, call, closing):
+    rio = Rio(stream.near)
+    stream.feed(b"line\n")
+    rio.peek()
+    closing(rio)
+    with pytest.raises(ValueError, match=r"closed|detached") as caught:
+        call(rio)
+    assert not isinstance(caught.value, io.UnsupportedOperation)
+    assert rio.closed
+
+
+@pytest.mark.parametrize("call", ["seek", "truncate"])
+def test_a_stream_cannot_seek(stream, call):
+    rio = Rio(stream.near)
+    with pytest.raises(io.UnsupportedOperation):
+        getattr(rio, call)(0)
+    with pytest.raises(io.UnsupportedOperation):
+        rio.tell()
+    assert rio.seekable() is False
+
+
+def test_the_wrong_direction_is_an_unsupported_operation(wire):
+    out, into = wire("pipe", output=True), wire("pipe")
+    writer, reader = Rio(out.near), Rio(into.near)
+    assert (writer.readable(), writer.writable(), reader.readable(), reader.writable()) == (False, True, True, False)
+    for call in (writer.read, writer.readline, writer.peek, writer.fill, lambda: reader.writen(b"x")):
+        with pytest.raises(io.UnsupportedOperation):
+            call()
+    with pytest.raises(io.UnsupportedOperation):
+        reader.write(b"x")
+    os.write(into.far, b"line\n")
+    assert reader.readline(timeout=5) == b"line\n"

@@ -1,0 +1,175 @@
+"""Whatever interrupts a write: each byte is sent or still somebody's, the error says whose, and none is sent twice."""
+
+import random
+import signal
+from functools import partial
+
+import pytest
+
+from rioecho import Rio
+
+REST = 20  # seconds after which a test has failed
+BYTES = random.Random(8).randbytes(3 << 19)  # more than a pipe or a socket takes
+KINDS = ["pipe", "socketpair", "tcp", "pty"]
+
+
+@pytest.fixture(params=KINDS)
+def outward(request, wire):
+    return wire(request.param, output=True)
+
+
+@pytest.fixture
+def data(outward):
+    """More than the wire takes; a terminal takes less than the rest, and is slow."""
+    return data_for(outward.kind)
+
+
+def data_for(kind):
+    return BYTES[:300_000] if kind == "pty" else BYTES
+
+
+@pytest.fixture(params=["timeout", "timeout of 0", "raising handler", "KeyboardInterrupt"])
+def interrupted(request, alarm, on_alarm):
+    """Call a function that has to wait, interrupt it, and return its error."""
+
+    def press_ctrl_c(signum, frame):
+        signal.raise_signal(signal.SIGINT)
+
+    def call(rio, function, *arguments):
+        rio.timeout = {"timeout": 0.01, "timeout of 0": 0}.get(request.param, REST)
+        error = {"timeout": TimeoutError, "timeout of 0": BlockingIOError, "raising handler": alarm.error}
+        with pytest.raises(error.get(request.param, KeyboardInterrupt)) as caught:
+            if request.param == "raising handler":
+                alarm(0.01)
+            elif request.param == "KeyboardInterrupt":
+                on_alarm(press_ctrl_c, 0.01)
+            function(*arguments)
+        rio.timeout = REST
+        return caught.value
+
+    return call
+
+
+def arriving(wire, n, background):
+    """Take n bytes in the background, into the list that is returned."""
+    taken = []
+    return taken, background(lambda: taken.append(wire.take_exactly(n)))
+
+
+def test_writen_goes_on_after_the_bytes_that_the_error_says_were_sent(outward, interrupted, background, data):
+    rio = Rio(outward.near, bufsize=1000)
+    error = interrupted(rio, rio.writen, data)
+    sent = error.characters_written
+    assert 0 < sent < len(data)
+    again = interrupted(rio, rio.writen, data[sent:]).characters_written  # full: hardly anything goes
+    assert 0 <= again < len(data) - sent
+    sent += again
+    taken, thread = arriving(outward, len(data), background)
+    assert rio.writen(data[sent:]) == len(data) - sent
+    thread.join(REST)
+    assert taken == [data]
+
+
+def test_writen_keeps_nothing_of_what_it_did_not_send(outward, interrupted, background, data):
+    rio = Rio(outward.near, bufsize=1000)
+    sent = interrupted(rio, rio.writen, data).characters_written
+    taken, thread = arriving(outward, sent + 4, background)
+    rio.flush()
+    rio.writen(b"next")
+    thread.join(REST)
+    assert taken == [data[:sent] + b"next"]
+
+
+def test_writen_behind_buffered_output_says_how_much_of_its_own_data_went(outward, interrupted, background, data):
+    held, mine = b"held" * 40_000, b"mine" * 40_000  # more than a terminal takes after it was full
+    rio = Rio(outward.near, bufsize=len(held) + len(mine))
+    filling = interrupted(rio, rio.writen, data).characters_written
+    rio.write(held)
+    assert interrupted(rio, rio.writen, mine).characters_written == 0
+    whole = data[:filling] + held + b"behind" + mine
+    taken, thread = arriving(outward, len(whole), background)
+    rio.writen(b"behind")
+    rio.writen(mine)
+    thread.join(REST)
+    assert taken == [whole]
+
+
+@pytest.mark.parametrize("step", [1, 300, 999, 1000, 1001, 50_000])
+def test_write_says_how_much_it_took_and_holds_no_more_than_bufsize(outward, interrupted, background, data, step):
+    rio = Rio(outward.near, bufsize=1000)
+    parts = (data[at : at + step] for at in range(0, len(data), step))
+    counts = []
+    error = interrupted(rio, counts.extend, map(rio.write, list(parts)))  # no Python code between the writes
+    count = sum(counts) + error.characters_written
+    assert count < len(data)
+    there = b""
+    while count - len(there) > 1000 or outward.readable():
+        there += outward.take()
+    end = min(count + 100_000, len(data))
+    taken, thread = arriving(outward, end - len(there), background)
+    for at in range(count, end, step):
+        rio.write(data[at : min(at + step, end)])
+    rio.flush()
+    thread.join(REST)
+    assert there + taken[0] == data[:end]
+
+
+@pytest.mark.parametrize("step", [300, 5000])
+def test_writelines_says_how_much_of_all_the_lines_it_took(outward, interrupted, background, data, step):
+    rio = Rio(outward.near, bufsize=1000)
+    lines = [data[at : at + step] for at in range(0, len(data), step)]
+    count = interrupted(rio, rio.writelines, lines).characters_written
+    assert 0 < count < len(data)
+    taken, thread = arriving(outward, len(data), background)
+    rio.writen(data[count:])
+    thread.join(REST)
+    assert taken == [data]
+
+
+def test_flush_goes_on_with_what_was_not_sent(outward, interrupted, background, data):
+    rio = Rio(outward.near, bufsize=len(data) + 1)
+    rio.write(data)
+    interrupted(rio, rio.flush)
+    interrupted(rio, rio.flush)
+    taken, thread = arriving(outward, len(data), background)
+    rio.flush()
+    thread.join(REST)
+    assert taken == [data]
+    assert not outward.readable()
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_writen_under_a_storm_of_signals_and_timeouts_sends_each_byte_once(wire, kind, blocking, storm, background):
+    outward, data = wire(kind, blocking=blocking, output=True), data_for(kind)
+    rio = Rio(outward.near, bufsize=1000)
+    chance = random.Random(5)
+    taken, thread = arriving(outward, len(data), background)
+    storm(chance, 0.0005)
+    sent = 0
+    while sent < len(data):
+        end = min(len(data), sent + chance.choice([1, 900, 5000, 200_000]))
+        count, error = storm.attempt(partial(rio.writen, data[sent:end], timeout=chance.choice([0, 0.0002, REST])))
+        sent += count or getattr(error, "characters_written", 0)
+    thread.join(REST)
+    assert taken == [data]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socketpair", "tcp"])
+def test_a_broken_pipe_is_an_error_and_what_was_received_can_still_be_read(wire, kind):
+    outward = wire(kind, output=True)
+    if kind != "pipe":
+        outward.feed(b"one\ntwo\n")
+    rio = Rio(outward.near, timeout=REST)
+    if kind != "pipe":
+        assert rio.peek() == b"one\ntwo\n"
+    outward.close_far()
+    with pytest.raises((BrokenPipeError, ConnectionResetError)) as caught:
+        for _ in range(100):
+            rio.writen(BYTES)
+    assert 0 <= caught.value.characters_written <= len(BYTES)
+    with pytest.raises(BrokenPipeError) as caught:
+        rio.writen(b"more")
+    assert caught.value.characters_written == 0
+    if kind != "pipe":
+        assert [rio.readline(), rio.readline()] == [b"one\n", b"two\n"]

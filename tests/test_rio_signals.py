@@ -1,0 +1,162 @@
+"""No SIGPIPE reaches the process, and no promise needs more memory than what came: told apart in child processes."""
+
+from pathlib import Path
+
+import pytest
+
+SIGPIPE = """if True:
+    import os, signal, socket, sys, threading
+    from rioecho import Rio
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    kind, blocked = sys.argv[1], sys.argv[2] == "blocked"
+    if blocked:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+    if kind == "pipe":
+        far, near = os.pipe()
+        close = lambda: os.close(far)
+    else:
+        near, far = socket.socketpair()
+        close = far.close
+    rio = Rio(near, bufsize=1000)
+
+    def refused(call, *arguments):
+        try:
+            call(*arguments)
+        except BrokenPipeError:
+            return
+        raise AssertionError(f"{call.__name__} did not raise")
+
+    rio.write(b"held")
+    close()
+    refused(rio.flush)
+    refused(rio.writen, b"x")
+    refused(rio.write, b"x" * 5000)
+    refused(rio.writelines, [b"x" * 5000])
+    if kind != "pipe":
+        assert rio.readline(timeout=5) == b""   # nothing to wait for
+    thread = threading.Thread(target=refused, args=(rio.writen, b"x"))
+    thread.start()
+    thread.join()
+    refused(rio.close)
+    assert signal.SIGPIPE not in signal.sigpending()
+    assert signal.getsignal(signal.SIGPIPE) == signal.SIG_DFL
+    assert (signal.SIGPIPE in signal.pthread_sigmask(signal.SIG_BLOCK, [])) == blocked
+    print("alive")
+"""
+
+
+@pytest.mark.parametrize("mask", ["open", "blocked"])
+@pytest.mark.parametrize("kind", ["pipe", "socketpair"])
+def test_no_sigpipe_reaches_a_process_that_would_die_of_it(child, kind, mask):
+    assert child(SIGPIPE, kind, mask) == "alive\n"
+
+
+def test_a_sigpipe_of_somebody_else_stays_pending(child):
+    code = """if True:
+        import os, signal
+        from rioecho import Rio
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+        signal.raise_signal(signal.SIGPIPE)
+        far, near = os.pipe()
+        os.close(far)
+        try:
+            Rio(near).writen(b"x")
+        except BrokenPipeError:
+            print(signal.SIGPIPE in signal.sigpending())
+    """
+    assert child(code) == "True\n"
+
+
+def test_the_error_of_a_tied_write_is_no_sigpipe_either(child):
+    code = """if True:
+        import signal, socket
+        from rioecho import Rio
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        near, far = socket.socketpair()
+        rio = Rio(near)
+        far.shutdown(socket.SHUT_RD)
+        rio.write(b"nobody listens")
+        try:
+            rio.readline(timeout=0)
+        except BlockingIOError:
+            far.send(b"line\\n")
+            print(rio.readline())
+    """
+    assert child(code) == "b'line\\n'\n"
+
+
+HUGE = """if True:
+    import os, resource, sys
+    from rioecho import IncompleteRead, Rio
+    near, far = os.pipe()
+    os.write(far, b"short")
+    os.close(far)
+    rio = Rio(near, max_line=None)
+    with open("/proc/self/statm") as sizes:
+        size = int(sizes.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (96 << 20), resource.RLIM_INFINITY))
+    try:
+        print(eval(sys.argv[1]))
+    except IncompleteRead as error:
+        print(error.partial, error.expected)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        ("rio.read(10**12)", "b'short'"),
+        ("rio.readexactly(10**12)", "b'short' 1000000000000"),
+        ("rio.fill(10**12), rio.peek()", "(5, b'short')"),
+        ("rio.readline(10**12)", "b'short'"),
+        ("rio.readuntil(b'x', 10**12)", "b'short' None"),
+        ("rio.readlines(10**12)", "[b'short']"),
+        ("rio.read1(10**12)", "b'short'"),
+        ("rio.peek(10**12)", "b'short'"),
+    ],
+    ids=lambda value: value.split("(")[0] if value.startswith("rio") else "",
+)
+def test_a_size_that_a_peer_made_up_allocates_little(child, call, answer):
+    pytest.importorskip("resource")
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("no /proc")
+    assert child(HUGE, call) == answer + "\n"
+
+
+MEMORY = """if True:
+    import os, resource, socket
+    from rioecho import Rio
+    near, far = socket.socketpair()
+    far.setblocking(False)
+    rio = Rio(near, max_line=None)
+    sent = bytearray()
+    with open("/proc/self/statm") as sizes:
+        size = int(sizes.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (24 << 20), resource.RLIM_INFINITY))
+    failed = False
+    try:
+        while len(sent) < 1 << 26:
+            part = b"%09d" % len(sent) * 8000
+            sent += part[: far.send(part)]
+            try:
+                CALL
+            except BlockingIOError:
+                pass
+    except MemoryError:
+        failed = True
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+    got = rio.read_buffered()
+    far.close()
+    print(failed, got + rio.read() == sent, len(got) > 1 << 20)
+    near.close()
+"""
+
+
+@pytest.mark.parametrize(
+    "call", ["rio.readline(timeout=0)", "rio.read(10**9, timeout=0)", "rio.fill(10**9, timeout=0)"]
+)
+def test_running_out_of_memory_loses_nothing(child, call):
+    pytest.importorskip("resource")
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("no /proc")
+    assert child(MEMORY.replace("CALL", call)) == "True True True\n"

@@ -1,0 +1,74 @@
+"""Time grows with the bytes, not with their square, however they come; measured as a ratio."""
+
+import time
+from contextlib import suppress
+
+import pytest
+
+from rioecho import Rio
+
+
+def cost(work, size):
+    """The least processor time of a few runs."""
+    return min(work(size) for _ in range(3))
+
+
+BYTEWISE = {
+    "readline": lambda rio: rio.readline(timeout=0),
+    "readline with a limit": lambda rio: rio.readline(10**9, timeout=0),
+    "readuntil, one byte": lambda rio: rio.readuntil(b";", 10**9, timeout=0),
+    "readuntil, two bytes": lambda rio: rio.readuntil(b"\r\n", 10**9, timeout=0),
+    "readlines1": lambda rio: rio.readlines1(timeout=0),
+    "fill": lambda rio: rio.fill(10**9, timeout=0),
+    "skipline": lambda rio: rio.skipline(timeout=0),
+}
+
+
+@pytest.mark.parametrize("call", BYTEWISE.values(), ids=BYTEWISE)
+def test_a_byte_more_of_a_long_line_costs_the_same_however_long_it_is(stream, background, call):
+    def work(size):
+        rio = Rio(stream.near, max_line=None, timeout=20)
+        filling = background(stream.far.sendall, b"x" * size)
+        rio.fill(size)
+        filling.join(20)
+        with pytest.raises(BlockingIOError):
+            call(rio)
+        start = time.thread_time()
+        for _ in range(500):
+            stream.far.send(b"x")
+            with suppress(BlockingIOError):
+                call(rio)
+        taken = time.thread_time() - start
+        assert rio.buffered == size + 500
+        return taken
+
+    assert cost(work, 16 << 20) < 16 * cost(work, 1 << 16)  # looking at all of it again: hundreds
+
+
+@pytest.mark.parametrize(
+    "drain",
+    [
+        lambda rio: sum(1 for _ in rio),
+        lambda rio: len(rio.readlines()),
+        lambda rio: len(rio.read()),
+        lambda rio: sum(map(len, iter(rio.readlines1, []))),
+        lambda rio: sum(1 for _ in iter(rio.skipline, 0)),
+        lambda rio: sum(1 for _ in iter(lambda: rio.read(1), b"")),
+        lambda rio: sum(1 for _ in iter(lambda: rio.readline(1), b"")),
+    ],
+    ids=["iteration", "readlines", "read", "readlines1", "skipline", "read(1)", "readline(1)"],
+)
+@pytest.mark.parametrize("bufsize", [64, 65536])
+def test_a_million_one_byte_lines_take_linear_time(wire, drain, bufsize):
+    def work(size):
+        file = wire("file")
+        file.feed(b"\n" * size)
+        rio = Rio(file.near, bufsize=bufsize)
+        start = time.thread_time()
+        assert drain(rio) == size
+        taken = time.thread_time() - start
+        file.close()
+        return taken
+
+    ratio = cost(work, 1_000_000) / cost(work, 125_000)
+    assert ratio < 24, f"eight times the lines took {ratio:.0f} times as long"  # a square: sixty-four

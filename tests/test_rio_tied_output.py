@@ -1,0 +1,254 @@
+"""Buffered output goes out before a read has to wait, in one send; stuck output keeps no line from the reader."""
+
+import socket
+import threading
+
+import pytest
+
+from rioecho import Rio
+
+needs_packets = pytest.mark.skipif(not hasattr(socket, "SOCK_SEQPACKET"), reason="no SOCK_SEQPACKET")
+
+
+@pytest.fixture
+def packets():
+    """A connection that shows how output was cut: what one send sends, one recv gets."""
+    try:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        pytest.skip("no local SOCK_SEQPACKET")
+    with near, far:
+        far.settimeout(20)
+        yield near, far
+
+
+def stuck(rio):
+    """Send until the peer takes no more: how many bytes it took."""
+    sent = 0
+    while True:
+        try:
+            sent += rio.writen(b"." * 4096, timeout=0)
+        except BlockingIOError as error:
+            if not error.characters_written:
+                return sent
+            sent += error.characters_written
+
+
+@needs_packets
+def test_a_batch_of_lines_is_answered_with_one_send(packets):
+    near, far = packets
+    rio = Rio(near, timeout=20)
+    for batch in (b"one\ntwo\nthree\n", b"four\n", b"x\n" * 1000):
+        far.send(batch)
+    far.shutdown(socket.SHUT_WR)
+    for line in rio:
+        rio.write(line)
+    rio.flush()
+    # Nothing had to wait in between, so all the batches went together.
+    assert far.recv(1 << 16) == b"one\ntwo\nthree\nfour\n" + b"x\n" * 1000
+
+
+@needs_packets
+def test_each_wait_sends_what_is_buffered_and_no_sooner(packets, background):
+    near, far = packets
+    rio = Rio(near, timeout=20)
+    answers = []
+
+    def echo():
+        for line in rio:
+            rio.write(line)
+        rio.flush()
+
+    thread = background(echo)
+    for batch in (b"one\ntwo\nthree\n", b"four\n", b"x\n" * 1000):
+        far.send(batch)
+        answers.append(far.recv(1 << 16))
+    far.shutdown(socket.SHUT_WR)
+    thread.join(20)
+    assert answers == [b"one\ntwo\nthree\n", b"four\n", b"x\n" * 1000]
+
+
+@needs_packets
+def test_a_read_that_need_not_wait_sends_nothing(packets):
+    near, far = packets
+    rio = Rio(near, timeout=20)
+    far.send(b"one\ntwo\n")
+    rio.write(b"held")
+    assert [rio.readline(), rio.readline()] == [b"one\n", b"two\n"]
+    far.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        far.recv(10)
+    with pytest.raises(BlockingIOError):
+        rio.readline(timeout=0)
+    assert far.recv(10) == b"held"
+
+
+@needs_packets
+def test_writen_sends_what_is_buffered_and_its_data_together_and_in_order(packets):
+    near, far = packets
+    rio = Rio(near, bufsize=100)
+    rio.write(b"one ")
+    rio.writen(b"two")
+    assert far.recv(100) == b"one two"
+    rio.write(b"x" * 99)
+    rio.writen(b"yy")
+    assert far.recv(1000) + far.recv(1000) == b"x" * 99 + b"yy"
+
+
+@needs_packets
+def test_the_buffer_is_sent_when_it_is_full_at_flush_and_at_close(packets):
+    near, far = packets
+    rio = Rio(near, bufsize=10)
+    assert [rio.write(b"0123"), rio.write(b"456789"), rio.write(b"ab"), rio.write(b"c" * 10)] == [4, 6, 2, 10]
+    assert [far.recv(100) for _ in range(3)] == [b"0123456789", b"ab", b"c" * 10]
+    rio.write(b"flush")
+    rio.flush()
+    rio.write(b"close")
+    rio.close()
+    assert [far.recv(100), far.recv(100)] == [b"flush", b"close"]
+
+
+READS = {
+    "readline": lambda rio: rio.readline(),
+    "iteration": lambda rio: next(rio),
+    "read": lambda rio: rio.read(9),
+    "read, large": lambda rio: rio.read(200)[:9],
+    "readexactly": lambda rio: rio.readexactly(9),
+    "readuntil": lambda rio: rio.readuntil(b"\n"),
+    "readlines1": lambda rio: rio.readlines1()[0],
+    "read1": lambda rio: rio.read1(9),
+    "peek": lambda rio: rio.peek()[:9],
+    "fill": lambda rio: rio.fill(9) and rio.read(9),
+    "skipline": lambda rio: b"question\n"[: rio.skipline()],
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_every_read_that_waits_sends_first_so_that_a_dialogue_needs_no_flush(stream, read, background):
+    rio = Rio(stream.near, bufsize=64, timeout=20)
+
+    def answer():
+        assert stream.take_exactly(6) == b"prompt"
+        stream.feed(b"question\n" + b"x" * 191)
+
+    background(answer)
+    rio.write(b"prompt")
+    assert read(rio) == b"question\n"
+
+
+def test_stuck_output_keeps_no_line_from_the_reader_and_all_of_it_arrives(stream, background):
+    rio = Rio(stream.near, bufsize=1 << 16, timeout=20)
+    sent = stuck(rio)
+    rio.write(b"held output")
+    stream.feed(b"one\n")
+    assert rio.readline() == b"one\n"
+    with pytest.raises(BlockingIOError):
+        rio.readline(timeout=0)
+    with pytest.raises(TimeoutError):
+        rio.readline(timeout=0.01)
+    stream.feed(b"two\n")
+    assert rio.readline() == b"two\n"
+    got = []
+
+    def drain():
+        got.append(stream.take_exactly(sent + 11))
+        stream.feed(b"three\n")
+
+    background(drain)
+    assert rio.readline() == b"three\n", "the wait for it sent the rest"
+    assert got == [b"." * sent + b"held output"]
+
+
+def test_an_echo_of_a_flood_does_not_wait_for_its_own_unsent_answer(stream, background):
+    size = 4 << 20
+    rio = Rio(stream.near, bufsize=1 << 14, timeout=20)
+    data = b"x" * 1023 + b"\n"
+    receiving = threading.Event()
+
+    def send():
+        for _ in range(size // 1024):
+            stream.far.sendall(data)
+        stream.end()
+
+    def receive():
+        receiving.set()
+        assert stream.take_exactly(size) == data * (size // 1024)
+
+    background(send)
+    background(receive)
+    assert receiving.wait(20)
+    for line in rio:
+        rio.write(line)
+    rio.flush()
+    rio.close()
+
+
+def test_an_error_in_sending_is_kept_for_the_next_write_and_disturbs_no_read(stream):
+    rio = Rio(stream.near, timeout=20)
+    stream.far.shutdown(socket.SHUT_RD)
+    stream.feed(b"one\n")
+    rio.write(b"nobody listens")
+    assert rio.readline() == b"one\n"
+    with pytest.raises(BlockingIOError):
+        rio.readline(timeout=0)
+    stream.feed(b"two\n")
+    assert rio.readline() == b"two\n"
+    with pytest.raises(BlockingIOError):
+        rio.readline(timeout=0)
+    stream.feed(b"three\n")
+    assert rio.readline() == b"three\n"
+    with pytest.raises(BrokenPipeError) as caught:
+        rio.writen(b"more")
+    assert caught.value.characters_written == 0
+    stream.feed(b"four\n")
+    assert rio.readline() == b"four\n"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rio: rio.write(b"x"),
+        lambda rio: rio.writen(b"x"),
+        lambda rio: rio.writelines([b"x"]),
+        lambda rio: rio.flush(),
+        lambda rio: rio.close(),
+        lambda rio: rio.detach(),
+    ],
+    ids=["write", "writen", "writelines", "flush", "close", "detach"],
+)
+def test_the_kept_error_is_raised_by_whichever_writes_next_and_once(stream, call):
+    rio = Rio(stream.near, timeout=20)
+    stream.far.shutdown(socket.SHUT_RD)
+    rio.write(b"x")
+    with pytest.raises(BlockingIOError):
+        rio.readline(timeout=0)
+    with pytest.raises(BrokenPipeError):
+        call(rio)
+    if not rio.closed:
+        assert rio.write(b"x") == 1, "raised once; a write to the buffer meets no error of its own"
+
+
+@pytest.mark.parametrize("kind", ["socketpair", "tcp"])
+def test_a_reset_met_in_sending_is_not_the_end_of_the_input(wire, kind, on_alarm):
+    both = wire(kind)
+    rio = Rio(both.near, bufsize=1 << 16, timeout=20)
+    stuck(rio)
+    rio.write(b"held")
+
+    # The handler runs between the read's attempt to read and its attempt to send.
+    on_alarm(lambda *_: both.reset() if kind == "tcp" else both.close_far(), 0.02)
+    with pytest.raises(ConnectionResetError):
+        while rio.readline():
+            pass
+
+
+def test_what_a_signal_handler_writes_while_a_read_waits_is_sent(stream, on_alarm, background):
+    rio = Rio(stream.near, timeout=20)
+    on_alarm(lambda *_: rio.write(b"tick"), 0.01)
+
+    def answer():
+        assert stream.take_exactly(4) == b"tick"
+        stream.feed(b"tock\n")
+
+    background(answer)
+    assert rio.readline() == b"tock\n"

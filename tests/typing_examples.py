@@ -1,0 +1,282 @@
+"""The public names as type checkers see them. Checked by mypy --strict and pyright (test_typing.py), never run.
+
+A line with a `type: ignore` is a mistake that the types must catch: where they do not, the comment is an error.
+"""
+
+import io
+import os
+import socket
+import ssl
+from pathlib import Path
+from typing import Any, BinaryIO, assert_type
+
+import rioecho
+from rioecho import (
+    ConcurrentCall,
+    EchoServer,
+    IncompleteRead,
+    LineTooLong,
+    Rio,
+    connect,
+    csapp,
+    echo,
+    makefile,
+    open_clientfd,
+    open_listenfd,
+    rio_readinitb,
+    rio_readlineb,
+    rio_readn,
+    rio_readnb,
+    rio_writen,
+)
+
+# ---- making a Rio
+
+
+def make(sock: socket.socket, encrypted: ssl.SSLSocket, file: BinaryIO, anything: object) -> None:
+    assert_type(Rio(0), Rio)
+    assert_type(Rio(sock, bufsize=8192, timeout=1, max_line=None, closefd=True), Rio)
+    assert_type(Rio(encrypted, timeout=None), Rio)
+    assert_type(Rio(file, timeout=0.5, max_line=100), Rio)
+    Rio()  # type: ignore[call-arg]
+    Rio("file")  # type: ignore[arg-type]
+    Rio(anything)  # type: ignore[arg-type]
+    Rio(0, 8192)  # type: ignore[call-arg]
+    Rio(0, bufsize=None)  # type: ignore[arg-type]
+    Rio(0, timeout="1")  # type: ignore[arg-type]
+    Rio(0, encoding="utf-8")  # type: ignore[call-arg]
+
+
+class Mine(Rio):  # type: ignore[misc]
+    """Rio is final."""
+
+
+# ---- reading
+
+
+def read(rio: Rio) -> None:
+    assert_type(rio.readline(), bytes)
+    assert_type(rio.readline(100, timeout=1.5), bytes)
+    assert_type(rio.readline(None), bytes)
+    assert_type(rio.readlines(), list[bytes])
+    assert_type(rio.readlines1(timeout=None), list[bytes])
+    assert_type(rio.skipline(), int)
+    assert_type(rio.readuntil(), bytes)
+    assert_type(rio.readuntil(bytearray(b"\r\n"), 100, timeout=0), bytes)
+    assert_type(rio.read(), bytes)
+    assert_type(rio.read(10, timeout=1), bytes)
+    assert_type(rio.readexactly(10), bytes)
+    assert_type(rio.read1(), bytes)
+    assert_type(rio.readinto(bytearray(10)), int)
+    assert_type(rio.readinto1(memoryview(bytearray(10)), timeout=1), int)
+    assert_type(iter(rio), Rio)
+    assert_type(next(rio), bytes)
+    assert_type([line for line in rio], list[bytes])  # noqa: C416, it is the loop that is typed
+    rio.readline(1.5)  # type: ignore[arg-type]
+    rio.readline(100, 1.5)  # type: ignore[call-arg]
+    rio.readuntil("\n")  # type: ignore[arg-type]
+    rio.readexactly()  # type: ignore[call-arg]
+    rio.readexactly(None)  # type: ignore[arg-type]
+    rio.readinto(b"read-only, which the types of a buffer cannot say")
+    rio.readinto("text")  # type: ignore[arg-type]
+    rio.read(timeout="1")  # type: ignore[arg-type]
+
+
+def hold(rio: Rio) -> None:
+    assert_type(rio.fill(), int)
+    assert_type(rio.fill(100, timeout=1), int)
+    assert_type(rio.peek(), bytes)
+    assert_type(rio.buffered, int)
+    assert_type(rio.has_line(), bool)
+    assert_type(rio.read_buffered(), bytes)
+    rio.buffered = 1  # type: ignore[misc]
+    rio.fill(None)  # type: ignore[arg-type]
+
+
+# ---- writing
+
+
+def write(rio: Rio) -> None:
+    assert_type(rio.writen(b"data", timeout=1), int)
+    assert_type(rio.write(memoryview(b"data")), int)
+    assert_type(rio.flush(timeout=None), None)
+    rio.writelines(bytearray(b"data") for _ in range(3))
+    rio.write("text")  # type: ignore[arg-type]
+    rio.write(b"data", timeout=1)  # type: ignore[call-arg]
+    rio.writen(1)  # type: ignore[arg-type]
+    rio.writelines(["text"])  # type: ignore[list-item]
+
+
+# ---- the descriptor and the end
+
+
+def end(rio: Rio) -> None:
+    assert_type(rio.fileno(), int)
+    assert_type(rio.isatty() or rio.readable() or rio.writable() or rio.seekable(), bool)
+    assert_type(rio.closed, bool)
+    assert_type(rio.timeout, float | None)
+    rio.timeout = 1
+    rio.timeout = None
+    assert_type(rio.max_line, int | None)
+    with rio as same:
+        assert_type(same, Rio)
+    assert_type(rio.close(), None)
+    assert_type(rio.detach(), tuple[Any, bytes])
+    rio.timeout = "1"  # type: ignore[assignment]
+    rio.max_line = 1  # type: ignore[misc]
+    rio.closed = True  # type: ignore[misc]
+    rio.other = 1  # type: ignore[attr-defined]
+
+
+# ---- connections
+
+
+def dial(path: Path) -> None:
+    assert_type(connect("localhost", 8000), Rio)
+    assert_type(connect("localhost", "http", timeout=1, bufsize=100, max_line=None), Rio)
+    assert_type(connect("/run/socket"), Rio)
+    assert_type(connect(path, timeout=None), Rio)
+    assert_type(connect(b"\0abstract"), Rio)
+    with connect("localhost", 8000) as rio:
+        assert_type(rio, Rio)
+    connect()  # type: ignore[call-overload]
+    connect(path, 8000)  # type: ignore[call-overload]
+    connect("localhost", None)  # type: ignore[call-overload]
+    connect("localhost", 8000, 5)  # type: ignore[call-overload]
+    connect("localhost", 8000, closefd=True)  # type: ignore[call-overload]
+
+
+def files(sock: socket.socket, mode: str) -> None:
+    assert_type(makefile(sock), io.TextIOWrapper)
+    assert_type(makefile(sock, "r"), io.TextIOWrapper)
+    assert_type(makefile(sock, "rw", encoding="utf-8", errors="strict", newline=""), io.TextIOWrapper)
+    assert_type(makefile(sock, mode="w", buffering=100), io.TextIOWrapper)
+    assert_type(makefile(sock, "rb"), Rio)
+    assert_type(makefile(sock, "rwb", -1), Rio)
+    assert_type(makefile(sock, mode="wb", buffering=None), Rio)
+    assert_type(makefile(sock, "rb", 0), socket.SocketIO)
+    assert_type(makefile(sock, buffering=0, mode="rwb"), socket.SocketIO)
+    makefile()  # type: ignore[call-overload]
+    makefile(0, "rb")  # type: ignore[call-overload]
+    makefile(sock, "x")  # type: ignore[call-overload]
+    makefile(sock, mode)  # type: ignore[call-overload]
+    makefile(sock, "rb", encoding="utf-8")  # type: ignore[call-overload]
+
+
+# ---- echo
+
+
+def echoes(sock: socket.socket) -> None:
+    assert_type(echo(0), int)
+    assert_type(echo(sock, "raw", timeout=1.5), int)
+    assert_type(echo(fd=sock, framing="line"), int)
+    echo("0")  # type: ignore[arg-type]
+    echo(0, "lines")  # type: ignore[arg-type]
+    echo(0, "line", 1)  # type: ignore[call-arg]
+
+
+def serve() -> None:
+    server = EchoServer(0, ["localhost"], engine="thread", framing="raw", backlog=10, idle_timeout=0, max_line=100)
+    with server as same:
+        assert_type(same, EchoServer)
+        assert_type(server.addresses, list[tuple[str, int]])
+        assert_type(server.stats(), dict[str, int])
+        assert_type(server.stop(), None)
+    EchoServer("http", "::1", engine="iterative", drain_timeout=0.5).close()
+    EchoServer(engine="fast")  # type: ignore[arg-type]
+    EchoServer(framing="word")  # type: ignore[arg-type]
+    EchoServer(0, None)  # type: ignore[arg-type]
+
+
+# ---- the errors
+
+
+def value_error(error: ValueError) -> ValueError:
+    return error
+
+
+def eof_error(error: EOFError) -> EOFError:
+    return error
+
+
+def runtime_error(error: RuntimeError) -> RuntimeError:
+    return error
+
+
+def errors(rio: Rio) -> None:
+    try:
+        rio.readline()
+    except LineTooLong as error:
+        assert_type((error.limit, error.buffered), tuple[int, int])
+        assert_type(value_error(error), ValueError)
+    except IncompleteRead as error:
+        assert_type((error.partial, error.expected), tuple[bytes, int | None])
+        assert_type(eof_error(error), EOFError)
+    except ConcurrentCall as error:
+        assert_type(runtime_error(error), RuntimeError)
+        value_error(error)  # type: ignore[arg-type]
+    LineTooLong("text", 1)  # type: ignore[arg-type]
+
+
+# ---- the book's names
+
+
+def book(sock: socket.socket) -> None:
+    assert_type(open_clientfd("localhost", 8000), int)
+    assert_type(open_listenfd("http", "::", backlog=1), int)
+    rio = rio_readinitb(sock)
+    assert_type(rio, Rio)
+    assert_type(rio_readlineb(rio), bytes)
+    assert_type(rio_readlineb(rio, 100), bytes)
+    assert_type(rio_readnb(rio, 10), bytes)
+    assert_type(rio_readn(0, 10), bytes)
+    assert_type(rio_writen(sock, memoryview(b"data")), int)
+    open_clientfd("localhost")  # type: ignore[call-arg]
+    open_clientfd(b"localhost", 8000)  # type: ignore[arg-type]
+    rio_readlineb(0)  # type: ignore[arg-type]
+    rio_writen(1, "text")  # type: ignore[arg-type]
+
+
+def capitals(text: io.TextIOWrapper, binary: BinaryIO) -> None:
+    fd = csapp.Socket(csapp.AF_INET, csapp.SOCK_STREAM, 0)
+    assert_type(fd, int)
+    assert_type(csapp.Bind(fd, ("", 8000)), None)
+    assert_type(csapp.Listen(fd, csapp.LISTENQ), None)
+    assert_type(csapp.Accept(fd), tuple[int, Any])
+    assert_type(csapp.Connect(fd, ("localhost", 8000)), None)
+    assert_type(csapp.Close(fd), None)
+    found = csapp.Getaddrinfo("localhost", "http", flags=csapp.AI_PASSIVE)
+    assert_type(found, list[tuple[Any, ...]])
+    assert_type(csapp.Freeaddrinfo(found), None)
+    assert_type(csapp.Getnameinfo(("::1", 8000, 0, 0), csapp.NI_NUMERICHOST), tuple[str, str])
+    assert_type(csapp.Open_clientfd("localhost", 8000), int)
+    assert_type(csapp.Open_listenfd(port="8000"), int)
+    rio = csapp.Rio_readinitb(fd)
+    assert_type(rio, Rio)
+    assert_type(csapp.Rio_readlineb(rio, csapp.MAXLINE), bytes)
+    assert_type(csapp.Rio_readnb(rio, csapp.RIO_BUFSIZE), bytes)
+    assert_type(csapp.Rio_readn(fd, 10), bytes)
+    assert_type(csapp.Rio_writen(fd, b"data"), int)
+    assert_type(csapp.Fgets(100, text), str | None)
+    assert_type(csapp.Fgets(100, binary), bytes | None)
+    csapp.Fputs("text", text)
+    csapp.Fputs(b"data", binary)
+    csapp.Fputs(b"data", text)  # type: ignore[misc]
+    csapp.Listen(fd)  # type: ignore[call-arg]
+    csapp.Open_clientfd("localhost")  # type: ignore[call-arg]
+    csapp.Fgets(text, 100)  # type: ignore[arg-type]
+
+
+# ---- the package
+
+
+def package() -> None:
+    assert_type(rioecho.__version__, str)
+    assert_type(rioecho.__all__, list[str])
+    assert_type(os.fspath(rioecho.__file__), str)
+
+
+def nothing_else() -> None:
+    from rioecho import Reo  # type: ignore[attr-defined]  # noqa: F401
+
+    rioecho.reo  # type: ignore[attr-defined]  # noqa: B018
