@@ -9,6 +9,7 @@ lost by leaving it at any point.
 Input is read only when all that may go back has gone back, so a peer that sends and never reads is not read from.
 """
 
+import sys
 from io import UnsupportedOperation
 
 cimport cython
@@ -84,6 +85,8 @@ cdef struct echo_t:
     size_t scanned       # of those behind them, how many are known to hold no newline
     size_t max_line      # a longer line goes back in pieces; 0: raw, every byte goes back at once
     bint by_line         # answer GOT_LINE
+    bint main_thread     # where signal handlers run
+    bint moved           # bytes have, since the handlers ran
     bint ended           # the input has
     phase phase
     int stop_fd          # readable when it is time to stop, or -1
@@ -142,6 +145,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                 buffer_consume(&e.b, count)
                 e.ready -= count
                 e.bytes_out += count
+                e.moved = True
                 if e.phase == ECHOING:
                     e.deadline = 0
                 continue
@@ -176,6 +180,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                     e.deadline = 0
                 e.b.w += count
                 e.bytes_in += count
+                e.moved = True
                 continue
             if count < 0 and e.err == EINTR:
                 return INTERRUPTED
@@ -185,7 +190,11 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                 e.ended = True
                 continue
             events = POLLIN
-        # Nothing moves: wait. An idle connection holds no memory.
+        # Nothing moves: wait. A signal that came while bytes moved would not end the wait.
+        if e.main_thread and e.moved:
+            e.moved = False
+            return INTERRUPTED
+        # An idle connection holds no memory.
         if buffer_held(&e.b) == 0:
             buffer_free(&e.b)
         if e.deadline == 0:
@@ -248,6 +257,8 @@ cdef class Echo:
         if not rio_flag_take(&self.running):
             raise ConcurrentCall("this echo is running already, in another thread or under this signal handler")
         try:
+            threading = sys.modules.get("threading")   # not imported: there is one thread that Python knows of
+            self.e.main_thread = threading is None or threading.current_thread() is threading.main_thread()
             return self.loop()
         finally:
             rio_flag_put(&self.running, RIO_FREE)

@@ -13,6 +13,10 @@ The raw descriptor would show ciphertext, so every byte goes through the socket 
   handler to interrupt, and if a handler does raise, the count is found out from how many bytes are still pending.
 * Once OpenSSL has begun to send a record, it must be offered the same bytes again, and they cannot be taken back. They
   count as sent, and are kept here (`begun`) until they are.
+
+What is left: a handler that raises for a signal which the kernel gave to another thread at the very moment of a send.
+Signals that come to this thread are held back for that moment (Channel.hold_signals); of the other's, the ssl module
+does not say whether the record had gone, and if the socket is full, it is taken for begun.
 """
 
 import sys
@@ -21,6 +25,8 @@ from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.pythread cimport PyThread_get_thread_ident
+
+from libc.errno cimport EPIPE
 
 from rioecho._fdio cimport fd_ready
 from rioecho._posix cimport (
@@ -214,6 +220,9 @@ cdef class Tls:
         except self.want_write:
             self.begun = record
             want[0] = POLLOUT
+        except self.eof as error:   # what the ssl module makes of EPIPE
+            self.begun = None
+            raise BrokenPipeError(EPIPE, "the TLS connection was closed by the peer") from error
         except BaseException as error:
             if isinstance(error, OSError) and error.errno is not None:
                 self.begun = None   # the connection's own error: nobody will finish the record

@@ -90,6 +90,7 @@ def pump(sock: socket.socket, source: int, sink: int) -> int:
     had come back right by then has been written.
     """
     rio = Rio(sock)
+    out = Rio(sink, timeout=None)
     checker = EchoChecker()
     unsent = memoryview(b"")
     at_end = False
@@ -106,7 +107,7 @@ def pump(sock: socket.socket, source: int, sink: int) -> int:
                     return checker.echoed
                 raise EchoLostError(checker.in_flight)
             right = checker.received(data)
-            _write_all(sink, data[:right])
+            out.writen(data[:right])
             if right < len(data):
                 raise WrongEchoError(checker.echoed)
         if source in ready:
@@ -132,9 +133,3 @@ def _wait(wanted: dict[int, int]) -> dict[int, int]:
     for fd, events in wanted.items():
         poller.register(fd, events)
     return dict(poller.poll())
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

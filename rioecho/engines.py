@@ -124,7 +124,7 @@ class ThreadEngine:
     def join(self, deadline: float) -> None:
         """Wait for the threads; each ends by itself when the server's time to drain is over."""
         for thread in tuple(self._threads):
-            thread.join(max(0.0, deadline - monotonic()))
+            thread.join(min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX))
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {"iterative": IterativeEngine, "thread": ThreadEngine}

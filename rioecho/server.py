@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
+import operator
 import os
 import select
 import socket
+import sys
 import threading
 from time import monotonic
 
@@ -20,14 +23,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
-    from typing import Literal, Self
+    from typing import Literal, Self, TypeVar
 
     from rioecho.engines import _Framing
 
+    _Number = TypeVar("_Number", int, float)
+
 log = logging.getLogger("rioecho.server")
 
-#: accept() cannot serve anybody now, and trying again at once would only burn a processor.
-EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+#: Errors of accept() that say that the listener itself is broken; any other passes.
+BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
 #: Seconds to pause accepting then: at first, and at most.
 PAUSE, LONGEST_PAUSE = 0.01, 1.0
 
@@ -61,60 +66,88 @@ class EchoServer:
             raise ValueError(f"engine must be one of {', '.join(sorted(ENGINES))}, not {engine!r}")
         if framing not in ("line", "raw"):
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
-        if min(backlog, max_line, idle_timeout, drain_timeout) < 0:
-            raise ValueError("backlog, max_line, idle_timeout and drain_timeout must not be negative")
         self.framing: _Framing = framing
-        self.max_line = max_line
-        self.idle_timeout = idle_timeout
-        self.drain_timeout = drain_timeout
+        self.max_line = _limit("max_line", operator.index(max_line), sys.maxsize)
+        self.idle_timeout = _limit("idle_timeout", idle_timeout, math.inf)
+        self.drain_timeout = _limit("drain_timeout", drain_timeout, math.inf)
+        hosts = (host,) if isinstance(host, str) else tuple(host)
+        if not hosts:
+            raise ValueError("no host to listen on")
         self._engine = ENGINES[engine]()
         self._lock = threading.Lock()
         self._live: set[Connection] = set()
         self._counts = dict.fromkeys(("accepted", "refused", "closed", "errors", "bytes_in", "bytes_out", "lines"), 0)
         self._thread: threading.Thread | None = None
-        hosts = (host,) if isinstance(host, str) else tuple(host)
-        self._listeners = listen_sockets(hosts, port, backlog=backlog)
+        self._serving = threading.Event()  # set from the start of serving on
+        self._served = threading.Event()  # set at its end
+        self._listeners = listen_sockets(hosts, port, backlog=_limit("backlog", operator.index(backlog), 0x7FFFFFFF))
         #: The (host, port) pairs that are listened on.
         self.addresses: list[tuple[str, int]] = [sock.getsockname()[:2] for sock in self._listeners]
-        for sock in self._listeners:
-            sock.setblocking(False)  # a client may be gone between poll() and accept()
-        # Readable from stop() on, for everything that waits: the accept loop and every echo.
-        self.stop_fd, self._stop_fd = os.pipe()
+        try:
+            for sock in self._listeners:
+                sock.setblocking(False)  # a client may be gone between poll() and accept()
+            # Readable from stop() on, for everything that waits: the accept loop and every echo.
+            self.stop_fd, stop_fd = os.pipe()
+        except BaseException:
+            self._close_listeners()
+            raise
+        self._stop_pipe = open(stop_fd, "wb", buffering=0)  # a file, which knows when it is closed  # noqa: SIM115
 
     # ---- life cycle
 
     def start(self) -> None:
-        """Serve in a thread of its own."""
-        self._thread = threading.Thread(target=self.serve_forever, name="rioecho accept", daemon=True)
+        """Serve in a thread of its own. A server serves once: RuntimeError otherwise."""
+        self._begin()
+        self._thread = threading.Thread(target=self._serve_until_stopped, name="rioecho accept", daemon=True)
         self._thread.start()
 
     def serve_forever(self) -> None:
-        """Accept and serve until stop(); returns when every connection is closed, or the time to drain is over."""
+        """Accept and serve until stop(); return when every connection is closed, or the time to drain is over."""
+        self._begin()
+        self._serve_until_stopped()
+
+    def stop(self) -> None:
+        """Stop accepting, echo what has arrived, close: from any thread, or a signal handler. Returns at once."""
+        try:
+            self._stop_pipe.write(b"s")
+        except ValueError:
+            pass  # closed already
+
+    def close(self) -> None:
+        """Stop, wait for the end of serving, and give everything back. Closing again does nothing."""
+        if self._stop_pipe.closed:
+            return
+        self.stop()
+        if self._serving.is_set():
+            self._served.wait()
+        if self._thread is not None:
+            self._thread.join()
+        self._close_listeners()
+        self._stop_pipe.close()
+        os.close(self.stop_fd)
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._serving.is_set() or self._stop_pipe.closed:
+                raise RuntimeError("this server has served already; make another one")
+            self._serving.set()
+
+    def _serve_until_stopped(self) -> None:
         try:
             self._accept_until_stopped()
         finally:
             deadline = monotonic() + self.drain_timeout
-            for sock in self._listeners:
-                sock.close()
-            self._engine.join(deadline + 1.0)  # the echoes keep the deadline themselves; they only need to be seen off
+            try:
+                self._serve_the_queue(deadline)
+            finally:
+                self._close_listeners()
+                # The echoes keep the deadline themselves; they only need to be seen off.
+                self._engine.join(deadline + 1.0)
+                self._served.set()
 
-    def stop(self) -> None:
-        """Stop accepting, echo what has arrived, close: from any thread, or a signal handler. Returns at once."""
-        if self._stop_fd >= 0:
-            os.write(self._stop_fd, b"s")
-
-    def close(self) -> None:
-        """Stop, wait for the end of serving, and give everything back. Closing again does nothing."""
-        if self._stop_fd < 0:
-            return
-        self.stop()
-        if self._thread is not None:
-            self._thread.join()
+    def _close_listeners(self) -> None:
         for sock in self._listeners:
             sock.close()
-        os.close(self.stop_fd)
-        os.close(self._stop_fd)
-        self.stop_fd = self._stop_fd = -1
 
     def __enter__(self) -> Self:
         self.start()
@@ -151,32 +184,54 @@ class EchoServer:
     # ---- accepting
 
     def _accept_until_stopped(self) -> None:
-        poller = select.poll()
-        poller.register(self.stop_fd, select.POLLIN)
+        stopped = select.poll()
+        stopped.register(self.stop_fd, select.POLLIN)
+        ready = select.poll()
+        ready.register(self.stop_fd, select.POLLIN)
         for sock in self._listeners:
-            poller.register(sock, select.POLLIN)
+            ready.register(sock, select.POLLIN)
         by_fd = {sock.fileno(): sock for sock in self._listeners}
         pause = PAUSE
         while True:
-            ready = [fd for fd, _ in poller.poll()]
-            if self.stop_fd in ready:
+            fds = [fd for fd, _ in ready.poll()]
+            if self.stop_fd in fds:
                 return
-            for fd in ready:
+            for fd in fds:
                 try:
                     sock, address = by_fd[fd].accept()
                 except (BlockingIOError, ConnectionAbortedError):
                     continue
                 except OSError as error:
-                    if error.errno not in EXHAUSTED:
+                    if error.errno in BROKEN:
                         raise
+                    # No descriptor or memory is left, or the network has an error pending (accept(2)): trying again at
+                    # once would only burn a processor.
                     if pause == PAUSE:
                         log.warning("accepting pauses: %s", error.strerror)
-                    if select.select([self.stop_fd], [], [], pause)[0]:
+                    if stopped.poll(pause * 1000):
                         return
                     pause = min(pause * 2, LONGEST_PAUSE)
                     continue
                 pause = PAUSE
                 self._serve(sock, address)
+
+    def _serve_the_queue(self, deadline: float) -> None:
+        """Serve what the kernel has accepted for us: to the client it is connected, and its bytes are acknowledged.
+
+        Each is served as all are that are connected when the server stops: what has arrived is echoed.
+        """
+        for listener in self._listeners:
+            while True:
+                try:
+                    sock, address = listener.accept()
+                except ConnectionAbortedError:
+                    continue
+                except OSError:
+                    break  # the queue is empty, or cannot be served
+                if monotonic() < deadline:
+                    self._serve(sock, address)
+                else:
+                    self._refuse(sock, "the time to drain is over")
 
     def _serve(self, sock: socket.socket, address: object) -> None:
         try:
@@ -194,7 +249,19 @@ class EchoServer:
                     self._live.discard(connection)
                 raise
         except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: can't start new thread
-            sock.close()
-            with self._lock:
-                self._counts["refused"] += 1
-            log.warning("refused a connection: %s", error)
+            self._refuse(sock, error)
+
+    def _refuse(self, sock: socket.socket, why: object) -> None:
+        sock.close()
+        with self._lock:
+            self._counts["refused"] += 1
+        log.warning("refused a connection: %s", why)
+
+
+def _limit(name: str, value: _Number, most: float) -> _Number:
+    """Check a limit; NaN is none."""
+    if not 0 <= value <= most:
+        raise ValueError(
+            f"{name} must be at least 0{'' if most == math.inf else f' and at most {most}'}, not {value!r}"
+        )
+    return value

@@ -27,7 +27,20 @@ class Parser(argparse.ArgumentParser):
 def complain(prog: str, error: BaseException | str) -> None:
     """Say on stderr, in one line, what went wrong."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    print(f"{prog}: {text}", file=sys.stderr)
+    if sys.stderr is not None:  # or print() would take stdout
+        print(f"{prog}: {text}", file=sys.stderr)
+
+
+def open_standard_streams() -> None:
+    """Take the descriptors 0, 1 and 2 where they are closed, or a socket would get the number.
+
+    They are opened the wrong way round, so that using them fails as using a closed one does.
+    """
+    for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest free number is this one
 
 
 def port(text: str) -> int:
@@ -58,7 +71,8 @@ def seconds(text: str) -> float:
 def leave(status: int) -> NoReturn:
     """Exit when stdout may be gone: what cannot be delivered any more must not turn into a traceback at exit."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(status)

@@ -6,7 +6,7 @@ import os
 import signal
 
 from rioecho import IncompleteRead, Rio, __version__, connect
-from rioecho.cli import Parser, complain, leave, port, seconds
+from rioecho.cli import Parser, complain, leave, open_standard_streams, port, seconds
 from rioecho.client import EchoLostError, WrongEchoError, pump
 
 TYPE_CHECKING = False
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command. Exit status: 0, 1 (no connection, or lost), 2 (usage), 3 (wrong echo), 130 (Ctrl-C)."""
+    open_standard_streams()
     p = parser()
     options = p.parse_args(argv)
     if options.unix is not None and options.host is not None:
@@ -55,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
         where = (options.host, options.port) if options.unix is None else (options.unix,)
         sock, _ = connect(*where, timeout=options.connect_timeout).detach()
         with sock:
-            if os.isatty(STDIN):
+            if os.isatty(STDIN) and os.isatty(STDOUT):
                 _converse(Rio(sock, timeout=None))
             else:
                 pump(sock, STDIN, STDOUT)

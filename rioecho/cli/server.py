@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import logging.handlers
 import os
+import queue
 import signal
 import sys
+import threading
 
 from rioecho import __version__
-from rioecho.cli import Parser, complain, count, leave, port, seconds
+from rioecho.cli import Parser, complain, count, leave, open_standard_streams, port, seconds
 from rioecho.engines import ENGINES
 from rioecho.server import EchoServer
 
@@ -24,55 +28,33 @@ PROG = "rioecho-server"
 def parser() -> argparse.ArgumentParser:
     p = Parser(
         prog=PROG,
+        usage="%(prog)s [options] PORT",
         description="Send back what clients send. Loopback only, unless --host says otherwise.",
-        epilog=f"example: {PROG} 8000, and in another terminal: rioecho-client localhost 8000",
+        epilog=f"example: {PROG} 8000",
     )
-    p.add_argument("port", metavar="PORT", type=port, help="the TCP port; 0 picks a free one")
-    p.add_argument(
-        "--host", action="append", metavar="H", help="listen on this address (may be repeated; default: localhost)"
-    )
-    p.add_argument(
-        "--engine",
-        choices=sorted(ENGINES),
-        default="thread",
-        help="a thread for each connection, or one at a time (default: %(default)s)",
-    )
-    p.add_argument(
-        "--framing", choices=("line", "raw"), default="line", help="send back whole lines, or bytes as they come"
-    )
-    p.add_argument("--raw", dest="framing", action="store_const", const="raw", help="the same as --framing raw")
-    p.add_argument("--backlog", type=count, default=1024, metavar="N", help="connections that may wait (%(default)s)")
-    p.add_argument(
-        "--idle-timeout",
-        type=seconds,
-        default=300.0,
-        metavar="S",
-        help="close a connection after S seconds without progress; 0: never (%(default)g)",
-    )
-    p.add_argument(
-        "--max-line",
-        type=count,
-        default=1 << 20,
-        metavar="N",
-        help="send a line of more than N bytes back in pieces; 0: no limit (%(default)s)",
-    )
-    p.add_argument(
-        "--drain-timeout", type=seconds, default=5.0, metavar="S", help="seconds that stopping may take (%(default)g)"
-    )
+    option = p.add_argument
+    option("port", metavar="PORT", type=port, help="the TCP port; 0 picks a free one")
+    option("--host", action="append", metavar="H", help="listen on H (repeatable; default: localhost)")
+    option("--engine", choices=sorted(ENGINES), default="thread", help="default: %(default)s")
+    option("--framing", choices=("line", "raw"), default="line", help="whole lines, or bytes as they come")
+    option("--raw", dest="framing", action="store_const", const="raw", help="the same as --framing raw")
+    option("--backlog", type=count, default=1024, metavar="N", help="connections that may wait (%(default)s)")
+    option("--idle-timeout", type=seconds, default=300.0, metavar="S", help="without progress; 0: none (%(default)g)")
+    option("--max-line", type=count, default=1 << 20, metavar="N", help="longer: in pieces; 0: none (%(default)s)")
+    option("--drain-timeout", type=seconds, default=5.0, metavar="S", help="that stopping may take (%(default)g)")
     loudness = p.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="store_true", help="log every line's length")
     loudness.add_argument("-q", "--quiet", action="store_true", help="log only what goes wrong")
-    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    option("--version", action="version", version=f"%(prog)s {__version__}")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command. Exit status: 0 after SIGTERM or SIGINT, 1 for what the system refuses, 2 for wrong usage."""
+    open_standard_streams()
     options = parser().parse_args(argv)
-    logging.basicConfig(
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(message)s",
-        level=logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO,
+    log_writer = _start_logging(
+        logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
     )
     try:
         server = EchoServer(
@@ -91,18 +73,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OverflowError) as error:
         complain(PROG, error)
         sys.exit(2)
-    _stop_on_signals(server)
     try:
         print("Listening on", ", ".join(map(_shown, server.addresses)), flush=True)
     except OSError as error:
+        server.close()
         complain(PROG, f"cannot say on stdout that the server is ready: {error.strerror}")
         leave(1)
-    server.serve_forever()
+    _serve(server)
+    log_writer.join(1.0)
+    if log_writer.is_alive():
+        os._exit(0)  # nobody reads the log; the interpreter would wait for it to be written
     leave(0)
 
 
-def _stop_on_signals(server: EchoServer) -> None:
-    stopping = False
+def _serve(server: EchoServer) -> None:
+    """Serve until a signal says stop. The main thread only waits for signals, so none comes at a wrong moment."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    ended = stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
@@ -111,8 +99,51 @@ def _stop_on_signals(server: EchoServer) -> None:
         stopping = True
         server.stop()
 
+    def serve() -> None:
+        nonlocal ended
+        try:
+            server.serve_forever()
+        finally:
+            ended = True
+            os.write(wake, b"e")
+
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    threading.Thread(target=serve, name="rioecho accept", daemon=True).start()
+    while not ended:
+        os.read(woken, 1)
+    server.close()
+
+
+class _DroppingHandler(logging.handlers.QueueHandler):
+    """Hands records to the thread that writes them; drops them when that is far behind."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+def _start_logging(level: int) -> threading.Thread:
+    """Log to stderr from a thread of its own: a log that nobody reads must not stop the server."""
+    records: queue.Queue[logging.LogRecord | None] = queue.Queue(10_000)
+    to_stderr = logging.StreamHandler()
+    to_stderr.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def write() -> None:
+        while (record := records.get()) is not None:
+            to_stderr.handle(record)
+
+    class Writer(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            with contextlib.suppress(queue.Full):
+                records.put_nowait(None)
+            super().join(timeout)
+
+    logging.basicConfig(level=level, handlers=[_DroppingHandler(records)])
+    writer = Writer(target=write, name="rioecho log", daemon=True)
+    writer.start()
+    return writer
 
 
 def _shown(address: tuple[str, int]) -> str:
