@@ -93,7 +93,7 @@ cdef int64_t to_nanoseconds(object timeout) except -2:
 cdef int descriptor_of(object source) except -1:
     """The descriptor of an int or of an object with fileno()."""
     if hasattr(source, "fileno") and source.fileno() == -1:   # what a closed socket says
-        raise OSError(EBADF, f"it is closed: {source!r}")
+        raise OSError(EBADF, f"Bad file descriptor: closed: {source!r}")
     try:
         return PyObject_AsFileDescriptor(source)
     except OverflowError:

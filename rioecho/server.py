@@ -5,6 +5,7 @@ How a connection is served once it is accepted is an engine's business (engines.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
@@ -67,7 +68,7 @@ class EchoServer:
         if framing not in ("line", "raw"):
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
         self.framing: _Framing = framing
-        self.max_line = _limit("max_line", operator.index(max_line), sys.maxsize)
+        self.max_line = _limit("max_line", _whole("max_line", max_line), sys.maxsize)
         self.idle_timeout = _limit("idle_timeout", idle_timeout, math.inf)
         self.drain_timeout = _limit("drain_timeout", drain_timeout, math.inf)
         hosts = (host,) if isinstance(host, str) else tuple(host)
@@ -80,7 +81,7 @@ class EchoServer:
         self._thread: threading.Thread | None = None
         self._serving = threading.Event()  # set from the start of serving on
         self._served = threading.Event()  # set at its end
-        self._listeners = listen_sockets(hosts, port, backlog=_limit("backlog", operator.index(backlog), 0x7FFFFFFF))
+        self._listeners = listen_sockets(hosts, port, backlog=_limit("backlog", _whole("backlog", backlog), 0x7FFFFFFF))
         #: The (host, port) pairs that are listened on.
         self.addresses: list[tuple[str, int]] = [sock.getsockname()[:2] for sock in self._listeners]
         try:
@@ -108,10 +109,8 @@ class EchoServer:
 
     def stop(self) -> None:
         """Stop accepting, echo what has arrived, close: from any thread, or a signal handler. Returns at once."""
-        try:
+        with contextlib.suppress(ValueError):  # closed already
             self._stop_pipe.write(b"s")
-        except ValueError:
-            pass  # closed already
 
     def close(self) -> None:
         """Stop, wait for the end of serving, and give everything back. Closing again does nothing."""
@@ -256,6 +255,13 @@ class EchoServer:
         with self._lock:
             self._counts["refused"] += 1
         log.warning("refused a connection: %s", why)
+
+
+def _whole(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}") from None
 
 
 def _limit(name: str, value: _Number, most: float) -> _Number:

@@ -25,7 +25,7 @@ def data(outward):
 
 
 def data_for(kind):
-    return BYTES[:300_000] if kind == "pty" else BYTES
+    return BYTES[:150_000] if kind == "pty" else BYTES
 
 
 @pytest.fixture(params=["timeout", "timeout of 0", "raising handler", "KeyboardInterrupt"])

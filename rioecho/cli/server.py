@@ -39,9 +39,15 @@ def parser() -> argparse.ArgumentParser:
     option("--framing", choices=("line", "raw"), default="line", help="whole lines, or bytes as they come")
     option("--raw", dest="framing", action="store_const", const="raw", help="the same as --framing raw")
     option("--backlog", type=count, default=1024, metavar="N", help="connections that may wait (%(default)s)")
-    option("--idle-timeout", type=seconds, default=300.0, metavar="S", help="without progress; 0: none (%(default)g)")
-    option("--max-line", type=count, default=1 << 20, metavar="N", help="longer: in pieces; 0: none (%(default)s)")
-    option("--drain-timeout", type=seconds, default=5.0, metavar="S", help="that stopping may take (%(default)g)")
+    option(
+        "--idle-timeout",
+        type=seconds,
+        default=300.0,
+        metavar="S",
+        help="close what stands still; 0: never (%(default)g)",
+    )
+    option("--max-line", type=count, default=1 << 20, metavar="N", help="longer ones in pieces; 0: never (%(default)s)")
+    option("--drain-timeout", type=seconds, default=5.0, metavar="S", help="for stopping, in seconds (%(default)g)")
     loudness = p.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="store_true", help="log every line's length")
     loudness.add_argument("-q", "--quiet", action="store_true", help="log only what goes wrong")
@@ -53,9 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command. Exit status: 0 after SIGTERM or SIGINT, 1 for what the system refuses, 2 for wrong usage."""
     open_standard_streams()
     options = parser().parse_args(argv)
-    log_writer = _start_logging(
-        logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
-    )
+    log_writer = _LogWriter(logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO)
+    log_writer.start()
     try:
         server = EchoServer(
             options.port,
@@ -73,24 +78,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OverflowError) as error:
         complain(PROG, error)
         sys.exit(2)
+    woken, wake = _stop_on_signals(server)
     try:
         print("Listening on", ", ".join(map(_shown, server.addresses)), flush=True)
     except OSError as error:
         server.close()
         complain(PROG, f"cannot say on stdout that the server is ready: {error.strerror}")
         leave(1)
-    _serve(server)
-    log_writer.join(1.0)
+    _serve(server, woken, wake)
+    log_writer.finish(1.0)
     if log_writer.is_alive():
         os._exit(0)  # nobody reads the log; the interpreter would wait for it to be written
     leave(0)
 
 
-def _serve(server: EchoServer) -> None:
-    """Serve until a signal says stop. The main thread only waits for signals, so none comes at a wrong moment."""
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    ended = stopping = False
+def _stop_on_signals(server: EchoServer) -> tuple[int, int]:
+    """Have SIGTERM and SIGINT stop the server; returns the two ends of a pipe into which every signal writes."""
+    stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
@@ -98,6 +102,18 @@ def _serve(server: EchoServer) -> None:
             os._exit(128 + number)  # asked twice: at once
         stopping = True
         server.stop()
+
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return woken, wake
+
+
+def _serve(server: EchoServer, woken: int, wake: int) -> None:
+    """Serve until a signal says stop. The main thread only waits for signals, so none comes at a wrong moment."""
+    ended = False
 
     def serve() -> None:
         nonlocal ended
@@ -107,9 +123,6 @@ def _serve(server: EchoServer) -> None:
             ended = True
             os.write(wake, b"e")
 
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
     threading.Thread(target=serve, name="rioecho accept", daemon=True).start()
     while not ended:
         os.read(woken, 1)
@@ -124,26 +137,25 @@ class _DroppingHandler(logging.handlers.QueueHandler):
             self.queue.put_nowait(record)
 
 
-def _start_logging(level: int) -> threading.Thread:
-    """Log to stderr from a thread of its own: a log that nobody reads must not stop the server."""
-    records: queue.Queue[logging.LogRecord | None] = queue.Queue(10_000)
-    to_stderr = logging.StreamHandler()
-    to_stderr.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+class _LogWriter(threading.Thread):
+    """Writes the log to stderr: a log that nobody reads must not stop the server."""
 
-    def write() -> None:
-        while (record := records.get()) is not None:
-            to_stderr.handle(record)
+    def __init__(self, level: int) -> None:
+        super().__init__(name="rioecho log", daemon=True)
+        self._records: queue.Queue[logging.LogRecord | None] = queue.Queue(10_000)
+        self._stderr = logging.StreamHandler()
+        self._stderr.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.basicConfig(level=level, handlers=[_DroppingHandler(self._records)])
 
-    class Writer(threading.Thread):
-        def join(self, timeout: float | None = None) -> None:
-            with contextlib.suppress(queue.Full):
-                records.put_nowait(None)
-            super().join(timeout)
+    def run(self) -> None:
+        while (record := self._records.get()) is not None:
+            self._stderr.handle(record)
 
-    logging.basicConfig(level=level, handlers=[_DroppingHandler(records)])
-    writer = Writer(target=write, name="rioecho log", daemon=True)
-    writer.start()
-    return writer
+    def finish(self, timeout: float) -> None:
+        """Wait until all is written, at most so many seconds."""
+        with contextlib.suppress(queue.Full):
+            self._records.put(None, timeout=timeout)
+        self.join(timeout)
 
 
 def _shown(address: tuple[str, int]) -> str:
