@@ -273,3 +273,9 @@ def test_closed_standard_streams_do_no_harm():
             assert server.process.poll() is None
         server.signal(signal.SIGTERM)
         assert server.status() == 0
+
+
+def test_a_line_of_the_log_has_one_time_and_one_level():
+    logged, _ = talked_to("-v")
+    line = next(line for line in logged.splitlines() if "Connected to" in line)
+    assert re.fullmatch(r"\S+ \S+ INFO Connected to \(127\.0\.0\.1, \d+\)", line)

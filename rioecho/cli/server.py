@@ -145,7 +145,7 @@ class _LogWriter(threading.Thread):
         self._records: queue.Queue[logging.LogRecord | None] = queue.Queue(10_000)
         self._stderr = logging.StreamHandler()
         self._stderr.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.basicConfig(level=level, handlers=[_DroppingHandler(self._records)])
+        logging.basicConfig(level=level, format="%(message)s", handlers=[_DroppingHandler(self._records)])
 
     def run(self) -> None:
         while (record := self._records.get()) is not None:
