@@ -52,6 +52,7 @@ HEADERS = [
     "rioecho/_posix.pxd",
     "rioecho/_buffer.pxd",
     "rioecho/_fdio.pxd",
+    "rioecho/_csapp.pxd",
     "rioecho/_tls.pxd",
     "rioecho/_channel.pxd",
     "rioecho/_reader.pxd",
@@ -72,7 +73,7 @@ def extension(name):
 
 
 setup(
-    ext_modules=[extension(name) for name in ("_tls", "_channel", "_reader", "rio", "_echoloop")],
+    ext_modules=[extension(name) for name in ("_csapp", "_tls", "_channel", "_reader", "rio", "_echoloop")],
     options={
         "build_ext": {
             # The coverage plugin wants the .c beside the .so; no other build leaves it there.

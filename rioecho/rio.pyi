@@ -11,8 +11,6 @@ from _typeshed import ReadableBuffer, WriteableBuffer
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
-__pyx_capi__: dict[str, Any]  # the functions of rio.pxd
-
 def _socket_file(sock: socket, raw: io.RawIOBase, bufsize: int) -> Rio: ...
 
 @final

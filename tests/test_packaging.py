@@ -36,6 +36,7 @@ LAYERS = [
     "_posix",
     "_buffer",
     "_fdio",
+    "_csapp",
     "_tls",
     "_channel",
     "_reader",
