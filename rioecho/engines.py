@@ -28,8 +28,10 @@ class Host(Protocol):
     framing: _Framing
     max_line: int
     idle_timeout: float
-    drain_timeout: float
     stop_fd: int
+
+    def time_to_drain(self) -> float:
+        """Seconds that a connection may take from the stop on."""
 
     def closed(self, connection: Connection, *, failed: bool) -> None:
         """Count a connection that has been served."""
@@ -61,7 +63,7 @@ class Connection:
             timeout=server.idle_timeout or None,
             max_line=server.max_line,
             stop_fd=server.stop_fd,
-            drain_timeout=server.drain_timeout,
+            drain_timeout=server.time_to_drain(),
             on_line=self._log_line if log.isEnabledFor(logging.DEBUG) else None,
         )
 

@@ -79,6 +79,7 @@ class EchoServer:
         self._live: set[Connection] = set()
         self._counts = dict.fromkeys(("accepted", "refused", "closed", "errors", "bytes_in", "bytes_out", "lines"), 0)
         self._thread: threading.Thread | None = None
+        self._stopped_at = math.inf  # on the monotonic clock
         self._serving = threading.Event()  # set from the start of serving on
         self._served = threading.Event()  # set at its end
         self._listeners = listen_sockets(hosts, port, backlog=_limit("backlog", _whole("backlog", backlog), 0x7FFFFFFF))
@@ -109,6 +110,7 @@ class EchoServer:
 
     def stop(self) -> None:
         """Stop accepting, echo what has arrived, close: from any thread, or a signal handler. Returns at once."""
+        self._stopped_at = min(self._stopped_at, monotonic())
         with contextlib.suppress(ValueError):  # closed already
             self._stop_pipe.write(b"s")
 
@@ -125,6 +127,11 @@ class EchoServer:
         self._stop_pipe.close()
         os.close(self.stop_fd)
 
+    def time_to_drain(self) -> float:
+        """Seconds that a connection may take from the stop on: what is left, if the server has been stopped."""
+        since = max(0.0, monotonic() - self._stopped_at)
+        return max(0.0, self.drain_timeout - since)
+
     def _begin(self) -> None:
         with self._lock:
             if self._serving.is_set() or self._stop_pipe.closed:
@@ -135,7 +142,8 @@ class EchoServer:
         try:
             self._accept_until_stopped()
         finally:
-            deadline = monotonic() + self.drain_timeout
+            self._stopped_at = min(self._stopped_at, monotonic())
+            deadline = self._stopped_at + self.drain_timeout
             try:
                 self._serve_the_queue(deadline)
             finally:

@@ -257,3 +257,18 @@ def test_a_drain_timeout_of_ages_is_no_limit(seconds):
         server.stop()
         assert receive_all(sock) == b""
     assert server.stats()["closed"] == 1
+
+
+def test_a_long_queue_of_clients_that_stay_does_not_add_up_to_more_than_the_drain_timeout():
+    server = EchoServer(engine="iterative", drain_timeout=0.5)
+    server.start()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(server.addresses[0])) for _ in range(20)]
+        for client in clients:
+            client.sendall(b"hi\n")
+        assert clients[0].recv(3) == b"hi\n"
+        start = time.monotonic()
+        server.close()
+        assert 0.5 <= time.monotonic() - start < 3
+    counts = server.stats()
+    assert counts["accepted"] + counts["refused"] == 20
