@@ -35,6 +35,8 @@ cdef enum:
     # A large read gets its memory in pieces no larger than this until that much has come in, so that a length that
     # a peer made up costs nothing (untouched memory costs address space only).
     DIRECT_START = 1 << 24
+    # How much more than max_line skipline() holds of a line before it throws the beginning away, at least.
+    SKIP_AT_ONCE = 1 << 16
     # One read of a large read, at most.
     DIRECT_STEP = 1 << 20
 
@@ -186,9 +188,10 @@ cdef class Reader(Channel):
     def skipline(self, *, timeout=...):
         """Throw away the bytes through the next newline: the way on after LineTooLong.
 
-        Returns their number; at the end of the input, the number of those that were left. A line that fits max_line
-        is thrown away only once its newline is there. If a longer one is interrupted (TimeoutError and so on), what
-        was thrown away of it counts in what the next skipline() returns.
+        Returns their number; at the end of the input, the number of those that were left. They are thrown away once
+        the newline is there, so an interruption (TimeoutError and so on) loses nothing. Only of a line that is longer
+        than max_line by more than a buffer is the beginning thrown away before, so that the memory stays bounded; it
+        counts in what the next skipline() returns.
         """
         cdef rio_call call
         cdef size_t n = 0
@@ -202,7 +205,7 @@ cdef class Reader(Channel):
                 if answer == FOUND:
                     break
                 n = buffer_held(&self.inp)
-                if n > self.line_limit:
+                if n > self.line_limit and n - self.line_limit > max(self.inp.base, <size_t>SKIP_AT_ONCE):
                     buffer_consume(&self.inp, n)
                     self.skipped += n
                     n = 0

@@ -224,6 +224,19 @@ def test_a_skip_that_is_interrupted_counts_what_it_has_thrown_away(stream):
     assert rio.readline() == b"next\n"
 
 
+def test_a_line_without_end_is_skipped_in_bounded_memory(stream):
+    rio = Rio(stream.near, max_line=100, timeout=0)
+    chunk = b"x" * 50_000
+    for _ in range(40):
+        stream.feed(chunk)
+        with pytest.raises(BlockingIOError):
+            rio.skipline()
+        assert rio.buffered <= 100 + 2 * 65536
+    stream.feed(b"\nnext\n")
+    assert rio.skipline() == 40 * len(chunk) + 1
+    assert rio.readline() == b"next\n"
+
+
 def test_after_the_end_of_a_file_that_grows_the_reader_goes_on(wire):
     file = wire("file")
     rio = Rio(file.near)
