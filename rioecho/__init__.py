@@ -11,7 +11,15 @@ descriptor to the user.
 
 from __future__ import annotations
 
-from rioecho._echoloop import echo
+try:
+    from rioecho._echoloop import echo
+except ModuleNotFoundError as _error:
+    if _error.name != "rioecho._echoloop":
+        raise
+    raise ImportError(
+        "this is the source tree of rioecho, and it is not built: start Python in another folder to use what is "
+        "installed, or build it here with: pip install -e ."
+    ) from None
 from rioecho.csapp import (
     open_clientfd,
     open_listenfd,

@@ -1,5 +1,6 @@
 """Fixtures for every test file. The tools that tests import by name are in delivery.py and oracle.py."""
 
+import contextlib
 import gc
 import itertools
 import os
@@ -100,6 +101,10 @@ class Alarm(Exception):
     """What the raising signal handler raises."""
 
 
+def do_nothing(signum, frame):
+    """Handle a signal that nobody waits for any more."""
+
+
 @pytest.fixture
 def on_alarm():
     """Have a handler run after some seconds, `on_alarm(handler, 0.01)`, or again and again, with an interval.
@@ -121,7 +126,11 @@ def on_alarm():
         signal.setitimer(signal.ITIMER_REAL, first, interval or first)
 
     yield arm
-    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    # A last signal may be on its way: it is for the test's handler, until the one that does nothing is in place, and
+    # Python complains of a signal for which there is no handler any more.
+    while signal.getsignal(signal.SIGALRM) is not do_nothing:
+        with contextlib.suppress(Exception, KeyboardInterrupt):
+            signal.signal(signal.SIGALRM, do_nothing)
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 

@@ -440,3 +440,15 @@ def test_writing_to_a_peer_that_is_gone_is_epipe_at_c_level(outside, pair) -> No
     theirs.close()
     with pytest.raises(BrokenPipeError):
         outside.writen(ours.fileno(), bytearray(b"x"))
+
+
+def test_an_unbuilt_source_tree_says_what_to_do(tmp_path: Path) -> None:
+    if not (ROOT / "setup.py").is_file():
+        pytest.skip("the source tree is not here")
+    shutil.copytree(ROOT / "rioecho", tmp_path / "rioecho", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-c", "import rioecho"], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": ""}
+    )
+    assert done.returncode == 1
+    assert "ImportError: this is the source tree of rioecho, and it is not built" in done.stderr
+    assert "pip install -e ." in done.stderr
