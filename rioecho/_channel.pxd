@@ -44,6 +44,7 @@ cdef class Channel:
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1
     cdef int refuse(self, int *side) except -1
     cdef int start(self, rio_call *call, object timeout) except -1
+    cdef object timeout_of(self, object sock)
     cdef bint expired(self, rio_call *call) noexcept
     cdef int give_up(self, rio_call *call) except -1
     cdef int turn(self, rio_call *call) except -1

@@ -151,10 +151,14 @@ cdef class Channel:
         if timeout is not ...:
             call.timeout = to_nanoseconds(timeout)
         elif self.clock is not None:
-            call.timeout = to_nanoseconds(self.clock.gettimeout() if self.tls is None else self.tls.timeout())
+            call.timeout = to_nanoseconds(self.timeout_of(self.clock))
         else:
             call.timeout = self.timeout_ns
         return 0
+
+    cdef object timeout_of(self, object sock):
+        """A socket's own timeout; a TLS socket's is another one for the moment of each call."""
+        return sock.gettimeout() if self.tls is None else self.tls.timeout()
 
     cdef bint expired(self, rio_call *call) noexcept:
         """Start the call's time at its first system call; afterwards, is it over?"""

@@ -67,12 +67,18 @@ static inline void rio_sigpipe_block(rio_sigpipe *s)
 static inline void rio_sigpipe_restore(const rio_sigpipe *s)
 {
     sigset_t pipe_only, pending;
-    int ignored;
     sigemptyset(&pipe_only);
     sigaddset(&pipe_only, SIGPIPE);
     sigpending(&pending);
-    if (!s->was_pending && sigismember(&pending, SIGPIPE)) /* not so where it is ignored */
+    if (!s->was_pending && sigismember(&pending, SIGPIPE)) { /* not so where it is ignored */
+#ifdef __APPLE__
+        int ignored;
         sigwait(&pipe_only, &ignored);
+#else
+        const struct timespec at_once = {0, 0}; /* another thread may have taken it: one sent to the process */
+        sigtimedwait(&pipe_only, NULL, &at_once);
+#endif
+    }
     pthread_sigmask(SIG_SETMASK, &s->before, NULL);
 }
 

@@ -47,6 +47,7 @@ cdef enum:
     UNTOUCHED = 0xA5   # what a byte that nobody has received looks like
 
 
+cdef object plain_socket = None   # the class in C under every socket; imported with the first TLS socket
 cdef object live = None   # a WeakValueDictionary: id of the socket -> its Tls, which keeps the socket alive
 
 
@@ -58,11 +59,13 @@ def is_tls(source):
 
 cdef Tls tls_of(object sock):
     """The one Tls of a TLS socket; None for any other source."""
-    global live
+    global live, plain_socket
     if not is_tls(sock):
         return None
     if live is None:
+        import _socket
         import weakref
+        plain_socket = _socket.socket
         live = weakref.WeakValueDictionary()
     return live.setdefault(id(sock), Tls(sock))
 
@@ -169,8 +172,7 @@ cdef class Tls:
         if more:
             tail = view[count:]
             try:
-                inner.read(more, tail)
-                count += more
+                count += inner.read(more, tail)
             except BaseException as error:
                 more = pending - <size_t>inner.pending()
                 if count + more == 0:
@@ -193,6 +195,8 @@ cdef class Tls:
             try:
                 if timeout != 0:
                     self.sock.settimeout(0)
+                if self.sock._sslobj is None:
+                    self.begun = None   # after unwrap(), nobody will finish it
                 if self.begun is not None:
                     self.send_record(self.begun, want)
                     if self.begun is not None:
@@ -236,7 +240,7 @@ cdef class Tls:
 
 cdef ssize_t recv_plain(object sock, object view, short *want) except -2:
     try:
-        return sock.recv_into(view)
+        return plain_socket.recv_into(sock, view)   # in C: no handler can run between its return and ours
     except BlockingIOError:
         want[0] = POLLIN
         return -1
@@ -244,7 +248,7 @@ cdef ssize_t recv_plain(object sock, object view, short *want) except -2:
 
 cdef ssize_t send_plain(object sock, bytes data, short *want) except -2:
     try:
-        return sock.send(data)
+        return plain_socket.send(sock, data)
     except BlockingIOError:
         want[0] = POLLOUT
         return -1

@@ -5,6 +5,7 @@ No printing and no arguments here: those are the command's (cli/client.py).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -116,7 +117,8 @@ def pump(sock: socket.socket, source: int, sink: int) -> int:
             unsent = memoryview(data)
             at_end = not data
             if at_end:
-                sock.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # the connection has gone: reading will say how
+                    sock.shutdown(socket.SHUT_WR)
         if unsent:
             try:
                 rio.writen(unsent, timeout=0)

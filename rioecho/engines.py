@@ -70,8 +70,8 @@ class Connection:
     def run(self) -> None:
         """Echo to the end of the input, or until the server stops; then close. No error leaves here."""
         failed = False
-        log.info("Connected to %s", self.peer)
         try:
+            log.info("Connected to %s", self.peer)
             self.echo.run()
             reason = "server stopped" if self.echo.draining else "end of input"
         except TimeoutError:

@@ -74,10 +74,10 @@ cdef class Rio(Reader):
         self.timeout_ns = -1
         if timeout is not ...:
             self.timeout_ns = to_nanoseconds(timeout)
-        elif hasattr(fd, "gettimeout"):
-            self.timeout_ns = to_nanoseconds(fd.gettimeout())
         self.open(fd, size, longest)
         self.tls = tls_of(fd)
+        if timeout is ... and hasattr(fd, "gettimeout"):
+            self.timeout_ns = to_nanoseconds(self.timeout_of(fd))
         if closefd:
             if not isinstance(fd, int) and not hasattr(fd, "close"):
                 raise TypeError("closefd=True needs a descriptor, or an object that can be closed")
@@ -266,7 +266,7 @@ cdef class Rio(Reader):
     def timeout(self):
         """Seconds that one call may take if it says nothing else; None: for ever. Can be set."""
         if self.clock is not None:
-            return self.clock.gettimeout()
+            return self.timeout_of(self.clock)
         return None if self.timeout_ns < 0 else self.timeout_ns / 1e9
 
     @timeout.setter

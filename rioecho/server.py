@@ -90,6 +90,7 @@ class EchoServer:
                 sock.setblocking(False)  # a client may be gone between poll() and accept()
             # Readable from stop() on, for everything that waits: the accept loop and every echo.
             self.stop_fd, stop_fd = os.pipe()
+            os.set_blocking(stop_fd, False)  # stop() returns at once, however often it is called
         except BaseException:
             self._close_listeners()
             raise
@@ -100,8 +101,13 @@ class EchoServer:
     def start(self) -> None:
         """Serve in a thread of its own. A server serves once: RuntimeError otherwise."""
         self._begin()
-        self._thread = threading.Thread(target=self._serve_until_stopped, name="rioecho accept", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._serve_until_stopped, name="rioecho accept", daemon=True)
+        try:
+            thread.start()
+        except BaseException:
+            self._served.set()
+            raise
+        self._thread = thread
 
     def serve_forever(self) -> None:
         """Accept and serve until stop(); return when every connection is closed, or the time to drain is over."""
@@ -115,9 +121,10 @@ class EchoServer:
             self._stop_pipe.write(b"s")
 
     def close(self) -> None:
-        """Stop, wait for the end of serving, and give everything back. Closing again does nothing."""
-        if self._stop_pipe.closed:
-            return
+        """Stop, wait for the end of serving, and give everything back. Closing again does nothing.
+
+        Not from a signal handler under serve_forever(), which it would wait for: there, stop() is enough.
+        """
         self.stop()
         if self._serving.is_set():
             self._served.wait()
@@ -125,7 +132,10 @@ class EchoServer:
             self._thread.join()
         self._close_listeners()
         self._stop_pipe.close()
-        os.close(self.stop_fd)
+        with self._lock:
+            stop_fd, self.stop_fd = self.stop_fd, -1
+        if stop_fd >= 0:
+            os.close(stop_fd)
 
     def time_to_drain(self) -> float:
         """Seconds that a connection may take from the stop on: what is left, if the server has been stopped."""
@@ -142,14 +152,15 @@ class EchoServer:
         try:
             self._accept_until_stopped()
         finally:
-            self._stopped_at = min(self._stopped_at, monotonic())
-            deadline = self._stopped_at + self.drain_timeout
             try:
+                self.stop()  # also where an error ended the accepting: the echoes must hear of it
+                deadline = self._stopped_at + self.drain_timeout
                 self._serve_the_queue(deadline)
-            finally:
                 self._close_listeners()
                 # The echoes keep the deadline themselves; they only need to be seen off.
                 self._engine.join(deadline + 1.0)
+            finally:
+                self._close_listeners()
                 self._served.set()
 
     def _close_listeners(self) -> None:
@@ -157,7 +168,11 @@ class EchoServer:
             sock.close()
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(

@@ -85,11 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         server.close()
         complain(PROG, f"cannot say on stdout that the server is ready: {error.strerror}")
         leave(1)
-    _serve(server, woken, wake)
+    failure = _serve(server, woken, wake)
+    if failure is not None:
+        complain(PROG, failure)
     log_writer.finish(1.0)
     if log_writer.is_alive():
-        os._exit(0)  # nobody reads the log; the interpreter would wait for it to be written
-    leave(0)
+        os._exit(failure is not None)  # nobody reads the log; the interpreter would wait for it to be written
+    leave(failure is not None)
 
 
 def _stop_on_signals(server: EchoServer) -> tuple[int, int]:
@@ -111,22 +113,31 @@ def _stop_on_signals(server: EchoServer) -> tuple[int, int]:
     return woken, wake
 
 
-def _serve(server: EchoServer, woken: int, wake: int) -> None:
-    """Serve until a signal says stop. The main thread only waits for signals, so none comes at a wrong moment."""
+def _serve(server: EchoServer, woken: int, wake: int) -> Exception | None:
+    """Serve until a signal says stop, or serving fails: with what.
+
+    The main thread only waits for signals, so none comes at a wrong moment.
+    """
     ended = False
+    failure = None
 
     def serve() -> None:
-        nonlocal ended
+        nonlocal ended, failure
         try:
             server.serve_forever()
+        except Exception as error:
+            failure = error
         finally:
             ended = True
             os.write(wake, b"e")
 
-    threading.Thread(target=serve, name="rioecho accept", daemon=True).start()
+    thread = threading.Thread(target=serve, name="rioecho accept", daemon=True)
+    thread.start()
     while not ended:
         os.read(woken, 1)
+    thread.join()
     server.close()
+    return failure
 
 
 class _DroppingHandler(logging.handlers.QueueHandler):
