@@ -14,12 +14,14 @@ The raw descriptor would show ciphertext, so every byte goes through the socket 
 * Once OpenSSL has begun to send a record, it must be offered the same bytes again, and they cannot be taken back. They
   count as sent, and are kept here (`begun`) until they are.
 
-What is left: a handler that raises for a signal which the kernel gave to another thread at the very moment of a send.
-Signals that come to this thread are held back for that moment (Channel.hold_signals); of the other's, the ssl module
-does not say whether the record had gone, and if the socket is full, it is taken for begun.
+What is left are two cases of a handler that raises at the very moment of a call. Of a send, for a signal which the
+kernel gave to another thread: signals that come to this one are held back (Channel.hold_signals), but of the other's
+the ssl module does not say whether the record had gone, and if the socket is full, it is taken for begun. Of a read, of
+a record of a single byte that happens to be UNTOUCHED: it is taken for not received.
 """
 
 import sys
+from _thread import RLock
 
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -48,6 +50,7 @@ cdef enum:
 
 
 cdef object plain_socket = None   # the class in C under every socket; imported with the first TLS socket
+cdef object registering = RLock()
 cdef object live = None   # a WeakValueDictionary: id of the socket -> its Tls, which keeps the socket alive
 
 
@@ -67,7 +70,8 @@ cdef Tls tls_of(object sock):
         import weakref
         plain_socket = _socket.socket
         live = weakref.WeakValueDictionary()
-    return live.setdefault(id(sock), Tls(sock))
+    with registering:   # setdefault() is Python code, between two steps of which another thread may come in
+        return live.setdefault(id(sock), Tls(sock))
 
 
 cdef class Tls:
@@ -155,8 +159,7 @@ cdef class Tls:
         cdef size_t more
         if pending == 0:
             # The first byte alone brings in the record; how many follow can be asked then. If a handler raises, it can
-            # be told whether the byte came: it has changed its place, or others are pending. (Not if it is the only
-            # one of its record and happens to be UNTOUCHED, and another thread's signal comes within microseconds.)
+            # be told whether the byte came: it has changed its place, or others are pending.
             data[0] = <char>UNTOUCHED
             try:
                 count = inner.read(1, view)
