@@ -77,7 +77,6 @@ def test_each_line_comes_out_before_the_next_is_put_in(lines_server):
         assert client.status() == 0
 
 
-@pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer keeps freed memory")
 def test_the_memory_is_the_same_for_a_long_stream_as_for_a_short_one(lines_server):
     data = b"".join(lines(10_000))
     with Command(MODULE, *lines_server, stdout=subprocess.DEVNULL) as client:
