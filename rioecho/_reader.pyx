@@ -299,7 +299,7 @@ cdef class Reader(Channel):
     def read(self, n=-1, *, timeout=...):
         """Read exactly n bytes (RIO's rio_readnb, CS:APP 10.5.2), or all to the end of the input if n is negative.
 
-        Returns fewer only at the end of the input. More than `bufsize` bytes are read straight into the result; memory
+        Returns fewer only at the end of the input. `bufsize` bytes or more are read straight into the result; memory
         is taken as they come. Raises TimeoutError, BlockingIOError and OSError; what came stays held.
         """
         cdef Py_ssize_t size
@@ -439,7 +439,7 @@ cdef class Reader(Channel):
         Not if much is held already, which then would be copied once more by every attempt that times out; and not
         over TLS, where the rest of a record would stay behind in OpenSSL.
         """
-        return n > self.inp.base and buffer_held(&self.inp) <= self.inp.base and self.tls is None
+        return n >= self.inp.base and buffer_held(&self.inp) <= self.inp.base and self.tls is None
 
     cdef int incomplete(self, object expected) except -1:
         """Raise IncompleteRead with all that is held, which is consumed once the error exists."""
@@ -449,7 +449,7 @@ cdef class Reader(Channel):
         raise error
 
     cdef bytes read_large(self, size_t n, object timeout):
-        """More than a buffer full, read straight into the result; None at the end of the input, and all is held."""
+        """A buffer full or more, read straight into the result; None at the end of the input, and all is held."""
         cdef rio_call call
         cdef size_t held, come
         cdef size_t got = buffer_held(&self.inp)
