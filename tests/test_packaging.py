@@ -446,8 +446,13 @@ def test_an_unbuilt_source_tree_says_what_to_do(tmp_path: Path) -> None:
     if not (ROOT / "setup.py").is_file():
         pytest.skip("the source tree is not here")
     shutil.copytree(ROOT / "rioecho", tmp_path / "rioecho", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    # -S: an editable install's import hook would find the built extensions for this copy too.
     done = subprocess.run(
-        [sys.executable, "-c", "import rioecho"], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": ""}
+        [sys.executable, "-S", "-c", "import rioecho"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": ""},
     )
     assert done.returncode == 1
     assert "ImportError: this is the source tree of rioecho, and it is not built" in done.stderr
