@@ -17,6 +17,9 @@ from rioecho import LineTooLong
 
 DESCRIPTORS = Path("/dev/fd")
 
+# A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def open_descriptors():
     """The numbers of this process's open descriptors, that of the listing itself left out."""
