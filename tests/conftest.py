@@ -17,8 +17,11 @@ from rioecho import LineTooLong
 
 DESCRIPTORS = Path("/dev/fd")
 
-# A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
+# A shell starts what it puts in the background with SIGINT ignored, nohup with SIGHUP, and children inherit that; they
+# do not inherit a handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 def open_descriptors():
