@@ -57,6 +57,21 @@ HEADERS = [
     "rioecho/_channel.pxd",
     "rioecho/_reader.pxd",
     "rioecho/rio.pxd",
+    "rioecho/_counts.pxd",
+    "rioecho/_echoloop.pxd",
+    "rioecho/_poller.pxd",
+]
+
+MODULES = [
+    "_csapp",
+    "_tls",
+    "_channel",
+    "_reader",
+    "rio",
+    "_counts",
+    "_echoloop",
+    "_forkecho",
+    "_eventloop",
 ]
 
 
@@ -73,7 +88,7 @@ def extension(name):
 
 
 setup(
-    ext_modules=[extension(name) for name in ("_csapp", "_tls", "_channel", "_reader", "rio", "_echoloop")],
+    ext_modules=[extension(name) for name in MODULES],
     options={
         "build_ext": {
             # The coverage plugin wants the .c beside the .so; no other build leaves it there.

@@ -10,10 +10,10 @@
 #   * no byte is moved without need: the held bytes slide down only after as many bytes as are moved have come in.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
-from libc.stdint cimport SIZE_MAX
+from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memchr, memcpy, memmove
 
-from rioecho._posix cimport memmem
+from rioecho._posix cimport memmem, memrchr
 
 
 cdef enum framing:
@@ -149,3 +149,20 @@ cdef inline framing find_frame(
 
 cdef inline framing find_line(rio_buffer *b, size_t limit, size_t *n) noexcept nogil:
     return find_frame(b.data + b.r, b.w - b.r, b"\n", 1, &b.scanned, limit, n)
+
+
+cdef inline size_t whole_lines(const char *data, size_t n, uint64_t *lines) noexcept nogil:
+    """How many of n bytes are whole lines; adds how many lines those are.
+
+    For those who pass lines on and want none of them by itself: a look at every line would cost more than the rest.
+    """
+    cdef const char *last = <const char *>memrchr(data, c'\n', n)
+    cdef size_t end, i
+    cdef uint64_t found = 0
+    if last == NULL:
+        return 0
+    end = <size_t>(last - data) + 1
+    for i in range(end):
+        found += data[i] == c'\n'
+    lines[0] += found
+    return end

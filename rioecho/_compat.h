@@ -15,10 +15,16 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef MAP_ANONYMOUS
+#define MAP_ANONYMOUS MAP_ANON
+#endif
 
 /* Linux stops SIGPIPE per call, macOS per socket (set once, by rio_no_sigpipe). */
 #ifndef MSG_NOSIGNAL
@@ -34,6 +40,53 @@ static inline void rio_no_sigpipe(int fd)
     (void)fd;
 #endif
 }
+
+/* GNU's, and since 2024 POSIX's; macOS has none. */
+#ifdef __APPLE__
+static inline void *memrchr(const void *data, int byte, size_t n)
+{
+    const unsigned char *p = (const unsigned char *)data + n;
+    while (p != (const unsigned char *)data)
+        if (*--p == (unsigned char)byte)
+            return (void *)p;
+    return NULL;
+}
+#endif
+
+/* epoll(7) is Linux's. Elsewhere there is none to be had, and poll(2) is used. */
+#ifdef __linux__
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#else
+#define EPOLL_CLOEXEC 0
+#define EPOLL_CTL_ADD 1
+#define EPOLL_CTL_DEL 2
+#define EPOLL_CTL_MOD 3
+struct epoll_event {
+    uint32_t events;
+    union {
+        void *ptr;
+    } data;
+};
+static inline int epoll_create1(int flags)
+{
+    (void)flags;
+    errno = ENOSYS;
+    return -1;
+}
+static inline int epoll_ctl(int epoll, int what, int fd, struct epoll_event *event)
+{
+    (void)epoll, (void)what, (void)fd, (void)event;
+    errno = ENOSYS;
+    return -1;
+}
+static inline int epoll_wait(int epoll, struct epoll_event *events, int n, int milliseconds)
+{
+    (void)epoll, (void)events, (void)n, (void)milliseconds;
+    errno = ENOSYS;
+    return -1;
+}
+#endif
 
 static inline void rio_set_errno(int err)
 {
@@ -118,6 +171,64 @@ static inline int rio_is_pty_master(int fd)
     (void)fd;
     return 0;
 #endif
+}
+
+/* Numbers that several threads, or processes over shared memory, add to and read. */
+static inline void rio_count_add(uint64_t *count, uint64_t n)
+{
+    __atomic_fetch_add(count, n, __ATOMIC_SEQ_CST);
+}
+
+static inline uint64_t rio_count_get(const uint64_t *count)
+{
+    return __atomic_load_n(count, __ATOMIC_SEQ_CST);
+}
+
+static inline void rio_bool_set(int *flag, int value)
+{
+    __atomic_store_n(flag, value, __ATOMIC_SEQ_CST);
+}
+
+static inline int rio_bool_get(const int *flag)
+{
+    return __atomic_load_n(flag, __ATOMIC_SEQ_CST);
+}
+
+/* What a child that will never run Python again has to undo of its parent, which ran it: every handler (Python's own
+ * would write to a descriptor that is not there any more), and every descriptor but those in `keep`, ascending. */
+static inline void rio_child_signals(void)
+{
+    struct sigaction act, old;
+    sigset_t none;
+    int number;
+    memset(&act, 0, sizeof act);
+    sigemptyset(&act.sa_mask);
+    for (number = 1; number < NSIG; number++) {
+        if (sigaction(number, NULL, &old) < 0 || old.sa_handler == SIG_IGN)
+            continue;
+        act.sa_handler = number == SIGINT || number == SIGTERM || number == SIGPIPE ? SIG_IGN : SIG_DFL;
+        (void)sigaction(number, &act, NULL);
+    }
+    sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static inline void rio_close_all_but(const int *keep, size_t n)
+{
+    long end = sysconf(_SC_OPEN_MAX);
+    int fd = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        for (; fd < keep[i]; fd++)
+            (void)close(fd);
+        fd = keep[i] + 1;
+    }
+#if defined(__linux__) && defined(SYS_close_range)
+    if (syscall(SYS_close_range, (unsigned)fd, ~0U, 0U) == 0)
+        return;
+#endif
+    for (; fd < end; fd++)
+        (void)close(fd);
 }
 
 /* A flag that one caller at a time can take. With the GIL, whoever looks at it holds the GIL. */

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Literal, Protocol, Self, SupportsIndex, final
 
+from rioecho._counts import Counts
+
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
@@ -18,6 +20,7 @@ class Echo:
         stop_fd: int = -1,
         drain_timeout: float | None = 5.0,
         on_line: Callable[[int], object] | None = None,
+        counts: Counts | None = None,
     ) -> Self: ...
     def run(self) -> int: ...
     def unsent(self) -> bytes: ...

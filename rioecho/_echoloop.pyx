@@ -16,7 +16,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, ENOMEM
-from libc.stdint cimport SIZE_MAX, int64_t, uint64_t
+from libc.stdint cimport SIZE_MAX, uint64_t
 
 from rioecho._buffer cimport (
     FOUND,
@@ -28,9 +28,10 @@ from rioecho._buffer cimport (
     buffer_room,
     buffer_start,
     find_frame,
-    rio_buffer,
+    whole_lines,
 )
 from rioecho._channel cimport check_source, descriptor_of, os_error, to_nanoseconds
+from rioecho._counts cimport Counts
 from rioecho._fdio cimport (
     WOKEN,
     deadline_after,
@@ -39,7 +40,6 @@ from rioecho._fdio cimport (
     fd_try_read,
     fd_try_write,
     fd_wait_or_wake,
-    rio_fd,
     would_block,
 )
 from rioecho._posix cimport (
@@ -48,6 +48,7 @@ from rioecho._posix cimport (
     POLLOUT,
     RIO_FREE,
     SHUT_WR,
+    rio_count_add,
     rio_flag_put,
     rio_flag_take,
     rio_monotonic_ns,
@@ -60,63 +61,32 @@ from rioecho.errors import ConcurrentCall
 
 
 cdef enum:
-    CHUNK = 65536        # what is received at once
-    TURNS = 1024         # system calls between two looks at the signals and at the drain's deadline
-
-
-cdef enum phase:
-    ECHOING
-    DRAINING    # told to stop: echo what has arrived, wait for no more
-    LINGERING   # all is echoed and our side is closed: read on until the peer has closed its own
-
-
-cdef enum answer:
-    DONE          # the input has ended and everything has gone back
-    GOT_LINE      # `ready` bytes are one line, about to go back (only if asked for)
-    INTERRUPTED   # run the signal handlers
-    TIMED_OUT     # no progress for the time allowed
-    FAILED        # see `err`
-
-
-cdef struct echo_t:
-    rio_fd f
-    rio_buffer b         # received and not yet sent back
-    size_t ready         # of those, how many may go back now
-    size_t scanned       # of those behind them, how many are known to hold no newline
-    size_t max_line      # a longer line goes back in pieces; 0: raw, every byte goes back at once
-    bint by_line         # answer GOT_LINE
-    bint main_thread     # where signal handlers run
-    bint moved           # bytes have, since the handlers ran
-    bint ended           # the input has
-    phase phase
-    int stop_fd          # readable when it is time to stop, or -1
-    int64_t timeout      # nanoseconds without progress; -1: for ever
-    int64_t drain        # nanoseconds for draining and lingering
-    int64_t deadline     # 0: to be set anew, progress was made; fixed once draining
-    int err
-    uint64_t bytes_in
-    uint64_t bytes_out
-    uint64_t lines
+    TURNS = 1024   # system calls between two looks at the signals and at the drain's deadline
 
 
 cdef void frame(echo_t *e) noexcept nogil:
     """Set `ready`: the whole lines that are held (one, if by_line), or what goes back although it is no line."""
     cdef size_t held = buffer_held(&e.b)
     cdef size_t n = 0
+    cdef uint64_t lines = 0
     if e.max_line == 0:
         e.ready = held
         return
-    while find_frame(
-        buffer_start(&e.b) + e.ready, held - e.ready, b"\n", 1, &e.scanned, SIZE_MAX, &n
-    ) == FOUND:
-        e.ready += n
+    if e.by_line:
+        if find_frame(buffer_start(&e.b), held, b"\n", 1, &e.scanned, SIZE_MAX, &n) == FOUND:
+            lines = 1
+    else:
+        n = whole_lines(buffer_start(&e.b) + e.scanned, held - e.scanned, &lines)
+        n = e.scanned + n if n else 0
+        e.scanned = held
+    if n == 0 and (e.ended or held >= e.max_line):
+        n = held
+    if n:
+        e.ready = n
         e.scanned = 0
-        e.lines += 1
-        if e.by_line:
-            return
-    if e.ready == 0 and (e.ended or held >= e.max_line):
-        e.ready = held
-        e.scanned = 0
+    e.lines += lines
+    if lines and e.totals != NULL:
+        rio_count_add(&e.totals.lines, lines)
 
 
 cdef void drain(echo_t *e) noexcept nogil:
@@ -145,6 +115,8 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                 buffer_consume(&e.b, count)
                 e.ready -= count
                 e.bytes_out += count
+                if e.totals != NULL:
+                    rio_count_add(&e.totals.bytes_out, count)
                 e.moved = True
                 if e.phase == ECHOING:
                     e.deadline = 0
@@ -180,6 +152,8 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                     e.deadline = 0
                 e.b.w += count
                 e.bytes_in += count
+                if e.totals != NULL:
+                    rio_count_add(&e.totals.bytes_in, count)
                 e.moved = True
                 continue
             if count < 0 and e.err == EINTR:
@@ -216,16 +190,26 @@ cdef class Echo:
 
     max_line: a longer line goes back in pieces. stop_fd: a descriptor; when it becomes readable, what has arrived is
     echoed, this side of the connection closed, and the peer's end awaited, for at most drain_timeout seconds. on_line:
-    called with the length of each line before it goes back.
+    called with the length of each line before it goes back. counts: a Counts to add to.
     """
 
     cdef echo_t e
     cdef int running
     cdef object on_line
     cdef object source
+    cdef Counts counts
 
     def __cinit__(
-        self, fd, framing="line", *, timeout=None, max_line=1 << 20, stop_fd=-1, drain_timeout=5.0, on_line=None
+        self,
+        fd,
+        framing="line",
+        *,
+        timeout=None,
+        max_line=1 << 20,
+        stop_fd=-1,
+        drain_timeout=5.0,
+        on_line=None,
+        Counts counts=None,
     ):
         buffer_init(&self.e.b, CHUNK)
         if framing not in ("line", "raw"):
@@ -235,6 +219,9 @@ cdef class Echo:
         self.e.max_line = (to_size(max_line, "max_line") or SIZE_MAX) if framing == "line" else 0
         self.e.by_line = on_line is not None
         self.on_line = on_line
+        self.counts = counts
+        if counts is not None:
+            self.e.totals = counts.c
         self.e.timeout = to_nanoseconds(timeout)   # 0 answers TIMED_OUT where it would have to wait
         self.e.drain = to_nanoseconds(drain_timeout)
         self.e.stop_fd = stop_fd

@@ -5,6 +5,7 @@
 
 from libc.errno cimport EAGAIN, EIO, errno
 from libc.stdint cimport INT64_MAX, int64_t
+from libc.string cimport memset
 
 from rioecho._posix cimport (
     F_GETFL,
@@ -21,6 +22,8 @@ from rioecho._posix cimport (
     S_ISSOCK,
     fcntl,
     fstat,
+    iovec,
+    msghdr,
     poll,
     pollfd,
     read,
@@ -30,6 +33,7 @@ from rioecho._posix cimport (
     rio_no_sigpipe,
     rio_write_no_sigpipe,
     send,
+    sendmsg,
     stat_t,
 )
 
@@ -121,6 +125,28 @@ cdef inline ssize_t fd_write(const rio_fd *f, const char *data, size_t n, int *e
     return put
 
 
+cdef inline ssize_t fd_write_both(
+    const rio_fd *f, const char *first, size_t n, const char *second, size_t m, int *err
+) noexcept nogil:
+    """fd_write of two pieces of memory, one behind the other, on a socket (m > 0; n + m no more than one write)."""
+    cdef iovec parts[2]
+    cdef msghdr message
+    cdef ssize_t put
+    if n == 0:
+        return fd_write(f, second, m, err)
+    memset(&message, 0, sizeof(message))
+    parts[0].iov_base = <void *>first
+    parts[0].iov_len = n
+    parts[1].iov_base = <void *>second
+    parts[1].iov_len = m
+    message.msg_iov = parts
+    message.msg_iovlen = 2
+    put = sendmsg(f.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+    if put < 0:
+        err[0] = errno
+    return put
+
+
 cdef inline size_t fd_write_step(const rio_fd *f, size_t n) noexcept nogil:
     """How many of n bytes a blocking descriptor takes without waiting, once poll(2) has called it writable."""
     if f.kind == FD_PIPE:
@@ -139,15 +165,28 @@ cdef inline int64_t deadline_after(int64_t timeout_ns) noexcept nogil:
     return now + timeout_ns if timeout_ns < INT64_MAX - now else INT64_MAX
 
 
+cdef inline int milliseconds_until(int64_t deadline) noexcept nogil:
+    """The time left for poll(2) and its kin: -1 for ever, 0 not at all.
+
+    It is rounded up, so that a wait never ends before its deadline and the caller never spins. A wait of more than an
+    hour goes in hours, which an int can hold: whoever waits looks at the clock afterwards.
+    """
+    cdef int64_t left
+    if deadline == INT64_MAX:
+        return -1
+    if deadline == 0:
+        return 0
+    left = deadline - rio_monotonic_ns()
+    return 0 if left <= 0 else <int>min((left + 999_999) // 1_000_000, <int64_t>3_600_000)
+
+
 cdef inline int fd_wait_or_wake(int fd, short events, int wake_fd, int64_t deadline, int *err) noexcept nogil:
     """Wait for any of the events: what poll(2) reports (errors and hang-ups too), 0 at the deadline, -1 on error.
     WOKEN if `wake_fd` (-1: none) became readable, whatever else there is.
 
-    A deadline of 0 looks and does not wait. The time left is rounded up to poll's milliseconds, so that a wait
-    never ends before its deadline and the caller never spins.
+    A deadline of 0 looks and does not wait.
     """
     cdef pollfd p[2]
-    cdef int64_t left
     cdef int ready
     p[0].fd = fd
     p[0].events = events
@@ -155,14 +194,7 @@ cdef inline int fd_wait_or_wake(int fd, short events, int wake_fd, int64_t deadl
     p[1].events = POLLIN
     while True:
         p[0].revents = p[1].revents = 0
-        if deadline == INT64_MAX:
-            left = -1
-        elif deadline == 0:
-            left = 0
-        else:
-            left = deadline - rio_monotonic_ns()
-            left = 0 if left <= 0 else min((left + 999_999) // 1_000_000, <int64_t>3_600_000)
-        ready = poll(p, 1 if wake_fd < 0 else 2, <int>left)
+        ready = poll(p, 1 if wake_fd < 0 else 2, milliseconds_until(deadline))
         if ready < 0:
             err[0] = errno
             return -1
@@ -170,7 +202,6 @@ cdef inline int fd_wait_or_wake(int fd, short events, int wake_fd, int64_t deadl
             return WOKEN
         if ready > 0:
             return p[0].revents
-        # Nothing yet: a wait of more than an hour goes in hours, which poll's int can hold.
         if deadline == 0 or rio_monotonic_ns() >= deadline:
             return 0
 

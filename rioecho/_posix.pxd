@@ -1,13 +1,14 @@
 # Every C declaration of the project that Cython does not bring along; no logic.
 # Declared from _compat.h, which includes the system's headers in the right order.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "_compat.h" nogil:
     # <sys/socket.h>, <unistd.h>, <fcntl.h>
     ssize_t recv(int fd, void *data, size_t n, int flags)
     ssize_t send(int fd, const void *data, size_t n, int flags)
     ssize_t read(int fd, void *data, size_t n)
+    ssize_t write(int fd, const void *data, size_t n)
     int close(int fd)
     int fcntl(int fd, int command, ...)
     int F_GETFL
@@ -18,6 +19,19 @@ cdef extern from "_compat.h" nogil:
     int O_WRONLY
     int shutdown(int fd, int how)
     int SHUT_WR
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    int pipe(int fds[2])
+    int FD_CLOEXEC
+    int F_SETFD
+    int F_SETFL
+    int fork()
+    void _exit(int status)
     int MSG_DONTWAIT
     int MSG_NOSIGNAL
 
@@ -33,6 +47,29 @@ cdef extern from "_compat.h" nogil:
     short POLLERR
     short POLLNVAL
 
+    # <sys/epoll.h>
+    union epoll_data "epoll_data_t":
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int what, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int n, int milliseconds)
+    int EPOLL_CLOEXEC
+    int EPOLL_CTL_ADD
+    int EPOLL_CTL_MOD
+    int EPOLL_CTL_DEL
+
+    # <sys/mman.h>
+    void *mmap(void *where, size_t n, int protection, int flags, int fd, long offset)
+    int munmap(void *data, size_t n)
+    void *MAP_FAILED
+    int PROT_READ
+    int PROT_WRITE
+    int MAP_SHARED
+    int MAP_ANONYMOUS
+
     # <sys/stat.h>
     ctypedef unsigned int mode_t
     struct stat_t "stat":
@@ -44,6 +81,7 @@ cdef extern from "_compat.h" nogil:
     bint S_ISREG(mode_t mode)
 
     # <string.h>, <limits.h>, <sched.h>, <signal.h>
+    void *memrchr(const void *data, int byte, size_t n)
     void *memmem(const void *haystack, size_t n, const void *needle, size_t length)
     size_t PIPE_BUF
     int sched_yield()
@@ -62,6 +100,12 @@ cdef extern from "_compat.h" nogil:
     void rio_signals_hold(sigset_t *before)
     void rio_signals_release(const sigset_t *before)
     bint rio_is_pty_master(int fd)
+    void rio_count_add(uint64_t *count, uint64_t n)
+    uint64_t rio_count_get(const uint64_t *count)
+    void rio_bool_set(int *flag, int value)
+    int rio_bool_get(const int *flag)
+    void rio_child_signals()
+    void rio_close_all_but(const int *keep, size_t n)
     int RIO_FREE
     int RIO_TAKEN
     int RIO_CLOSED

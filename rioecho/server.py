@@ -1,6 +1,7 @@
-"""The echo server: its sockets, its accept loop, its counts and its life cycle.
+"""The echo server: its arguments, its counts, and its life from listening to the last connection's end.
 
-How a connection is served once it is accepted is an engine's business (engines.py).
+How connections are accepted is acceptor.py's business, how they are served an engine's (engines.py), and what is
+listened on listeners.py's.
 """
 
 from __future__ import annotations
@@ -11,41 +12,48 @@ import logging
 import math
 import operator
 import os
-import select
-import socket
 import sys
 import threading
 from time import monotonic
 
-from rioecho.engines import ENGINES, Connection
-from rioecho.sockets import LISTENQ, listen_sockets
+from rioecho.acceptor import Acceptor
+from rioecho.engines import ENGINES
+from rioecho.listeners import LISTEN_ATTEMPTS, Listeners
+from rioecho.sockets import LISTENQ
+from rioecho.udp import UdpEcho, udp_sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import socket
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
     from typing import Literal, Self, TypeVar
 
-    from rioecho.engines import _Framing
+    from rioecho.engines import Framing
+    from rioecho.sockets import _Path
 
     _Number = TypeVar("_Number", int, float)
 
 log = logging.getLogger("rioecho.server")
 
-#: Errors of accept() that say that the listener itself is broken; any other passes.
-BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
-#: Seconds to pause accepting then: at first, and at most.
-PAUSE, LONGEST_PAUSE = 0.01, 1.0
+MOST_WORKERS = 1024
 
 
 class EchoServer:
     """An echo server: what a client sends comes back (the book's echo server, CS:APP 11.4.9; RFC 862 with "raw").
 
-    ``port`` 0 is one free port for all addresses. ``host`` is a name or an address, or several; ``localhost`` listens
-    on both loopback addresses. ``engine``: ``"thread"``, a thread for each connection, or ``"iterative"``, one
-    connection at a time. ``framing``: ``"line"`` sends whole lines back, ``"raw"`` bytes as they come. A line longer
-    than ``max_line`` goes back in pieces; a connection without progress for ``idle_timeout`` seconds is closed; 0 for
-    either means no limit. ``drain_timeout``: seconds that stopping may take.
+    ``port`` 0 is one free port for all addresses, None no TCP at all. ``host`` is a name or an address, or several;
+    ``localhost`` listens on both loopback addresses. ``unix`` is the path of a unix socket; ``sockets`` are listening
+    sockets that come from elsewhere and are taken over (``listeners.passed_sockets()``); ``udp`` echoes datagrams on
+    the same addresses and on the datagram sockets among ``sockets``.
+
+    ``engine``: ``"event"``, ``workers`` loops in as many threads, each with many connections and without the GIL;
+    ``"thread"``, a thread for each connection; ``"process"``, a child process for each; ``"iterative"``, one
+    connection at a time. ``framing``: ``"line"`` sends whole lines back, ``"raw"`` bytes as they come.
+
+    ``backlog`` connections may wait in the kernel. At ``max_connections`` further clients wait there. A connection
+    without progress for ``idle_timeout`` seconds is closed. A line longer than ``max_line`` bytes goes back in pieces.
+    ``drain_timeout``: seconds that stopping may take. For these four 0 means no limit.
 
     As a context manager it serves in a thread of its own, from entering to leaving the block. Raises ``OSError`` that
     names the address when it cannot listen there, ``ValueError`` and ``TypeError`` for a wrong argument.
@@ -53,12 +61,17 @@ class EchoServer:
 
     def __init__(
         self,
-        port: int | str = 0,
+        port: int | str | None = 0,
         host: str | Sequence[str] = "localhost",
         *,
-        engine: Literal["iterative", "thread"] = "thread",
-        framing: _Framing = "line",
+        unix: _Path | None = None,
+        sockets: Iterable[socket.socket] = (),
+        udp: bool = False,
+        engine: Literal["iterative", "process", "thread", "event"] = "event",
+        framing: Framing = "line",
+        workers: int = 1,
         backlog: int = LISTENQ,
+        max_connections: int = 10_000,
         idle_timeout: float = 300.0,
         max_line: int = 1 << 20,
         drain_timeout: float = 5.0,
@@ -67,34 +80,51 @@ class EchoServer:
             raise ValueError(f"engine must be one of {', '.join(sorted(ENGINES))}, not {engine!r}")
         if framing not in ("line", "raw"):
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
-        self.framing: _Framing = framing
+        self.framing: Framing = framing
+        self.workers = _limit("workers", _whole("workers", workers), MOST_WORKERS, least=1)
+        if self.workers > 1 and engine != "event":
+            raise ValueError(f"workers are for the event engine; the {engine} engine has none")
         self.max_line = _limit("max_line", _whole("max_line", max_line), sys.maxsize)
         self.idle_timeout = _limit("idle_timeout", idle_timeout, math.inf)
-        self.drain_timeout = _limit("drain_timeout", drain_timeout, math.inf)
-        hosts = (host,) if isinstance(host, str) else tuple(host)
-        if not hosts:
+        self.drain_timeout = _limit("drain_timeout", drain_timeout, math.inf) or math.inf
+        limit = _limit("max_connections", _whole("max_connections", max_connections), sys.maxsize)
+        backlog = _limit("backlog", _whole("backlog", backlog), 0x7FFFFFFF)
+        hosts = () if port is None else (host,) if isinstance(host, str) else tuple(host)
+        passed = list(sockets)
+        if port is not None and not hosts:
             raise ValueError("no host to listen on")
-        self._engine = ENGINES[engine]()
+        if not hosts and unix is None and not passed:
+            raise ValueError("nothing to listen on: give a port, or a unix socket's path")
         self._lock = threading.Lock()
-        self._live: set[Connection] = set()
-        self._counts = dict.fromkeys(("accepted", "refused", "closed", "errors", "bytes_in", "bytes_out", "lines"), 0)
         self._thread: threading.Thread | None = None
         self._stopped_at = math.inf  # on the monotonic clock
         self._serving = threading.Event()  # set from the start of serving on
         self._served = threading.Event()  # set at its end
-        self._listeners = listen_sockets(hosts, port, backlog=_limit("backlog", _whole("backlog", backlog), 0x7FFFFFFF))
-        #: The (host, port) pairs that are listened on.
-        self.addresses: list[tuple[str, int]] = [sock.getsockname()[:2] for sock in self._listeners]
-        try:
-            for sock in self._listeners:
-                sock.setblocking(False)  # a client may be gone between poll() and accept()
+        self._resources = contextlib.ExitStack()
+        with contextlib.ExitStack() as opened:
+            self._listeners, datagrams = _listen(hosts, port or 0, unix, passed, backlog, udp=udp)
+            opened.callback(self._listeners.close)
+            for sock in datagrams:
+                opened.callback(sock.close)
             # Readable from stop() on, for everything that waits: the accept loop and every echo.
             self.stop_fd, stop_fd = os.pipe()
+            opened.callback(self._close_stop_fd)
             os.set_blocking(stop_fd, False)  # stop() returns at once, however often it is called
-        except BaseException:
-            self._close_listeners()
-            raise
-        self._stop_pipe = open(stop_fd, "wb", buffering=0)  # a file, which knows when it is closed  # noqa: SIM115
+            self._stop_pipe = opened.enter_context(open(stop_fd, "wb", buffering=0))
+            self._udp = UdpEcho(datagrams, stop_fd=self.stop_fd) if datagrams else None
+            self._engine = ENGINES[engine](self)
+            self._acceptor = Acceptor(
+                self._listeners.sockets,
+                self._engine,
+                limit=limit,
+                stop_fd=self.stop_fd,
+                backlog=backlog,
+                drain=self._time_to_drain,
+            )
+            opened.callback(self._acceptor.close)
+            self._resources = opened.pop_all()
+        #: What is listened on: (host, port) pairs, and the paths of unix sockets.
+        self.addresses: list[tuple[str, int] | str] = self._listeners.addresses
 
     # ---- life cycle
 
@@ -117,7 +147,7 @@ class EchoServer:
     def stop(self) -> None:
         """Stop accepting, echo what has arrived, close: from any thread, or a signal handler. Returns at once."""
         self._stopped_at = min(self._stopped_at, monotonic())
-        with contextlib.suppress(ValueError):  # closed already
+        with contextlib.suppress(ValueError, BlockingIOError):  # closed already; or it has been said often enough
             self._stop_pipe.write(b"s")
 
     def close(self) -> None:
@@ -130,17 +160,7 @@ class EchoServer:
             self._served.wait()
         if self._thread is not None:
             self._thread.join()
-        self._close_listeners()
-        self._stop_pipe.close()
-        with self._lock:
-            stop_fd, self.stop_fd = self.stop_fd, -1
-        if stop_fd >= 0:
-            os.close(stop_fd)
-
-    def time_to_drain(self) -> float:
-        """Seconds that a connection may take from the stop on: what is left, if the server has been stopped."""
-        since = max(0.0, monotonic() - self._stopped_at)
-        return max(0.0, self.drain_timeout - since)
+        self._resources.close()
 
     def _begin(self) -> None:
         with self._lock:
@@ -149,23 +169,44 @@ class EchoServer:
             self._serving.set()
 
     def _serve_until_stopped(self) -> None:
+        datagrams = None
         try:
-            self._accept_until_stopped()
-        finally:
+            self._engine.start()
             try:
+                if self._udp is not None:
+                    datagrams = threading.Thread(target=self._serve_datagrams, args=(self._udp,), name="rioecho udp")
+                    datagrams.start()
+                self._acceptor.run()
+            finally:
                 self.stop()  # also where an error ended the accepting: the echoes must hear of it
                 deadline = self._stopped_at + self.drain_timeout
-                self._serve_the_queue(deadline)
-                self._close_listeners()
+                self._acceptor.serve_the_queue(deadline)
+                self._listeners.close()
                 # The echoes keep the deadline themselves; they only need to be seen off.
                 self._engine.join(deadline + 1.0)
-            finally:
-                self._close_listeners()
-                self._served.set()
+                if datagrams is not None:
+                    datagrams.join()
+        finally:
+            self._listeners.close()
+            self._served.set()
 
-    def _close_listeners(self) -> None:
-        for sock in self._listeners:
-            sock.close()
+    def _serve_datagrams(self, udp: UdpEcho) -> None:
+        try:
+            udp.run()
+        except OSError as error:
+            log.error("UDP has failed, and the server stops: %s", error.strerror)
+            self.stop()
+
+    def _time_to_drain(self) -> float:
+        """Seconds that a connection may take from the stop on: what is left, if the server has been stopped."""
+        since = max(0.0, monotonic() - self._stopped_at)
+        return max(0.0, self.drain_timeout - since)
+
+    def _close_stop_fd(self) -> None:
+        with self._lock:
+            stop_fd, self.stop_fd = self.stop_fd, -1
+        if stop_fd >= 0:
+            os.close(stop_fd)
 
     def __enter__(self) -> Self:
         try:
@@ -185,99 +226,56 @@ class EchoServer:
     def stats(self) -> dict[str, int]:
         """What has happened so far, by name.
 
-        accepted, active, refused (closed unserved), closed, errors (of those closed), bytes_in, bytes_out, lines.
+        accepted, active, refused (closed unserved), closed, errors (of those closed), bytes_in, bytes_out, lines; with
+        UDP also datagrams (answered) and dropped (not answered), whose bytes are among the others.
         """
-        with self._lock:
-            counts = dict(self._counts, active=len(self._live))
-            for connection in self._live:
-                for name in ("bytes_in", "bytes_out", "lines"):
-                    counts[name] += getattr(connection.echo, name)
-        return counts
+        # The closed before the accepted, and what went out before what came in: so no sum is ever impossible.
+        counts = [count.now() for count in self._engine.counts]
+        total = {
+            name: sum(each[name] for each in counts) for name in ("closed", "errors", "bytes_out", "bytes_in", "lines")
+        }
+        accepted = self._acceptor.accepted
+        stats = {
+            "accepted": accepted,
+            "active": accepted - total["closed"],
+            "refused": self._acceptor.refused,
+            **total,
+        }
+        if self._udp is not None:
+            for name, n in self._udp.counts().items():
+                stats[name] = stats.get(name, 0) + n
+        return stats
 
-    def closed(self, connection: Connection, *, failed: bool) -> None:
-        """Count a connection that has been served."""
-        with self._lock:
-            self._live.discard(connection)
-            self._counts["closed"] += 1
-            self._counts["errors"] += failed
-            for name in ("bytes_in", "bytes_out", "lines"):
-                self._counts[name] += getattr(connection.echo, name)
+    def one_left(self) -> None:
+        """For the engine, when a connection has gone."""
+        self._acceptor.one_left()
 
-    # ---- accepting
 
-    def _accept_until_stopped(self) -> None:
-        stopped = select.poll()
-        stopped.register(self.stop_fd, select.POLLIN)
-        ready = select.poll()
-        ready.register(self.stop_fd, select.POLLIN)
-        for sock in self._listeners:
-            ready.register(sock, select.POLLIN)
-        by_fd = {sock.fileno(): sock for sock in self._listeners}
-        pause = PAUSE
-        while True:
-            fds = [fd for fd, _ in ready.poll()]
-            if self.stop_fd in fds:
-                return
-            for fd in fds:
-                try:
-                    sock, address = by_fd[fd].accept()
-                except (BlockingIOError, ConnectionAbortedError):
-                    continue
-                except OSError as error:
-                    if error.errno in BROKEN:
-                        raise
-                    # No descriptor or memory is left, or the network has an error pending (accept(2)): trying again at
-                    # once would only burn a processor.
-                    if pause == PAUSE:
-                        log.warning("accepting pauses: %s", error.strerror)
-                    if stopped.poll(pause * 1000):
-                        return
-                    pause = min(pause * 2, LONGEST_PAUSE)
-                    continue
-                pause = PAUSE
-                self._serve(sock, address)
-
-    def _serve_the_queue(self, deadline: float) -> None:
-        """Serve what the kernel has accepted for us: to the client it is connected, and its bytes are acknowledged.
-
-        Each is served as all are that are connected when the server stops: what has arrived is echoed.
-        """
-        for listener in self._listeners:
-            while True:
-                try:
-                    sock, address = listener.accept()
-                except ConnectionAbortedError:
-                    continue
-                except OSError:
-                    break  # the queue is empty, or cannot be served
-                if monotonic() < deadline:
-                    self._serve(sock, address)
-                else:
-                    self._refuse(sock, "the time to drain is over")
-
-    def _serve(self, sock: socket.socket, address: object) -> None:
+def _listen(
+    hosts: Sequence[str], port: int | str, unix: _Path | None, passed: list[socket.socket], backlog: int, *, udp: bool
+) -> tuple[Listeners, list[socket.socket]]:
+    """Listen, and for UDP on the same ports: the listeners, and the datagram sockets."""
+    attempt = 0
+    while True:
+        attempt += 1
+        listeners = Listeners(hosts, port, paths=() if unix is None else (unix,), passed=passed, backlog=backlog)
         try:
-            sock.setblocking(True)
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an answer is sent whole, and at once
-            connection = Connection(sock, address, self)
-            with self._lock:
-                self._counts["accepted"] += 1
-                self._live.add(connection)
-            try:
-                self._engine.serve(connection)
-            except BaseException:
-                with self._lock:
-                    self._live.discard(connection)
+            if not udp:
+                if listeners.datagrams:
+                    raise ValueError("a datagram socket was passed: use it with udp=True")
+                return listeners, []
+            pairs = [address for address in listeners.addresses if isinstance(address, tuple)]
+            if not pairs and not listeners.datagrams:
+                raise ValueError("UDP needs a port to listen on")
+            return listeners, [*listeners.datagrams, *udp_sockets(pairs)]
+        except OSError as error:
+            # Port 0: what is free for TCP may be taken for UDP, and another one not.
+            listeners.close()
+            if port != 0 or passed or error.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS:
                 raise
-        except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: can't start new thread
-            self._refuse(sock, error)
-
-    def _refuse(self, sock: socket.socket, why: object) -> None:
-        sock.close()
-        with self._lock:
-            self._counts["refused"] += 1
-        log.warning("refused a connection: %s", why)
+        except BaseException:
+            listeners.close()
+            raise
 
 
 def _whole(name: str, value: int) -> int:
@@ -287,10 +285,10 @@ def _whole(name: str, value: int) -> int:
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}") from None
 
 
-def _limit(name: str, value: _Number, most: float) -> _Number:
+def _limit(name: str, value: _Number, most: float, *, least: int = 0) -> _Number:
     """Check a limit; NaN is none."""
-    if not 0 <= value <= most:
+    if not least <= value <= most:
         raise ValueError(
-            f"{name} must be at least 0{'' if most == math.inf else f' and at most {most}'}, not {value!r}"
+            f"{name} must be at least {least}{'' if most == math.inf else f' and at most {most}'}, not {value!r}"
         )
     return value

@@ -18,7 +18,7 @@ from .rio import Rio, _socket_file
 
 TYPE_CHECKING = False  # not typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import EllipsisType
     from typing import Any, Literal, TypeAlias, overload
 
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 
 #: How many connections may wait in the kernel to be accepted (csapp.h).
 LISTENQ = 1024
-
-#: What the name localhost stands for.
-LOOPBACK = ("127.0.0.1", "::1")
-
-#: How often a free port is looked for that is free at every address.
-LISTEN_ATTEMPTS = 20
 
 
 def open_clientfd(hostname: str, port: int | str) -> int:
@@ -70,63 +64,6 @@ def open_listenfd(port: int | str, host: str | None = None, *, backlog: int = LI
         sock.listen(backlog)
 
     return _first("listen on", host, port, socket.AI_PASSIVE, listen).detach()
-
-
-def listen_sockets(hosts: Iterable[str], port: int | str, *, backlog: int = LISTENQ) -> list[socket.socket]:
-    """Listen on the same port of every address of every host: sockets, blocking, the caller's to close.
-
-    Port 0 is one free port for all of them. ``localhost`` is both loopback addresses, whatever the hosts file says
-    (RFC 6761, 6.3). Of a name with several addresses those that this machine does not have are passed over (``::1``
-    where there is no IPv6), as long as one is left; a port that is in use at one of them is an ``OSError`` that names
-    the address. After an error nothing stays open. An IPv6 socket takes IPv6 only.
-    """
-    port = _checked_port(port)
-    wanted = []
-    for host in hosts:
-        what = f"cannot listen on {_shown(_checked_host(host))} port {_shown(str(port))}"
-        names = LOOPBACK if host == "localhost" else (host,)
-        wanted.append([info for name in names for info in _addresses(name, port, socket.AI_PASSIVE, what)])
-    for attempt in range(LISTEN_ATTEMPTS):
-        try:
-            return _listen_on_all(wanted, backlog)
-        except OSError as exc:
-            # A free port of the first address may be taken at the next: then another one will do.
-            if port != 0 or exc.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS - 1:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _listen_on_all(wanted: list[list[Any]], backlog: int) -> list[socket.socket]:
-    """Listen on every address, a list of getaddrinfo's for each host; the first fixes the port for all."""
-    opened: dict[_Address, socket.socket] = {}
-
-    def listen(sock: socket.socket, address: _Address) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if sock.family == socket.AF_INET6:  # or it would take the port of the IPv4 socket beside it
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        port = next(iter(opened.values())).getsockname()[1] if opened else address[1]
-        sock.bind((address[0], port, *address[2:]))
-        sock.listen(backlog)
-
-    try:
-        for addresses in wanted:
-            absent = None
-            for family, kind, protocol, _, address in addresses:
-                try:
-                    if address not in opened:
-                        opened[address] = _opened(family, kind, protocol, address, listen)
-                except OSError as exc:
-                    explained = _explained(exc, f"cannot listen on {address[0]} port {address[1]}")
-                    if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                        raise explained from None
-                    absent = explained
-            if absent and not any(info[4] in opened for info in addresses):
-                raise absent
-    except BaseException:
-        for sock in opened.values():
-            sock.close()
-        raise
-    return list(opened.values())
 
 
 if TYPE_CHECKING:
@@ -182,9 +119,7 @@ def _dial(host: _Path, port: int | str, deadline: float | None, *, nodelay: bool
 
 def _dial_unix(path: _Path, deadline: float | None) -> socket.socket:
     """Connect to the unix socket ``path``."""
-    path = os.fspath(path)
-    if 0 in os.fsencode(path)[1:]:  # a first one makes the name abstract (Linux), any other would cut the path
-        raise ValueError(f"a NUL inside the path of a unix socket: {path!r}")
+    path = _checked_path(path)
 
     def call(sock: socket.socket, address: _Address) -> None:
         # When the listener's queue is full a non-blocking socket gets EAGAIN at once, and has nothing to wait for; a
@@ -320,6 +255,13 @@ def _checked_host(host: _Path) -> str:
     if "\0" in host:  # getaddrinfo would look up what comes before it
         raise ValueError(f"a NUL in the host name {host!r}")
     return host
+
+
+def _checked_path(path: _Path) -> str | bytes:
+    path = os.fspath(path)
+    if 0 in os.fsencode(path)[1:]:  # a first one makes the name abstract (Linux), any other would cut the path
+        raise ValueError(f"a NUL inside the path of a unix socket: {path!r}")
+    return path
 
 
 def _checked_port(port: int | str) -> int | str:

@@ -15,7 +15,7 @@ def number(request):
     return getattr(signal, request.param)
 
 
-@pytest.fixture(params=["iterative", "thread"])
+@pytest.fixture(params=["iterative", "process", "thread", "event"])
 def engine(request):
     return request.param
 

@@ -10,7 +10,7 @@ from peers import SIZES, Running, ask, binary, dial, exchange, lines, receive, r
 
 from rioecho.server import EchoServer
 
-ENGINES = ("iterative", "thread")
+ENGINES = ("iterative", "process", "thread", "event")
 
 
 @pytest.fixture(params=ENGINES)
@@ -39,7 +39,7 @@ def test_random_bytes_come_back_identical(engine, framing, n):
     assert stats["lines"] == (data.count(b"\n") if framing == "line" else 0)
 
 
-@pytest.mark.parametrize(("engine", "clients"), [("thread", 50), ("iterative", 20)])
+@pytest.mark.parametrize(("engine", "clients"), [("event", 50), ("thread", 50), ("process", 50), ("iterative", 20)])
 def test_many_clients_at_once_each_get_their_own_bytes_back(engine, framing, clients):
     with EchoServer(engine=engine, framing=framing) as server:
         addresses = server.addresses

@@ -11,7 +11,7 @@ from peers import SECONDS, Running, acknowledged, ask, binary, dial, exchange, l
 from rioecho.server import EchoServer
 
 
-@pytest.fixture(params=["iterative", "thread"])
+@pytest.fixture(params=["iterative", "process", "thread", "event"])
 def engine(request):
     return request.param
 

@@ -7,6 +7,7 @@ line, 1 for what the system refuses.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -18,7 +19,12 @@ USAGE_ERROR = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
+    """An ArgumentParser whose errors are one line; its help may be a text written by hand."""
+
+    help_text = ""
+
+    def format_help(self) -> str:
+        return self.help_text or super().format_help()
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"{self.prog}: {message} (try {self.prog} --help)\n")
@@ -66,6 +72,14 @@ def seconds(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of 0 or more")
     return value
+
+
+def interval(text: str) -> float:
+    """Read a time between two things for argparse: never 0."""
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        if value := seconds(text):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
 def leave(status: int) -> NoReturn:

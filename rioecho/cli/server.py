@@ -2,55 +2,78 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
-import logging.handlers
 import os
-import queue
 import signal
 import sys
 import threading
 
 from rioecho import __version__
-from rioecho.cli import Parser, complain, count, leave, open_standard_streams, port, seconds
+from rioecho.cli import Parser, complain, count, interval, leave, open_standard_streams, port, seconds
+from rioecho.cli.logs import LOG_FORMATS, LogWriter, StatsLine
 from rioecho.engines import ENGINES
+from rioecho.listeners import passed_sockets
 from rioecho.server import EchoServer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
     from types import FrameType
 
 PROG = "rioecho-server"
 
 
+HELP = f"""\
+usage: {PROG} [options] [PORT]
+
+Send back what clients send, on loopback unless --host says otherwise.
+
+  PORT                 the TCP port; 0 picks a free one
+  --host H             listen on H; repeatable (localhost)
+  --unix PATH          listen on a unix socket; without a PORT only there
+  --udp                echo datagrams, too, on the same port
+  --engine E           iterative, process, thread or event (event)
+  --workers N          event loops, each in a thread of its own (1)
+  --framing F, --raw   line: whole lines; raw: bytes as they come (line)
+  --backlog N          connections that may wait in the kernel (1024)
+  --max-connections N  others wait; 0: no limit (10000)
+  --idle-timeout S     close what stands still so long; 0: never (300)
+  --max-line N         longer lines go back in pieces; 0: never (1048576)
+  --drain-timeout S    seconds that stopping may take; 0: no limit (5)
+  --stats S            log the counts and the rates every S seconds
+  --log-format F       text or json (text)
+  -v, -q               log each line's length; log only what goes wrong
+  -h, --version        show this help; show the version
+
+examples: {PROG} 8000
+          {PROG} 7 --host :: --raw --udp     RFC 862, for the network
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    p = Parser(
-        prog=PROG,
-        usage="%(prog)s [options] PORT",
-        description="Send back what clients send. Loopback only, unless --host says otherwise.",
-        epilog=f"example: {PROG} 8000",
-    )
+    p = Parser(prog=PROG)
+    p.help_text = HELP
     option = p.add_argument
-    option("port", metavar="PORT", type=port, help="the TCP port; 0 picks a free one")
-    option("--host", action="append", metavar="H", help="listen on H (repeatable; default: localhost)")
-    option("--engine", choices=sorted(ENGINES), default="thread", help="default: %(default)s")
-    option("--framing", choices=("line", "raw"), default="line", help="whole lines, or bytes as they come")
-    option("--raw", dest="framing", action="store_const", const="raw", help="the same as --framing raw")
-    option("--backlog", type=count, default=1024, metavar="N", help="connections that may wait (%(default)s)")
-    option(
-        "--idle-timeout",
-        type=seconds,
-        default=300.0,
-        metavar="S",
-        help="close what stands still; 0: never (%(default)g)",
-    )
-    option("--max-line", type=count, default=1 << 20, metavar="N", help="longer ones in pieces; 0: never (%(default)s)")
-    option("--drain-timeout", type=seconds, default=5.0, metavar="S", help="for stopping, in seconds (%(default)g)")
+    option("port", metavar="PORT", type=port, nargs="?")
+    option("--host", action="append")
+    option("--unix", metavar="PATH")
+    option("--udp", action="store_true")
+    option("--engine", choices=tuple(ENGINES), default="event")
+    option("--workers", type=count, default=1)
+    option("--framing", choices=("line", "raw"), default="line")
+    option("--raw", dest="framing", action="store_const", const="raw")
+    option("--backlog", type=count, default=1024)
+    option("--max-connections", type=count, default=10_000)
+    option("--idle-timeout", type=seconds, default=300.0)
+    option("--max-line", type=count, default=1 << 20)
+    option("--drain-timeout", type=seconds, default=5.0)
+    option("--stats", type=interval)
+    option("--log-format", choices=LOG_FORMATS, default="text")
     loudness = p.add_mutually_exclusive_group()
-    loudness.add_argument("-v", "--verbose", action="store_true", help="log every line's length")
-    loudness.add_argument("-q", "--quiet", action="store_true", help="log only what goes wrong")
+    loudness.add_argument("-v", "--verbose", action="store_true")
+    loudness.add_argument("-q", "--quiet", action="store_true")
     option("--version", action="version", version=f"%(prog)s {__version__}")
     return p
 
@@ -58,16 +81,28 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command. Exit status: 0 after SIGTERM or SIGINT, 1 for what the system refuses, 2 for wrong usage."""
     open_standard_streams()
-    options = parser().parse_args(argv)
-    log_writer = _LogWriter(logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO)
+    p = parser()
+    options = p.parse_args(argv)
+    level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
+    log_writer = LogWriter(level, options.log_format)
     log_writer.start()
     try:
+        passed = passed_sockets()
+        if options.port is None and options.unix is None and not passed:
+            p.error("give a PORT, or --unix PATH")
+        if options.port is None and options.host:
+            p.error("--host is for a PORT, and there is none")
         server = EchoServer(
             options.port,
             options.host or "localhost",
+            unix=options.unix,
+            sockets=passed,
+            udp=options.udp,
             engine=options.engine,
             framing=options.framing,
+            workers=options.workers,
             backlog=options.backlog,
+            max_connections=options.max_connections,
             idle_timeout=options.idle_timeout,
             max_line=options.max_line,
             drain_timeout=options.drain_timeout,
@@ -85,12 +120,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         server.close()
         complain(PROG, f"cannot say on stdout that the server is ready: {error.strerror}")
         leave(1)
-    failure = _serve(server, woken, wake)
+    with StatsLine(server.stats, options.stats) if options.stats else contextlib.nullcontext():
+        failure = _serve(server, woken, wake)
+    if not log_writer.finish(1.0):
+        os._exit(failure is not None)  # nobody reads the log; the interpreter would wait for it to be written
     if failure is not None:
         complain(PROG, failure)
-    log_writer.finish(1.0)
-    if log_writer.is_alive():
-        os._exit(failure is not None)  # nobody reads the log; the interpreter would wait for it to be written
     leave(failure is not None)
 
 
@@ -140,36 +175,9 @@ def _serve(server: EchoServer, woken: int, wake: int) -> Exception | None:
     return failure
 
 
-class _DroppingHandler(logging.handlers.QueueHandler):
-    """Hands records to the thread that writes them; drops them when that is far behind."""
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(queue.Full):
-            self.queue.put_nowait(record)
-
-
-class _LogWriter(threading.Thread):
-    """Writes the log to stderr: a log that nobody reads must not stop the server."""
-
-    def __init__(self, level: int) -> None:
-        super().__init__(name="rioecho log", daemon=True)
-        self._records: queue.Queue[logging.LogRecord | None] = queue.Queue(10_000)
-        self._stderr = logging.StreamHandler()
-        self._stderr.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.basicConfig(level=level, format="%(message)s", handlers=[_DroppingHandler(self._records)])
-
-    def run(self) -> None:
-        while (record := self._records.get()) is not None:
-            self._stderr.handle(record)
-
-    def finish(self, timeout: float) -> None:
-        """Wait until all is written, at most so many seconds."""
-        with contextlib.suppress(queue.Full):
-            self._records.put(None, timeout=timeout)
-        self.join(timeout)
-
-
-def _shown(address: tuple[str, int]) -> str:
+def _shown(address: tuple[str, int] | str) -> str:
+    if isinstance(address, str):
+        return address
     host, number = address
     return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
