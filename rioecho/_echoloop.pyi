@@ -5,6 +5,8 @@ from typing import Literal, Protocol, Self, SupportsIndex, final
 
 from rioecho._counts import Counts
 
+__pyx_capi__: dict[str, object]  # what other extension modules cimport
+
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 

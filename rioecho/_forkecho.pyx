@@ -13,7 +13,7 @@ from libc.string cimport memset
 
 from rioecho._buffer cimport buffer_init
 from rioecho._channel cimport os_error, to_nanoseconds
-from rioecho._counts cimport Counts, counts_t
+from rioecho._counts cimport Counts
 from rioecho._echoloop cimport CHUNK, DONE, ECHOING, FAILED, GOT_LINE, INTERRUPTED, answer, echo_t, echo_turn
 from rioecho._fdio cimport deadline_after, fd_open, fd_wait
 from rioecho._posix cimport (
@@ -33,20 +33,21 @@ from rioecho._reader cimport to_size
 from enum import IntEnum
 
 
+cdef enum outcome:
+    # How the echo ended, and what a report begins with.
+    OUTCOME_LINE        # not at all: a line is about to go back
+    OUTCOME_ENDED
+    OUTCOME_TIMED_OUT
+    OUTCOME_FAILED
+
+
 class Outcome(IntEnum):
-    """How the echo ended; what a report begins with."""
+    """How the echo ended, or LINE: it has not, a line is about to go back."""
 
-    LINE = 0       # not at all: a line is about to go back
-    ENDED = 1
-    TIMED_OUT = 2
-    FAILED = 3
-
-
-cdef enum:
-    OUTCOME_LINE = 0
-    OUTCOME_ENDED = 1
-    OUTCOME_TIMED_OUT = 2
-    OUTCOME_FAILED = 3
+    LINE = OUTCOME_LINE
+    ENDED = OUTCOME_ENDED
+    TIMED_OUT = OUTCOME_TIMED_OUT
+    FAILED = OUTCOME_FAILED
 
 
 cdef struct report_t:
@@ -106,7 +107,16 @@ cdef void live(echo_t *e, int fd, int report_fd) noexcept nogil:
 
 
 def fork_echo(
-    int fd, framing, *, timeout, max_line, int stop_fd, drain_timeout, bint tell_lines, int report_fd, Counts counts not None
+    int fd,
+    framing,
+    *,
+    timeout,
+    max_line,
+    int stop_fd,
+    drain_timeout,
+    bint tell_lines,
+    int report_fd,
+    Counts counts not None,
 ):
     """Fork a child that echoes a connected socket as Echo does, adding to counts; returns its process id.
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
-    Framing: TypeAlias = Literal["line", "raw"]
+    _Framing: TypeAlias = Literal["line", "raw"]
 
 log = logging.getLogger("rioecho.server")
 
@@ -40,7 +40,7 @@ LONGEST_WAIT = threading.TIMEOUT_MAX
 class Host(Protocol):
     """What an engine needs of its server."""
 
-    framing: Framing
+    framing: _Framing
     max_line: int
     idle_timeout: float
     drain_timeout: float

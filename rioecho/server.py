@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, Self, TypeVar
 
-    from rioecho.engines import Framing
+    from rioecho.engines import _Framing
     from rioecho.sockets import _Path
 
     _Number = TypeVar("_Number", int, float)
@@ -68,7 +68,7 @@ class EchoServer:
         sockets: Iterable[socket.socket] = (),
         udp: bool = False,
         engine: Literal["iterative", "process", "thread", "event"] = "event",
-        framing: Framing = "line",
+        framing: _Framing = "line",
         workers: int = 1,
         backlog: int = LISTENQ,
         max_connections: int = 10_000,
@@ -80,7 +80,7 @@ class EchoServer:
             raise ValueError(f"engine must be one of {', '.join(sorted(ENGINES))}, not {engine!r}")
         if framing not in ("line", "raw"):
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
-        self.framing: Framing = framing
+        self.framing: _Framing = framing
         self.workers = _limit("workers", _whole("workers", workers), MOST_WORKERS, least=1)
         if self.workers > 1 and engine != "event":
             raise ValueError(f"workers are for the event engine; the {engine} engine has none")
