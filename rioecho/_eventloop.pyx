@@ -115,7 +115,7 @@ cdef struct loop_t:
     char *area           # CHUNK bytes for what is received
     size_t active
     int stop_fd          # readable when it is time to stop
-    int inbox            # a pipe of conn_t pointers; NULL says that no more will come (a forked process may hide its end)
+    int inbox            # a pipe of conn_t pointers; NULL says that no more will come, for a fork may hide its end
     bint inbox_ended
     bint stopping
     int64_t now          # at the beginning of this turn

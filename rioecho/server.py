@@ -97,6 +97,7 @@ class EchoServer:
             raise ValueError("nothing to listen on: give a port, or a unix socket's path")
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._udp_thread: threading.Thread | None = None
         self._stopped_at = math.inf  # on the monotonic clock
         self._serving = threading.Event()  # set from the start of serving on
         self._served = threading.Event()  # set at its end
@@ -135,7 +136,7 @@ class EchoServer:
         try:
             thread.start()
         except BaseException:
-            self._served.set()
+            self._end()
             raise
         self._thread = thread
 
@@ -163,29 +164,42 @@ class EchoServer:
         self._resources.close()
 
     def _begin(self) -> None:
+        """Have everything that serving needs, or raise."""
         with self._lock:
             if self._serving.is_set() or self._stop_pipe.closed:
                 raise RuntimeError("this server has served already; make another one")
             self._serving.set()
-
-    def _serve_until_stopped(self) -> None:
-        datagrams = None
         try:
             self._engine.start()
-            try:
-                if self._udp is not None:
-                    datagrams = threading.Thread(target=self._serve_datagrams, args=(self._udp,), name="rioecho udp")
-                    datagrams.start()
-                self._acceptor.run()
-            finally:
-                self.stop()  # also where an error ended the accepting: the echoes must hear of it
-                deadline = self._stopped_at + self.drain_timeout
-                self._acceptor.serve_the_queue(deadline)
-                self._listeners.close()
-                # The echoes keep the deadline themselves; they only need to be seen off.
-                self._engine.join(deadline + 1.0)
-                if datagrams is not None:
-                    datagrams.join()
+        except BaseException:
+            self._served.set()
+            raise
+        try:
+            if self._udp is not None:
+                thread = threading.Thread(target=self._serve_datagrams, args=(self._udp,), name="rioecho udp")
+                thread.start()
+                self._udp_thread = thread
+        except BaseException:
+            self._end()
+            raise
+
+    def _serve_until_stopped(self) -> None:
+        try:
+            self._acceptor.run()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """See off all that is connected."""
+        try:
+            self.stop()  # also where an error ended the accepting: the echoes must hear of it
+            deadline = self._stopped_at + self.drain_timeout
+            self._acceptor.serve_the_queue(deadline)
+            self._listeners.close()
+            # The echoes keep the deadline themselves; they only need to be seen off.
+            self._engine.join(deadline + 1.0)
+            if self._udp_thread is not None:
+                self._udp_thread.join()
         finally:
             self._listeners.close()
             self._served.set()

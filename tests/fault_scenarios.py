@@ -16,7 +16,7 @@ import threading
 from rioecho import EchoServer, Rio, echo
 
 DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(40)) + b"x" * 700 + b"\nthe rest"
-READ, RECV, WRITE, SEND, POLL, ACCEPT = range(6)
+READ, RECV, WRITE, SEND, POLL, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL, FORK, PIPE = range(11)
 SHORT = -1
 READING_FAULTS = [SHORT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET, errno.ENOBUFS, errno.ENOMEM]
 WRITING_FAULTS = [SHORT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ENOBUFS, errno.ENOMEM]
@@ -216,16 +216,23 @@ def echoing(framing):
     return scenario
 
 
-def serving(fault):
-    """A server whose accept() fails still serves everybody."""
-    with EchoServer(drain_timeout=10.0) as server:
-        fault.arm()
-        for address in server.addresses * 2:
-            with socket.create_connection(address[:2], timeout=30) as sock:
-                sock.sendall(DATA)
-                sock.shutdown(socket.SHUT_WR)
-                assert Rio(sock).read() == DATA
-    assert threading.active_count() == 1
+def serving(engine, framing="line"):
+    """A server in which a call fails in a way that passes still serves everybody."""
+
+    def scenario(fault):
+        with EchoServer(engine=engine, framing=framing, drain_timeout=10.0) as server:
+            fault.arm()
+            for address in server.addresses * 2:
+                with socket.create_connection(address[:2], timeout=30) as sock:
+                    for start in range(0, len(DATA), 333):  # lines are cut, and kept in part
+                        sock.sendall(DATA[start : start + 333])
+                    sock.shutdown(socket.SHUT_WR)
+                    assert Rio(sock).read() == DATA
+            fault.disarm()
+        assert server.stats()["bytes_in"] == server.stats()["bytes_out"] == 2 * len(server.addresses) * len(DATA)
+        assert threading.active_count() == 1
+
+    return scenario
 
 
 def socket_pair():
@@ -262,7 +269,14 @@ for framing in ("line", "raw"):
     SCENARIOS[f"echo(framing={framing!r})"] = (echoing(framing), faults)
 SCENARIOS["a dripping peer"] = (dripping, {RECV: READING_FAULTS, POLL: POLL_FAULTS})
 SCENARIOS["a slow reader"] = (draining, {POLL: POLL_FAULTS})
-SCENARIOS["a server"] = (serving, {ACCEPT: ACCEPT_FAULTS})
+PASSING = [SHORT, errno.EINTR, errno.EAGAIN]
+for engine in ("iterative", "thread", "process", "event"):
+    faults = {ACCEPT: ACCEPT_FAULTS}
+    if engine == "process":  # what happens in the children is as with the others
+        faults |= {FORK: [errno.EAGAIN, errno.ENOMEM], PIPE: [errno.EMFILE, errno.ENFILE]}
+    if engine == "event":
+        faults |= {RECV: PASSING, SEND: PASSING, SENDMSG: PASSING, EPOLL_WAIT: [errno.EINTR]}
+    SCENARIOS[f"a server, engine={engine!r}"] = (serving(engine), faults)
 
 
 def main():

@@ -8,10 +8,11 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { READ, RECV, WRITE, SEND, POLL, ACCEPT };
+enum { READ, RECV, WRITE, SEND, POLL, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL, FORK, PIPE };
 
 static atomic_int armed_call = -2, countdown, error_to_make, fired;
 
@@ -83,4 +84,42 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
 {
     int f = fault(ACCEPT);
     return f < 0 ? -1 : REAL(accept4)(fd, address, length, flags);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    int f = fault(SENDMSG);
+    struct iovec one;
+    struct msghdr piece = *message;
+    if (f > 0 && message->msg_iovlen && message->msg_iov[0].iov_len) {
+        one.iov_base = message->msg_iov[0].iov_base;
+        one.iov_len = 1;
+        piece.msg_iov = &one;
+        piece.msg_iovlen = 1;
+    }
+    return f < 0 ? -1 : REAL(sendmsg)(fd, &piece, flags);
+}
+
+int epoll_wait(int epoll, struct epoll_event *events, int n, int timeout)
+{
+    int f = fault(EPOLL_WAIT);
+    return f < 0 ? -1 : REAL(epoll_wait)(epoll, events, n, timeout);
+}
+
+int epoll_ctl(int epoll, int what, int fd, struct epoll_event *event)
+{
+    int f = fault(EPOLL_CTL);
+    return f < 0 ? -1 : REAL(epoll_ctl)(epoll, what, fd, event);
+}
+
+pid_t fork(void)
+{
+    int f = fault(FORK);
+    return f < 0 ? -1 : REAL(fork)();
+}
+
+int pipe2(int ends[2], int flags)
+{
+    int f = fault(PIPE);
+    return f < 0 ? -1 : REAL(pipe2)(ends, flags);
 }

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
 PROG = "rioecho-server"
+
+#: Descriptors that are no connections: the standard streams, listeners, pipes, and what Python opens now and then.
+OWN_DESCRIPTORS = 64
 
 
 HELP = f"""\
@@ -113,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OverflowError) as error:
         complain(PROG, error)
         sys.exit(2)
+    _allow_descriptors(options.max_connections)
     woken, wake = _stop_on_signals(server)
     try:
         print("Listening on", ", ".join(map(_shown, server.addresses)), flush=True)
@@ -127,6 +132,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if failure is not None:
         complain(PROG, failure)
     leave(failure is not None)
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Have the system allow as many descriptors as there may be connections (0: no limit), as far as it will."""
+    infinity = resource.RLIM_INFINITY
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if connections == 0 or (most != infinity and connections + OWN_DESCRIPTORS > most):
+        wanted = most
+    else:
+        wanted = connections + OWN_DESCRIPTORS
+    if allowed != infinity and (wanted == infinity or wanted > allowed):
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _stop_on_signals(server: EchoServer) -> tuple[int, int]:
