@@ -180,49 +180,58 @@ class UnixListener:
         abstract = self.path[0] == "\0"
         if abstract and not sys.platform.startswith("linux"):
             raise ValueError(f"a unix socket has an abstract name on Linux only: {self.path!r}")
-        self._file = "" if abstract else os.path.abspath(self.path)  # the program may change its folder
-        self._own: tuple[int, int] | None = None  # device and inode
+        # Whole, for the program may change its folder before it closes this.
+        self._file = "" if abstract else os.path.abspath(self.path)
+        self._own: tuple[int, ...] | None = None  # device and inode
         self._pid = os.getpid()
         self._lock = threading.RLock()
 
+        try:
+            self.sock = self._listening(backlog)
+        except BaseException:
+            self._remove()
+            raise
+
+    def _listening(self, backlog: int) -> socket.socket:
         def listen(sock: socket.socket, address: _Address) -> None:
             try:
                 sock.bind(address)
-                if not abstract:
-                    found = os.lstat(address)
-                    self._own = found.st_dev, found.st_ino
-                sock.listen(backlog)
+                if self._file:
+                    self._own = _identity(os.lstat(address))[:2]
             except BaseException:
-                if sock.getsockname() and not abstract:  # bound: the file is ours
+                if self._file and sock.getsockname():  # it is bound: the file is ours
                     with contextlib.suppress(OSError):
                         os.unlink(address)
                 raise
+            sock.listen(backlog)
 
         what = f"cannot listen on {_shown(self.path)}"
         for attempt in range(LISTEN_ATTEMPTS):
             try:
-                self.sock = _opened(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.path, listen)
-                return
+                return _opened(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.path, listen)
             except OSError as exc:
-                if abstract or exc.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS - 1:
+                if not self._file or exc.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS - 1:
                     raise _explained(exc, what) from None
             try:
                 _make_way(self.path)
             except OSError as exc:
                 raise _explained(exc, what) from None
+        raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Remove the file, if it is still this socket's and this is the process that made it; close the socket."""
-        if os.getpid() == self._pid:  # a forked child may have got the lock locked
+        # Removed before the socket is closed: until then nobody else's file can have the number of its inode.
+        if os.getpid() == self._pid:  # in a forked child the lock may be locked for ever
             with self._lock:
-                own, self._own = self._own, None
-                if own:
-                    # Before closing the socket: it keeps the inode, whose number nobody else can have until then.
-                    with contextlib.suppress(OSError):  # it is gone, or may not be removed any more: a stale one then
-                        found = os.lstat(self._file)
-                        if (found.st_dev, found.st_ino) == own:
-                            os.unlink(self._file)
+                self._remove()
         self.sock.close()
+
+    def _remove(self) -> None:
+        own, self._own = self._own, None
+        # Gone, or no longer ours to remove, it is no error: what stays there is a stale socket.
+        with contextlib.suppress(OSError):
+            if own and _identity(os.lstat(self._file))[:2] == own:
+                os.unlink(self._file)
 
 
 def _make_way(path: str) -> None:
@@ -239,22 +248,28 @@ def _make_way(path: str) -> None:
     if 0 <= time() - found.st_mtime < GRACE:
         sleep(GRACE)
         return
-    # Another server may be doing the same, and have put its own socket there meanwhile. So it is moved first: what
-    # has another name can be looked at again, and nobody puts anything in its place.
+    # Another server may find the same, and have put its own socket there meanwhile. So it is moved before it is looked
+    # at again (of servers that were started at once, two got the path now and then without that).
     aside = f"{path}.{os.getpid()}-{monotonic_ns()}"
     try:
         os.rename(path, aside)
-        moved = os.lstat(aside)
-        # The time too: a file system gives the number of a removed file to the next one.
-        same = [(each.st_dev, each.st_ino, each.st_mtime_ns) for each in (found, moved)]
-        if same[0] == same[1]:
+        if _identity(os.lstat(aside)) == _identity(found):
             os.unlink(aside)
         else:
             os.rename(aside, path)
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        raise _explained(exc, "the socket of a server that is gone cannot be removed") from None
+    except BaseException as exc:
+        with contextlib.suppress(OSError):
+            os.rename(aside, path)
+        if isinstance(exc, FileNotFoundError):
+            return
+        if isinstance(exc, OSError):
+            raise _explained(exc, "the socket of a server that is gone cannot be removed") from None
+        raise
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int]:
+    """Device, inode, and the time too: a file system gives the number of a removed file to the next one."""
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _is_listened_on(path: str) -> bool:
