@@ -195,7 +195,7 @@ def _serve(server: EchoServer, woken: int, wake: int) -> Exception | None:
 
 def _shown(address: tuple[str, int] | str) -> str:
     if isinstance(address, str):
-        return address
+        return address if address.isprintable() else repr(address)
     host, number = address
     return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
