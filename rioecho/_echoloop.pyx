@@ -110,13 +110,16 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
         turns += 1
         # Send what may go back.
         if e.ready:
+            # Counted in the totals before it goes: who has it back will find it counted.
+            if e.totals != NULL:
+                rio_count_add(&e.totals.bytes_out, e.ready)
             count = fd_try_write(&e.f, buffer_start(&e.b), e.ready, &e.err)
+            if e.totals != NULL and count < <ssize_t>e.ready:
+                rio_count_add(&e.totals.bytes_out, <uint64_t>(max(count, 0) - <ssize_t>e.ready))
             if count > 0:
                 buffer_consume(&e.b, count)
                 e.ready -= count
                 e.bytes_out += count
-                if e.totals != NULL:
-                    rio_count_add(&e.totals.bytes_out, count)
                 e.moved = True
                 if e.phase == ECHOING:
                     e.deadline = 0

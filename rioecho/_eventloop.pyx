@@ -210,28 +210,39 @@ cdef void next_step(loop_t *l, conn_t *c) noexcept nogil:
     wait_for(l, c, POLLIN)
 
 
-cdef void sent(loop_t *l, conn_t *c, size_t n) noexcept nogil:
-    c.bytes_out += n
-    rio_count_add(&l.counts.bytes_out, n)
-    progress(l, c)
+cdef ssize_t conn_send(
+    loop_t *l, conn_t *c, const char *first, size_t n, const char *second, size_t m
+) noexcept nogil:
+    """Send two pieces of memory: how many bytes went, 0 where it would have to wait; -1, and it has been closed."""
+    cdef int err = 0
+    cdef ssize_t put
+    # Counted before it goes: who has it back will find it counted.
+    rio_count_add(&l.counts.bytes_out, n + m)
+    if m == 0:
+        put = fd_write(&c.f, first, n, &err)
+    else:
+        put = fd_write_both(&c.f, first, n, second, m, &err)
+    if put < <ssize_t>(n + m):
+        rio_count_add(&l.counts.bytes_out, <uint64_t>(max(put, 0) - <ssize_t>(n + m)))
+    if put > 0:
+        c.bytes_out += put
+        progress(l, c)
+    elif put < 0 and (err == EINTR or would_block(err)):
+        put = 0
+    elif put < 0:
+        conn_close(l, c, BROKEN, err)
+    return put
 
 
 cdef void conn_write(loop_t *l, conn_t *c) noexcept nogil:
     """Send of what is held as much as the peer takes."""
-    cdef int err = 0
     cdef ssize_t n = 0
     if c.ready:
-        n = fd_write(&c.f, buffer_start(&c.b), c.ready, &err)
-    if n < 0:
-        if err != EINTR and not would_block(err):
-            conn_close(l, c, BROKEN, err)
-        else:
-            next_step(l, c)
-        return
-    if n:
+        n = conn_send(l, c, buffer_start(&c.b), c.ready, NULL, 0)
+        if n < 0:
+            return
         buffer_consume(&c.b, n)
         c.ready -= n
-        sent(l, c, n)
     if c.ready == 0:
         keep_no_more_than_needed(&c.b)
     next_step(l, c)
@@ -286,7 +297,6 @@ cdef void echo_area(loop_t *l, conn_t *c, size_t n) noexcept nogil:
     cdef uint64_t lines = 0
     cdef ssize_t put = 0
     cdef size_t from_area
-    cdef int err = 0
     if l.max_line:
         back = whole_lines(l.area, n, &lines)
         if lines:
@@ -298,14 +308,9 @@ cdef void echo_area(loop_t *l, conn_t *c, size_t n) noexcept nogil:
     elif l.tell_lines:
         note(l, n)
     if back:
-        put = fd_write_both(&c.f, buffer_start(&c.b), held, l.area, back, &err)
+        put = conn_send(l, c, buffer_start(&c.b), held, l.area, back)
         if put < 0:
-            if err != EINTR and not would_block(err):
-                conn_close(l, c, BROKEN, err)
-                return
-            put = 0
-        if put:
-            sent(l, c, put)
+            return
     c.ready = held + back - put if back else 0
     if <size_t>put < held:
         buffer_consume(&c.b, put)

@@ -16,7 +16,7 @@ import socket
 from collections import OrderedDict
 from time import monotonic
 
-from rioecho.sockets import _explained, _opened
+from rioecho.sockets import _addresses, _checked_host, _checked_port, _explained, _opened, _shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
 
 MAPPED = bytes(10) + b"\xff\xff"
 BROADCAST = b"\xff" * 4
-UNSPECIFIED_V6, LOOPBACK_V6 = bytes(16), bytes(15) + b"\x01"
+UNSPECIFIED_V6 = bytes(16)
 
 
 class UdpEcho:
@@ -88,7 +88,7 @@ class UdpEcho:
         stopped.register(self._stop_fd, select.POLLIN)
         ready = select.poll()
         ready.register(self._stop_fd, select.POLLIN)
-        by_fd = {sock.fileno(): (sock, _is_loopback(packed(sock.getsockname()[0]))) for sock in self._sockets}
+        by_fd = {sock.fileno(): sock for sock in self._sockets}
         for fd in by_fd:
             ready.register(fd, select.POLLIN)
         buffer = memoryview(bytearray(LARGEST))
@@ -98,10 +98,10 @@ class UdpEcho:
                 break
             # Nothing where something was to be: a datagram with a wrong checksum, or an error that poll() reports and
             # recvfrom() does not take away (IP_RECVERR). Trying again at once would only burn a processor.
-            if not sum([self._answer(*by_fd[fd], buffer, BATCH) for fd in fds]) and stopped.poll(PAUSE * 1000):
+            if not sum([self._answer(by_fd[fd], buffer, BATCH) for fd in fds]) and stopped.poll(PAUSE * 1000):
                 break
-        for sock, loopback in by_fd.values():
-            self._answer(sock, loopback, buffer, LAST)
+        for sock in by_fd.values():
+            self._answer(sock, buffer, LAST)
 
     def counts(self) -> dict[str, int]:
         """What has happened so far: datagrams (answered), dropped (all others), bytes_in (of both), bytes_out."""
@@ -109,7 +109,7 @@ class UdpEcho:
         bytes_out, datagrams, dropped = self._bytes_out, self._datagrams, self._dropped
         return {"datagrams": datagrams, "dropped": dropped, "bytes_in": self._bytes_in, "bytes_out": bytes_out}
 
-    def _answer(self, sock: socket.socket, loopback: bool, buffer: memoryview, most: int) -> int:
+    def _answer(self, sock: socket.socket, buffer: memoryview, most: int) -> int:
         """Answer what has arrived, at most so many datagrams: how many there were."""
         received = 0
         for _ in range(most):
@@ -124,7 +124,7 @@ class UdpEcho:
             received += 1
             self._bytes_in += n
             source = packed(address[0])
-            why = refusal(source, address[1], self._own_ports, loopback=loopback)
+            why = refusal(source, address[1], self._own_ports)
             if why is not None:
                 self._drop(address, "guard", why)
             elif self._limiter is not None and not self._limiter.allows(source):
@@ -157,11 +157,11 @@ def packed(host: str) -> bytes:
     return address[12:] if address.startswith(MAPPED) else address
 
 
-def refusal(address: bytes, port: int, own_ports: Container[int], *, loopback: bool) -> str | None:
+def refusal(address: bytes, port: int, own_ports: Container[int]) -> str | None:
     """Say why a datagram from there gets no answer; None where it may have one.
 
-    ``address`` is a ``packed()`` one, ``own_ports`` are those that we listen on ourselves, and ``loopback`` says
-    whether the socket that received it is bound to a loopback address.
+    ``address`` is a ``packed()`` one, ``own_ports`` are those that we listen on ourselves. A loopback address is as
+    good as any: no kernel takes it from a network.
     """
     if port < 1024:  # an echo, chargen, DNS or NTP service; to port 0 nothing can be sent
         return "the source port is below 1024"
@@ -175,13 +175,7 @@ def refusal(address: bytes, port: int, own_ports: Container[int], *, loopback: b
         return "the source address is not that of one host"
     if unspecified:
         return "the source address is unspecified"
-    if not loopback and _is_loopback(address):  # no network delivers these
-        return "the source address is a loopback one, and the socket's is not"
     return None
-
-
-def _is_loopback(address: bytes) -> bool:
-    return address[0] == 127 if len(address) == 4 else address == LOOPBACK_V6
 
 
 class Limiter:
@@ -237,12 +231,13 @@ def udp_sockets(addresses: Iterable[tuple[str, int]]) -> list[socket.socket]:
     opened: list[socket.socket] = []
     try:
         for host, port in addresses:
+            what = f"cannot listen on {_shown(_checked_host(host))} port {_shown(str(port))} (UDP)"
+            found = _addresses(host, _checked_port(port), socket.AI_NUMERICHOST, what)
+            family, _, _, _, address = found[0]
             try:
-                found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
-                family, kind, protocol, _, address = found[0]
-                opened.append(_opened(family, kind, protocol, address, _bind))
+                opened.append(_opened(family, socket.SOCK_DGRAM, 0, address, _bind))
             except OSError as exc:
-                raise _explained(exc, f"cannot listen on {host} port {port} (UDP)") from None
+                raise _explained(exc, what) from None
     except BaseException:
         for sock in opened:
             sock.close()
