@@ -60,6 +60,7 @@ HEADERS = [
     "rioecho/_counts.pxd",
     "rioecho/_echoloop.pxd",
     "rioecho/_poller.pxd",
+    "rioecho/_connection.pxd",
 ]
 
 MODULES = [

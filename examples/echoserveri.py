@@ -15,7 +15,7 @@ from rioecho.csapp import MAXLINE, Accept, Close, Getnameinfo, Open_listenfd, Ri
 def echo(connfd):
     rio = Rio_readinitb(connfd)
     while (buf := Rio_readlineb(rio, MAXLINE)) != b"":
-        print(f"server received {len(buf)} bytes", flush=True)
+        print(f"server received {len(buf)} bytes\n", end="", flush=True)  # in one piece: threads call this, too
         Rio_writen(connfd, buf)
 
 

@@ -15,44 +15,33 @@ sending does not starve the others.
 
 cimport cython
 from cpython.exc cimport PyErr_WriteUnraisable
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.errno cimport EINTR, ENOMEM, errno
-from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t, uint64_t
-from libc.string cimport memchr
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t
 
-from rioecho._buffer cimport (
-    buffer_consume,
-    buffer_free,
-    buffer_held,
-    buffer_init,
-    buffer_put,
-    buffer_reserve,
-    buffer_start,
-    rio_buffer,
-    whole_lines,
-)
 from rioecho._channel cimport os_error, to_nanoseconds
-from rioecho._counts cimport Counts, counts_t
-from rioecho._echoloop cimport CHUNK, DRAINING, ECHOING, LINGERING, phase
-from rioecho._fdio cimport (
-    FD_SOCKET,
-    deadline_after,
-    fd_read,
-    fd_write,
-    fd_write_both,
-    milliseconds_until,
-    rio_fd,
-    would_block,
+from rioecho._connection cimport (
+    BROKEN,
+    CUT_OFF,
+    IDLE,
+    append,
+    conn_close,
+    conn_read,
+    conn_t,
+    conn_write,
+    loop_t,
+    ready,
 )
+from rioecho._counts cimport Counts
+from rioecho._echoloop cimport CHUNK, DRAINING, ECHOING
+from rioecho._fdio cimport deadline_after, milliseconds_until
 from rioecho._poller cimport (
     READY_MAX,
     poller_add,
     poller_close,
     poller_create,
-    poller_modify,
     poller_remove,
-    poller_t,
     poller_wait,
     ready_t,
 )
@@ -62,301 +51,23 @@ from rioecho._posix cimport (
     F_SETFL,
     FD_CLOEXEC,
     O_NONBLOCK,
-    O_RDWR,
     POLLIN,
-    POLLOUT,
     RIO_FREE,
-    SHUT_WR,
     close,
     fcntl,
     pipe,
     read,
-    rio_bool_get,
     rio_bool_set,
-    rio_count_add,
     rio_flag_put,
     rio_flag_take,
     rio_monotonic_ns,
     rio_no_sigpipe,
-    shutdown,
     write,
 )
 from rioecho._reader cimport to_size
 
 
-cdef enum reason:
-    ENDED       # the input has, and all of it has gone back
-    IDLE        # no progress for the time allowed
-    STOPPED     # the server was, and the connection has been seen off
-    CUT_OFF     # the server was stopped, and the time to drain is over
-    BROKEN      # by an error
-
-
-cdef struct conn_t:
-    rio_fd f
-    rio_buffer b         # received and not yet sent back
-    size_t ready         # of those, how many may go back now; the others are the beginning of a line
-    uint64_t bytes_out
-    int64_t deadline     # for the next progress
-    conn_t *prev         # those of the loop, in the order of their deadlines
-    conn_t *next
-    PyObject *peer       # who is told of its end and how the peer is called, or NULL
-    short events         # what is waited for
-    bint ended           # the input has
-    phase phase
-    reason why           # it was closed
-    int err
-
-
-cdef struct loop_t:
-    poller_t poller
-    conn_t all           # the ends of the list of connections
-    conn_t *gone         # those closed, to be told of
-    char *area           # CHUNK bytes for what is received
-    size_t active
-    int stop_fd          # readable when it is time to stop
-    int inbox            # a pipe of conn_t pointers; NULL says that no more will come, for a fork may hide its end
-    bint inbox_ended
-    bint stopping
-    int64_t now          # at the beginning of this turn
-    int64_t idle         # nanoseconds without progress, or -1
-    int64_t drain        # nanoseconds for draining and lingering
-    int64_t drained      # when that time is over
-    size_t max_line      # a longer line goes back in pieces; 0: raw
-    counts_t *counts
-    int tell_closings    # also of connections without a peer
-    bint tell_lines
-    size_t *lengths      # of the lines to be told of
-    size_t lengths_n
-    size_t lengths_cap
-
-
-# ---- the list of connections
-
-
-cdef inline void append(loop_t *l, conn_t *c) noexcept nogil:
-    c.prev = l.all.prev
-    c.next = &l.all
-    c.prev.next = c
-    l.all.prev = c
-
-
-cdef inline void unlink(conn_t *c) noexcept nogil:
-    c.prev.next = c.next
-    c.next.prev = c.prev
-
-
-cdef inline void progress(loop_t *l, conn_t *c) noexcept nogil:
-    """Renew the deadline. All have the same time, so the last renewed is the last in order."""
-    if l.idle < 0 or c.phase != ECHOING:
-        return
-    c.deadline = l.now + l.idle
-    if c.next != &l.all:
-        unlink(c)
-        append(l, c)
-
-
-# ---- one connection
-
-
-cdef void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept nogil:
-    poller_remove(&l.poller, c.f.fd)
-    close(c.f.fd)
-    buffer_free(&c.b)
-    unlink(c)
-    l.active -= 1
-    if why == BROKEN:
-        rio_count_add(&l.counts.errors, 1)
-    # Now, and not before: who sees it counted may rely on the descriptor being free.
-    rio_count_add(&l.counts.closed, 1)
-    if c.peer != NULL or rio_bool_get(&l.tell_closings):
-        c.why = why
-        c.err = err
-        c.next = l.gone
-        l.gone = c
-    else:
-        PyMem_RawFree(c)
-
-
-cdef void wait_for(loop_t *l, conn_t *c, short events) noexcept nogil:
-    cdef int err
-    if c.events == events:
-        return
-    err = poller_modify(&l.poller, c.f.fd, events, c)
-    if err:
-        conn_close(l, c, BROKEN, err)
-        return
-    c.events = events
-
-
-cdef void next_step(loop_t *l, conn_t *c) noexcept nogil:
-    """Having moved what could be moved: wait for more room, or for more input, or go on towards the end."""
-    if c.ready:
-        wait_for(l, c, POLLOUT)
-        return
-    if not c.ended:
-        wait_for(l, c, POLLIN)
-        return
-    if c.phase == ECHOING:
-        conn_close(l, c, ENDED, 0)
-        return
-    # Closing over unread input would send a reset, which discards what is on its way to the peer.
-    if shutdown(c.f.fd, SHUT_WR) < 0:
-        conn_close(l, c, STOPPED, 0)   # the connection has gone
-        return
-    c.phase = LINGERING
-    c.ended = False
-    buffer_free(&c.b)
-    wait_for(l, c, POLLIN)
-
-
-cdef ssize_t conn_send(
-    loop_t *l, conn_t *c, const char *first, size_t n, const char *second, size_t m
-) noexcept nogil:
-    """Send two pieces of memory: how many bytes went, 0 where it would have to wait; -1, and it has been closed."""
-    cdef int err = 0
-    cdef ssize_t put
-    # Counted before it goes: who has it back will find it counted.
-    rio_count_add(&l.counts.bytes_out, n + m)
-    if m == 0:
-        put = fd_write(&c.f, first, n, &err)
-    else:
-        put = fd_write_both(&c.f, first, n, second, m, &err)
-    if put < <ssize_t>(n + m):
-        rio_count_add(&l.counts.bytes_out, <uint64_t>(max(put, 0) - <ssize_t>(n + m)))
-    if put > 0:
-        c.bytes_out += put
-        progress(l, c)
-    elif put < 0 and (err == EINTR or would_block(err)):
-        put = 0
-    elif put < 0:
-        conn_close(l, c, BROKEN, err)
-    return put
-
-
-cdef void conn_write(loop_t *l, conn_t *c) noexcept nogil:
-    """Send of what is held as much as the peer takes."""
-    cdef ssize_t n = 0
-    if c.ready:
-        n = conn_send(l, c, buffer_start(&c.b), c.ready, NULL, 0)
-        if n < 0:
-            return
-        buffer_consume(&c.b, n)
-        c.ready -= n
-    if c.ready == 0:
-        keep_no_more_than_needed(&c.b)
-    next_step(l, c)
-
-
-cdef void keep_no_more_than_needed(rio_buffer *b) noexcept nogil:
-    """What is left is the beginning of a line: let it not hold the memory of what was sent."""
-    cdef size_t held = buffer_held(b)
-    cdef rio_buffer small
-    if held == 0:
-        buffer_free(b)
-    elif b.cap > CHUNK and held < b.cap // 4:
-        buffer_init(&small, b.base)
-        if buffer_reserve(&small, held) < 0:
-            return
-        buffer_put(&small, buffer_start(b), held)
-        buffer_free(b)
-        b[0] = small
-
-
-cdef void note(loop_t *l, size_t length) noexcept nogil:
-    """Put down that so many bytes go back as one line (raw: as they came)."""
-    cdef size_t cap = max(l.lengths_cap * 2, <size_t>256)
-    cdef size_t *grown
-    if l.lengths_n == l.lengths_cap:
-        grown = <size_t *>PyMem_RawRealloc(l.lengths, cap * sizeof(size_t))
-        if grown == NULL:
-            return   # a line of a log is what can be spared most easily
-        l.lengths = grown
-        l.lengths_cap = cap
-    l.lengths[l.lengths_n] = length
-    l.lengths_n += 1
-
-
-cdef void note_lines(loop_t *l, size_t held, size_t n) noexcept nogil:
-    """Put down the lines in the first n bytes of the area; the first began `held` bytes before."""
-    cdef const char *start = l.area
-    cdef const char *end = l.area + n
-    cdef const char *newline
-    while start < end:
-        newline = <const char *>memchr(start, c'\n', end - start)
-        newline = end if newline == NULL else newline + 1
-        note(l, held + <size_t>(newline - start))
-        held = 0
-        start = newline
-
-
-cdef void echo_area(loop_t *l, conn_t *c, size_t n) noexcept nogil:
-    """Send back what may go of the n bytes in the area, behind the beginning of a line that is held; keep the rest."""
-    cdef size_t held = buffer_held(&c.b)
-    cdef size_t back = n
-    cdef uint64_t lines = 0
-    cdef ssize_t put = 0
-    cdef size_t from_area
-    if l.max_line:
-        back = whole_lines(l.area, n, &lines)
-        if lines:
-            rio_count_add(&l.counts.lines, lines)
-        if n - back + (0 if back else held) >= l.max_line:
-            back = n   # a line that is too long goes back in pieces
-        if l.tell_lines and back:
-            note_lines(l, held, back)
-    elif l.tell_lines:
-        note(l, n)
-    if back:
-        put = conn_send(l, c, buffer_start(&c.b), held, l.area, back)
-        if put < 0:
-            return
-    c.ready = held + back - put if back else 0
-    if <size_t>put < held:
-        buffer_consume(&c.b, put)
-        from_area = 0
-    else:
-        buffer_consume(&c.b, held)
-        from_area = put - held
-    if from_area < n:
-        if buffer_reserve(&c.b, buffer_held(&c.b) + n - from_area) < 0:
-            conn_close(l, c, BROKEN, ENOMEM)
-            return
-        buffer_put(&c.b, l.area + from_area, n - from_area)
-    elif held:
-        buffer_free(&c.b)
-    next_step(l, c)
-
-
-cdef void conn_read(loop_t *l, conn_t *c) noexcept nogil:
-    """One read, and the echo of what came."""
-    cdef int err = 0
-    cdef ssize_t n = fd_read(&c.f, l.area, CHUNK, &err)
-    if n > 0:
-        if c.phase != LINGERING:   # too late for those, which nothing acknowledges but the kernel
-            rio_count_add(&l.counts.bytes_in, n)
-            progress(l, c)
-            echo_area(l, c, n)
-        return
-    if n < 0 and err == EINTR:
-        return
-    if n < 0 and not would_block(err):
-        conn_close(l, c, BROKEN, err)
-        return
-    if n < 0 and c.phase != DRAINING:
-        return
-    # The end of the input; or of what had arrived when the server was stopped.
-    if c.phase == LINGERING:
-        conn_close(l, c, STOPPED, 0)
-        return
-    c.ended = True
-    c.ready = buffer_held(&c.b)
-    if c.ready and l.tell_lines:
-        note(l, c.ready)
-    conn_write(l, c)
-
-
-# ---- all of them
+# ---- all connections of a loop
 
 
 cdef void conn_begin(loop_t *l, conn_t *c) noexcept nogil:
@@ -366,7 +77,7 @@ cdef void conn_begin(loop_t *l, conn_t *c) noexcept nogil:
     c.phase = DRAINING if l.stopping else ECHOING
     c.deadline = INT64_MAX if l.idle < 0 else l.now + l.idle
     c.events = POLLIN
-    err = poller_add(&l.poller, c.f.fd, POLLIN, c)
+    err = poller_add(&l.poller, c.fd, POLLIN, c)
     if err:
         conn_close(l, c, BROKEN, err)
 
@@ -405,12 +116,12 @@ cdef bint drain_some(loop_t *l) noexcept nogil:
     cdef bint more = False
     while c != &l.all:
         following = c.next
-        if c.phase == DRAINING and c.ready == 0:
+        if c.phase == DRAINING and ready(c) == 0:
             conn_read(l, c)
         c = following
     c = l.all.next
     while c != &l.all and not more:
-        more = c.phase == DRAINING and c.ready == 0
+        more = c.phase == DRAINING and ready(c) == 0
         c = c.next
     return more
 
@@ -431,24 +142,24 @@ cdef int64_t next_deadline(const loop_t *l) noexcept nogil:
 
 cdef bint loop_turns(loop_t *l, int *err) noexcept nogil:
     """Run until there is something to tell, or an error (True), or all is done (False, and `inbox_ended`)."""
-    cdef ready_t ready[READY_MAX]
+    cdef ready_t events[READY_MAX]
     cdef conn_t *c
     cdef int i, n
     cdef bint more = False, stop, arrivals
     while l.active or not l.inbox_ended:
-        n = poller_wait(&l.poller, ready, 0 if more else milliseconds_until(next_deadline(l)), err)
+        n = poller_wait(&l.poller, events, 0 if more else milliseconds_until(next_deadline(l)), err)
         if n < 0 and err[0] != EINTR:
             return True
         l.now = rio_monotonic_ns()
         stop = arrivals = False
         for i in range(n):
-            if ready[i].data == &l.inbox:
+            if events[i].data == &l.inbox:
                 arrivals = True
-            elif ready[i].data == &l.stop_fd:
+            elif events[i].data == &l.stop_fd:
                 stop = True
             else:
-                c = <conn_t *>ready[i].data
-                if c.ready:
+                c = <conn_t *>events[i].data
+                if ready(c):
                     conn_write(l, c)
                 else:
                     conn_read(l, c)
@@ -571,11 +282,8 @@ cdef class EventLoop:
         c = <conn_t *>PyMem_RawCalloc(1, sizeof(conn_t))
         if c == NULL:
             raise MemoryError
-        c.f.fd = fd
-        c.f.kind = FD_SOCKET
-        c.f.access = O_RDWR
+        c.fd = fd
         rio_no_sigpipe(fd)
-        buffer_init(&c.b, 0)
         if peer is not None:
             Py_INCREF(peer)
             c.peer = <PyObject *>peer

@@ -80,7 +80,11 @@ def test_json_is_one_object_in_each_line():
     ]
     assert log[0]["message"] == f"Connected to ({name[0]}, {name[1]})"
     assert log[1]["message"] == "server received 15 bytes"
-    assert set(log[0]) == {"time", "level", "logger", "message"}
+    assert [each["event"] for each in log] == ["connected", "line", "closed"]
+    assert log[0]["peer"] == log[2]["peer"] == f"({name[0]}, {name[1]})"
+    assert log[1]["bytes"] == log[2]["bytes"] == 15
+    assert log[2]["reason"] == "end of input"
+    assert set(log[0]) == {"time", "level", "logger", "message", "event", "peer"}
 
 
 def test_json_has_the_time_in_utc():

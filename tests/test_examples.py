@@ -1,115 +1,22 @@
 """The programs of examples/, run as programs: against each other, against nc and against socat."""
 
-import os
+# ruff: noqa: F811, the fixtures are imported
+
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from programs import LONG, OTHERS, command, other, run, serve, start  # noqa: F401, fixtures
 
-import rioecho
-from rioecho import Rio, connect, open_clientfd
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-LONG = 20.0  # seconds, for what does not happen unless something is broken
-
-OTHERS = {
-    "nc": ["nc", "-N"],  # end the sending side at the end of stdin: OpenBSD's nc
-    "socat": ["socat", "-t", "20", "-"],
-}
-
-
-def other(name, host, port):
-    """Give the command of another program that sends stdin and prints what comes back."""
-    if shutil.which(name) is None:
-        pytest.skip(f"there is no {name} here")
-    if name == "socat":
-        return [*OTHERS[name], f"TCP:{host}:{port}"]
-    usage = subprocess.run(["nc", "-h"], capture_output=True, text=True, timeout=LONG, check=False)
-    if not re.search(r"^\s*-N|\[-\w*N", usage.stdout + usage.stderr, re.MULTILINE):
-        pytest.skip("this nc has no -N")
-    return [*OTHERS[name], host, str(port)]
-
-
-def command(name, *args):
-    return [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name), *map(str, args)]
-
-
-def environment():
-    """Let the children have the rioecho that is tested."""
-    return os.environ | {"PYTHONPATH": str(Path(rioecho.__file__).parents[1])}
+from rioecho import connect
 
 
 @pytest.fixture
-def start():
-    """Start a child, which is ended and waited for after the test; its three streams are pipes of bytes.
-
-    `output` and `complaints` read two of them, a line at a time, and wait for no longer than LONG.
-    """
-    children = []
-
-    def start(argv):
-        pipe = subprocess.PIPE
-        child = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=environment())
-        child.output = Rio(child.stdout, timeout=LONG)
-        child.complaints = Rio(child.stderr, timeout=LONG)
-        children.append(child)
-        return child
-
-    yield start
-    for child in children:
-        child.terminate()
-        try:
-            child.communicate(timeout=LONG)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
-            raise
-
-
-def run(argv, data=b"", **kwargs):
-    """Run a child with this input to its end: status, what it printed, and its complaints."""
-    child = subprocess.run(argv, input=data, capture_output=True, timeout=60, env=environment(), check=False, **kwargs)
-    return child.returncode, child.stdout, child.stderr
-
-
-class Server:
-    def __init__(self, child, port):
-        self.child = child
-        self.port = port
-
-    def lines(self, count):
-        """Read this many lines of what it prints, without the numbers of the clients' ports."""
-        lines = [self.child.output.readline().decode() for _ in range(count)]
-        return [re.sub(r"^Connected to \(.+, \w+\)$", "Connected", line.rstrip("\n")) for line in lines]
-
-    def end(self):
-        """End it as a user does, and return its complaints."""
-        self.child.send_signal(signal.SIGINT)
-        _, complaints = self.child.communicate(timeout=LONG)
-        assert self.child.returncode == -signal.SIGINT
-        return complaints
-
-
-@pytest.fixture
-def server(start):
+def server(serve):
     """Start the iterative server, and wait until it has served a client that said nothing."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    child = start(command("echoserveri.py", port))
-    while True:
-        try:
-            os.close(open_clientfd("127.0.0.1", port))
-            break
-        except ConnectionRefusedError:
-            with pytest.raises(subprocess.TimeoutExpired):
-                child.wait(0.02)
-    server = Server(child, port)
+    server = serve("echoserveri.py")
     assert server.lines(1) == ["Connected"]
     return server
 

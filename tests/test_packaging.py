@@ -49,6 +49,7 @@ LAYERS = [
     "_echoloop",
     "_forkecho",
     "_poller",
+    "_connection",
     "_eventloop",
     "engines",
     "acceptor",

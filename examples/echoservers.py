@@ -1,0 +1,135 @@
+"""A concurrent echo server based on select: echoservers.c of CS:APP section 12.2.1, in its names.
+
+usage: echoservers.py <port>
+
+What differs is how check_clients reads. The book's calls Rio_readlineb when the descriptor is ready, which is wrong
+both ways: of a partial line it waits for the rest, and all other clients with it; and of several lines that came at
+once it takes one, while the others wait in the Rio buffer, where select cannot see them. Here fill() takes what has
+come, without waiting, and then every whole line that is held goes back; so what is left in the buffer when select is
+called is never a line.
+
+As in the book, an error on one connection (a client that resets it, say) ends the server, but with status 1, and a
+client that sends and never reads holds up all others in Rio_writen. For a server without these limits see
+rioecho-server.
+"""
+
+import select
+import signal
+import sys
+
+from rioecho.csapp import MAXLINE, Accept, Close, Open_listenfd, Rio_readinitb, Rio_readlineb, Rio_writen
+
+FD_SETSIZE = 1024  # of <sys/select.h>: select knows the descriptors below it
+
+
+class Pool:
+    """Represents a pool of connected descriptors."""
+
+    read_set: set  # set of all active descriptors
+    ready_set: list  # subset of descriptors ready for reading
+    nready: int  # number of ready descriptors from select
+    maxi: int  # high-water index into client array
+    clientfd: list  # set of active descriptors
+    clientrio: list  # set of active read buffers
+
+
+byte_cnt = 0  # counts total bytes received by server
+
+
+def main(argv):
+    if len(argv) != 2:
+        print("usage: echoservers.py <port>", file=sys.stderr)
+        sys.exit(1)
+
+    listenfd = Open_listenfd(argv[1])
+    pool = init_pool(listenfd)
+
+    while True:
+        # Wait for listening/connected descriptor(s) to become ready
+        pool.ready_set, _, _ = select.select(pool.read_set, [], [])
+        pool.nready = len(pool.ready_set)
+
+        # If listening descriptor ready, add new client to pool
+        if listenfd in pool.ready_set:
+            connfd, _clientaddr = Accept(listenfd)
+            add_client(connfd, pool)
+
+        # Echo the text lines from each ready connected descriptor
+        check_clients(pool)
+
+
+def init_pool(listenfd):
+    p = Pool()
+    # Initially, there are no connected descriptors
+    p.maxi = -1
+    p.clientfd = [-1] * FD_SETSIZE
+    p.clientrio = [None] * FD_SETSIZE
+
+    # Initially, listenfd is only member of select read set
+    p.read_set = {listenfd}
+    return p
+
+
+def add_client(connfd, p):
+    p.nready -= 1
+    if connfd >= FD_SETSIZE:  # the book's FD_SET writes past the end of the set
+        sys.exit("add_client error: Too many clients")
+    for i in range(FD_SETSIZE):  # find an available slot; there is one, for each has a descriptor
+        if p.clientfd[i] < 0:
+            # Add connected descriptor to the pool
+            p.clientfd[i] = connfd
+            p.clientrio[i] = Rio_readinitb(connfd)
+
+            # Add the descriptor to descriptor set
+            p.read_set.add(connfd)
+
+            # Update pool high-water mark
+            p.maxi = max(p.maxi, i)
+            break
+
+
+def check_clients(p):
+    for i in range(p.maxi + 1):
+        if p.nready <= 0:
+            break
+        connfd = p.clientfd[i]
+        rio = p.clientrio[i]
+
+        # If the descriptor is ready, echo the text lines from it
+        if connfd >= 0 and connfd in p.ready_set:
+            p.nready -= 1
+            eof = not fill(rio)
+            while rio.has_line() or rio.buffered >= MAXLINE - 1 or (eof and rio.buffered):
+                echo_line(rio, connfd)
+
+            # EOF detected, remove descriptor from pool
+            if eof:
+                Close(connfd)
+                p.read_set.remove(connfd)
+                p.clientfd[i] = -1
+                p.clientrio[i] = None
+
+
+def fill(rio):
+    """Take what has come into the buffer, without waiting; False at EOF."""
+    held = rio.buffered
+    try:
+        return rio.fill(held + 1, timeout=0) > held
+    except BlockingIOError:  # nothing has: select may be wrong, see its man page
+        return True
+    except OSError as exc:
+        sys.exit(f"Rio_readlineb error: {exc.strerror}")
+
+
+def echo_line(rio, connfd):
+    """Echo a line that is held, or what is left at EOF: nothing that Rio_readlineb would have to wait for."""
+    global byte_cnt
+    buf = Rio_readlineb(rio, MAXLINE)
+    byte_cnt += len(buf)
+    print(f"Server received {len(buf)} ({byte_cnt} total) bytes on fd {connfd}", flush=True)
+    Rio_writen(connfd, buf)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it as it ends a C program, without a traceback
+    main(sys.argv)

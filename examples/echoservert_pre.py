@@ -1,0 +1,49 @@
+"""A prethreaded concurrent echo server: echoservert_pre.c of CS:APP section 12.5.5, line for line.
+
+usage: echoservert_pre.py <port>
+
+NTHREADS clients are served at a time; SBUFSIZE more wait in the shared buffer, and the rest in the kernel's queue. As
+in the book, an error on one connection (a client that resets it, say) ends the server with all its threads, but with
+status 1: the wrappers of rioecho.csapp end the process, where sys.exit() would end the thread only.
+"""
+
+import signal
+import sys
+import threading
+
+from echo_cnt import echo_cnt
+from sbuf import sbuf_init, sbuf_insert, sbuf_remove
+
+from rioecho.csapp import Accept, Close, Open_listenfd
+
+NTHREADS = 4
+SBUFSIZE = 16
+
+sbuf = sbuf_init(SBUFSIZE)  # shared buffer of connected descriptors
+
+
+def main(argv):
+    if len(argv) != 2:
+        print("usage: echoservert_pre.py <port>", file=sys.stderr)
+        sys.exit(1)
+
+    listenfd = Open_listenfd(argv[1])
+
+    for _ in range(NTHREADS):  # create worker threads
+        threading.Thread(target=thread, daemon=True).start()
+
+    while True:
+        connfd, _clientaddr = Accept(listenfd)
+        sbuf_insert(sbuf, connfd)  # insert connfd in buffer
+
+
+def thread():
+    while True:
+        connfd = sbuf_remove(sbuf)  # remove connfd from buffer
+        echo_cnt(connfd)  # service client
+        Close(connfd)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it as it ends a C program, without a traceback
+    main(sys.argv)
