@@ -242,7 +242,7 @@ def _make_way(path: str) -> None:
         return
     if not stat.S_ISSOCK(found.st_mode):
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "a device")
-        raise OSError(errno.EADDRINUSE, f"it is {kind}, not a socket; remove it or choose another path")
+        raise OSError(errno.EEXIST, f"it is {kind}, not a socket")
     if _is_listened_on(path):
         raise OSError(errno.EADDRINUSE, "another server is listening there")
     if 0 <= time() - found.st_mtime < GRACE:

@@ -159,25 +159,23 @@ def test_what_is_no_socket_is_refused_and_stays(path, make, kind):
     make(path)
     before = os.lstat(path)
     assert refused(path) == (
-        errno.EADDRINUSE,
-        f"cannot listen on {path}: it is {kind}, not a socket; remove it or choose another path",
+        errno.EEXIST,
+        f"cannot listen on {path}: it is {kind}, not a socket",
     )
     assert os.path.samestat(os.lstat(path), before)
 
 
 def test_a_device_is_refused():
     assert refused("/dev/null") == (
-        errno.EADDRINUSE,
-        "cannot listen on /dev/null: it is a device, not a socket; remove it or choose another path",
+        errno.EEXIST,
+        "cannot listen on /dev/null: it is a device, not a socket",
     )
 
 
 def test_a_link_to_a_stale_socket_is_refused_and_both_stay(path, tmp_path):
     stale(path)
     os.symlink("socket", tmp_path / "link")
-    assert refused(tmp_path / "link")[1].endswith(
-        "link: it is a symbolic link, not a socket; remove it or choose another path"
-    )
+    assert refused(tmp_path / "link")[1].endswith("link: it is a symbolic link, not a socket")
 
 
 def test_a_missing_folder_is_an_error_that_names_the_path(tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 
@@ -24,6 +26,15 @@ if TYPE_CHECKING:
     from types import FrameType
 
 PROG = "rioecho-server"
+
+#: What to do about an error in listening.
+HINTS = {
+    errno.EADDRINUSE: "; end what listens there, or choose another address",
+    errno.EEXIST: "; choose another path",
+    errno.EADDRNOTAVAIL: "; use an address of this machine",
+    errno.EACCES: "; choose a port of 1024 or more, or a folder that you may write to",
+    socket.EAI_NONAME: "; check the name",
+}
 
 #: Descriptors that are no connections: the standard streams, listeners, pipes, and what Python opens now and then.
 OWN_DESCRIPTORS = 64
@@ -112,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             drain_timeout=options.drain_timeout,
         )
     except OSError as error:
-        complain(PROG, error)
+        complain(PROG, f"{error.strerror or error}{HINTS.get(error.errno or 0, '')}")
         sys.exit(1)
     except (ValueError, OverflowError) as error:
         complain(PROG, error)
