@@ -124,8 +124,14 @@ class EchoServer:
             )
             opened.callback(self._acceptor.close)
             self._resources = opened.pop_all()
-        #: What is listened on: (host, port) pairs, and the paths of unix sockets.
-        self.addresses: list[tuple[str, int] | str] = self._listeners.addresses
+        #: The (host, port) pairs that are listened on, and the paths of the unix sockets that are.
+        self.addresses: list[tuple[str, int]] = []
+        self.paths: list[str] = []
+        for address in self._listeners.addresses:
+            if isinstance(address, str):
+                self.paths.append(address)
+            else:
+                self.addresses.append(address)
 
     # ---- life cycle
 

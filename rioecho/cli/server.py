@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _allow_descriptors(options.max_connections)
     woken, wake = _stop_on_signals(server)
     try:
-        print("Listening on", ", ".join(map(_shown, server.addresses)), flush=True)
+        print("Listening on", ", ".join(map(_shown, [*server.addresses, *server.paths])), flush=True)
     except OSError as error:
         server.close()
         complain(PROG, f"cannot say on stdout that the server is ready: {error.strerror}")
