@@ -131,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     _allow_descriptors(options.max_connections)
     woken, wake = _stop_on_signals(server)
     try:
-        print("Listening on", ", ".join(map(_shown, [*server.addresses, *server.paths])), flush=True)
+        shown = [*map(_shown, server.addresses), *map(_shown, server.paths)]
+        print("Listening on", ", ".join(shown), flush=True)
     except OSError as error:
         server.close()
         complain(PROG, f"cannot say on stdout that the server is ready: {error.strerror}")
