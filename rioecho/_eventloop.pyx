@@ -145,7 +145,8 @@ cdef bint loop_turns(loop_t *l, int *err) noexcept nogil:
     cdef ready_t events[READY_MAX]
     cdef conn_t *c
     cdef int i, n
-    cdef bint more = False, stop, arrivals
+    # Whoever told may have come back in the middle of draining: some may have been read from, and not to the end.
+    cdef bint more = l.stopping, stop, arrivals
     while l.active or not l.inbox_ended:
         n = poller_wait(&l.poller, events, 0 if more else milliseconds_until(next_deadline(l)), err)
         if n < 0 and err[0] != EINTR:

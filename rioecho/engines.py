@@ -158,8 +158,10 @@ class ThreadEngine:
             sock.close()
             self._count.one_closed(failed=failed)
             self._host.one_left()
-            self._threads.discard(threading.current_thread())
-        closed(peer, reason, echo.bytes_out)
+        try:
+            closed(peer, reason, echo.bytes_out)
+        finally:
+            self._threads.discard(threading.current_thread())  # the last: join() waits for what is said, too
 
 
 class IterativeEngine(ThreadEngine):
@@ -224,13 +226,13 @@ class ProcessEngine:
                     self._selector.unregister(reports)
                     raise
                 self._children[reports] = _Child(pid, peer)
+                opened(peer)  # before the reaper can say that it has gone
         except BaseException:
             os.close(reports)
             raise
         finally:
             os.close(report_fd)
         sock.close()
-        opened(peer)
 
     def tell_when_one_leaves(self, wanted: bool) -> None:
         """It always does."""

@@ -96,6 +96,7 @@ class EchoServer:
         if not hosts and unix is None and not passed:
             raise ValueError("nothing to listen on: give a port, or a unix socket's path")
         self._lock = threading.Lock()
+        self._stopping = threading.RLock()  # a signal handler may stop() in the middle of stop() or close()
         self._thread: threading.Thread | None = None
         self._udp_thread: threading.Thread | None = None
         self._stopped_at = math.inf  # on the monotonic clock
@@ -111,7 +112,8 @@ class EchoServer:
             self.stop_fd, stop_fd = os.pipe()
             opened.callback(self._close_stop_fd)
             os.set_blocking(stop_fd, False)  # stop() returns at once, however often it is called
-            self._stop_pipe = opened.enter_context(open(stop_fd, "wb", buffering=0))
+            self._stop_pipe = open(stop_fd, "wb", buffering=0)  # noqa: SIM115
+            opened.callback(self._close_stop_pipe)
             self._udp = UdpEcho(datagrams, stop_fd=self.stop_fd) if datagrams else None
             self._engine = ENGINES[engine](self)
             self._acceptor = Acceptor(
@@ -154,7 +156,7 @@ class EchoServer:
     def stop(self) -> None:
         """Stop accepting, echo what has arrived, close: from any thread, or a signal handler. Returns at once."""
         self._stopped_at = min(self._stopped_at, monotonic())
-        with contextlib.suppress(ValueError, BlockingIOError):  # closed already; or it has been said often enough
+        with self._stopping, contextlib.suppress(ValueError, BlockingIOError):  # closed; or said often enough
             self._stop_pipe.write(b"s")
 
     def close(self) -> None:
@@ -221,6 +223,10 @@ class EchoServer:
         """Seconds that a connection may take from the stop on: what is left, if the server has been stopped."""
         since = max(0.0, monotonic() - self._stopped_at)
         return max(0.0, self.drain_timeout - since)
+
+    def _close_stop_pipe(self) -> None:
+        with self._stopping:  # not while another thread writes: the number may be a stranger's at once
+            self._stop_pipe.close()
 
     def _close_stop_fd(self) -> None:
         with self._lock:
