@@ -156,10 +156,12 @@ cdef inline size_t whole_lines(const char *data, size_t n, uint64_t *lines) noex
 
     For those who pass lines on and want none of them by itself: a look at every line would cost more than the rest.
     """
-    cdef const char *last = <const char *>memrchr(data, c'\n', n)
+    cdef const char *last = NULL
     cdef size_t end, stop
     cdef size_t i = 0
     cdef unsigned char few   # so narrow that a compiler adds sixteen bytes and more at once
+    if n:   # with none there may be no memory either
+        last = <const char *>memrchr(data, c'\n', n)
     if last == NULL:
         return 0
     end = <size_t>(last - data) + 1

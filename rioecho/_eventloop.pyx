@@ -55,6 +55,7 @@ from rioecho._posix cimport (
     RIO_FREE,
     close,
     fcntl,
+    getpid,
     pipe,
     read,
     rio_bool_set,
@@ -211,6 +212,7 @@ cdef class EventLoop:
 
     cdef loop_t l
     cdef bint begun      # the fields are set
+    cdef int owner       # the process that they were set in
     cdef int running
     cdef int outbox      # the other end of the inbox, or -1
     cdef object on_closed
@@ -234,6 +236,7 @@ cdef class EventLoop:
         self.outbox = self.l.inbox = self.l.poller.epoll = -1
         self.l.all.next = self.l.all.prev = &self.l.all
         self.begun = True
+        self.owner = getpid()
         if framing not in ("line", "raw"):
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
         self.l.max_line = (to_size(max_line, "max_line") or SIZE_MAX) if framing == "line" else 0
@@ -261,7 +264,8 @@ cdef class EventLoop:
             raise os_error(err)
 
     def __dealloc__(self):
-        if self.begun:
+        # A forked child's copy shares the poller, the inbox and the counts with the parent, who needs them.
+        if self.begun and getpid() == self.owner:
             self.give_back()
 
     def close(self):

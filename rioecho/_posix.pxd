@@ -31,6 +31,7 @@ cdef extern from "_compat.h" nogil:
     int F_SETFD
     int F_SETFL
     int fork()
+    int getpid()
     void _exit(int status)
     int MSG_DONTWAIT
     int MSG_NOSIGNAL
