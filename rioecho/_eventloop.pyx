@@ -14,7 +14,6 @@ sending does not starve the others.
 """
 
 cimport cython
-from cpython.exc cimport PyErr_WriteUnraisable
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EINTR, errno
@@ -198,6 +197,7 @@ cdef int hand_over(int outbox, conn_t *c) noexcept nogil:
 
 
 @cython.final
+@cython.no_gc_clear   # __dealloc__ counts the connections that it closes: a collection must not take `counts` before
 cdef class EventLoop:
     """The event loop of one worker; run() runs it, in a thread of its own, and adopt() gives it connections.
 
@@ -335,21 +335,23 @@ cdef class EventLoop:
         cdef size_t i
         cdef conn_t *c
         for i in range(self.l.lengths_n):
-            try:
-                self.on_line(self.l.lengths[i])
-            except BaseException:
-                PyErr_WriteUnraisable(self.on_line)
+            self.tell_line(self.l.lengths[i])
         self.l.lengths_n = 0
         while self.l.gone != NULL:
             c = self.l.gone
             self.l.gone = c.next
-            try:
-                self.on_closed(
-                    None if c.peer == NULL else <object>c.peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out
-                )
-            except BaseException:
-                PyErr_WriteUnraisable(self.on_closed)
+            self.tell_closing(c)
             self.release(c)
+
+    # What the callbacks raise goes to sys.unraisablehook: a noexcept function's does.
+
+    @cython.unraisable_tracebacks(False)
+    cdef void tell_line(self, size_t n) noexcept:
+        self.on_line(n)
+
+    @cython.unraisable_tracebacks(False)
+    cdef void tell_closing(self, conn_t *c) noexcept:
+        self.on_closed(None if c.peer == NULL else <object>c.peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out)
 
     cdef void release(self, conn_t *c) noexcept:
         if c.peer != NULL:

@@ -6,7 +6,7 @@
 # file, which lives on where a forked child holds it too, and would go on giving out the pointer.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
-from libc.errno cimport EEXIST, ENOENT, ENOMEM, ENOSYS, errno
+from libc.errno cimport EBADF, EEXIST, ENOENT, ENOMEM, ENOSYS, errno
 
 from rioecho._posix cimport (
     EPOLL_CLOEXEC,
@@ -108,10 +108,12 @@ cdef inline size_t poller_place(const poller_t *p, int fd) noexcept nogil:
 
 
 cdef inline int poller_add(poller_t *p, int fd, short events, void *data) noexcept nogil:
-    """Watch a descriptor: 0, or the errno (EEXIST, ENOMEM)."""
+    """Watch a descriptor: 0, or the errno (EEXIST, ENOMEM; EBADF for a negative one)."""
     cdef int err
     if p.epoll >= 0:
         return epoll_change(p, EPOLL_CTL_ADD, fd, events, data)
+    if fd < 0:
+        return EBADF   # poll(2) would pass over it in silence
     if poller_place(p, fd):
         return EEXIST
     err = poller_grow(p, fd)

@@ -137,10 +137,11 @@ class Acceptor:
                             break
                         self._hear(waiting, min(deadline - monotonic(), self._pause))
                     continue
-                taken += 1
                 if monotonic() >= deadline:
                     self._refuse(sock, "the time to drain is over")
-                elif not self._serve(sock, address):
+                elif self._serve(sock, address):
+                    taken += 1
+                else:
                     self._hear(waiting, min(deadline - monotonic(), self._pause))
         if self._held is not None:
             self._refuse(self._held[0], "the time to drain is over")
@@ -193,6 +194,10 @@ class Acceptor:
             self._warn("accepting pauses: %s; clients wait until there is more", why)
             self._held = sock, address
             return False
+        except ValueError as error:  # the engine has failed and takes no more, and the server is about to stop
+            with self._lock:
+                self.accepted -= 1
+            self._refuse(sock, error)
         self._pause = PAUSE
         return True
 

@@ -79,6 +79,9 @@ class Engine(Protocol):
     def join(self, deadline: float) -> None:
         """Wait until all are served, at most to that moment of the monotonic clock. No connection comes after this."""
 
+    def kill(self) -> None:
+        """End at once what would outlive this process; also from a signal handler."""
+
 
 def opened(peer: str) -> None:
     """Log that a connection is served."""
@@ -138,7 +141,16 @@ class ThreadEngine:
         for thread in tuple(self._threads):
             thread.join(min(max(0.0, deadline - monotonic()), LONGEST_WAIT))
 
+    def kill(self) -> None:
+        """Threads do not."""
+
     def _run(self, sock: socket.socket, peer: str, echo: Echo) -> None:
+        try:
+            self._echo(sock, peer, echo)
+        finally:
+            self._threads.discard(threading.current_thread())  # the last: join() waits for what is logged, too
+
+    def _echo(self, sock: socket.socket, peer: str, echo: Echo) -> None:
         """Echo to the end of the input, or until the server stops; then close. No error leaves here."""
         failed = False
         try:
@@ -158,10 +170,7 @@ class ThreadEngine:
             sock.close()
             self._count.one_closed(failed=failed)
             self._host.one_left()
-        try:
-            closed(peer, reason, echo.bytes_out)
-        finally:
-            self._threads.discard(threading.current_thread())  # the last: join() waits for what is said, too
+        closed(peer, reason, echo.bytes_out)
 
 
 class IterativeEngine(ThreadEngine):
@@ -228,7 +237,8 @@ class ProcessEngine:
                 self._children[reports] = _Child(pid, peer)
                 opened(peer)  # before the reaper can say that it has gone
         except BaseException:
-            os.close(reports)
+            if reports not in self._children:
+                os.close(reports)
             raise
         finally:
             os.close(report_fd)
@@ -238,16 +248,23 @@ class ProcessEngine:
         """It always does."""
 
     def join(self, deadline: float) -> None:
+        if self._joined:
+            return
         self._joined = True
         os.write(self._wake, b"j")
         self._reaper.join(min(max(0.0, deadline - monotonic()), LONGEST_WAIT))
-        with self._lock:
-            late = [child.pid for child in self._children.values()]
-        for pid in late:  # they keep the deadline themselves, unless somebody has suspended them
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self.kill()  # they keep the deadline themselves, unless somebody has suspended them
         self._reaper.join()
         self._close()
+
+    def kill(self) -> None:
+        if self._lock.acquire(timeout=1.0):  # who is among the children has not been waited for: the pid is its own
+            try:
+                for child in self._children.values():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child.pid, signal.SIGKILL)
+            finally:
+                self._lock.release()
 
     def _reap(self) -> None:
         """Read the reports and wait for the children, until join() was called and there is none."""
@@ -385,6 +402,9 @@ class EventEngine:
         for loop in self._loops:
             with contextlib.suppress(RuntimeError):  # it still runs, against all expectation
                 loop.close()
+
+    def kill(self) -> None:
+        """Threads do not."""
 
     def _let_go(self) -> None:
         for loop in self._loops:

@@ -99,6 +99,7 @@ class EchoServer:
         self._stopping = threading.RLock()  # a signal handler may stop() in the middle of stop() or close()
         self._thread: threading.Thread | None = None
         self._udp_thread: threading.Thread | None = None
+        self._claimed_by: int | None = None  # the thread that start() or serve_forever() was called in
         self._stopped_at = math.inf  # on the monotonic clock
         self._serving = threading.Event()  # set from the start of serving on
         self._served = threading.Event()  # set at its end
@@ -140,13 +141,13 @@ class EchoServer:
     def start(self) -> None:
         """Serve in a thread of its own. A server serves once: RuntimeError otherwise."""
         self._begin()
-        thread = threading.Thread(target=self._serve_until_stopped, name="rioecho accept", daemon=True)
+        self._thread = threading.Thread(target=self._serve_until_stopped, name="rioecho accept", daemon=True)
         try:
-            thread.start()
+            self._thread.start()
         except BaseException:
-            self._end()
+            if self._thread.ident is None:
+                self._end()
             raise
-        self._thread = thread
 
     def serve_forever(self) -> None:
         """Accept and serve until stop(); return when every connection is closed, or the time to drain is over."""
@@ -159,15 +160,22 @@ class EchoServer:
         with self._stopping, contextlib.suppress(ValueError, BlockingIOError):  # closed; or said often enough
             self._stop_pipe.write(b"s")
 
+    def kill(self) -> None:
+        """Leave no child process behind: for who is about to exit without having stopped. Returns at once."""
+        self._engine.kill()
+
     def close(self) -> None:
         """Stop, wait for the end of serving, and give everything back. Closing again does nothing.
 
         Not from a signal handler under serve_forever(), which it would wait for: there, stop() is enough.
         """
         self.stop()
-        if self._serving.is_set():
+        started = self._thread is not None and self._thread.ident is not None
+        if self._claimed_by == threading.get_ident() and not started and not self._served.is_set():
+            self._end()  # Ctrl-C came when serving was about to begin, and nobody else will
+        elif self._serving.is_set():
             self._served.wait()
-        if self._thread is not None:
+        if self._thread is not None and started:
             self._thread.join()
         self._resources.close()
 
@@ -176,6 +184,7 @@ class EchoServer:
         with self._lock:
             if self._serving.is_set() or self._stop_pipe.closed:
                 raise RuntimeError("this server has served already; make another one")
+            self._claimed_by = threading.get_ident()
             self._serving.set()
         try:
             self._engine.start()
@@ -202,12 +211,14 @@ class EchoServer:
         try:
             self.stop()  # also where an error ended the accepting: the echoes must hear of it
             deadline = self._stopped_at + self.drain_timeout
-            self._acceptor.serve_the_queue(deadline)
-            self._listeners.close()
-            # The echoes keep the deadline themselves; they only need to be seen off.
-            self._engine.join(deadline + 1.0)
-            if self._udp_thread is not None:
-                self._udp_thread.join()
+            try:
+                self._acceptor.serve_the_queue(deadline)
+            finally:
+                self._listeners.close()
+                # The echoes keep the deadline themselves; they only need to be seen off.
+                self._engine.join(deadline + 1.0)
+                if self._udp_thread is not None:
+                    self._udp_thread.join()
         finally:
             self._listeners.close()
             self._served.set()

@@ -3,7 +3,6 @@
 The sources are looked at where they are there; an installed wheel is tested without them.
 """
 
-import os
 import re
 import shutil
 import socket
@@ -14,10 +13,11 @@ import tarfile
 import zipfile
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import version
-from importlib.util import module_from_spec, resolve_name, spec_from_file_location
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
+from outside import compile_outside, compiler_environment, needs_compiler
 
 import rioecho
 
@@ -25,11 +25,6 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(rioecho.__file__).parent
 
 needs_sources = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="the source tree is not here")
-needs_compiler = pytest.mark.skipif(
-    shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) is None,
-    reason="the C compiler that this Python was built with is not here",
-)
-
 # From the descriptor to the user: a module may import only from those before it.
 LAYERS = [
     "errors",
@@ -164,11 +159,6 @@ def build(hook: str, tree: Path, out: Path) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     (archive,) = out.iterdir()
     return archive
-
-
-def compiler_environment() -> dict[str, str]:
-    # A sanitizer preloaded for the tests would look for leaks in the compiler, and find them.
-    return {name: value for name, value in os.environ.items() if name not in {"LD_PRELOAD", "RIOECHO_BUILD"}}
 
 
 @pytest.fixture(scope="module")
@@ -341,35 +331,11 @@ cdef answer(ssize_t n, int err, room):
     return bytes(room[:n + 1]) if n and room is not None else b""
 """
 
-OUTSIDE_SETUP = """\
-from setuptools import Extension, setup
-
-setup(name="outside", py_modules=[], ext_modules=[Extension("outside", ["outside.pyx"])])
-"""
-
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory):
-    """Return a module that knows of rioecho only what is installed: compiled here, outside of the package."""
-    folder = tmp_path_factory.mktemp("outside")
-    (folder / "outside.pyx").write_text(OUTSIDE)
-    (folder / "setup.py").write_text(OUTSIDE_SETUP)
-    # Cython looks for .pxd files along sys.path, where an editable install does not appear.
-    environment = compiler_environment() | {"PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--inplace"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    spec = spec_from_file_location("outside", folder / f"outside{EXTENSION_SUFFIXES[0]}")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Return a module that knows of rioecho only what is installed."""
+    return compile_outside(OUTSIDE, tmp_path_factory.mktemp("outside"))
 
 
 @pytest.fixture

@@ -58,8 +58,9 @@ def test_many_clients_at_once_each_get_their_own_bytes_back(engine, framing, cli
     }
 
 
-def test_fifty_clients_of_the_thread_engine_are_served_at_the_same_time():
-    with EchoServer(engine="thread") as server:
+@pytest.mark.parametrize("engine", ["process", "thread", "event"])
+def test_fifty_clients_are_served_at_the_same_time(engine):
+    with EchoServer(engine=engine) as server:
         clients = [dial(server.addresses[0]) for _ in range(50)]
         for _ in range(2):  # each while all the others are connected
             for client in clients:
@@ -153,8 +154,9 @@ def test_clients_that_are_gone_before_they_are_accepted_harm_nobody(engine):
         assert converse(server.addresses[1], b"hello\n") == b"hello\n"
 
 
-def test_clients_that_do_not_read_get_no_one_else_into_trouble():
-    with EchoServer(engine="thread") as server:
+@pytest.mark.parametrize("engine", ["process", "thread", "event"])
+def test_clients_that_do_not_read_get_no_one_else_into_trouble(engine):
+    with EchoServer(engine=engine) as server:
         deaf = [dial(server.addresses[0]) for _ in range(3)]
         for sock in deaf:
             sock.setblocking(False)
@@ -165,8 +167,8 @@ def test_clients_that_do_not_read_get_no_one_else_into_trouble():
             reset(sock)
 
 
-def test_the_counts_are_exact_while_a_client_is_connected():
-    with EchoServer(engine="thread") as server, dial(server.addresses[0]) as sock:
+def test_the_counts_are_exact_while_a_client_is_connected(engine):
+    with EchoServer(engine=engine) as server, dial(server.addresses[0]) as sock:
         ask(sock, b"one\ntwo\n")
         stats = server.stats()
         assert (stats["accepted"], stats["active"], stats["closed"]) == (1, 1, 0)
@@ -198,19 +200,21 @@ def test_several_servers_run_in_one_process(framing):
     with (
         EchoServer(engine="thread", framing=framing) as first,
         EchoServer(engine="iterative", framing=framing) as second,
-        EchoServer(engine="thread", framing=framing) as third,
+        EchoServer(engine="event", framing=framing) as third,
+        EchoServer(engine="process", framing=framing) as fourth,
     ):
-        servers = (first, second, third)
-        assert len({server.addresses[0] for server in servers}) == 3
-        running = [Running(converse, servers[i % 3].addresses[0], binary(50_000, i)) for i in range(15)]
+        servers = (first, second, third, fourth)
+        assert len({server.addresses[0] for server in servers}) == 4
+        running = [Running(converse, servers[i % 4].addresses[0], binary(50_000, i)) for i in range(20)]
         for i, each in enumerate(running):
             assert each.result() == binary(50_000, i)
-    assert [server.stats()["closed"] for server in servers] == [5, 5, 5]
+    assert [server.stats()["closed"] for server in servers] == [5, 5, 5, 5]
 
 
-def test_an_idle_client_is_closed_and_a_busy_one_is_not():
+@pytest.mark.parametrize("engine", ["process", "thread", "event"])
+def test_an_idle_client_is_closed_and_a_busy_one_is_not(engine):
     with (
-        EchoServer(engine="thread", idle_timeout=1.0) as server,
+        EchoServer(engine=engine, idle_timeout=1.0) as server,
         dial(server.addresses[0]) as idle,
         dial(server.addresses[0]) as busy,
     ):

@@ -16,8 +16,9 @@ HIGH_NUMBERS = """if True:
 
 
 @pytest.mark.parametrize("framing", ["line", "raw"])
-def test_a_client_that_only_sends_takes_little_memory_and_the_others_are_served(framing):
-    with Server("-q", "--framing", framing) as server, contextlib.ExitStack() as stack:
+@pytest.mark.parametrize("engine", ["thread", "event"])
+def test_a_client_that_only_sends_takes_little_memory_and_the_others_are_served(engine, framing):
+    with Server("-q", "--engine", engine, "--framing", framing) as server, contextlib.ExitStack() as stack:
         with dial(server.address) as sock:
             ask(sock)
         before = peak_memory(server.pid)
@@ -31,8 +32,9 @@ def test_a_client_that_only_sends_takes_little_memory_and_the_others_are_served(
         assert peak_memory(server.pid) - before < 3 * (2 << 20)
 
 
-def test_a_line_without_end_takes_no_more_memory_than_max_line():
-    with Server("-q", "--max-line", 1 << 20) as server, dial(server.address) as sock:
+@pytest.mark.parametrize("engine", ["thread", "event"])
+def test_a_line_without_end_takes_no_more_memory_than_max_line(engine):
+    with Server("-q", "--engine", engine, "--max-line", 1 << 20) as server, dial(server.address) as sock:
         ask(sock)
         before = peak_memory(server.pid)
         if before is None:
@@ -43,9 +45,10 @@ def test_a_line_without_end_takes_no_more_memory_than_max_line():
         assert peak_memory(server.pid) - before < 8 << 20
 
 
-def test_a_thousand_lines_in_one_piece_come_back_from_a_server_with_a_small_max_line():
+@pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
+def test_a_thousand_lines_in_one_piece_come_back_from_a_server_with_a_small_max_line(engine):
     data = b"".join(lines(1000))
-    with Server("-q", "--max-line", 50) as server, dial(server.address) as sock:
+    with Server("-q", "--engine", engine, "--max-line", 50) as server, dial(server.address) as sock:
         ask(sock, data)
 
 

@@ -43,9 +43,9 @@ def send_as_far_as_possible(sock, data):
         sock.sendall(data)
 
 
-def test_what_had_arrived_is_echoed_to_a_client_that_reads_late():
+def test_what_had_arrived_is_echoed_to_a_client_that_reads_late(engine):
     data = binary(4_000_000)
-    with EchoServer(engine="thread", drain_timeout=SECONDS) as server, dial(server.addresses[0]) as sock:
+    with EchoServer(engine=engine, drain_timeout=SECONDS) as server, dial(server.addresses[0]) as sock:
         ask(sock)
         running = Running(send_as_far_as_possible, sock, data)
         server.stop()
@@ -121,8 +121,8 @@ def test_a_client_that_floods_is_left_when_the_time_is_over(engine, framing, rea
     assert stats["closed"] == stats["accepted"] == 1
 
 
-def test_a_client_that_goes_on_sending_reads_its_echo_and_the_end_and_no_reset():
-    with dial_to(EchoServer(engine="thread")) as (server, sock):
+def test_a_client_that_goes_on_sending_reads_its_echo_and_the_end_and_no_reset(engine):
+    with dial_to(EchoServer(engine=engine)) as (server, sock):
         ask(sock)
         sock.sendall(b"before\n")
         acknowledged(sock)
@@ -142,8 +142,8 @@ def test_stop_is_for_any_thread(engine):
         sock.close()
 
 
-def test_stop_before_the_start_is_kept():
-    server = EchoServer()
+def test_stop_before_the_start_is_kept(engine):
+    server = EchoServer(engine=engine)
     server.stop()
     server.serve_forever()
     server.close()
@@ -158,8 +158,8 @@ def test_stopping_and_closing_again_does_nothing():
     server.close()
 
 
-def test_many_threads_may_stop_it_at_once():
-    with dial_to(EchoServer()) as (server, sock):
+def test_many_threads_may_stop_it_at_once(engine):
+    with dial_to(EchoServer(engine=engine)) as (server, sock):
         ask(sock)
         for each in [Running(server.stop) for _ in range(20)]:
             each.result()
@@ -209,9 +209,10 @@ def test_an_error_in_the_block_closes_the_server_all_the_same(engine):
         dial(server.addresses[0])
 
 
-def test_many_clients_are_drained_together():
+@pytest.mark.parametrize("engine", ["process", "thread", "event"])
+def test_many_clients_are_drained_together(engine):
     data = binary(20_000) + b"\n"
-    with EchoServer(engine="thread") as server, contextlib.ExitStack() as stack:
+    with EchoServer(engine=engine) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.addresses[i % 2])) for i in range(50)]
         for sock in clients:
             ask(sock)
@@ -226,8 +227,8 @@ def test_many_clients_are_drained_together():
     assert stats["bytes_out"] == 50 * (len(data) + 15)
 
 
-def test_a_reset_while_draining_is_counted_as_an_error():
-    with dial_to(EchoServer(engine="thread")) as (server, sock):
+def test_a_reset_while_draining_ends_it(engine):
+    with dial_to(EchoServer(engine=engine)) as (server, sock):
         ask(sock)
         server.stop()
         assert receive_all(sock) == b""
@@ -235,24 +236,24 @@ def test_a_reset_while_draining_is_counted_as_an_error():
     assert server.stats()["closed"] == 1
 
 
-def test_starting_twice_is_an_error_and_the_server_goes_on():
-    with dial_to(EchoServer()) as (server, sock):
+def test_starting_twice_is_an_error_and_the_server_goes_on(engine):
+    with dial_to(EchoServer(engine=engine)) as (server, sock):
         with pytest.raises(RuntimeError):
             server.start()
         assert exchange(sock, b"still there\n") == b"still there\n"
 
 
 @pytest.mark.parametrize("begin", ["start", "serve_forever", "__enter__"])
-def test_a_closed_server_does_not_start_again(begin):
-    server = EchoServer()
+def test_a_closed_server_does_not_start_again(engine, begin):
+    server = EchoServer(engine=engine)
     server.close()
     with pytest.raises((RuntimeError, ValueError)):
         getattr(server, begin)()
 
 
 @pytest.mark.parametrize("seconds", [1e12, float("inf")])
-def test_a_drain_timeout_of_ages_is_no_limit(seconds):
-    with EchoServer(drain_timeout=seconds) as server, dial(server.addresses[0]) as sock:
+def test_a_drain_timeout_of_ages_is_no_limit(engine, seconds):
+    with EchoServer(engine=engine, drain_timeout=seconds) as server, dial(server.addresses[0]) as sock:
         ask(sock)
         server.stop()
         assert receive_all(sock) == b""

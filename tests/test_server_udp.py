@@ -39,8 +39,10 @@ def test_without_being_asked_to_it_takes_no_datagrams():
 
 def test_a_port_that_is_taken_for_udp_is_refused_by_name():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+        (listener,) = listen_sockets(["127.0.0.1"], 0)
+        with listener:  # free for TCP
+            port = listener.getsockname()[1]
+            taken.bind(("127.0.0.1", port))
         with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1 port {port} \(UDP\)"):
             EchoServer(port, "127.0.0.1", udp=True)
         listen_sockets(["127.0.0.1"], port)[0].close()  # nothing stays open

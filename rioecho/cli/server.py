@@ -166,6 +166,7 @@ def _stop_on_signals(server: EchoServer) -> tuple[int, int]:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
         if stopping:
+            server.kill()
             os._exit(128 + number)  # asked twice: at once
         stopping = True
         server.stop()
