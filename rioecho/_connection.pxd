@@ -312,7 +312,8 @@ cdef inline void echo_area(loop_t *l, conn_t *c, size_t n) noexcept nogil:
         return
     if back and c.kept != NULL:
         c.kept.ready = before + back - put
-        keep_less(c)
+        if c.kept.ready == 0:
+            keep_less(c)
     next_step(l, c)
 
 

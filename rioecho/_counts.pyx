@@ -45,9 +45,10 @@ cdef class Counts:
     def now(self):
         """The numbers by name."""
         return {
-            "closed": rio_count_get(&self.c.closed),
+            # In this order, the opposite of the counting: so no more seem to have failed than were closed, nor more
+            # bytes to have gone out than had come in.
             "errors": rio_count_get(&self.c.errors),
-            # In this order: so no more seems to have gone out than had come in.
+            "closed": rio_count_get(&self.c.closed),
             "bytes_out": rio_count_get(&self.c.bytes_out),
             "bytes_in": rio_count_get(&self.c.bytes_in),
             "lines": rio_count_get(&self.c.lines),

@@ -34,7 +34,7 @@ from rioecho._connection cimport (
 )
 from rioecho._counts cimport Counts
 from rioecho._echoloop cimport CHUNK, DRAINING, ECHOING
-from rioecho._fdio cimport deadline_after, milliseconds_until
+from rioecho._fdio cimport deadline_after, fd_ready, milliseconds_until
 from rioecho._poller cimport (
     READY_MAX,
     poller_add,
@@ -128,10 +128,20 @@ cdef bint drain_some(loop_t *l) noexcept nogil:
 
 cdef void expire(loop_t *l) noexcept nogil:
     """Close those whose time is over."""
+    cdef conn_t *c
     while l.stopping and l.all.next != &l.all and l.now >= l.drained:
         conn_close(l, l.all.next, CUT_OFF, 0)
-    while l.all.next != &l.all and l.now >= l.all.next.deadline and not l.stopping:
-        conn_close(l, l.all.next, IDLE, 0)
+    while not l.stopping and l.all.next != &l.all and l.now >= l.all.next.deadline:
+        c = l.all.next
+        # It may be we who stood still (suspended, or short of a processor), and have not looked what has come.
+        if fd_ready(c.fd, c.events):
+            if ready(c):
+                conn_write(l, c)
+            else:
+                conn_read(l, c)
+            if l.all.next != c:
+                continue   # it made progress; or it is closed, and that memory must not be touched
+        conn_close(l, c, IDLE, 0)
 
 
 cdef int64_t next_deadline(const loop_t *l) noexcept nogil:

@@ -47,7 +47,7 @@ class Host(Protocol):
     workers: int
     stop_fd: int  # readable from the stop on
 
-    def stop(self) -> None:
+    def fail(self, error: BaseException) -> None:
         """Stop the server: the engine cannot go on."""
 
     def one_left(self) -> None:
@@ -77,7 +77,10 @@ class Engine(Protocol):
         """Call the host's one_left() whenever a connection has gone; without this it may, or may not."""
 
     def join(self, deadline: float) -> None:
-        """Wait until all are served, at most to that moment of the monotonic clock. No connection comes after this."""
+        """Wait until all are served, at most to that moment of the monotonic clock. No connection comes after this.
+
+        Also when start() was not called, or did not come to its end; and again, which does nothing.
+        """
 
     def kill(self) -> None:
         """End at once what would outlive this process; also from a signal handler."""
@@ -200,17 +203,15 @@ class ProcessEngine:
         self._children: dict[int, _Child] = {}  # by the descriptor of its reports
         self._lock = threading.Lock()
         self._joined = False
+        self._killed = False
+        self._selector = selectors.DefaultSelector()
+        self._reaper = threading.Thread(target=self._reap, name="rioecho reap", daemon=True)
+        self._woken = self._wake = -1
 
     def start(self) -> None:
-        self._selector = selectors.DefaultSelector()
         self._woken, self._wake = os.pipe()
-        try:
-            self._selector.register(self._woken, selectors.EVENT_READ)
-            self._reaper = threading.Thread(target=self._reap, name="rioecho reap", daemon=True)
-            self._reaper.start()
-        except BaseException:
-            self._close()
-            raise
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._reaper.start()
 
     def serve(self, sock: socket.socket, peer: str, drain: float) -> None:
         reports, report_fd = os.pipe()
@@ -251,11 +252,17 @@ class ProcessEngine:
         if self._joined:
             return
         self._joined = True
-        os.write(self._wake, b"j")
-        self._reaper.join(min(max(0.0, deadline - monotonic()), LONGEST_WAIT))
-        self.kill()  # they keep the deadline themselves, unless somebody has suspended them
-        self._reaper.join()
-        self._close()
+        if self._reaper.ident is not None:
+            os.write(self._wake, b"j")
+            self._reaper.join(min(max(0.0, deadline - monotonic()), LONGEST_WAIT))
+            self.kill()  # they keep the deadline themselves, unless somebody has suspended them
+            self._killed = True
+            os.write(self._wake, b"k")
+            self._reaper.join()
+        self._selector.close()
+        for fd in (self._woken, self._wake):
+            if fd >= 0:
+                os.close(fd)
 
     def kill(self) -> None:
         if self._lock.acquire(timeout=1.0):  # who is among the children has not been waited for: the pid is its own
@@ -281,6 +288,9 @@ class ProcessEngine:
                     continue
                 if ended:
                     self._bury(key.fd, child)
+            if self._killed:
+                for fd, child in tuple(self._children.items()):
+                    self._bury(fd, child)
 
     def _bury(self, fd: int, child: _Child) -> None:
         """Wait for a child that has ended, or is about to, and count its connection."""
@@ -292,11 +302,6 @@ class ProcessEngine:
         self._count.one_closed(failed=failed)
         self._host.one_left()
         closed(child.peer, reason, child.echoed)
-
-    def _close(self) -> None:
-        self._selector.close()
-        os.close(self._woken)
-        os.close(self._wake)
 
 
 class _Child:
@@ -323,7 +328,9 @@ class _Child:
                 self._end = "drain timeout" if draining else "idle timeout", False
             else:
                 self._end = "server stopped" if draining else "end of input", False
-        return not data
+        # The last report is the child's last act. The pipe may not end with it: a process that was forked elsewhere in
+        # the program, just then, holds it too.
+        return not data or self._end is not None
 
     def wait(self) -> tuple[str, bool]:
         """Wait for the process: why the connection ended, and whether that is an error."""
@@ -370,15 +377,8 @@ class EventEngine:
             threading.Thread(target=self._run, args=(loop,), name=f"rioecho worker {i}", daemon=True)
             for i, loop in enumerate(self._loops)
         ]
-        started = 0
-        try:
-            for thread in self._threads:
-                thread.start()
-                started += 1
-        except BaseException:
-            self._threads = self._threads[:started]
-            self.join(monotonic() + self._host.drain_timeout)
-            raise
+        for thread in self._threads:
+            thread.start()
 
     def serve(self, sock: socket.socket, peer: str, drain: float) -> None:
         active = [given - count.now()["closed"] for given, count in zip(self._given, self.counts, strict=True)]
@@ -396,9 +396,11 @@ class EventEngine:
             loop.tell_closings(wanted)
 
     def join(self, deadline: float) -> None:
-        self._let_go()
+        for loop in self._loops:
+            loop.no_more()
         for thread in self._threads:
-            thread.join(min(max(0.0, deadline - monotonic()), LONGEST_WAIT))
+            if thread.ident is not None:
+                thread.join(min(max(0.0, deadline - monotonic()), LONGEST_WAIT))
         for loop in self._loops:
             with contextlib.suppress(RuntimeError):  # it still runs, against all expectation
                 loop.close()
@@ -406,16 +408,11 @@ class EventEngine:
     def kill(self) -> None:
         """Threads do not."""
 
-    def _let_go(self) -> None:
-        for loop in self._loops:
-            loop.no_more()
-
     def _run(self, loop: EventLoop) -> None:
         try:
             loop.run()
         except OSError as error:
-            log.error("a worker has failed, and the server stops: %s", error.strerror)
-            self._host.stop()
+            self._host.fail(error)
 
     def _closed(self, peer: str | None, reason: str, err: int, echoed: int) -> None:
         self._host.one_left()

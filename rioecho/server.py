@@ -97,12 +97,16 @@ class EchoServer:
             raise ValueError("nothing to listen on: give a port, or a unix socket's path")
         self._lock = threading.Lock()
         self._stopping = threading.RLock()  # a signal handler may stop() in the middle of stop() or close()
+        self._pid = os.getpid()
         self._thread: threading.Thread | None = None
-        self._udp_thread: threading.Thread | None = None
-        self._claimed_by: int | None = None  # the thread that start() or serve_forever() was called in
+        self._begun = self._serving = self._closed = False
+        self._refusal: BaseException | None = None  # why serving could not begin
+        self._failure: BaseException | None = None  # and why it could not go on
         self._stopped_at = math.inf  # on the monotonic clock
-        self._serving = threading.Event()  # set from the start of serving on
-        self._served = threading.Event()  # set at its end
+        # Each is held until it is so. No Events: a signal handler that raises in their wait() leaves them locked.
+        self._ready, self._served = threading.Lock(), threading.Lock()
+        self._ready.acquire()
+        self._served.acquire()
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as opened:
             self._listeners, datagrams = _listen(hosts, port or 0, unix, passed, backlog, udp=udp)
@@ -117,6 +121,7 @@ class EchoServer:
             opened.callback(self._close_stop_pipe)
             self._udp = UdpEcho(datagrams, stop_fd=self.stop_fd) if datagrams else None
             self._engine = ENGINES[engine](self)
+            opened.callback(self._give_engine_up)
             self._acceptor = Acceptor(
                 self._listeners.sockets,
                 self._engine,
@@ -139,23 +144,43 @@ class EchoServer:
     # ---- life cycle
 
     def start(self) -> None:
-        """Serve in a thread of its own. A server serves once: RuntimeError otherwise."""
-        self._begin()
-        self._thread = threading.Thread(target=self._serve_until_stopped, name="rioecho accept", daemon=True)
-        try:
-            self._thread.start()
-        except BaseException:
-            if self._thread.ident is None:
-                self._end()
-            raise
+        """Serve in a thread of its own; raises OSError or RuntimeError when that cannot begin.
+
+        A server serves once: RuntimeError otherwise.
+        """
+        with self._lock:
+            if self._begun or self._closed:
+                raise RuntimeError("this server has served already; make another one")
+            self._begun = True
+        self._thread = threading.Thread(target=self._serve, name="rioecho accept", daemon=True)
+        self._thread.start()
+        with self._ready:
+            if self._refusal is not None:
+                raise self._refusal
 
     def serve_forever(self) -> None:
-        """Accept and serve until stop(); return when every connection is closed, or the time to drain is over."""
-        self._begin()
-        self._serve_until_stopped()
+        """Accept and serve until stop(); return when every connection is closed, or the time to drain is over.
+
+        That goes on in a thread of its own while this one waits: a signal handler that raises (Ctrl-C) does so at no
+        wrong moment. Raises OSError when serving fails.
+        """
+        try:
+            self.start()
+            self.wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait(self) -> None:
+        """Wait for the end of serving, which start() has begun. Raises OSError when serving has failed."""
+        with self._served:
+            if self._failure is not None:
+                raise self._failure
 
     def stop(self) -> None:
         """Stop accepting, echo what has arrived, close: from any thread, or a signal handler. Returns at once."""
+        if os.getpid() != self._pid:
+            return  # a forked child: it is the parent's server
         self._stopped_at = min(self._stopped_at, monotonic())
         with self._stopping, contextlib.suppress(ValueError, BlockingIOError):  # closed; or said often enough
             self._stop_pipe.write(b"s")
@@ -170,70 +195,73 @@ class EchoServer:
         Not from a signal handler under serve_forever(), which it would wait for: there, stop() is enough.
         """
         self.stop()
-        started = self._thread is not None and self._thread.ident is not None
-        if self._claimed_by == threading.get_ident() and not started and not self._served.is_set():
-            self._end()  # Ctrl-C came when serving was about to begin, and nobody else will
-        elif self._serving.is_set():
-            self._served.wait()
-        if self._thread is not None and started:
-            self._thread.join()
+        with self._lock:
+            self._closed = True
+        if self._serving and os.getpid() == self._pid:
+            with self._served:
+                pass
+            if self._thread is not None:
+                self._thread.join()
         self._resources.close()
 
-    def _begin(self) -> None:
-        """Have everything that serving needs, or raise."""
+    def fail(self, error: BaseException) -> None:
+        """Stop, for serving cannot go on; serve_forever() raises the error."""
+        log.error("serving has failed, and the server stops: %s", getattr(error, "strerror", None) or error)
+        self._failure = self._failure or error
+        self.stop()
+
+    def _serve(self) -> None:
+        """In the server's own thread: from the beginning of serving to its end."""
         with self._lock:
-            if self._serving.is_set() or self._stop_pipe.closed:
-                raise RuntimeError("this server has served already; make another one")
-            self._claimed_by = threading.get_ident()
-            self._serving.set()
+            self._serving = not self._closed
+            if self._closed:
+                self._ready.release()
+                return
+        datagrams = None
         try:
-            self._engine.start()
-        except BaseException:
-            self._served.set()
-            raise
-        try:
-            if self._udp is not None:
-                thread = threading.Thread(target=self._serve_datagrams, args=(self._udp,), name="rioecho udp")
-                thread.start()
-                self._udp_thread = thread
-        except BaseException:
-            self._end()
-            raise
-
-    def _serve_until_stopped(self) -> None:
-        try:
-            self._acceptor.run()
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        """See off all that is connected."""
-        try:
-            self.stop()  # also where an error ended the accepting: the echoes must hear of it
-            deadline = self._stopped_at + self.drain_timeout
             try:
-                self._acceptor.serve_the_queue(deadline)
+                self._engine.start()
+                if self._udp is not None:
+                    thread = threading.Thread(target=self._serve_datagrams, args=(self._udp,), name="rioecho udp")
+                    thread.start()
+                    datagrams = thread
+            except BaseException as error:
+                self._refusal = error
+                self.stop()
+                return
             finally:
-                self._listeners.close()
-                # The echoes keep the deadline themselves; they only need to be seen off.
-                self._engine.join(deadline + 1.0)
-                if self._udp_thread is not None:
-                    self._udp_thread.join()
+                self._ready.release()
+            try:
+                self._acceptor.run()
+            except BaseException as error:
+                self.fail(error)
+            finally:
+                self.stop()
+                self._acceptor.serve_the_queue(self._stopped_at + self.drain_timeout)
+        except BaseException as error:
+            self.fail(error)
         finally:
             self._listeners.close()
-            self._served.set()
+            # The echoes keep the deadline themselves; they only need to be seen off.
+            self._engine.join(self._stopped_at + self.drain_timeout + 1.0)
+            if datagrams is not None:
+                datagrams.join()
+            self._served.release()
 
     def _serve_datagrams(self, udp: UdpEcho) -> None:
         try:
             udp.run()
         except OSError as error:
-            log.error("UDP has failed, and the server stops: %s", error.strerror)
-            self.stop()
+            self.fail(error)
 
     def _time_to_drain(self) -> float:
         """Seconds that a connection may take from the stop on: what is left, if the server has been stopped."""
         since = max(0.0, monotonic() - self._stopped_at)
         return max(0.0, self.drain_timeout - since)
+
+    def _give_engine_up(self) -> None:
+        if os.getpid() == self._pid:  # a forked child's copy shares pipes with the parent's, who needs them
+            self._engine.join(0.0)
 
     def _close_stop_pipe(self) -> None:
         with self._stopping:  # not while another thread writes: the number may be a stranger's at once
@@ -266,12 +294,15 @@ class EchoServer:
         accepted, active, refused (closed unserved), closed, errors (of those closed), bytes_in, bytes_out, lines; with
         UDP also datagrams (answered) and dropped (not answered), whose bytes are among the others.
         """
-        # The closed before the accepted, and what went out before what came in: so no sum is ever impossible.
-        counts = [count.now() for count in self._engine.counts]
+        # Of one moment, as far as that matters: never more active than were accepted, or than there may be.
+        while True:
+            accepted = self._acceptor.accepted
+            counts = [count.now() for count in self._engine.counts]
+            if accepted == self._acceptor.accepted:
+                break
         total = {
             name: sum(each[name] for each in counts) for name in ("closed", "errors", "bytes_out", "bytes_in", "lines")
         }
-        accepted = self._acceptor.accepted
         stats = {
             "accepted": accepted,
             "active": accepted - total["closed"],
@@ -299,7 +330,7 @@ def _listen(
         try:
             if not udp:
                 if listeners.datagrams:
-                    raise ValueError("a datagram socket was passed: use it with udp=True")
+                    raise ValueError("a datagram socket was passed, and UDP was not asked for")
                 return listeners, []
             pairs = [address for address in listeners.addresses if isinstance(address, tuple)]
             if not pairs and not listeners.datagrams:

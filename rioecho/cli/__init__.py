@@ -27,14 +27,18 @@ class Parser(argparse.ArgumentParser):
         return self.help_text or super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"{self.prog}: {message} (try {self.prog} --help)\n")
+        self.exit(USAGE_ERROR, f"{self.prog}: {_in_one_line(message)} (try {self.prog} --help)\n")
 
 
 def complain(prog: str, error: BaseException | str) -> None:
     """Say on stderr, in one line, what went wrong."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if sys.stderr is not None:  # or print() would take stdout
-        print(f"{prog}: {text}", file=sys.stderr)
+        print(f"{prog}: {_in_one_line(text)}", file=sys.stderr)
+
+
+def _in_one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def open_standard_streams() -> None:

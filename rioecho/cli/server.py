@@ -122,20 +122,28 @@ def main(argv: Sequence[str] | None = None) -> None:
             max_line=options.max_line,
             drain_timeout=options.drain_timeout,
         )
+        _allow_descriptors(options.max_connections)
+        woken, wake = _stop_on_signals(server)
+        try:
+            server.start()
+        except RuntimeError as error:  # no thread is to be had
+            server.close()
+            raise OSError(errno.EAGAIN, str(error)) from None
+        except BaseException:
+            server.close()
+            raise
     except OSError as error:
         complain(PROG, f"{error.strerror or error}{HINTS.get(error.errno or 0, '')}")
         sys.exit(1)
     except (ValueError, OverflowError) as error:
         complain(PROG, error)
         sys.exit(2)
-    _allow_descriptors(options.max_connections)
-    woken, wake = _stop_on_signals(server)
     try:
         shown = [*map(_shown, server.addresses), *map(_shown, server.paths)]
-        print("Listening on", ", ".join(shown), flush=True)
-    except OSError as error:
+        print("Listening on", ", ".join(shown) or "the datagram sockets that were passed", flush=True)
+    except (OSError, UnicodeError) as error:
         server.close()
-        complain(PROG, f"cannot say on stdout that the server is ready: {error.strerror}")
+        complain(PROG, f"cannot say on stdout that the server is ready: {getattr(error, 'strerror', None) or error}")
         leave(1)
     with StatsLine(server.stats, options.stats) if options.stats else contextlib.nullcontext():
         failure = _serve(server, woken, wake)
@@ -190,7 +198,7 @@ def _serve(server: EchoServer, woken: int, wake: int) -> Exception | None:
     def serve() -> None:
         nonlocal ended, failure
         try:
-            server.serve_forever()
+            server.wait()
         except Exception as error:
             failure = error
         finally:
