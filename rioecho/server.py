@@ -98,6 +98,7 @@ class EchoServer:
         self._lock = threading.Lock()
         self._stopping = threading.RLock()  # a signal handler may stop() in the middle of stop() or close()
         self._pid = os.getpid()
+        self._closing = threading.RLock()
         self._thread: threading.Thread | None = None
         self._begun = self._serving = self._closed = False
         self._refusal: BaseException | None = None  # why serving could not begin
@@ -182,7 +183,8 @@ class EchoServer:
         if os.getpid() != self._pid:
             return  # a forked child: it is the parent's server
         self._stopped_at = min(self._stopped_at, monotonic())
-        with self._stopping, contextlib.suppress(ValueError, BlockingIOError):  # closed; or said often enough
+        # It is closed, or about to be; or it has been said often enough.
+        with self._stopping, contextlib.suppress(ValueError, BrokenPipeError, BlockingIOError):
             self._stop_pipe.write(b"s")
 
     def kill(self) -> None:
@@ -202,7 +204,8 @@ class EchoServer:
                 pass
             if self._thread is not None:
                 self._thread.join()
-        self._resources.close()
+        with self._closing:
+            self._resources.close()
 
     def fail(self, error: BaseException) -> None:
         """Stop, for serving cannot go on; serve_forever() raises the error."""
@@ -214,8 +217,9 @@ class EchoServer:
         """In the server's own thread: from the beginning of serving to its end."""
         with self._lock:
             self._serving = not self._closed
-            if self._closed:
+            if self._closed:  # before it had begun
                 self._ready.release()
+                self._served.release()
                 return
         datagrams = None
         try:

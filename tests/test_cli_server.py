@@ -261,13 +261,13 @@ def test_a_stdout_that_nobody_reads_is_one_line_and_status_1():
         assert "ready" in server.complaint()
 
 
-def test_closed_standard_streams_do_no_harm():
+def test_closed_standard_streams_do_no_harm(tmp_path):
     """Whatever it opens first must not take their numbers and get what is printed."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with Server("-q", port=port, ready=False, prelude="<&- >&- 2>/dev/null", stderr=None) as server:
-        for _ in range(10_000):  # nothing tells when it is ready
-            with contextlib.suppress(ConnectionRefusedError), dial(("127.0.0.1", port)) as sock:
+    path = str(tmp_path / "socket")
+    with Command(MODULE, "-q", "--unix", path, prelude="<&- >&- 2>/dev/null", stderr=None) as server:
+        for _ in range(1_000_000):  # nothing tells when it is ready
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path)
                 assert exchange(sock, b"hello\n") == b"hello\n"
                 break
             assert server.process.poll() is None

@@ -360,7 +360,8 @@ class StatsLine:
 
     def start(self) -> None:
         self._log.setLevel(logging.INFO)
-        self._then, self._counts = monotonic(), dict(self._stats())
+        # What has been counted by now is news, too: the server may have begun before.
+        self._then, self._counts = monotonic(), dict.fromkeys(self._stats(), 0)
         self._thread.start()
 
     def stop(self) -> None:
