@@ -256,7 +256,9 @@ def test_a_client_that_does_not_read_is_not_read_from_until_it_does(loop_with, f
     with loop_with(framing) as run:
         deaf = run.client("deaf", kind=kind)
         sent = fill(deaf)
-        assert run.counts()["bytes_in"] - run.counts()["bytes_out"] <= CHUNK
+        # The beginning of a line may have been held when the last read came.
+        most = CHUNK + 4095 if framing == "line" else CHUNK
+        assert run.counts()["bytes_in"] - run.counts()["bytes_out"] <= most
         taken = run.counts()["bytes_in"]
         for _ in range(20):
             ask(run.client())
