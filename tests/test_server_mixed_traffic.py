@@ -115,9 +115,12 @@ def test_a_stop_at_any_moment_loses_nothing_that_was_acknowledged(kind, framing)
         limit = chance.choice([0, 3])
         server = EchoServer(framing=framing, drain_timeout=SECONDS, max_connections=limit, **kind)
         with Crowd() as crowd:
-            serving = None
+            serving, first = None, b""
             if chance.random() < 0.5:
                 serving = Running(server.serve_forever)
+                first = b"do you serve?\n"  # a close() before that would be another thing
+                with dial(server.addresses[0]) as sock:
+                    ask(sock, first)
             else:
                 server.start()
             for i in range(chance.randrange(13)):
@@ -142,7 +145,8 @@ def test_a_stop_at_any_moment_loses_nothing_that_was_acknowledged(kind, framing)
                 assert client.ended or not promised
             stats = server.stats()
             assert (stats["accepted"], stats["active"], stats["errors"]) == (stats["closed"], 0, 0)
-            assert stats["bytes_in"] == stats["bytes_out"] == sum(client.received for client in crowd.clients)
+            received = len(first) + sum(client.received for client in crowd.clients)
+            assert stats["bytes_in"] == stats["bytes_out"] == received
 
 
 class Gate(logging.Handler):
