@@ -153,7 +153,7 @@ def test_a_signal_right_after_the_ready_line_is_not_lost(number):
 
 def test_a_signal_that_comes_while_bytes_move_is_not_lost(number, engine):
     """It then finds no wait to interrupt, and nothing else may come that would wake the server."""
-    for _ in range(20):
+    for _ in range(5):
         with Server("-q", "--engine", engine, "--drain-timeout", "0.05") as server, dial(server.address) as sock:
             ask(sock)
             server.signal(number)
