@@ -69,6 +69,7 @@ MODULES = [
     "_channel",
     "_reader",
     "rio",
+    "_folderlock",
     "_counts",
     "_echoloop",
     "_forkecho",

@@ -9,11 +9,14 @@ cdef extern from "_compat.h" nogil:
     ssize_t send(int fd, const void *data, size_t n, int flags)
     ssize_t read(int fd, void *data, size_t n)
     ssize_t write(int fd, const void *data, size_t n)
+    int open(const char *path, int flags, ...)
     int close(int fd)
     int fcntl(int fd, int command, ...)
     int F_GETFL
     int O_NONBLOCK
     int O_ACCMODE
+    int O_CLOEXEC
+    int O_DIRECTORY
     int O_RDONLY
     int O_RDWR
     int O_WRONLY
@@ -61,6 +64,11 @@ cdef extern from "_compat.h" nogil:
     int EPOLL_CTL_ADD
     int EPOLL_CTL_MOD
     int EPOLL_CTL_DEL
+
+    # <sys/file.h>
+    int flock(int fd, int what)
+    int LOCK_EX
+    int LOCK_NB
 
     # <sys/mman.h>
     void *mmap(void *where, size_t n, int protection, int flags, int fd, long offset)

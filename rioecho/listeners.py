@@ -12,8 +12,9 @@ import socket
 import stat
 import sys
 import threading
-from time import monotonic_ns, sleep, time
+from time import monotonic, sleep, time
 
+from rioecho._folderlock import FolderLock
 from rioecho.sockets import (
     LISTENQ,
     _addresses,
@@ -40,6 +41,9 @@ LISTEN_ATTEMPTS = 20
 
 #: Seconds that a server has from bind() to listen(): until then its socket looks like one that nobody listens on.
 GRACE = 0.1
+
+#: Seconds that another server's lock on the folder of a unix socket is waited for.
+LOCK_PATIENCE = 2.0
 
 #: The first descriptor that systemd passes, and the variables that say so (sd_listen_fds(3)).
 FIRST_PASSED = 3
@@ -187,7 +191,8 @@ class UnixListener:
         self._lock = threading.RLock()
 
         try:
-            self.sock = self._listening(backlog)
+            with _locked(self._file):
+                self.sock = self._listening(backlog)
         except BaseException:
             self._remove()
             raise
@@ -245,26 +250,32 @@ def _make_way(path: str) -> None:
         raise OSError(errno.EEXIST, f"it is {kind}, not a socket")
     if _is_listened_on(path):
         raise OSError(errno.EADDRINUSE, "another server is listening there")
-    if 0 <= time() - found.st_mtime < GRACE:
+    if 0 <= time() - found.st_mtime < GRACE:  # of one that takes no lock, and is about to listen
         sleep(GRACE)
         return
-    # Another server may find the same, and have put its own socket there meanwhile. So it is moved before it is looked
-    # at again (of servers that were started at once, two got the path now and then without that).
-    aside = f"{path}.{os.getpid()}-{monotonic_ns()}"
-    try:
-        os.rename(path, aside)
-        if _identity(os.lstat(aside)) == _identity(found):
-            os.unlink(aside)
-        else:
-            os.rename(aside, path)
-    except BaseException as exc:
-        with contextlib.suppress(OSError):
-            os.rename(aside, path)
-        if isinstance(exc, FileNotFoundError):
-            return
-        if isinstance(exc, OSError):
+    with contextlib.suppress(FileNotFoundError):
+        if _identity(os.lstat(path)) != _identity(found):
+            return  # of a server that takes no lock
+        try:
+            os.unlink(path)
+        except PermissionError as exc:
             raise _explained(exc, "the socket of a server that is gone cannot be removed") from None
-        raise
+
+
+def _locked(file: str) -> contextlib.AbstractContextManager[object]:
+    """Keep other servers from binding and removing sockets in the folder of a file; of "", there is nothing to do.
+
+    Several may find the same stale socket, and one would remove the file that another has just bound. Where there is no
+    lock to be had, or whoever has it keeps it, it goes without: a lock must not keep a server out.
+    """
+    if file:
+        with contextlib.suppress(OSError):  # a folder that may be written to and not read, a file system without locks
+            lock = FolderLock(os.path.dirname(file))
+            until = monotonic() + LOCK_PATIENCE
+            while not lock.take() and monotonic() < until:
+                sleep(LOCK_PATIENCE / 100)
+            return lock
+    return contextlib.nullcontext()
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int]:

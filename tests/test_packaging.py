@@ -38,6 +38,7 @@ LAYERS = [
     "rio",
     "sockets",
     "csapp",
+    "_folderlock",
     "listeners",
     "udp",
     "_counts",

@@ -20,6 +20,7 @@ from peers import SECONDS
 from unix_sockets import answers, bound, stale
 
 from rioecho import listeners
+from rioecho._folderlock import FolderLock
 from rioecho.listeners import GRACE, UnixListener
 
 LINUX = sys.platform.startswith("linux")
@@ -114,9 +115,32 @@ def test_a_server_that_takes_the_path_while_it_is_looked_at_keeps_it(path, unix,
         return found
 
     monkeypatch.setattr(listeners, "_is_listened_on", look_and_be_late)
+    monkeypatch.setattr(listeners, "LOCK_PATIENCE", 0)  # the other one is of those that take no lock
     assert refused(path) == (errno.EADDRINUSE, f"cannot listen on {path}: another server is listening there")
     others[0].sock.accept()[0].close()  # the probe
     assert answers(path, others[0].sock)
+
+
+def test_a_lock_that_somebody_keeps_keeps_no_server_out(path, unix, monkeypatch):
+    monkeypatch.setattr(listeners, "LOCK_PATIENCE", 0.05)
+    stale(path)
+    with FolderLock(os.path.dirname(path)) as lock:
+        assert lock.take()
+        assert answers(path, unix(path).sock)
+
+
+def test_while_another_server_has_the_lock_the_path_is_not_touched(path, unix, monkeypatch):
+    there = []
+
+    def release(_):
+        there.append(os.path.lexists(path))
+        lock.__exit__()
+
+    monkeypatch.setattr(listeners, "sleep", release)
+    with FolderLock(os.path.dirname(path)) as lock:
+        assert lock.take()
+        assert answers(path, unix(path).sock)
+    assert there == [False]
 
 
 def test_a_path_that_is_listened_on_is_refused_and_stays(path, unix):
