@@ -1,6 +1,8 @@
 """The programs of examples/, and the commands that talk to them, as child processes."""
 
+import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -102,9 +104,12 @@ class Server:
 
 
 def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """A port that is free, and not of those that systems give to whoever connects or asks for any."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture

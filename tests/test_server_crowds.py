@@ -42,11 +42,18 @@ def sums(server):
     return tuple(server.stats()[name] for name in ("accepted", "active", "closed", "errors", "bytes_in", "bytes_out"))
 
 
+def crowd_size(kind):
+    """How many clients at once: fewer where each of them takes long."""
+    if kind["engine"] == "process" and os.environ.get("RIOECHO_BUILD") == "sanitize":
+        return 50  # a fork copies AddressSanitizer's memory, too
+    return 100 if kind["engine"] == "iterative" else 200
+
+
 # ---- many at once
 
 
 def test_random_bytes_of_many_sizes_come_back_to_a_crowd(kind, framing):
-    n = 100 if kind["engine"] == "iterative" else 200
+    n = crowd_size(kind)
     data = [stretch(size, i) for i, size in enumerate(sizes(n))]
     with EchoServer(framing=framing, **kind) as server, crowd_of(server.addresses, data) as crowd:
         crowd.run()
@@ -58,11 +65,13 @@ def test_random_bytes_of_many_sizes_come_back_to_a_crowd(kind, framing):
 
 @pytest.mark.parametrize("kind", ["process", "thread", "event", "event 2"])
 def test_a_crowd_that_stays_is_served_all_at_the_same_time(kind):
-    data = [stretch(2000, i)[:-1] + b"\n" for i in range(200)]
-    with EchoServer(**KINDS[kind]) as server, crowd_of(server.addresses, data, STAY) as crowd:
+    n = crowd_size(KINDS[kind])
+    data = [stretch(2000, i)[:-1] + b"\n" for i in range(n)]
+    server = EchoServer(drain_timeout=SECONDS, **KINDS[kind])
+    with server, crowd_of(server.addresses, data, STAY) as crowd:
         crowd.run()
-        assert sums(server)[:4] == (200, 200, 0, 0)
-    assert sums(server)[:4] == (200, 0, 200, 0)
+        assert sums(server)[:4] == (n, n, 0, 0)
+    assert sums(server)[:4] == (n, 0, n, 0)
 
 
 def test_two_workers_have_about_half_of_a_crowd_each():
@@ -173,7 +182,7 @@ def test_a_crowd_at_a_small_max_connections_is_served_whole(kind, framing):
 
 
 def test_a_max_connections_of_0_is_no_limit(engine):
-    n = 1 if engine == "iterative" else 150
+    n = 1 if engine == "iterative" else min(150, crowd_size({"engine": engine}))
     server = EchoServer(engine=engine, max_connections=0)
     with server, crowd_of(server.addresses, [b"hello\n"] * n, STAY) as crowd:
         crowd.run()
