@@ -93,7 +93,7 @@ cdef inline int buffer_reserve(rio_buffer *b, size_t need) noexcept nogil:
         return 0
     cap = b.cap * 2 if b.cap <= SIZE_MAX // 2 else SIZE_MAX
     cap = max(max(cap, b.base), need)
-    if b.r == 0:
+    if b.r == 0 and held >= b.cap // 2:   # realloc copies all there is, held or not
         data = <char *>PyMem_RawRealloc(b.data, cap)
         if data == NULL:
             return -1

@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -57,6 +58,7 @@ static inline void *memrchr(const void *data, int byte, size_t n)
 /* epoll(7) is Linux's. Elsewhere there is none to be had, and poll(2) is used. */
 #ifdef __linux__
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #else
 #define EPOLL_CLOEXEC 0
@@ -185,6 +187,27 @@ static inline uint64_t rio_count_get(const uint64_t *count)
     return __atomic_load_n(count, __ATOMIC_SEQ_CST);
 }
 
+/* The same where one thread alone writes: as cheap as a plain addition, and never half done for those who read. */
+static inline uint64_t rio_count_seen(const uint64_t *count)
+{
+    return __atomic_load_n(count, __ATOMIC_RELAXED);
+}
+
+static inline void rio_count_put(uint64_t *count, uint64_t n)
+{
+    __atomic_store_n(count, n, __ATOMIC_RELAXED);
+}
+
+static inline void rio_count_bump(uint64_t *count, uint64_t n)
+{
+    rio_count_put(count, rio_count_seen(count) + n);
+}
+
+static inline int rio_bit_length(uint64_t n) /* n > 0 */
+{
+    return 64 - __builtin_clzll(n);
+}
+
 static inline void rio_bool_set(int *flag, int value)
 {
     __atomic_store_n(flag, value, __ATOMIC_SEQ_CST);
@@ -193,6 +216,29 @@ static inline void rio_bool_set(int *flag, int value)
 static inline int rio_bool_get(const int *flag)
 {
     return __atomic_load_n(flag, __ATOMIC_SEQ_CST);
+}
+
+/* Wait until the descriptor is readable or so many nanoseconds have gone by; where only milliseconds can be asked for
+ * it may be done up to one of them too soon. */
+static inline void rio_wait_ns(int fd, int64_t ns)
+{
+    struct pollfd p = {fd, POLLIN, 0};
+#ifdef __linux__
+    struct timespec left = {ns / 1000000000, ns % 1000000000};
+    (void)ppoll(&p, 1, &left, NULL);
+#else
+    (void)poll(&p, 1, (int)(ns / 1000000));
+#endif
+}
+
+/* Have this thread's waits end when they should: Linux may add 50 us to each, to save power. Off: as it was by default. */
+static inline void rio_wake_exactly(int on)
+{
+#ifdef PR_SET_TIMERSLACK
+    (void)prctl(PR_SET_TIMERSLACK, on ? 1UL : 0UL, 0UL, 0UL, 0UL); /* 0: the default */
+#else
+    (void)on;
+#endif
 }
 
 /* What a child that will never run Python again has to undo of its parent, which ran it: every handler (Python's own
@@ -230,6 +276,23 @@ static inline void rio_close_all_but(const int *keep, size_t n)
 #endif
     for (; fd < end; fd++)
         (void)close(fd);
+}
+
+/* Cut a bytes object that nobody else has seen to its first n bytes, in place: it may have moved. NULL: no memory, and
+ * it is as it was (_PyBytes_Resize would have freed it). */
+static inline PyObject *rio_bytes_cut(PyObject *bytes, Py_ssize_t n)
+{
+#ifdef Py_TRACE_REFS
+    (void)bytes, (void)n; /* such a build keeps all objects in a list: one must not move */
+    return NULL;
+#else
+    PyObject *cut = (PyObject *)PyObject_Realloc(bytes, offsetof(PyBytesObject, ob_sval) + (size_t)n + 1);
+    if (cut != NULL) {
+        Py_SET_SIZE((PyVarObject *)cut, n);
+        PyBytes_AS_STRING(cut)[n] = '\0';
+    }
+    return cut;
+#endif
 }
 
 /* A flag that one caller at a time can take. With the GIL, whoever looks at it holds the GIL. */

@@ -1,6 +1,7 @@
 # Every C declaration of the project that Cython does not bring along; no logic.
 # Declared from _compat.h, which includes the system's headers in the right order.
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "_compat.h" nogil:
@@ -98,6 +99,7 @@ cdef extern from "_compat.h" nogil:
         pass
 
     # _compat.h itself
+    PyObject *rio_bytes_cut(PyObject *data, Py_ssize_t n)   # needs the GIL
     void rio_no_sigpipe(int fd)
     void rio_set_errno(int err)
     int64_t rio_monotonic_ns()
@@ -111,6 +113,12 @@ cdef extern from "_compat.h" nogil:
     bint rio_is_pty_master(int fd)
     void rio_count_add(uint64_t *count, uint64_t n)
     uint64_t rio_count_get(const uint64_t *count)
+    uint64_t rio_count_seen(const uint64_t *count)
+    void rio_count_put(uint64_t *count, uint64_t n)
+    void rio_count_bump(uint64_t *count, uint64_t n)
+    int rio_bit_length(uint64_t n)
+    void rio_wait_ns(int fd, int64_t ns)
+    void rio_wake_exactly(int on)
     void rio_bool_set(int *flag, int value)
     int rio_bool_get(const int *flag)
     void rio_child_signals()

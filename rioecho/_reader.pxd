@@ -13,7 +13,7 @@ cdef class Reader(Channel):
     cdef size_t hold_some(self, object timeout) except? 0
     cdef object read_buffer(self, object buffer, bint full, object timeout)
     cdef ssize_t read_direct(self, rio_call *call, char *data, size_t got, size_t n) except -1
-    cdef bytes read_large(self, size_t n, object timeout)
+    cdef bytes read_large(self, size_t n, object timeout, bint exactly)
     cdef bytes read_all(self, object timeout)
     cdef bytes read_n(self, size_t n, object timeout, bint exactly)
     cdef bint goes_direct(self, size_t n) noexcept

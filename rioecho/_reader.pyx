@@ -9,7 +9,10 @@ what came in meanwhile added.
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
+from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_AsSsize_t
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport SIZE_MAX
 from libc.string cimport memcpy
 
@@ -26,7 +29,7 @@ from rioecho._buffer cimport (
     framing,
 )
 from rioecho._channel cimport Channel, check_timeout, enter, leave, rio_call
-from rioecho._posix cimport RIO_CLOSED
+from rioecho._posix cimport RIO_CLOSED, rio_bytes_cut
 
 from rioecho.errors import IncompleteRead, LineTooLong
 
@@ -39,12 +42,30 @@ cdef enum:
     SKIP_AT_ONCE = 1 << 16
     # One read of a large read, at most.
     DIRECT_STEP = 1 << 20
+    # The shortest result of a large read that stays in the memory of the whole: less would be held by pages of its own.
+    CUT_LEAST = 1 << 15
 
 cdef object MINUS_ONE = -1   # the default of a size, compared by identity: the usual call converts nothing
 
 
-cdef Py_ssize_t to_limit(object n, object name) except -2:
+cdef extern from "Python.h":
+    Py_ssize_t PyLong_AsSsize_t(object n) noexcept   # -1 may be an error, which is asked for only then
+
+
+cdef inline Py_ssize_t to_limit(object n, object name) except -2:
     """A size argument for which None and any negative number mean "no limit": -1."""
+    cdef Py_ssize_t size
+    if PyLong_CheckExact(n):   # the usual case, without the calls that the general one needs
+        size = PyLong_AsSsize_t(n)
+        if size >= 0:
+            return size
+        if not PyErr_Occurred():
+            return -1
+        PyErr_Clear()
+    return any_to_limit(n, name)
+
+
+cdef Py_ssize_t any_to_limit(object n, object name) except -2:
     cdef Py_ssize_t size
     if n is None:
         return -1
@@ -309,6 +330,8 @@ cdef class Reader(Channel):
             size = to_limit(n, "n")
             if size < 0:
                 return self.read_all(timeout)
+            if <size_t>size <= buffer_held(&self.inp):
+                return take(self, size)
             return self.read_n(size, timeout, False)
         finally:
             leave(&self.reading)
@@ -422,7 +445,7 @@ cdef class Reader(Channel):
         cdef bytes result
         if n > buffer_held(&self.inp):
             if self.goes_direct(n):
-                result = self.read_large(n, timeout)
+                result = self.read_large(n, timeout, exactly)
                 if result is not None:
                     return result
             else:
@@ -448,13 +471,17 @@ cdef class Reader(Channel):
         consume(self, held)
         raise error
 
-    cdef bytes read_large(self, size_t n, object timeout):
-        """A buffer full or more, read straight into the result; None at the end of the input, and all is held."""
+    cdef bytes read_large(self, size_t n, object timeout, bint exactly):
+        """A buffer full or more, read straight into the result. None at the end of the input, and all is held; what
+        came before it, if that will do and a shorter result can be made of the result without a copy.
+        """
         cdef rio_call call
         cdef size_t held, come
         cdef size_t got = buffer_held(&self.inp)
         cdef size_t size = min(n, max(got * 2, <size_t>DIRECT_START))
         cdef bytes result, larger
+        cdef PyObject *whole
+        cdef PyObject *cut
         self.start(&call, timeout)
         result = PyBytes_FromStringAndSize(NULL, size)
         copy_out(self, PyBytes_AS_STRING(result), got)
@@ -464,6 +491,16 @@ cdef class Reader(Channel):
             if come == n:
                 consume(self, held)
                 return result
+            if CUT_LEAST <= come < size and not exactly:
+                Py_INCREF(result)
+                whole = <PyObject *>result
+                result = None   # now `whole` is the only reference, and may move
+                cut = rio_bytes_cut(whole, come)
+                result = <bytes>(cut if cut != NULL else whole)
+                Py_DECREF(result)
+                if cut != NULL:
+                    consume(self, held)
+                    return result
             # The end of the input, or the need for a larger result: what came goes back into the buffer first,
             # where nothing that fails can reach it.
             buffer_put(&self.inp, PyBytes_AS_STRING(result) + held, come - held)

@@ -12,7 +12,7 @@ import warnings
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport SIZE_MAX
 
@@ -22,10 +22,11 @@ from rioecho._buffer cimport (
     buffer_held,
     buffer_put,
     buffer_reserve,
+    buffer_room,
     buffer_start,
 )
 from rioecho._channel cimport AS_FILE, BORROWED, OWNED, check_source, enter, leave, rio_call, to_nanoseconds
-from rioecho._posix cimport RIO_CLOSED, rio_flag_put
+from rioecho._posix cimport RIO_CLOSED, RIO_FREE, rio_flag_put, rio_flag_take
 from rioecho._reader cimport Reader, to_size
 from rioecho._tls cimport tls_of
 
@@ -136,7 +137,12 @@ cdef class Rio(Reader):
         The time it may wait is the Rio's timeout.
         """
         cdef size_t taken = 0
+        cdef object length   # as in writen()
         try:
+            if PyBytes_CheckExact(data):
+                length = PyBytes_GET_SIZE(data)
+                if self.put_at_once(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
+                    return length
             return self.put_object(data, &taken)
         except BaseException as error:
             note_written(error, taken)
@@ -191,6 +197,28 @@ cdef class Rio(Reader):
             return length
         finally:
             PyBuffer_Release(&view)
+
+    cdef bint put_at_once(self, const char *data, size_t n) noexcept:
+        """Do what put() does if all it has to do is to copy: no error is possible, nothing to make room for or to
+        send. False, and nothing done, where it is more than that.
+        """
+        cdef bint done = False
+        if rio_flag_take(&self.writing):
+            # Nothing in here waits or runs a signal handler, so it needs not say who the `sender` is.
+            if rio_flag_take(&self.sending):
+                if buffer_held(&self.out) == 0:
+                    self.out.r = self.out.w = 0
+                if (
+                    0 < n <= buffer_room(&self.out)
+                    and buffer_held(&self.out) + n < self.out.base
+                    and self.out_error is None
+                    and self.can_write
+                ):
+                    buffer_put(&self.out, data, n)
+                    done = True
+                rio_flag_put(&self.sending, RIO_FREE)
+            rio_flag_put(&self.writing, RIO_FREE)
+        return done
 
     cdef int hold_output(self, const char *data, size_t n) except -1:
         """Take data into the output buffer, which has room for it by its size."""

@@ -271,3 +271,34 @@ def test_a_text_wrapper_reads_and_writes_through_a_rio(stream):
         text.write("sechs\n")
     assert stream.take_exactly(6) == b"sechs\n"
     assert rio.closed
+
+
+@pytest.mark.parametrize("held", [0, 1, 100])
+@pytest.mark.parametrize("size", [1000, 32767, 32768, 32769, 150_000])
+@pytest.mark.parametrize("n", [200_000, 1 << 20, 10**9])
+def test_a_large_read_that_meets_the_end_gives_what_came_and_nothing_twice(stream, background, held, size, n):
+    data = bytes(i * 7 % 251 for i in range(size))
+
+    def send():
+        stream.far.sendall(data)
+        stream.end()
+
+    rio = Rio(stream.near, bufsize=64, timeout=20)
+    sending = background(send)
+    if held:
+        assert rio.fill(held) >= held
+    got = rio.read(n)
+    sending.join(20)
+    assert got == data
+    assert len(got) == size
+    assert rio.buffered == 0
+    assert rio.read(n) == rio.readline() == b""
+
+
+def test_a_write_is_sent_with_the_next_wait_whatever_it_is_a_copy_of(stream):
+    rio = Rio(stream.near, bufsize=16, timeout=10)
+    parts = [b"a", b"", bytearray(b"bc"), b"d" * 7, memoryview(b"ef"), b"g" * 3, b"h" * 16, b"i"]
+    assert [rio.write(part) for part in parts] == [len(part) for part in parts]
+    rio.flush()
+    whole = b"".join(bytes(part) for part in parts)
+    assert stream.far.recv(100) == whole
