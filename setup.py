@@ -61,6 +61,8 @@ HEADERS = [
     "rioecho/_echoloop.pxd",
     "rioecho/_poller.pxd",
     "rioecho/_connection.pxd",
+    "rioecho/_histogram.pxd",
+    "rioecho/_load.pxd",
 ]
 
 MODULES = [
@@ -74,6 +76,8 @@ MODULES = [
     "_echoloop",
     "_forkecho",
     "_eventloop",
+    "_histogram",
+    "_loadloop",
 ]
 
 

@@ -190,6 +190,24 @@ class Output:
         assert not self._thread.is_alive(), "somebody still holds the pipe open"
 
 
+class Screen:
+    """A terminal's master side as a pipe for Output; a hang-up is its end."""
+
+    def __init__(self, fd):
+        self._fd = fd
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self._fd)
+
+    def read1(self, n):
+        with contextlib.suppress(OSError):  # EIO: nobody is on the terminal any more
+            return os.read(self._fd, n)
+        return b""
+
+
 class Command:
     """A command of the project as a child process; leaving the block ends it."""
 
@@ -265,7 +283,7 @@ class Server(Command):
                 self.__exit__()
                 raise
             shown = self.out.text.removeprefix("Listening on ").split(", ")
-            pairs = (each.strip().rpartition(":") for each in shown)
+            pairs = (each.strip().rpartition(":") for each in shown if "/" not in each)  # a unix socket's path
             self.addresses = [(host.strip("[]"), int(number)) for host, _, number in pairs]
             self.address = self.addresses[0]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import rioecho
-from rioecho import Rio, connect, open_clientfd
+from rioecho import Rio, connect
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONG = 20.0  # seconds, for what does not happen unless something is broken
@@ -112,6 +112,16 @@ def free_port():
             return port
 
 
+def accepting(child, *address):
+    """Wait until this child takes connections to a host and port, or a path; the first one says nothing."""
+    while True:
+        try:
+            return connect(*address, timeout=LONG).close()
+        except (ConnectionRefusedError, FileNotFoundError):
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(0.02)
+
+
 @pytest.fixture
 def serve(start):
     """Start a server, `serve("echoserveri.py")`, and wait until it has taken a client, which says nothing.
@@ -123,12 +133,7 @@ def serve(start):
         port = free_port()
         argv = [*command(name)[:-1], "-c", code, str(port)] if code else command(name, port)
         child = start(argv, **options)
-        while True:
-            try:
-                os.close(open_clientfd("127.0.0.1", port))
-                return Server(child, port)
-            except ConnectionRefusedError:
-                with pytest.raises(subprocess.TimeoutExpired):
-                    child.wait(0.02)
+        accepting(child, "127.0.0.1", port)
+        return Server(child, port)
 
     return serve
