@@ -7,7 +7,7 @@ import subprocess
 import termios
 
 import pytest
-from peers import SECONDS, Command, Output, answering, receive, receive_all
+from peers import SECONDS, Command, Output, Screen, answering, receive, receive_all
 
 from rioecho.server import EchoServer
 
@@ -55,24 +55,6 @@ class Terminal(Command):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self.process.wait(2)
         return None
-
-
-class Screen:
-    """The master's side as a pipe; a hang-up is its end."""
-
-    def __init__(self, fd):
-        self._fd = fd
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        os.close(self._fd)
-
-    def read1(self, n):
-        with contextlib.suppress(OSError):  # EIO: nobody is on the terminal any more
-            return os.read(self._fd, n)
-        return b""
 
 
 def test_a_line_is_prompted_for_and_its_echo_shown(address):

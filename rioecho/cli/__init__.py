@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import resource
 import sys
 
 TYPE_CHECKING = False
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 USAGE_ERROR = 2
+
+#: Descriptors that are no connections: the standard streams, listeners, pipes, and what Python opens now and then.
+OWN_DESCRIPTORS = 64
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,6 +55,19 @@ def open_standard_streams() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, mode)  # the lowest free number is this one
+
+
+def allow_descriptors(connections: int) -> None:
+    """Have the system allow as many descriptors as there may be connections (0: no limit), as far as it will."""
+    infinity = resource.RLIM_INFINITY
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if connections == 0 or (most != infinity and connections + OWN_DESCRIPTORS > most):
+        wanted = most
+    else:
+        wanted = connections + OWN_DESCRIPTORS
+    if allowed != infinity and (wanted == infinity or wanted > allowed):
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def port(text: str) -> int:

@@ -7,14 +7,23 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
 import threading
 
 from rioecho import __version__
-from rioecho.cli import Parser, complain, count, interval, leave, open_standard_streams, port, seconds
+from rioecho.cli import (
+    Parser,
+    allow_descriptors,
+    complain,
+    count,
+    interval,
+    leave,
+    open_standard_streams,
+    port,
+    seconds,
+)
 from rioecho.cli.logs import LOG_FORMATS, LogWriter, StatsLine
 from rioecho.engines import ENGINES
 from rioecho.listeners import passed_sockets
@@ -35,10 +44,6 @@ HINTS = {
     errno.EACCES: "; choose a port of 1024 or more, or a folder that you may write to",
     socket.EAI_NONAME: "; check the name",
 }
-
-#: Descriptors that are no connections: the standard streams, listeners, pipes, and what Python opens now and then.
-OWN_DESCRIPTORS = 64
-
 
 HELP = f"""\
 usage: {PROG} [options] [PORT]
@@ -122,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             max_line=options.max_line,
             drain_timeout=options.drain_timeout,
         )
-        _allow_descriptors(options.max_connections)
+        allow_descriptors(options.max_connections)
         woken, wake = _stop_on_signals(server)
         try:
             server.start()
@@ -152,19 +157,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if failure is not None:
         complain(PROG, failure)
     leave(failure is not None)
-
-
-def _allow_descriptors(connections: int) -> None:
-    """Have the system allow as many descriptors as there may be connections (0: no limit), as far as it will."""
-    infinity = resource.RLIM_INFINITY
-    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if connections == 0 or (most != infinity and connections + OWN_DESCRIPTORS > most):
-        wanted = most
-    else:
-        wanted = connections + OWN_DESCRIPTORS
-    if allowed != infinity and (wanted == infinity or wanted > allowed):
-        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _stop_on_signals(server: EchoServer) -> tuple[int, int]:

@@ -1,0 +1,342 @@
+"""rioecho-bench: the load test as a command, and what several of them say beside each other.
+
+Stdout gets the result and nothing else; what is seen of the run while it lasts, and every complaint, goes to stderr.
+What can be known to fail (a FILE that cannot be written, a picture without Matplotlib) is refused before the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import signal
+import sys
+
+from rioecho import __version__
+from rioecho.bench import BenchError, Interrupted, Plan, run
+from rioecho.cli import (
+    USAGE_ERROR,
+    Parser,
+    allow_descriptors,
+    complain,
+    count,
+    interval,
+    leave,
+    open_standard_streams,
+    plots,
+    results,
+    seconds,
+)
+from rioecho.cli.live import view
+from rioecho.cli.tables import BLOCKS, PLAIN_BLOCKS, comparison, differences, report, setting
+from rioecho.client import WrongEchoError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+
+    from rioecho.bench import Progress, Result
+
+PROG = "rioecho-bench"
+FAILED, USAGE, WRONG, SIGNALLED = results.FAILED, USAGE_ERROR, 3, 128
+STDOUT = "-"
+#: How many bars the histogram has at most.
+BARS = 16
+#: Seconds of warm-up, unless something else is said: a tenth of the duration, and not more than these.
+WARMUP = 1.0
+
+HELP = f"""\
+usage: {PROG} [options] HOST:PORT
+       {PROG} compare A.json B.json ... [--plot FILE]
+
+Load an echo server, check every byte, and say how long the echoes took.
+
+  --unix PATH            connect to a unix socket, not to HOST:PORT
+  -c, --connections N    so many connections (50)
+  -d, --duration S       measure for S seconds (10)
+  --warmup S             after S that do not count (a tenth of it; 1 at most)
+  -s, --size N           bytes in a message (64)
+  --pipeline N           messages in flight on each connection (1)
+  --rate N               N messages a second over all connections, on a fixed
+                         schedule: latency counts from when each was due
+  --threads N            threads that share the connections (1)
+  --stall-timeout S      give up when nothing comes back so long (5)
+  --json [FILE]          the result as JSON; alone on stdout without FILE
+  --hdr FILE             the latencies for HdrHistogram's plotters (.hgrm)
+  --plot FILE            a picture, .png or .svg: pip install 'rioecho[bench]'
+  -h, --version          show this help; show the version
+
+exit status: 1 not reached, lost or stalled, 2 usage, 3 wrong echo, 130 Ctrl-C
+examples: {PROG} localhost:8000 -c 100 --pipeline 32 --plot run.png
+          {PROG} [::1]:8000 --rate 20000 --json run.json
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog=PROG)
+    p.help_text = HELP
+    option = p.add_argument
+    option("target", metavar="HOST:PORT", nargs="?")
+    option("--unix", metavar="PATH")
+    option("-c", "--connections", metavar="N", type=count, default=50)
+    option("-d", "--duration", metavar="S", type=interval, default=10.0)
+    option("--warmup", metavar="S", type=seconds)
+    option("-s", "--size", metavar="N", type=count, default=64)
+    option("--pipeline", metavar="N", type=count, default=1)
+    option("--rate", metavar="N", type=rate)
+    option("--threads", metavar="N", type=count, default=1)
+    option("--stall-timeout", metavar="S", type=interval, default=5.0)
+    option("--json", metavar="FILE", nargs="?", const=STDOUT)
+    option("--hdr", metavar="FILE")
+    option("--plot", metavar="FILE", type=picture)
+    option("--version", action="version", version=f"%(prog)s {__version__}")
+    return p
+
+
+def comparison_parser() -> argparse.ArgumentParser:
+    p = Parser(prog=PROG)
+    p.help_text = HELP
+    p.add_argument("files", metavar="FILE", nargs="*")
+    p.add_argument("--plot", metavar="FILE", type=picture)
+    return p
+
+
+def rate(text: str) -> float:
+    """Read a number of messages per second for argparse."""
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        return interval(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of messages per second above 0")
+
+
+def picture(text: str) -> str:
+    """Read the name of a picture for argparse."""
+    if os.path.splitext(text)[1].lower() not in plots.SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r} ends neither in .png nor in .svg")
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Exit status: 0; 1 for a server that is not reached, lost or stalled, and for a result that could not be written; 2
+    for a wrong command line, which a FILE that cannot be written or read is, and --plot without Matplotlib; 3 (wrong
+    echo); 130 after Ctrl-C and 143 after SIGTERM.
+    """
+    open_standard_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    signals = _Signals()
+    try:
+        status = _compare(arguments[1:]) if arguments[:1] == ["compare"] else _measure(arguments, signals)
+    except KeyboardInterrupt:
+        complain(PROG, signals.name)
+        status = signals.status
+    leave(status)
+
+
+class _Signals:
+    """SIGINT and SIGTERM: the first breaks off what goes on, as Ctrl-C does; after a second nothing more is done."""
+
+    def __init__(self) -> None:
+        self._number = 0  # the first signal that came
+        self._held = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._number:
+            os._exit(SIGNALLED + number)
+        self._number = number
+        if not self._held:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let a signal wait, until check() is called: a half-drawn view would stay on the terminal."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
+    def check(self) -> None:
+        """Do what a signal that had to wait would have done."""
+        if self._number:
+            raise KeyboardInterrupt
+
+    @property
+    def status(self) -> int:
+        return SIGNALLED + (self._number or signal.SIGINT)
+
+    @property
+    def pending(self) -> bool:
+        return self._number != 0
+
+    @property
+    def name(self) -> str:
+        return "terminated" if self._number == signal.SIGTERM else "interrupted"
+
+
+def _measure(arguments: Sequence[str], signals: _Signals) -> int:
+    """Run the test; returns the exit status."""
+    p = parser()
+    options = p.parse_args(arguments)
+    try:
+        plan = Plan(
+            target=_target(p, options),
+            connections=options.connections,
+            duration=options.duration,
+            message_bytes=options.size,
+            pipeline=options.pipeline,
+            rate=options.rate,
+            threads=options.threads,
+            warmup=min(WARMUP, options.duration / 10) if options.warmup is None else options.warmup,
+            stall_timeout=options.stall_timeout,
+        )
+        json_file = None if options.json == STDOUT else options.json
+        results.check_all_writable({"--json": json_file, "--hdr": options.hdr, "--plot": options.plot})
+    except ValueError as error:
+        p.error(str(error))
+    _refuse_undrawable(p, options.plot)
+    allow_descriptors(plan.connections)
+    result, status, failure = _run(plan, signals)
+    if result is not None:
+        if not failure:
+            for warning in result.warnings:
+                complain(PROG, f"warning: {warning}")
+        # Of a test that broke off before anything came back there is nothing to show.
+        undelivered = _deliver(result, options, whole=not failure or result.histogram.count > 0)
+        status = status or undelivered
+    if failure:
+        complain(PROG, failure)
+    return status
+
+
+def _target(p: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """What to connect to, as Plan wants it."""
+    if options.target is not None and options.unix is not None:
+        p.error("give HOST:PORT, or --unix PATH, not both")
+    if options.unix is not None:
+        # A name of digits would be the port of a host that is called unix.
+        return f"unix:./{options.unix}" if options.unix.isdigit() else f"unix:{options.unix}"
+    if options.target is None:
+        if options.json not in (None, STDOUT):
+            p.error(f"give HOST:PORT, or --unix PATH: {options.json!r} was taken for the FILE of --json")
+        p.error("give HOST:PORT, or --unix PATH")
+    return str(options.target)
+
+
+def _refuse_undrawable(p: argparse.ArgumentParser, plot: str | None) -> None:
+    """Leave with a usage error if there is something to draw and nothing to draw it with."""
+    if plot is None:
+        return
+    try:
+        plots.prepare()
+    except ImportError:
+        p.exit(USAGE, f"{PROG}: --plot needs Matplotlib: pip install 'rioecho[bench]'\n")
+
+
+def _run(plan: Plan, signals: _Signals) -> tuple[Result | None, int, str]:
+    """Run the test in sight of who waits for it; returns what was measured, the exit status, and what went wrong."""
+    title = setting(
+        {
+            "target": plan.target,
+            "connections": plan.connections,
+            "threads": plan.threads,
+            "pipeline": plan.pipeline,
+            "message_bytes": plan.message_bytes,
+            "duration_s": plan.duration,
+        }
+    )
+    try:
+        with view(title, plan.warmup_s + plan.duration) as shown:
+
+            def show(progress: Progress) -> None:
+                with signals.held():
+                    shown.show(progress)
+                signals.check()
+
+            result = run(plan, on_progress=show, every=shown.every)
+            return (result, signals.status, signals.name) if signals.pending else (result, 0, "")
+    except Interrupted as error:
+        return error.result, signals.status, signals.name
+    except WrongEchoError as error:
+        return _partial(error), WRONG, str(error)
+    except (OSError, ValueError, MemoryError) as error:
+        failure = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return _partial(error), FAILED, failure
+
+
+def _partial(error: BaseException) -> Result | None:
+    return error.result if isinstance(error, BenchError) else None
+
+
+def _deliver(result: Result, options: argparse.Namespace, *, whole: bool) -> int:
+    """Print the result and write the files that were asked for: all, or only the JSON. Returns an exit status."""
+    data = result.to_json()
+    text = json.dumps(data, indent=2) + "\n"
+    status = 0
+    if options.json == STDOUT:
+        status |= results.put_out(PROG, text)
+    elif options.json is not None:
+        status |= results.write(PROG, options.json, lambda path: results.write_text(path, text))
+    if not whole:
+        return status
+    if options.json != STDOUT:
+        lines = report(data, result.histogram.buckets(BARS), _width(), _blocks())
+        status |= results.put_out(PROG, "\n".join(lines) + "\n")
+    if options.hdr is not None:
+        status |= results.write(PROG, options.hdr, result.write_hgrm)
+    if options.plot is not None:
+        status |= results.write(PROG, options.plot, lambda path: plots.save(plots.draw_run(result), path))
+    return status
+
+
+def _width() -> int:
+    """Columns for the histogram: those of the terminal, as far as the eye follows a bar."""
+    with contextlib.suppress(OSError, ValueError):
+        return max(50, min(100, os.get_terminal_size(1).columns - 1))
+    return 80
+
+
+def _blocks() -> str:
+    """The blocks that stdout can show."""
+    with contextlib.suppress(UnicodeEncodeError, LookupError):
+        BLOCKS.encode(sys.stdout.encoding if sys.stdout is not None else "ascii")
+        return BLOCKS
+    return PLAIN_BLOCKS
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    """Print runs beside each other; returns the exit status."""
+    p = comparison_parser()
+    options = p.parse_args(arguments)
+    if len(options.files) < 2:
+        p.error("give two results of --json or more to compare")
+    runs = []
+    for path, name in zip(options.files, results.names(options.files), strict=True):
+        try:
+            runs.append((name, results.read(path)))
+        except OSError as error:
+            p.error(f"{path}: {error.strerror}")
+        except ValueError as error:
+            p.error(f"{path} is not a result of --json: {error}")
+    try:
+        results.check_all_writable({"--plot": options.plot})
+    except ValueError as error:
+        p.error(str(error))
+    _refuse_undrawable(p, options.plot)
+    for difference in differences(runs):
+        complain(PROG, f"warning: {difference}")
+    status = results.put_out(PROG, "\n".join(comparison(runs)) + "\n")
+    if options.plot is not None:
+        status |= results.write(PROG, options.plot, lambda path: plots.save(plots.draw_comparison(runs), path))
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What is to be seen of a load test while it runs: a view that renews itself on a terminal, otherwise a line a second.
+
+Both write to stderr, so that stdout holds the result and nothing else. What nobody takes is left out: neither a
+terminal that is stopped (Ctrl-S) nor a pipe that is not read may hold up a run that measures time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+from collections import deque
+
+from rioecho.cli.tables import micros, number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Literal, Self
+
+    from rich.console import RenderableType as _Renderable
+
+    from rioecho.bench import Progress
+
+SPARKS = "▁▂▃▄▅▆▇█"
+#: Where stderr cannot show those.
+PLAIN_SPARKS = "_.-=+*%#"
+
+
+class Lines:
+    """A line for each progress: what a log, a pipe or a dumb terminal gets."""
+
+    #: Seconds between two.
+    every = 1.0
+
+    def __init__(self, duration: float) -> None:
+        self.duration = duration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    def show(self, progress: Progress) -> None:
+        if not _taken():
+            return
+        with contextlib.suppress(OSError, ValueError):  # a broken pipe is no reason to break off
+            print(
+                f"{progress.elapsed:6.1f} s {number(progress.rate):>11}/s  p50 {micros(progress.p50):>8}"
+                f"  p99 {micros(progress.p99):>8}  max {micros(progress.max):>8}{_note(progress)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class View:
+    """Rich's live display; it leaves nothing behind."""
+
+    every = 0.25
+
+    def __init__(self, title: str, duration: float) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._title = title
+        self._duration = duration
+        self._rates: deque[float] = deque(maxlen=200)
+        # Without a thread of Rich's own: the run calls often enough.
+        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+        # On a terminal of ASCII Rich draws its own lines plainly; what is ours it would escape.
+        plain = self._live.console.options.ascii_only
+        self._sparks = PLAIN_SPARKS if plain else SPARKS
+        self._overflow: Literal["crop", "ellipsis"] = "crop" if plain else "ellipsis"
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(OSError):
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with contextlib.suppress(OSError):
+            self._live.stop()
+
+    def show(self, progress: Progress) -> None:
+        self._rates.append(progress.rate)
+        if _taken():
+            with contextlib.suppress(OSError):
+                self._live.update(self._drawn(progress), refresh=True)
+
+    def _drawn(self, progress: Progress) -> _Renderable:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        width = self._live.console.width
+        bar = Table.grid(padding=(0, 2), expand=False)
+        bar.add_row(
+            ProgressBar(
+                total=1.0, completed=progress.fraction, width=max(10, min(60, width - 30)), complete_style="green"
+            ),
+            Text(f"{min(progress.elapsed, self._duration):.1f} of {self._duration:.1f} s{_note(progress)}"),
+        )
+        values = Text(no_wrap=True, overflow=self._overflow)
+        for name, value, style in (
+            ("rate", f"{number(progress.rate):>9}/s", "bold green"),
+            ("p50", f"{micros(progress.p50):>7}", "bold"),
+            ("p99", f"{micros(progress.p99):>7}", "bold"),
+            ("max", f"{micros(progress.max):>7}", "bold yellow"),
+        ):
+            values.append(f"{name} ", "dim").append(value, style).append("   ")
+        return Group(
+            Text(self._title, style="bold", no_wrap=True, overflow=self._overflow),
+            bar,
+            values,
+            Text(sparkline(list(self._rates)[-max(1, width - 1) :], self._sparks), style="green", no_wrap=True),
+        )
+
+
+def _note(progress: Progress) -> str:
+    return "  warm-up" if progress.warming_up else ""
+
+
+def sparkline(values: list[float], sparks: str = SPARKS) -> str:
+    """A column for each value, of a height from 0 to the greatest."""
+    most = max(values, default=0.0) or 1.0
+    return "".join(sparks[min(len(sparks) - 1, int(value / most * len(sparks)))] for value in values)
+
+
+def view(title: str, duration: float) -> Lines | View:
+    """The view that stderr can show: the live one needs a terminal that can move its cursor, and Rich."""
+    if sys.stderr is not None and os.isatty(2) and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"):
+        with contextlib.suppress(ImportError):
+            return View(title, duration)
+    return Lines(duration)
+
+
+def _taken() -> bool:
+    """Would a write to stderr be taken at once?"""
+    try:
+        return sys.stderr is not None and bool(select.select([], [2], [], 0)[1])
+    except (OSError, ValueError):
+        return False

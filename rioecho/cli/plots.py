@@ -1,0 +1,216 @@
+"""The pictures of rioecho-bench: latency by percentile beside the rate, for one run or for several.
+
+Matplotlib is imported by the functions that draw, without pyplot: there is no window, and no state between two figures.
+The percentiles stand on HdrHistogram's axis, on which each nine is as wide as the one before. A picture is made for
+the width of a README, about 800 pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from rioecho.cli.tables import LATENCIES, number, setting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from matplotlib.axes import Axes as _Axes
+    from matplotlib.figure import Figure as _Figure
+
+    from rioecho.bench import Histogram, Result
+    from rioecho.cli.tables import Run
+
+SUFFIXES = (".png", ".svg")
+#: Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+#: Beyond so many percentiles a line is drawn through some of them.
+POINTS = 2000
+
+
+def prepare() -> None:
+    """Import Matplotlib; an ImportError if it is not there, or does not work."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its remarks on caches and fonts are not ours to make
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+
+
+def draw_run(result: Result) -> _Figure:
+    """One run: both latencies in an open loop, and the rate over time."""
+    run = result.to_json()
+    figure, latency, rate = _figure()
+    figure.suptitle(setting(run), x=0.01, ha="left", fontsize=10)
+    asked = run["rate_asked"]
+    curves = [_curve(_all_percentiles(result.histogram), result.histogram.count)]
+    _percentile_line(latency, curves[0], COLOURS[0], "corrected: since due" if asked else None)
+    if asked:
+        curves.append(_curve(_all_percentiles(result.histogram_uncorrected), result.histogram_uncorrected.count))
+        _percentile_line(latency, curves[1], COLOURS[1], "uncorrected: since sent", dashed=True)
+        latency.legend(loc="upper left", frameon=False)
+    _latency_axes(latency, curves)
+
+    # A sample is of the time before it, so the first one begins at 0.
+    times = [0.0, *(elapsed for elapsed, _, _ in result.samples)]
+    rates = [value for _, value, _ in result.samples]
+    rates = [*rates[:1], *rates] or [0.0]
+    rate.plot(times, rates, color=COLOURS[0], linewidth=1.6, label="achieved" if asked else None)
+    rate.fill_between(times, rates, color=COLOURS[0], alpha=0.15, linewidth=0)
+    if asked:
+        rate.axhline(asked, color=COLOURS[1], linestyle="--", linewidth=1.4, label=f"asked: {number(asked)}/s")
+        rate.legend(loc="lower right", frameon=False)
+    rate.set_title("messages per second", fontsize=10)
+    rate.set_xlabel("seconds")
+    rate.set_ylim(0, (max([*rates, asked or 0.0]) or 1.0) * 1.15)
+    rate.set_xlim(0, max([*times, 0.1]))
+    rate.yaxis.set_major_formatter(_short)
+    return figure
+
+
+def draw_comparison(runs: Sequence[tuple[str, Run]]) -> _Figure:
+    """Several runs: a line through the percentiles that the files hold, and a bar for the rate."""
+    figure, latency, rate = _figure()
+    curves = [_curve(_held_percentiles(run), run["messages"]) for _, run in runs]
+    for index, ((name, _), curve) in enumerate(zip(runs, curves, strict=True)):
+        dashed = index >= len(COLOURS)  # they begin again
+        _percentile_line(latency, curve, COLOURS[index % len(COLOURS)], _plain(name), marked=True, dashed=dashed)
+    latency.legend(loc="upper left", frameon=False)
+    _latency_axes(latency, curves)
+
+    for index, (_, run) in enumerate(runs):
+        value = run["rate"]
+        rate.barh(index, value, height=0.6, color=COLOURS[index % len(COLOURS)])
+        rate.annotate(number(value), (value, index), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    rate.set_yticks(range(len(runs)), [_plain(_shortened(name)) for name, _ in runs])
+    rate.invert_yaxis()
+    rate.set_xlim(0, (max((run["rate"] for _, run in runs), default=0.0) or 1.0) * 1.25)
+    rate.xaxis.set_major_formatter(_short)
+    rate.locator_params(axis="x", nbins=4)
+    rate.set_title("messages per second", fontsize=10)
+    rate.grid(visible=False, axis="y")
+    return figure
+
+
+def save(figure: _Figure, path: str) -> None:
+    """Write PNG or SVG, as the name ends."""
+    kind = os.path.splitext(path)[1].lower().removeprefix(".")
+    figure.savefig(path, format=kind, dpi=200)
+
+
+def _figure() -> tuple[_Figure, _Axes, _Axes]:
+    """An empty figure with its two halves."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}):
+        figure = Figure(figsize=(9, 3.9), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for axes in (left, right):
+        axes.grid(visible=True, color="#dddddd", linewidth=0.8)
+        axes.tick_params(labelsize=9)
+    return figure, left, right
+
+
+def _curve(percentiles: Iterable[tuple[float, float]], count: int) -> list[tuple[float, float]]:
+    """Points of 1 / (1 - quantile) and latency, which is never 0; the greatest of n stands where 1 of n is above."""
+    last = max(float(count), 10.0)
+    points = [(min(last, 100 / (100 - p)) if p < 100 else last, max(us, 0.1)) for p, us in percentiles]
+    if len(points) > POINTS:
+        step = len(points) // POINTS + 1
+        points = [*points[:-1:step], points[-1]]
+    return points
+
+
+def _all_percentiles(histogram: Histogram) -> list[tuple[float, float]]:
+    return [(percentile, us) for us, percentile, _ in histogram.percentiles()] if histogram.count else []
+
+
+def _held_percentiles(run: Run) -> list[tuple[float, float]]:
+    latency = run["latency_us"]
+    names = [name for name in LATENCIES if name.startswith("p")]
+    held = [(float(name[1:]), latency[name]) for name in names] + [(100.0, latency["max"])]
+    return [(p, us) for p, us in held if us is not None]
+
+
+def _percentile_line(
+    axes: _Axes,
+    points: Sequence[tuple[float, float]],
+    colour: str,
+    label: str | None,
+    *,
+    marked: bool = False,
+    dashed: bool = False,
+) -> None:
+    axes.plot(
+        [x for x, _ in points],
+        [us for _, us in points],
+        color=colour,
+        label=label,
+        linewidth=1.8,
+        linestyle="--" if dashed else "-",
+        marker="o" if marked else None,
+        markersize=4,
+    )
+
+
+def _latency_axes(axes: _Axes, curves: Iterable[list[tuple[float, float]]]) -> None:
+    """Scales, ticks and room for these curves."""
+    from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
+
+    points = [point for curve in curves for point in curve] or [(10.0, 1.0)]
+    values = [us for _, us in points]
+    last = max(x for x, _ in points)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(1, last * 1.1)
+    ends = [1, 2] if last < 1e5 else [2]  # 0% and 50% come close to each other
+    axes.xaxis.set_major_locator(FixedLocator([*ends, *(10**n for n in range(1, 10) if 10**n <= last * 1.1)]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(_percentile)
+    # A decade at least, so that a run without surprises looks like one; and room for the legend above the lines.
+    low, high = min(values), max(values)
+    widen = max(1.0, 10 / (high / low)) ** 0.5
+    low, high = low / widen / 1.2, high * widen * 1.2
+    legend = axes.get_legend()
+    share = min(0.35, 0.02 + 0.075 * len(legend.get_texts())) if legend else 0.0
+    axes.set_ylim(low, high * (high / low) ** (share / (1 - share)))
+    decades = high / low
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 200 else (1.0,)))
+    axes.yaxis.set_major_formatter(_latency)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_title("latency by percentile", fontsize=10)
+    axes.set_xlabel("percentile")
+
+
+def _percentile(x: float, _: object = None) -> str:
+    if x <= 1:
+        return "0%"
+    # 100 - 100 / x has as many nines as x has zeros.
+    return f"{100 - 100 / x:.10g}%"
+
+
+def _latency(us: float, _: object = None) -> str:
+    for unit, size in (("s", 1e6), ("ms", 1e3)):
+        if us >= size:
+            return f"{us / size:g} {unit}"
+    return f"{us:g} µs"
+
+
+def _short(value: float, _: object = None) -> str:
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _plain(name: str) -> str:
+    """A file's name as a label: two dollars would be mathematics, and a leading underscore no entry in the legend."""
+    name = name.replace("$", r"\$")
+    return f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name
+
+
+def _shortened(name: str, longest: int = 14) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"

@@ -1,0 +1,108 @@
+"""The result of a load test on its way out, and back in: stdout, the files that were asked for, and reading one again.
+
+A function that writes returns an exit status, and has said on stderr what went wrong if it is not 0.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import sys
+
+from rioecho.cli import complain
+from rioecho.cli.tables import LATENCIES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rioecho.cli.tables import Run
+
+FAILED = 1
+
+
+def check_writable(path: str) -> None:
+    """Raise the OSError that writing to `path` would most likely raise; nothing is written to find out."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        folder, name = os.path.split(path)
+        if not name:
+            raise
+        os.stat(folder or os.curdir)
+        allowed = os.access(folder or os.curdir, os.W_OK | os.X_OK)
+    else:
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+        allowed = os.access(path, os.W_OK)
+    if not allowed:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def check_all_writable(files: Mapping[str, str | None]) -> None:
+    """Raise ValueError if one of the files of these options could not be written, or if two of them are the same."""
+    seen: dict[str, str] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise ValueError(f"{option} {path}: {error.strerror}") from None
+        other = seen.setdefault(os.path.realpath(path), option)
+        if other != option and os.path.realpath(path) != os.path.realpath(os.devnull):
+            raise ValueError(f"{other} and {option} are the same file: {path}")
+
+
+def write(prog: str, path: str, writer: Callable[[str], object]) -> int:
+    """Have a file written."""
+    try:
+        writer(path)
+    except OSError as error:
+        complain(prog, f"{path}: {error.strerror or error}")
+        return FAILED
+    return 0
+
+
+def write_text(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def put_out(prog: str, text: str) -> int:
+    """Print. Somebody who has read enough (`| head`) is no failure."""
+    if sys.stdout is None:
+        return 0
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        complain(prog, f"stdout: {error.strerror or error}")
+        return FAILED
+    return 0
+
+
+def read(path: str) -> Run:
+    """Read what --json has written; ValueError where it is something else."""
+    with open(path, encoding="utf-8") as file:
+        run = json.load(file)
+    if not isinstance(run, dict):
+        raise ValueError("it is no object")
+    latency = run.get("latency_us")
+    latency = latency if isinstance(latency, dict) else {}
+    numbers = {name: run.get(name) for name in ("rate", "mb_per_s", "messages", "connections", "message_bytes")}
+    numbers |= {f"latency_us.{name}": latency.get(name) for name in LATENCIES}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(f"{name} is no number")
+    return {"pipeline": 1, "rate_asked": None, **run}
+
+
+def names(paths: Sequence[str]) -> list[str]:
+    """The files' names without their folders and endings, where that tells them apart."""
+    short = [os.path.basename(path).removesuffix(".json") for path in paths]
+    return short if len(set(short)) == len(short) else list(paths)
