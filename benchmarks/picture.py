@@ -1,0 +1,53 @@
+"""The README's picture: how many times better than its peer each row with a goal is, and the goal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+REACHED, MISSED, GOAL = "#0072B2", "#E69F00", "#000000"
+
+
+def draw(results: dict[str, dict[str, Any]], path: str) -> None:
+    """Write the picture: .png or .svg, as the name ends."""
+    shown = {name: result for name, result in results.items() if result.get("goal") and "ratio" in result}
+    figure = Figure(figsize=(8, 0.8 + 0.3 * max(len(shown), 1)), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    for place, result in enumerate(shown.values()):
+        times, goal = (better(value, result["unit"]) for value in (result["ratio"], result["goal"]))
+        colour = REACHED if result["verdict"] == "ok" else MISSED
+        # From 1, as good as the peer: to the right better, to the left worse.
+        axes.barh(place, times - 1, left=1, height=0.62, color=colour)
+        axes.plot([goal, goal], [place - 0.42, place + 0.42], color=GOAL, linewidth=2)
+        axes.annotate(
+            f"{times:.0f}x" if times >= 10 else f"{times:.2f}x",
+            (max(times, goal, 1), place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["as good", "2x", "5x", "10x", "20x", "50x", "100x"])
+    axes.minorticks_off()
+    left, right = axes.get_xlim()
+    axes.set_xlim(min(left, 0.8), max(right * 1.4, 4))
+    axes.axvline(1, color="#888888", linewidth=1)
+    axes.set_yticks(range(len(shown)), list(shown), fontsize=9)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.grid(visible=True, axis="x", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title(
+        "rioecho beside its peers (median of paired runs); the black mark is the goal", fontsize=10, loc="left"
+    )
+    figure.savefig(path, dpi=160)
+
+
+def better(ratio: float, unit: str) -> float:
+    """How many times as good: of rates more is better, of times and bytes less."""
+    return ratio if unit == "/s" else 1 / ratio

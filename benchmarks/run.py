@@ -1,0 +1,215 @@
+"""Every claim about speed beside its peer: runs the rows, prints the table, and writes JSON, the results and a picture.
+
+A row is measured in pairs, A B A B ..., and its ratio is the median of the ratios of the pairs: see README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import load
+import reader
+import server
+import startup
+from measure import Row, Settings, Skipped, evaluated, figure, goal_of, ratio_of
+
+from rioecho import __version__
+
+COLUMNS = f"{'':52} {'ours':>9} {'peer':>9} {'ratio':>7}  {'quartiles':>15}  {'goal':>10}  {'':6} beside"
+
+
+def all_rows() -> list[Row]:
+    return [*reader.rows(), *server.rows(), *load.rows(), *startup.rows()]
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    option = p.add_argument
+    option("words", metavar="WORD", nargs="*", help="run the rows whose name contains one of these (all)")
+    option("--list", action="store_true", help="print the names of the rows")
+    option("--goals", action="store_true", help="only the rows that have a goal")
+    option("--json", metavar="FILE", help="write what was measured, every pair of it")
+    option("--results", metavar="FILE", help="write the table as Markdown")
+    option("--picture", metavar="FILE", help="draw the rows that have a goal: .png or .svg (pip install matplotlib)")
+    option("--check", action="store_true", help="end with status 1 if a goal is missed")
+    option("--pairs", type=_count, help="paired runs (each row has its own number)")
+    option("--sessions", type=_count, help="starts of a row's programs (3, or 1 without a goal)")
+    option("--seconds", type=_seconds, default=0.25, help="length of a run under load (%(default)g)")
+    option("--warm-up", type=_seconds, default=0.05, help="before it, not counted (%(default)g)")
+    option("--idle", type=_count, default=10_000, help="connections that are idle (%(default)s)")
+    option(
+        "--pin",
+        action="store_true",
+        help="a server on the first core, its load on the second (where the scheduler wants)",
+    )
+    return p
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def main() -> None:
+    p = parser()
+    options = p.parse_args()
+    rows = [
+        row
+        for row in all_rows()
+        if (not options.words or any(word in row.name for word in options.words))
+        and (row.goal is not None or not options.goals)
+    ]
+    if not rows:
+        p.error(f"no row contains {' or '.join(map(repr, options.words))}: --list names them")
+    if options.list:
+        print(*(row.name for row in rows), sep="\n")
+        return
+    for path in (options.json, options.results, options.picture):
+        if path and not os.access(os.path.dirname(path) or os.curdir, os.W_OK):
+            p.error(f"{path}: its folder cannot be written to")
+    draw = None
+    if options.picture:
+        if not options.picture.endswith((".png", ".svg")):
+            p.error(f"{options.picture} ends neither in .png nor in .svg")
+        try:
+            from picture import draw
+        except ImportError:
+            p.error("--picture needs Matplotlib: pip install 'rioecho[bench]'")
+    _allow_descriptors()
+    machine = about()
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    print(COLUMNS)
+    with tempfile.TemporaryDirectory() as build:
+        settings = Settings(
+            pairs=options.pairs,
+            sessions=options.sessions,
+            seconds=options.seconds,
+            warm_up=options.warm_up,
+            idle=options.idle,
+            pin=options.pin,
+            build=Path(build),
+        )
+        results = {row.name: measured(row, settings) for row in rows}
+    if options.json:
+        Path(options.json).write_text(json.dumps({"machine": machine, "rows": results}, indent=1) + "\n")
+    if options.results:
+        Path(options.results).write_text(markdown(machine, results))
+    if draw:
+        draw(results, options.picture)
+    missed = options.check and any(result.get("verdict") == "missed" for result in results.values())
+    sys.exit(1 if missed or any("failed" in result for result in results.values()) else 0)
+
+
+def _allow_descriptors() -> None:
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def about() -> dict[str, str]:
+    """The machine's shape and the versions."""
+    names = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "rioecho": __version__}
+    names["Python"] = platform.python_version()
+    for module in ("uvloop",):
+        try:
+            names[module] = version(module)
+        except PackageNotFoundError:
+            continue
+    for name, command in (("C compiler", [os.environ.get("CC", "cc"), "-dumpfullversion"]), ("Go", ["go", "version"])):
+        try:
+            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        names[name] = said.removeprefix("go version ").strip()
+    names["system"] = f"{platform.system()} {platform.release()}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    names["cores"] = f"{cores} of {_processor()}"
+    return names
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def measured(row: Row, settings: Settings) -> dict[str, Any]:
+    """Run a row and print it: what goes into the JSON."""
+    try:
+        result = evaluated(row, row.measure(settings))
+    except Skipped as reason:
+        print(f"{row.name:52} skipped: {reason}", flush=True)
+        return {"skipped": str(reason)}
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        print(f"{row.name:52} failed: {error}", flush=True)
+        return {"failed": str(error)}
+    unit = result["unit"]
+    low, high = result["quartiles"]
+    spread = f"{figure(low, unit)} .. {figure(high, unit)}" if row.difference else f"{low:.3f} .. {high:.3f}"
+    end = f"{goal_of(result):>10}  {result['verdict']:6} {result['beside']}".rstrip()
+    print(
+        f"{row.name:52} {figure(result['ours_median'], unit):>9} {figure(result['peer_median'], unit):>9} "
+        f"{ratio_of(result):>7}  {spread:>15}  {end}",
+        flush=True,
+    )
+    return result
+
+
+def markdown(machine: dict[str, str], results: dict[str, dict[str, Any]]) -> str:
+    """The results as a page."""
+    lines = ["# Results", "", "One run of `python benchmarks/run.py`, as it came out.", ""]
+    lines += [f"- {name}: {value}" for name, value in machine.items()]
+    lines += [
+        "",
+        "| | ours | peer | ours | peer | ratio | middle half | goal | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        if "unit" not in result:
+            lines.append(f"| {name} | | | | | {next(iter(result))}: {next(iter(result.values()))} | | | |")
+            continue
+        unit = result["unit"]
+        low, high = (figure(value, unit) if "difference" in result else f"{value:.3f}" for value in result["quartiles"])
+        cells = [
+            name,
+            f"{result['ours']}",
+            f"{result['peer']}",
+            figure(result["ours_median"], unit),
+            figure(result["peer_median"], unit),
+            ratio_of(result),
+            f"{low} .. {high}",
+            goal_of(result),
+            result["verdict"],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The rows about the echo server beside others: messages per second, CPU and memory, under the load of load.c."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+
+from measure import Measured, Row, Settings, Skipped
+from programs import (
+    C_EPOLL,
+    GO,
+    Server,
+    cpu_seconds,
+    loading,
+    memory_bytes,
+    next_line,
+    on_a_loop,
+    rioecho,
+    serving,
+    with_threads,
+)
+
+SESSIONS, PAIRS = 3, 8
+
+
+@dataclass
+class Run:
+    """What a run found out about a server."""
+
+    rate: float  # messages per second
+    cpu: float  # its CPU seconds per message
+    busy: float  # the part of the time in which it computed
+    load_cpu: float  # the load generator's CPU seconds per message
+    load_busy: float  # and the part of the time in which it computed
+
+
+def run_once(pid: int, load: subprocess.Popen) -> Run:
+    before = cpu_seconds(pid)  # all is quiet before and after: it belongs to all messages, those of the warm-up, too
+    load.stdin.write("\n")
+    load.stdin.flush()
+    result = json.loads(next_line(load))
+    cpu = cpu_seconds(pid) - before
+    total, elapsed = max(result["total"], 1), result["elapsed"]
+    return Run(result["rate"], cpu / total, cpu / elapsed, result["cpu"] / total, result["cpu"] / elapsed)
+
+
+@dataclass
+class Traffic:
+    """Lines of 64 bytes on so many connections, so many in flight on each."""
+
+    ours: Server
+    peer: Server
+    of: str  # "rate" or "cpu": what the row is about; the other is told beside it
+    in_flight: int = 32
+    connections: int = 50
+    unix: bool = False
+    sessions: int = SESSIONS
+
+    def __call__(self, settings: Settings) -> Measured:
+        needs_proc()
+        runs = []
+        for _ in range(settings.sessions or self.sessions):
+            runs += self.session(settings)
+        other = "cpu" if self.of == "rate" else "rate"
+        beside = statistics.median(sorted(getattr(a, other) / (getattr(b, other) or 1e-12) for a, b in runs))
+        busy = [
+            f"{statistics.median(getattr(run[side], part) for run in runs):4.0%}"
+            for side in (0, 1)
+            for part in ("busy", "load_busy")
+        ]
+        return Measured(
+            [(getattr(a, self.of), getattr(b, self.of)) for a, b in runs],
+            f"{other} {beside:.3f}  {busy[0]}/{busy[1]} {busy[2]}/{busy[3]}",
+            {f"{other}_ratio": beside, "runs": [[asdict(run) for run in both] for both in runs]},
+        )
+
+    def session(self, settings: Settings) -> list[tuple[Run, Run]]:
+        """Start both servers and a load for each, and have them run in turn: what is not running waits."""
+        with ExitStack() as stack:
+            ends = []
+            for server in (self.ours, self.peer):
+                pid, where = stack.enter_context(serving(server, settings, unix=self.unix))
+                how = ["-c", self.connections, "-p", self.in_flight, "-d", settings.seconds, "-u", settings.warm_up]
+                ends.append((pid, stack.enter_context(loading(where, settings, *how))))
+            for end in ends:
+                run_once(*end)  # warm
+            return [(run_once(*ends[0]), run_once(*ends[1])) for _ in range(settings.pairs or PAIRS)]
+
+
+@dataclass
+class Idle:
+    """The memory that a connection takes which has had one line echoed and is idle since."""
+
+    ours: Server
+    peer: Server
+    connections: int | None = None
+
+    def __call__(self, settings: Settings) -> Measured:
+        needs_proc()
+        # One pair: the figures hardly vary.
+        return Measured([(self.memory(self.ours, settings), self.memory(self.peer, settings))])
+
+    def memory(self, server: Server, settings: Settings) -> float:
+        connections = self.connections or settings.idle
+        with serving(server, settings, unix=False) as (pid, where):
+            with loading(where, settings, "-c", 1):
+                pass  # what every server does once
+            before = settled(pid)
+            with loading(where, settings, "-c", connections):
+                return (settled(pid) - before) / connections
+
+
+def settled(pid: int) -> int:
+    """The memory of a server once it is quiet: it has not computed for a while."""
+    computed = -1.0
+    while computed != (computed := cpu_seconds(pid)):
+        time.sleep(0.1)
+    return memory_bytes(pid)
+
+
+def needs_proc() -> None:
+    if not os.path.exists("/proc/self/schedstat"):
+        raise Skipped("it takes Linux to tell what a process has computed")
+
+
+def traffic(name: str, ours: Server, peer: Server, of: str, in_flight: int, goal: float | None = None, **more) -> Row:
+    measure = Traffic(ours, peer, of, in_flight, sessions=1 if goal is None else SESSIONS, **more)
+    return Row(name, ours.name, peer.name, "/s" if of == "rate" else "s", measure, goal)
+
+
+def rows() -> list[Row]:
+    event, raw = rioecho(), rioecho("--raw")
+    streams, protocol = on_a_loop("uvloop", "streams"), on_a_loop("uvloop", "protocol")
+    return [
+        traffic(
+            "a thread for each of 8 clients, 32 lines in flight",
+            with_threads("rio"),
+            with_threads("makefile"),
+            "rate",
+            32,
+            6.0,
+            connections=8,
+        ),
+        traffic("50 clients x 32 lines, beside uvloop streams", event, streams, "rate", 32, 20.0),
+        traffic("50 clients x 32 lines, beside C", event, C_EPOLL, "rate", 32, 0.95),
+        traffic("50 clients ping-pong, CPU, beside C", event, C_EPOLL, "cpu", 1, 1.05),
+        Row("idle clients, memory", event.name, protocol.name, "B", Idle(event, protocol), 0.1, 1024),
+        traffic("noise: C beside itself", C_EPOLL, C_EPOLL, "rate", 32),
+        traffic("noise: C beside itself, ping-pong, CPU", C_EPOLL, C_EPOLL, "cpu", 1),
+        traffic("50 clients x 32 lines, beside Go", event, GO, "rate", 32),
+        traffic("50 clients x 32 lines, beside asyncio streams", event, on_a_loop("asyncio", "streams"), "rate", 32),
+        traffic("50 clients x 32 lines, beside uvloop Protocol", event, protocol, "rate", 32),
+        traffic("raw, 50 clients x 32 lines, beside C", raw, C_EPOLL, "rate", 32),
+        traffic("unix socket, 50 clients x 32 lines, beside C", event, C_EPOLL, "rate", 32, unix=True),
+        *(
+            row
+            for engine, idle in (("thread", 1000), ("process", 200))
+            for row in (
+                traffic(f"{engine}: 50 clients x 32 lines, beside C", rioecho("--engine", engine), C_EPOLL, "rate", 32),
+                Row(
+                    f"{engine}: {idle} idle clients, memory",
+                    f"rioecho-server --engine {engine}",
+                    protocol.name,
+                    "B",
+                    Idle(rioecho("--engine", engine), protocol, idle),
+                ),
+            )
+        ),
+    ]
