@@ -1,6 +1,6 @@
 """The rows about class Rio: time per line, per read and per round trip, beside socket.makefile and asyncio.
 
-Both sides run in turn in this process, on sockets with the same options; the other end is a child process.
+Both sides run in turn in this process, on socket pairs with the same options.
 """
 
 from __future__ import annotations
@@ -13,28 +13,33 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import repeat
 
 from measure import Measured, Row, Settings
 
 from rioecho import Rio
 
 LINE = b"x" * 63 + b"\n"
-BATCH = LINE * 1000
-BYTES = 48_000_000
 SOCKET_BUFFER = 1 << 20
-PAIRS = 9
+HELD = 1 << 16  # bytes that a socket holds in any case
+IN_A_RUN = 1 << 25  # bytes that a run reads
+PAIRS = 15
 
-Run = Callable[[], tuple[float, float]]  # one run: seconds per operation, and this process's CPU seconds
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    ends = socket.socketpair()
+    for sock in ends:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+    return ends
 
 
 @contextmanager
 def child(work: Callable[[socket.socket], None]) -> Iterator[socket.socket]:
     """Run `work` on the other end of a socket pair, in a process of its own: this end."""
-    near, far = socket.socketpair()
-    for sock in (near, far):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+    near, far = pair()
     pid = os.fork()
     if pid == 0:
         near.close()
@@ -53,57 +58,41 @@ def child(work: Callable[[socket.socket], None]) -> Iterator[socket.socket]:
 
 class Clock:
     def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
 
-    def per(self, count: int) -> tuple[float, float]:
-        return (time.perf_counter() - self._wall) / count, (time.process_time() - self._cpu) / count
-
-
-def send_lines(sock: socket.socket) -> None:
-    for _ in range(BYTES // len(BATCH)):
-        sock.sendall(BATCH)
+    def read(self) -> tuple[float, float]:
+        """Seconds that have passed, and that this process has computed."""
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 
-def reading(make: Callable, consume: Callable) -> Run:
-    """Time `consume` on the file that `make` gives, fed by a child, for whatever it counts."""
+# ---- reading
 
-    def run() -> tuple[float, float]:
-        with child(send_lines) as sock, make(sock) as file:
-            clock = Clock()
-            return clock.per(consume(file))
-
-    return run
+LINES = 1000
 
 
-def by_readline(file) -> int:
-    count = 0
+def by_readline(file) -> None:
     readline = file.readline
-    while readline():
-        count += 1
-    return count
+    for _ in repeat(None, LINES):
+        readline()
 
 
-def by_iteration(file) -> int:
+def by_iteration(file) -> None:
+    for count, _ in enumerate(file, 1):
+        if count == LINES:
+            break
+
+
+def by_readlines1(file) -> None:
     count = 0
-    for _ in file:
-        count += 1
-    return count
+    while count < LINES:
+        count += len(file.readlines1())
 
 
-def by_readlines1(file) -> int:
-    count = 0
-    while lines := file.readlines1():
-        count += len(lines)
-    return count
-
-
-def by_read(n: int) -> Callable:
-    def consume(file) -> int:
-        count = 0
+def by_read(n: int, times: int) -> Callable:
+    def consume(file) -> None:
         read = file.read
-        while read(n):
-            count += 1
-        return count
+        for _ in repeat(None, times):
+            read(n)
 
     return consume
 
@@ -116,25 +105,90 @@ def stdlib(sock):
     return sock.makefile("rb")
 
 
-def by_asyncio() -> tuple[float, float]:
-    async def consume(sock: socket.socket) -> tuple[float, float]:
-        reader, writer = await asyncio.open_connection(sock=sock)
-        clock = Clock()
-        count = 0
-        while await reader.readline():
-            count += 1
-        took = clock.per(count)
-        writer.close()
-        await writer.wait_closed()
-        return took
+def flood(sock: socket.socket) -> None:
+    data = LINE * (1 << 14)
+    while True:
+        sock.sendall(data)
 
-    with child(send_lines) as sock:
-        return asyncio.run(consume(sock))
+
+@dataclass
+class Reading:
+    """Two ways to read the same, each a maker of files and what is done with one; so many operations and bytes each.
+
+    What is small lies in the socket before: the reading is timed, not the sender, and no wait. What is large comes from
+    a child meanwhile. The two take turns at short intervals, so what the machine does to one it does to the other.
+    """
+
+    ours: tuple[Callable, Callable]
+    peer: tuple[Callable, Callable]
+    operations: int = LINES
+    size: int = len(LINE) * LINES
+
+    def __call__(self, settings: Settings) -> Measured:
+        walls, cpus = [], []
+        turns = max(4, IN_A_RUN // self.size)
+        with ExitStack() as stack:
+            sides = [self.side(stack, *how) for how in (self.ours, self.peer)]
+            for side in sides:
+                self.turn(*side)  # warm
+            for _ in range(settings.pairs or PAIRS):
+                took = [[self.turn(*side) for side in sides] for _ in range(turns)]
+                (wall, cpu), (peers_wall, peers_cpu) = (
+                    [sum(turn[side][of] for turn in took) / turns / self.operations for of in (0, 1)] for side in (0, 1)
+                )
+                walls.append((wall, peers_wall))
+                cpus.append(cpu / (peers_cpu or 1e-12))
+        cpu = statistics.median(cpus)
+        return Measured(walls, f"cpu {cpu:.3f}", {"cpu_ratio": cpu})
+
+    def side(self, stack: ExitStack, make: Callable, consume: Callable) -> tuple:
+        if self.size > HELD:
+            near, far = stack.enter_context(child(flood)), None
+        else:
+            near, far = map(stack.enter_context, pair())
+        return stack.enter_context(make(near)), consume, far
+
+    def turn(self, file, consume: Callable, far: socket.socket | None) -> tuple[float, float]:
+        if far is not None:
+            far.sendall((LINE * (self.size // len(LINE) + 1))[: self.size])
+        clock = Clock()
+        consume(file)
+        return clock.read()
+
+
+def reading_n(n: int) -> Reading:
+    times = max(1, HELD // n)
+    return Reading((rio, by_read(n, times)), (stdlib, by_read(n, times)), times, n * times)
+
+
+async def by_asyncio(sock: socket.socket) -> float:
+    reader, writer = await asyncio.open_connection(sock=sock)
+    clock = Clock()
+    for _ in repeat(None, 100 * LINES):
+        await reader.readline()
+    took = clock.read()[0]
+    writer.close()
+    await writer.wait_closed()
+    return took / (100 * LINES)
+
+
+def beside_asyncio(settings: Settings) -> Measured:
+    pairs = []
+    for _ in range(settings.pairs or 9):
+        with child(flood) as sock, Rio(sock) as file:
+            clock = Clock()
+            for _ in repeat(None, 100):
+                by_readline(file)
+            took = clock.read()[0] / (100 * LINES)
+        with child(flood) as sock:
+            pairs.append((took, asyncio.run(by_asyncio(sock))))
+    return Measured(pairs)
 
 
 # ---- round trips beside a thread that computes
 
 DEPTH, ROUNDS = 32, 150
+ROUND_TRIP_PAIRS = 9
 
 
 def echo_lines(sock: socket.socket) -> None:
@@ -142,28 +196,30 @@ def echo_lines(sock: socket.socket) -> None:
         sock.sendall(data)
 
 
-def ping_pong(talk: Callable[[socket.socket], None]) -> Run:
-    """Time pipelined round trips, with another thread of this process computing all the while."""
+def ping_pong(talk: Callable[[socket.socket], None]) -> float:
+    """Seconds a line of pipelined round trips takes, with another thread of this process computing all the while."""
+    over = threading.Event()
 
-    def run() -> tuple[float, float]:
-        over = threading.Event()
+    def burn() -> None:
+        while not over.is_set():
+            sum(range(1000))
 
-        def burn() -> None:
-            while not over.is_set():
-                sum(range(1000))
+    with child(echo_lines) as sock:
+        burner = threading.Thread(target=burn)
+        burner.start()
+        try:
+            clock = Clock()
+            talk(sock)
+            return clock.read()[0] / (DEPTH * ROUNDS)
+        finally:
+            over.set()
+            burner.join()
 
-        with child(echo_lines) as sock:
-            burner = threading.Thread(target=burn)
-            burner.start()
-            try:
-                clock = Clock()
-                talk(sock)
-                return clock.per(DEPTH * ROUNDS)
-            finally:
-                over.set()
-                burner.join()
 
-    return run
+def beside_a_busy_thread(settings: Settings) -> Measured:
+    return Measured(
+        [(ping_pong(talk_with_rio), ping_pong(talk_with_makefile)) for _ in range(settings.pairs or ROUND_TRIP_PAIRS)]
+    )
 
 
 def talk_with_rio(sock: socket.socket) -> None:
@@ -187,45 +243,37 @@ def talk_with_makefile(sock: socket.socket) -> None:
 # ---- the rows
 
 
-def in_turn(ours: Run, peer: Run) -> Callable[[Settings], Measured]:
-    def measure(settings: Settings) -> Measured:
-        runs = [(ours(), peer()) for _ in range(settings.pairs or PAIRS)]
-        cpu = statistics.median(a[1] / b[1] for a, b in runs)
-        return Measured([(a[0], b[0]) for a, b in runs], f"cpu {cpu:.3f}", {"cpu_ratio": cpu})
-
-    return measure
-
-
-def row(name: str, ours: tuple[str, Run], peer: tuple[str, Run], goal: float | None) -> Row:
-    return Row(name, ours[0], peer[0], "s", in_turn(ours[1], peer[1]), goal)
-
-
 def rows() -> list[Row]:
-    readline = "makefile.readline", reading(stdlib, by_readline)
-    our_readline = "Rio.readline", reading(rio, by_readline)
+    readline = stdlib, by_readline
     return [
-        row("readline(), 64-byte lines", our_readline, readline, 0.55),
-        row(
-            "for line in file",
-            ("for line in Rio", reading(rio, by_iteration)),
-            ("for line in makefile", reading(stdlib, by_iteration)),
-            0.60,
+        Row(
+            "readline(), 64-byte lines",
+            "Rio.readline",
+            "makefile.readline",
+            "s",
+            Reading((rio, by_readline), readline),
+            0.55,
         ),
-        row("readlines1(), per line", ("Rio.readlines1", reading(rio, by_readlines1)), readline, 0.30),
+        Row("for line in file", "Rio", "makefile", "s", Reading((rio, by_iteration), (stdlib, by_iteration)), 0.60),
+        Row(
+            "readlines1(), per line",
+            "Rio.readlines1",
+            "makefile.readline",
+            "s",
+            Reading((rio, by_readlines1), readline),
+            0.30,
+        ),
         *(
-            row(
-                f"read({n})",
-                ("Rio.read", reading(rio, by_read(n))),
-                ("makefile.read", reading(stdlib, by_read(n))),
-                0.60 if n == 16 else 1.0,
-            )
+            Row(f"read({n})", "Rio.read", "makefile.read", "s", reading_n(n), 0.60 if n == 16 else 1.0)
             for n in (16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
         ),
-        row(
+        Row(
             "32 lines there and back, beside a busy thread",
-            ("Rio.write, readline", ping_pong(talk_with_rio)),
-            ("sendall, makefile.readline", ping_pong(talk_with_makefile)),
+            "Rio.write, readline",
+            "sendall, makefile.readline",
+            "s",
+            beside_a_busy_thread,
             0.20,
         ),
-        row("readline() beside asyncio's", our_readline, ("asyncio StreamReader.readline", by_asyncio), None),
+        Row("readline() beside asyncio's", "Rio.readline", "StreamReader.readline", "s", beside_asyncio),
     ]

@@ -261,18 +261,20 @@ cdef class Reader(Channel):
 
     cdef list take_lines(self, size_t n):
         """The first held line, of n bytes, and every whole line after it, consumed."""
+        # In variables of their own: for all the compiler knows, making a bytes object may change a field.
         cdef list lines = []
-        cdef size_t done = 0, scanned = 0
-        cdef size_t held = buffer_held(&self.inp)
+        cdef const char *line = buffer_start(&self.inp)
+        cdef const char *end = line + buffer_held(&self.inp)
+        cdef const char *first = line
+        cdef size_t limit = self.line_limit
+        cdef size_t scanned = 0
         while n:
-            lines.append(PyBytes_FromStringAndSize(buffer_start(&self.inp) + done, n))
-            done += n
+            lines.append(PyBytes_FromStringAndSize(line, n))
+            line += n
             scanned = 0
-            if find_frame(
-                buffer_start(&self.inp) + done, held - done, b"\n", 1, &scanned, self.line_limit, &n
-            ) != FOUND:
+            if find_frame(line, end - line, b"\n", 1, &scanned, limit, &n) != FOUND:
                 break
-        consume(self, done)
+        consume(self, line - first)
         self.inp.scanned = scanned
         return lines
 
