@@ -29,7 +29,7 @@ GOALS = {
     "50 clients x 32 lines, beside uvloop streams": 20.0,
     "50 clients x 32 lines, beside C": 0.95,
     "50 clients ping-pong, CPU, beside C": 1.05,
-    "idle clients, memory": 0.10,
+    "idle clients, memory, beside uvloop Protocol": 0.10,
     "rioecho-bench, one thread, beside a load in C": 0.95,
     "import rioecho": 0.015,
 }
@@ -129,7 +129,13 @@ def test_a_row_of_the_reader_runs_and_is_written(tmp_path):
 @pytest.mark.skipif(not LINUX, reason="Linux tells what a process has computed")
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="what is compiled would have to be, too")
 @pytest.mark.parametrize(
-    "word", ["a thread for each", "50 clients x 32 lines, beside C", "idle clients, memory", "rioecho-bench"]
+    "word",
+    [
+        "a thread for each",
+        "50 clients x 32 lines, beside C",
+        "idle clients, memory, beside uvloop Protocol",
+        "rioecho-bench",
+    ],
 )
 def test_a_row_of_a_server_runs(tmp_path, word):
     few = ["--pairs", 1, "--sessions", 1, "--seconds", 0.02, "--warm-up", 0, "--idle", 50]
