@@ -6,7 +6,7 @@ import statistics
 import time
 
 from measure import Measured, Row, Settings
-from programs import C_EPOLL, loading, serving
+from processes import C_EPOLL, loading, serving
 from server import SESSIONS, needs_proc, run_once
 
 from rioecho import bench

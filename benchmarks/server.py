@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 from measure import Measured, Row, Settings, Skipped
-from programs import (
+from processes import (
     C_EPOLL,
     GO,
     Server,

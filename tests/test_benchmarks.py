@@ -143,7 +143,8 @@ def test_a_row_of_a_server_runs(tmp_path, word):
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert rows
-    assert all(row["verdict"] in ("ok", "missed") for row in rows.values())
+    for row in rows.values():
+        assert row.get("verdict") in ("ok", "missed") or row == {"skipped": "uvloop is not installed"}
 
 
 @pytest.mark.parametrize(
