@@ -109,6 +109,8 @@ def figure(value: float, unit: str) -> str:
 
 
 def three_digits(value: float) -> str:
+    if math.isinf(value):
+        return "inf"
     return f"{value:.{max(0, 2 - int(math.log10(max(abs(value), 1))))}f}"
 
 

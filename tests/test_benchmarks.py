@@ -106,12 +106,20 @@ def test_a_goal_is_reached_from_the_right_side(benchmarks, unit, goal, limit, di
         (0.0123, "s", "12.3 ms"),
         (80, "B", "80 B"),
         (20_480, "B", "20 KiB"),
+        (0.0, "s", "0.00 ns"),
     ],
 )
 def test_figures_have_three_digits_and_a_unit(benchmarks, value, unit, shown):
     from measure import figure
 
     assert figure(value, unit) == shown
+
+
+def test_a_run_in_which_nothing_came_back_has_a_ratio_that_can_be_shown(benchmarks):
+    from measure import Measured, Row, evaluated, goal_of, ratio_of
+
+    result = evaluated(Row("", "", "", "/s", None, 6.0), Measured([(5.0, 0.0)]))
+    assert (ratio_of(result), goal_of(result), result["verdict"]) == ("inf", ">= 6", "ok")
 
 
 def test_a_row_of_the_reader_runs_and_is_written(tmp_path):
