@@ -130,16 +130,18 @@ class UdpEcho:
             elif self._limiter is not None and not self._limiter.allows(source):
                 self._drop(address, "rate", f"more than {self._limiter.rate:g} a second")
             else:
+                # Counted before it leaves, as of a connection: who has an answer finds it among the counts.
+                self._bytes_out += n
+                self._datagrams += 1
                 try:
                     sock.sendto(buffer[:n], address)
                 except OSError:
                     # No room in the send buffer (EAGAIN, ENOBUFS), no way there (ENETUNREACH, EHOSTUNREACH, EPERM,
                     # EACCES, EMSGSIZE), or the error of an earlier answer (ECONNREFUSED): as if lost on the way, which
                     # a client over UDP must bear. To wait would be to let one client hold up all others.
+                    self._bytes_out -= n
+                    self._datagrams -= 1
                     self._dropped += 1
-                else:
-                    self._bytes_out += n
-                    self._datagrams += 1
         return received
 
     def _drop(self, address: Any, rule: str, why: str) -> None:
