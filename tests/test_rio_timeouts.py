@@ -10,6 +10,9 @@ from delivery import Wire, fileno
 
 from rioecho import Rio
 
+#: Less than anybody here would wait who took the wrong timeout, and more than a busy machine stands still.
+SOON = 10
+
 CALLS = {
     "readline": lambda rio, **timeout: rio.readline(**timeout),
     "readline with a limit": lambda rio, **timeout: rio.readline(10**6, **timeout),
@@ -58,18 +61,19 @@ def elapsed(function, *arguments, error=TimeoutError, **options):
 @pytest.mark.parametrize("kind", ["pipe", "socketpair", "tcp", "pty"])
 def test_a_timeout_of_zero_never_waits_and_is_a_blocking_io_error(wire, call, kind, blocking):
     rio = Rio(wire(kind, blocking=blocking).near, timeout=0)
-    assert elapsed(call, rio, timeout=0, error=BlockingIOError) < 0.2
+    # The machine may stand still once, but not each time.
+    assert min(elapsed(call, rio, timeout=0, error=BlockingIOError) for _ in range(5)) < 0.05
 
 
 def test_a_timeout_ends_the_call_and_never_before_its_time(pair, call):
     rio = Rio(pair.near, timeout=0.03)
-    assert 0.03 <= elapsed(call, rio, timeout=0.03) < 2
+    assert 0.03 <= elapsed(call, rio, timeout=0.03) < SOON
 
 
 def test_a_peer_that_drips_does_not_renew_the_timeout(pair, call, dripping):
     dripping(pair)
     rio = Rio(pair.near, timeout=0.06)
-    assert 0.06 <= elapsed(call, rio, timeout=0.06) < 2
+    assert 0.06 <= elapsed(call, rio, timeout=0.06) < SOON
 
 
 INSATIABLE = ["readline", "read, more than the buffer", "read to the end", "readuntil", "readlines", "skipline"]
@@ -91,7 +95,7 @@ def test_a_peer_that_floods_does_not_keep_a_call_beyond_its_timeout(wire, kind, 
 
     thread = background(flood)
     rio = Rio(flooded.near, timeout=0.05, max_line=None, bufsize=1024)
-    assert 0.05 <= elapsed(CALLS[name], rio, timeout=0.05) < 5
+    assert 0.05 <= elapsed(CALLS[name], rio, timeout=0.05) < SOON
     assert rio.buffered > 1024
     stop.set()
     thread.join(20)
@@ -119,13 +123,13 @@ def test_the_timeout_of_a_python_socket_is_inherited(stream, timeout, inherited)
 def test_an_inherited_timeout_is_for_the_whole_call(stream, dripping):
     stream.near.settimeout(0.05)
     dripping(stream)
-    assert 0.05 <= elapsed(Rio(stream.near).readline) < 2
+    assert 0.05 <= elapsed(Rio(stream.near).readline) < SOON
 
 
 def test_a_timeout_of_the_call_goes_before_that_of_the_rio(stream):
     rio = Rio(stream.near, timeout=0)
-    assert 0.02 <= elapsed(rio.readline, timeout=0.02) < 2
-    assert elapsed(rio.readline, error=BlockingIOError) < 0.2
+    assert 0.02 <= elapsed(rio.readline, timeout=0.02) < SOON
+    assert min(elapsed(rio.readline, error=BlockingIOError) for _ in range(5)) < 0.05
     rio = Rio(stream.near, timeout=0.001)
     stream_end = threading.Timer(0.05, stream.end)
     stream_end.start()
@@ -152,7 +156,7 @@ def test_a_peer_that_takes_little_by_little_does_not_renew_the_timeout_of_a_writ
                 outward.take(2000)
 
     thread = background(sip)
-    assert 0.05 <= elapsed(write, rio, b"x" * (8 << 20)) < 3
+    assert 0.05 <= elapsed(write, rio, b"x" * (8 << 20)) < SOON
     stop.set()
     thread.join(20)
 
@@ -161,15 +165,15 @@ def test_a_flush_has_a_timeout(pair, wire):
     outward = wire(pair.kind, output=True)
     rio = Rio(outward.near, bufsize=8 << 20, timeout=20)
     rio.write(b"x" * (4 << 20))
-    assert 0.03 <= elapsed(rio.flush, timeout=0.03) < 3
-    assert elapsed(rio.flush, timeout=0, error=BlockingIOError) < 1
+    assert 0.03 <= elapsed(rio.flush, timeout=0.03) < SOON
+    assert min(elapsed(rio.flush, timeout=0, error=BlockingIOError) for _ in range(5)) < 1
 
 
 def test_signal_handlers_run_and_the_call_goes_on_with_the_time_left(pair, call, on_alarm):
     rings = []
     on_alarm(lambda *_: rings.append(None), 0.005, 0.005)
     rio = Rio(pair.near, timeout=0.1)
-    assert 0.1 <= elapsed(call, rio, timeout=0.1) < 2
+    assert 0.1 <= elapsed(call, rio, timeout=0.1) < SOON
     assert rings
 
 

@@ -270,6 +270,6 @@ def test_a_long_queue_of_clients_that_stay_does_not_add_up_to_more_than_the_drai
         assert clients[0].recv(3) == b"hi\n"
         start = time.monotonic()
         server.close()
-        assert 0.5 <= time.monotonic() - start < 3
+        assert 0.5 <= time.monotonic() - start < 8
     counts = server.stats()
     assert counts["accepted"] + counts["refused"] == 20
