@@ -164,6 +164,23 @@ static inline void rio_signals_release(const sigset_t *before)
     pthread_sigmask(SIG_SETMASK, before, NULL);
 }
 
+/* Bytes that were written and the other side has not acknowledged, or taken from its tty; -1: nobody can say. */
+static inline int rio_unacknowledged(int fd)
+{
+    int n;
+#if defined(SO_NWRITE) /* macOS */
+    socklen_t size = sizeof n;
+    return getsockopt(fd, SOL_SOCKET, SO_NWRITE, &n, &size) == 0 ? n : -1;
+#elif defined(FIONWRITE) /* the BSDs */
+    return ioctl(fd, FIONWRITE, &n) == 0 ? n : -1;
+#elif defined(TIOCOUTQ) /* SIOCOUTQ of Linux is the same number: tcp(7) */
+    return ioctl(fd, TIOCOUTQ, &n) == 0 ? n : -1;
+#else
+    (void)fd, (void)n;
+    return -1;
+#endif
+}
+
 /* Linux reports the end of input on the master side of a pty as EIO; the BSDs report the end of input. */
 static inline int rio_is_pty_master(int fd)
 {

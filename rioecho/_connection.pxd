@@ -24,7 +24,17 @@ from rioecho._counts cimport counts_t
 from rioecho._echoloop cimport CHUNK, DRAINING, ECHOING, LINGERING
 from rioecho._fdio cimport FD_SOCKET, fd_read, fd_write, fd_write_both, rio_fd, would_block
 from rioecho._poller cimport poller_modify, poller_remove, poller_t
-from rioecho._posix cimport O_RDWR, POLLIN, POLLOUT, SHUT_WR, close, rio_bool_get, rio_count_add, shutdown
+from rioecho._posix cimport (
+    O_RDWR,
+    POLLIN,
+    POLLOUT,
+    SHUT_WR,
+    close,
+    rio_bool_get,
+    rio_count_add,
+    rio_unacknowledged,
+    shutdown,
+)
 
 
 cdef enum reason:
@@ -54,6 +64,7 @@ cdef struct conn_t:
     unsigned char phase
     unsigned char why    # it was closed: a reason
     unsigned char ended  # the input has
+    int unacknowledged   # of what was sent, when the peer had last made progress; see peer_took()
 
 
 cdef struct loop_t:
@@ -102,6 +113,17 @@ cdef inline void progress(loop_t *l, conn_t *c) noexcept nogil:
     if c.next != &l.all:
         unlink(c)
         append(l, c)
+
+
+cdef inline bint peer_took(conn_t *c) noexcept nogil:
+    """Has the peer, since this was last asked or something was sent, taken some of what waits for it?
+
+    poll() does not say so before a third of the send buffer is free, which may be more than a slow reader takes in
+    all of its time.
+    """
+    cdef int before = c.unacknowledged
+    c.unacknowledged = rio_unacknowledged(c.fd)
+    return c.unacknowledged < before
 
 
 # ---- what a connection keeps
@@ -189,6 +211,8 @@ cdef inline void wait_for(loop_t *l, conn_t *c, short events) noexcept nogil:
 cdef inline void next_step(loop_t *l, conn_t *c) noexcept nogil:
     """Having moved what could be moved: wait for more room, or for more input, or go on towards the end."""
     if ready(c):
+        if l.idle >= 0:
+            c.unacknowledged = rio_unacknowledged(c.fd)
         wait_for(l, c, POLLOUT)
         return
     if not c.ended:

@@ -40,6 +40,7 @@ cdef struct echo_t:
     int64_t timeout      # nanoseconds without progress; -1: for ever
     int64_t drain        # nanoseconds for draining and lingering
     int64_t deadline     # 0: to be set anew, progress was made; fixed once draining
+    int unacknowledged   # of what was sent, when the deadline was set
     int err
     uint64_t bytes_in
     uint64_t bytes_out

@@ -30,6 +30,8 @@ from rioecho._connection cimport (
     conn_t,
     conn_write,
     loop_t,
+    peer_took,
+    progress,
     ready,
 )
 from rioecho._counts cimport Counts
@@ -139,9 +141,13 @@ cdef void expire(loop_t *l) noexcept nogil:
                 conn_write(l, c)
             else:
                 conn_read(l, c)
-            if l.all.next != c:
-                continue   # it made progress; or it is closed, and that memory must not be touched
-        conn_close(l, c, IDLE, 0)
+            # If it is not the first any more it may be closed, and that memory must not be touched.
+            if l.all.next != c or l.now < c.deadline:
+                continue
+        if ready(c) and peer_took(c):
+            progress(l, c)
+        else:
+            conn_close(l, c, IDLE, 0)
 
 
 cdef int64_t next_deadline(const loop_t *l) noexcept nogil:

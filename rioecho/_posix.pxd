@@ -101,6 +101,7 @@ cdef extern from "_compat.h" nogil:
     # _compat.h itself
     PyObject *rio_bytes_cut(PyObject *data, Py_ssize_t n)   # needs the GIL
     void rio_no_sigpipe(int fd)
+    int rio_unacknowledged(int fd)
     void rio_set_errno(int err)
     int64_t rio_monotonic_ns()
     ctypedef struct rio_sigpipe:

@@ -26,10 +26,13 @@ def nothing_comes(sock, seconds=0.02):
     return not select.select([sock], [], [], seconds)[0]
 
 
-def tcp_pair():
-    """Both ends of a TCP connection: the client's, the server's."""
+def tcp_pair(room=None):
+    """Both ends of a TCP connection: the client's, the server's. `room`: in the client's receive buffer."""
+    theirs = socket.socket()
+    if room is not None:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs = socket.create_connection(listener.getsockname())
+        theirs.connect(listener.getsockname())
         ours, _ = listener.accept()
     ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return theirs, ours

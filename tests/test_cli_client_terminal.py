@@ -31,6 +31,7 @@ class Terminal(Command):
 
     def __init__(self, *arguments, **options):
         master, slave = os.openpty()
+        self.found = termios.tcgetattr(slave)
         try:
             # With a session of its own the terminal is its controlling one, and Ctrl-C a signal.
             streams = {"stdin": slave, "stdout": slave, "stderr": slave} | options
@@ -121,11 +122,11 @@ def test_ctrl_c_while_the_server_does_not_answer_is_status_130():
 
 def test_the_terminal_is_left_as_it_was_found(address):
     with Terminal(*address) as terminal:
-        before = termios.tcgetattr(terminal.keyboard)
         terminal.screen.wait_for("> ")
+        assert termios.tcgetattr(terminal.keyboard) != terminal.found
         terminal.type(CTRL_D)
         assert terminal.status() == 0
-        assert termios.tcgetattr(terminal.keyboard) == before
+        assert termios.tcgetattr(terminal.keyboard) == terminal.found
 
 
 def test_a_wrong_echo_is_status_3():

@@ -10,7 +10,8 @@ import time
 
 import pytest
 from delivery import fileno
-from peers import SECONDS, Running, binary, exchange, fill, receive_all
+from event_loops import tcp_pair
+from peers import SECONDS, Running, binary, exchange, fill, receive, receive_all
 
 from rioecho import echo
 
@@ -126,6 +127,25 @@ def test_a_peer_that_reads_slowly_renews_the_timeout(stream, framing):
     while got < sent:
         got += len(stream.take())
     assert running.result() == sent
+
+
+def test_a_peer_that_takes_less_than_poll_can_tell_renews_the_timeout_too(framing):
+    """Of the send buffer, which the kernel lets grow to megabytes, a third must be free before there is room."""
+    data = (b"x" * 4095 + b"\n") * 4096  # more than it holds
+    far, near = tcp_pair(64 << 10)
+    far.settimeout(SECONDS)
+    with near, far:
+        running = Running(echo, near, framing, timeout=1.5)
+        sending = Running(far.sendall, data)
+        back = b""
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            back += far.recv(16 << 10)
+            threading.Event().wait(0.05)
+        assert back + receive(far, len(data) - len(back)) == data
+        sending.result()
+        far.shutdown(socket.SHUT_WR)
+        assert running.result() == len(data)
 
 
 def test_a_timeout_of_zero_echoes_what_is_there_and_never_waits(stream):

@@ -412,6 +412,24 @@ def test_a_client_that_reads_slowly_makes_progress_and_stays(loop_with):
         sending.result()
 
 
+def test_a_client_that_takes_less_than_poll_can_tell_makes_progress_too(loop_with):
+    """Of the send buffer, which the kernel lets grow to megabytes, a third must be free before there is room."""
+    data = b"x" * (16 << 20)  # more than it holds
+    theirs, ours = tcp_pair(64 << 10)
+    theirs.settimeout(SECONDS)
+    back = 0
+    with theirs, loop_with("raw", idle=1.5) as run:
+        run.loop.adopt(ours.detach(), "slow")
+        sending = Running(theirs.sendall, data)
+        for turn in range(2):
+            silent = run.client(turn)
+            while nothing_comes(silent, 0.05):
+                back += len(theirs.recv(16 << 10))
+            assert run.next_closing()[0] == turn
+        assert receive(theirs, len(data) - back) == data[back:]
+        sending.result()
+
+
 # ---- the stop
 
 
