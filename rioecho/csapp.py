@@ -233,8 +233,18 @@ def Freeaddrinfo(addresses: list[tuple[Any, ...]]) -> None:
 
 @_or_exit
 def Getnameinfo(address: Any, flags: int = 0) -> tuple[str, str]:
-    """Look up the names ``(host, port)`` of a numeric address, ``(host, port)`` or IPv6's four; as text, both."""
-    return socket.getnameinfo(_plain(address), flags)
+    """Look up the names ``(host, port)`` of a numeric address, ``(host, port)`` or IPv6's four; as text, both.
+
+    A host without a name gets its number, unless ``flags`` has ``NI_NAMEREQD``: getnameinfo(3). So does one whose name
+    servers do not answer, which the C library calls an error (``EAI_AGAIN``): no reason for a server to end.
+    """
+    address = _plain(address)
+    try:
+        return socket.getnameinfo(address, flags)
+    except socket.gaierror as error:
+        if error.errno not in (socket.EAI_AGAIN, socket.EAI_FAIL) or flags & NI_NAMEREQD:
+            raise
+        return socket.getnameinfo(address, flags | NI_NUMERICHOST)
 
 
 @_or_exit

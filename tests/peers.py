@@ -20,6 +20,18 @@ SECONDS = 30  # for what does not take long unless something is broken
 SIZES = (0, 1, 2, 7, 64, 1023, 4096, 65_535, 65_536, 65_537, 300_000, (1 << 20) + 1, 3_000_001)
 
 
+def has_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
+
+
 def binary(n, seed=0):
     """Random bytes, newlines among them as often as chance has it."""
     return random.Random(f"{seed} {n}").randbytes(n)

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from peers import needs_ipv6
 
 import rioecho
 from rioecho import Rio, csapp
@@ -466,11 +467,9 @@ def test_client_of_a_server_for_both_families_has_its_plain_ipv4_address():
         csapp.Close(fd)
 
 
+@needs_ipv6
 def test_client_over_ipv6_has_its_ipv6_address():
-    try:
-        listenfd = csapp.open_listenfd(0, "::1")
-    except OSError as exc:
-        pytest.skip(f"no IPv6: {exc}")
+    listenfd = csapp.open_listenfd(0, "::1")
     clientfd = csapp.Open_clientfd("::1", port_of(listenfd))
     connfd, clientaddr = csapp.Accept(listenfd)
     assert clientaddr[:2] == ("::1", port_of(clientfd))
@@ -597,6 +596,20 @@ def test_getnameinfo_takes_the_addresses_of_both_families():
     host, port = csapp.Getnameinfo(("127.0.0.1", 7))
     assert host
     assert port
+
+
+@pytest.mark.parametrize("error", [socket.EAI_AGAIN, socket.EAI_FAIL])
+def test_getnameinfo_gives_the_number_where_the_name_servers_do_not_answer(monkeypatch, capsys, error):
+    def without_name_servers(address, flags, getnameinfo=socket.getnameinfo):
+        if not flags & socket.NI_NUMERICHOST:
+            raise socket.gaierror(error, "no answer")
+        return getnameinfo(address, flags)
+
+    monkeypatch.setattr(socket, "getnameinfo", without_name_servers)
+    assert csapp.Getnameinfo(("192.0.2.1", 7), csapp.NI_NUMERICSERV) == ("192.0.2.1", "7")
+    with pytest.raises(SystemExit):
+        csapp.Getnameinfo(("192.0.2.1", 7), csapp.NI_NAMEREQD)
+    assert capsys.readouterr().err == "Getnameinfo error: no answer\n"
 
 
 # Standard I/O

@@ -12,23 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from peers import needs_ipv6
 
 from rioecho.sockets import LISTENQ, connect, open_clientfd, open_listenfd
 
 LINUX = sys.platform.startswith("linux")
 LONG = 20.0  # seconds, for what does not happen unless something is broken
-
-
-def has_ipv6():
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
 
 
 @pytest.fixture(params=["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
