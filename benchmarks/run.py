@@ -24,6 +24,8 @@ import startup
 from measure import Row, Settings, Skipped, evaluated, figure, goal_of, ratio_of
 
 from rioecho import __version__
+from rioecho.cli.results import check_all_writable
+from rioecho.client import WrongEchoError
 
 COLUMNS = f"{'':52} {'ours':>9} {'peer':>9} {'ratio':>7}  {'quartiles':>15}  {'goal':>10}  {'':6} beside"
 
@@ -44,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     option("--check", action="store_true", help="end with status 1 if a goal is missed")
     option("--pairs", type=_count, help="paired runs (each row has its own number)")
     option("--sessions", type=_count, help="starts of a row's programs (3, or 1 without a goal)")
-    option("--seconds", type=_seconds, default=0.25, help="length of a run under load (%(default)g)")
+    option("--seconds", type=_length, default=0.25, help="length of a run under load (%(default)g)")
     option("--warm-up", type=_seconds, default=0.05, help="before it, not counted (%(default)g)")
     option("--idle", type=_count, default=10_000, help="connections that are idle (%(default)s)")
     option(
@@ -71,6 +73,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _length(text: str) -> float:
+    value = _seconds(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
 def main() -> None:
     p = parser()
     options = p.parse_args()
@@ -85,9 +94,10 @@ def main() -> None:
     if options.list:
         print(*(row.name for row in rows), sep="\n")
         return
-    for path in (options.json, options.results, options.picture):
-        if path and not os.access(os.path.dirname(path) or os.curdir, os.W_OK):
-            p.error(f"{path}: its folder cannot be written to")
+    try:
+        check_all_writable({"--json": options.json, "--results": options.results, "--picture": options.picture})
+    except ValueError as error:
+        p.error(str(error))
     draw = None
     if options.picture:
         if not options.picture.endswith((".png", ".svg")):
@@ -166,7 +176,7 @@ def measured(row: Row, settings: Settings) -> dict[str, Any]:
     except Skipped as reason:
         print(f"{row.name:52} skipped: {reason}", flush=True)
         return {"skipped": str(reason)}
-    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+    except (RuntimeError, OSError, WrongEchoError, subprocess.CalledProcessError) as error:
         print(f"{row.name:52} failed: {error}", flush=True)
         return {"failed": str(error)}
     unit = result["unit"]

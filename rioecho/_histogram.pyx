@@ -165,7 +165,7 @@ cdef class Histogram:
         The steps are HdrHistogram's, so many for each half of what is left up to 100 percent. The last one is
         (max, 100.0, count).
         """
-        cdef double level = 0
+        cdef double level = 0, step
         cdef uint64_t total, so_far = 0
         cdef size_t i
         if ticks_per_half < 1:
@@ -176,9 +176,11 @@ cdef class Histogram:
             if self.h.counts[i] == 0:
                 continue
             so_far += self.h.counts[i]
-            while so_far < total and 100.0 * <double>so_far / <double>total >= level:
+            while so_far < total and level < 100 and 100.0 * <double>so_far / <double>total >= level:
                 curve.append((microseconds(min(hist_highest(i), self.h.max)), level, so_far))
-                level += 100 / (ticks_per_half * pow(2, floor(log2(100 / (100 - level))) + 1))
+                step = 100 / (ticks_per_half * pow(2, floor(log2(100 / (100 - level))) + 1))
+                # Of more than 1e15 the next step may be smaller than what a double can go.
+                level = max(level + step, nextafter(level, 100.0))
         if total:
             curve.append((self.max, 100.0, total))
         return curve

@@ -55,6 +55,9 @@ cdef enum:
     CYCLE_MAX = 1 << 22           # bytes, then
 
 
+cdef double LEAST_RATE = 2.0 ** -31   # of a loop: the clock holds the time of its next message, in 68 years
+
+
 # ---- the loop
 
 
@@ -221,6 +224,8 @@ def messages(Py_ssize_t size):
     Each begins with its number and ends with a newline; in between are letters and digits without a pattern. Where
     that does not fit it is cut: two bytes are a random character and the newline.
     """
+    if size < 1:
+        raise ValueError(f"a message has at least one byte, not {size}")
     chance = random.Random(f"rioecho {size}")
     table = bytes((string.ascii_letters + string.digits).encode()[i % 62] for i in range(256))
     count = max(3, min(<Py_ssize_t>MESSAGES, CYCLE_MAX // size))
@@ -284,8 +289,8 @@ cdef class LoadLoop:
             raise ValueError("the cycle is not one of such messages")
         if not self.l.n or not 1 <= pipeline <= 1 << 20:
             raise ValueError("there must be a connection, and 1 to 1048576 messages under way on it")
-        if rate is not None and not 0 < rate <= 1e9:
-            raise ValueError(f"a rate is above 0 and at most 1e9 messages per second, not {rate!r}")
+        if rate is not None and not LEAST_RATE <= rate <= 1e9:
+            raise ValueError(f"a rate is {LEAST_RATE:g} to 1e9 messages per second, not {rate!r}")
         self.cycle = cycle
         self.l.cycle = cycle
         self.l.size = message_bytes

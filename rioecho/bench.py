@@ -238,8 +238,7 @@ class _Load:
         self.start = monotonic_ns()
         stopped = False
         try:
-            for thread in self.threads:
-                thread.start()
+            self._begin()
             stopped = self._watch(on_progress, every, stop)
             self._end()
             self._sample(self.plan.warmup_s + max(loop.measured_seconds for loop in self.loops), last=True)
@@ -254,6 +253,13 @@ class _Load:
             self._end()
             raise
         return self._outcome(stopped)
+
+    def _begin(self) -> None:
+        try:
+            for thread in self.threads:
+                thread.start()
+        except RuntimeError:  # what threading makes of the system's error
+            raise OSError(errno.EAGAIN, f"the system does not allow {len(self.threads)} threads") from None
 
     def _elapsed(self) -> float:
         return (monotonic_ns() - self.start) / 1e9
@@ -278,7 +284,7 @@ class _Load:
                 stopped = True
                 for loop in self.loops:
                     loop.stop()
-            until = min(report_at, sample_at, now + 1 if stop is None else now + STOP_SECONDS)
+            until = min(report_at, math.inf if stopped else sample_at, now + 1 if stop is None else now + STOP_SECONDS)
             self.changed.wait(max(until - self._elapsed(), 0))
             self.changed.clear()
         return stopped

@@ -9,7 +9,8 @@ MOST_THREADS = 1024
 MOST_CONNECTIONS = 1 << 20
 MOST_MESSAGE_BYTES = 1 << 24
 MOST_IN_FLIGHT = 1 << 22  # over all connections: each costs 16 bytes
-MOST_RATE = 1e9
+MOST_PIPELINE = 1 << 20  # on each of them
+LEAST_RATE, MOST_RATE = 1e-6, 1e9  # the least: one in MOST_SECONDS
 MOST_SECONDS = 1e6
 
 
@@ -39,7 +40,7 @@ class Plan:
         parse_target(self.target)
         _whole("connections", self.connections, MOST_CONNECTIONS)
         _whole("message_bytes", self.message_bytes, MOST_MESSAGE_BYTES)
-        _whole("pipeline", self.pipeline, MOST_IN_FLIGHT)
+        _whole("pipeline", self.pipeline, MOST_PIPELINE)
         _whole("threads", self.threads, MOST_THREADS)
         if self.connections * self.pipeline > MOST_IN_FLIGHT:
             raise ValueError(f"connections times pipeline must be at most {MOST_IN_FLIGHT} messages in flight")
@@ -47,6 +48,8 @@ class Plan:
             raise ValueError(f"threads ({self.threads}) must not be more than connections ({self.connections})")
         if self.rate is not None:
             check_number("rate", self.rate, MOST_RATE)
+            if self.rate < LEAST_RATE:
+                raise ValueError(f"rate must be at least {LEAST_RATE:g}, not {self.rate!r}")
         check_number("duration", self.duration, MOST_SECONDS)
         check_number("connect_timeout", self.connect_timeout, MOST_SECONDS)
         check_number("stall_timeout", self.stall_timeout, MOST_SECONDS)

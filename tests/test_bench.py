@@ -71,14 +71,14 @@ def check(result, plan):
 @pytest.mark.parametrize("size", [1, 64, 1 << 20])
 def test_a_result_adds_up_and_agrees_with_the_server(engine, size):
     with EchoServer(engine=engine) as server:
-        plan = short(server.addresses[0], message_bytes=size, pipeline=3, duration=0.1)
+        plan = short(server.addresses[0], message_bytes=size, pipeline=3, duration=0.3)
         result = run(plan)
         server.stop()
         stats = server.stats()
     check(result, plan)
     assert stats["bytes_in"] == stats["bytes_out"] == result.total_messages * size
     assert stats["accepted"] == 4
-    assert (result.errors, result.rate_asked, result.duration_s) == (0, None, pytest.approx(0.1, abs=1e-6))
+    assert (result.errors, result.rate_asked, result.duration_s) == (0, None, pytest.approx(0.3, abs=1e-6))
     assert 0 < result.messages <= result.histogram.count <= result.messages + 12
     assert result.latency_uncorrected_us == result.latency_us
     assert result.histogram is result.histogram_uncorrected
@@ -231,6 +231,22 @@ def test_it_can_be_stopped_and_gives_what_it_has():
     assert result.duration_s < SECONDS
     assert result.errors == 0
     assert result.warnings[0].startswith("stopped early: ")
+
+
+def test_the_threads_take_turns_on_the_schedule():
+    with EchoServer() as server:
+        # Two a second: the second is not due before the end.
+        plan = short(server.addresses[0], connections=2, threads=2, rate=2, duration=0.4, warmup=0)
+        assert run(plan).total_messages == 1
+
+
+def test_after_a_stop_it_waits_for_what_is_under_way_without_computing():
+    stop = threading.Event()
+    with answering(hold) as address:
+        plan = short(address, connections=1, duration=10, warmup=0, stall_timeout=60)
+        used = time.thread_time()
+        run(plan, lambda progress: stop.set(), 0.2, stop=stop)
+        assert time.thread_time() - used < 0.3
 
 
 def test_ctrl_c_gives_what_it_has(child):

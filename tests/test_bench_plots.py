@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import struct
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -180,6 +182,33 @@ def test_the_command_draws_a_run(address, tmp_path, name, options):
         assert bench.status() == 0, bench.err.text
         assert "rate" in bench.out.text
     written(path)
+
+
+@pytest.mark.parametrize(
+    "name", [r"$\frac$", "\u6e2c\u8a66", os.fsdecode(b"\xff")], ids=["dollars", "no glyph", "no text"]
+)
+def test_a_target_is_drawn_as_it_is_called(name, tmp_path):
+    if not sys.platform.startswith("linux") and not name.isprintable():
+        pytest.skip("no such names here")
+    made = result()
+    made.to_json().update(target=f"unix:{name}")
+    figure = plots.draw_run(made)
+    plots.save(figure, str(tmp_path / "x.png"))
+    shown = f"unix:{name}" if name.isprintable() else repr(f"unix:{name}")
+    assert figure.get_suptitle().startswith(f"{shown}: 50 connections")
+    assert written(tmp_path / "x.png")
+
+
+def test_settings_of_the_user_for_matplotlib_are_not_those_of_the_picture(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: banana\n")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(RUN))
+    arguments = ("compare", tmp_path / "a.json", tmp_path / "b.json", "--plot", tmp_path / "x.png")
+    environment = {"MPLBACKEND": "none such", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PATH": ""}
+    with Command(MODULE, *arguments, environment=environment) as bench:
+        assert bench.status() == 0, bench.err.text
+        assert bench.err.text == ""
+    assert written(tmp_path / "x.png")
 
 
 def test_the_command_draws_a_comparison(tmp_path):

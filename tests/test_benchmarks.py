@@ -122,6 +122,19 @@ def test_a_run_in_which_nothing_came_back_has_a_ratio_that_can_be_shown(benchmar
     assert (ratio_of(result), goal_of(result), result["verdict"]) == ("inf", ">= 6", "ok")
 
 
+def test_a_row_whose_echo_is_wrong_has_failed_and_the_others_go_on(benchmarks, capsys):
+    from measure import Row, Settings
+    from run import measured
+
+    from rioecho.bench import WrongEcho
+
+    def measure(settings):
+        raise WrongEcho(0, 7)
+
+    assert "wrong echo" in measured(Row("", "", "", "/s", measure), Settings())["failed"]
+    assert "failed: wrong echo" in capsys.readouterr().out
+
+
 def test_a_row_of_the_reader_runs_and_is_written(tmp_path):
     done = run("read(1024)", "--pairs", 2, "--json", tmp_path / "out.json", "--results", tmp_path / "out.md")
     assert (done.returncode, done.stderr) == (0, "")
@@ -161,7 +174,9 @@ def test_a_row_of_a_server_runs(tmp_path, word):
         (["no such row"], "no row contains 'no such row': --list names them"),
         (["--pairs", "0"], "argument --pairs: '0' is not a whole number above 0"),
         (["--seconds", "soon"], "argument --seconds: 'soon' is not a number of seconds"),
-        (["--json", "/no/such/folder/x"], "/no/such/folder/x: its folder cannot be written to"),
+        (["--seconds", "0"], "argument --seconds: '0' is not a number of seconds above 0"),
+        (["--json", "/no/such/folder/x"], "--json /no/such/folder/x: No such file or directory"),
+        (["--results", "/"], "--results /: Is a directory"),
         (["--picture", "x.gif"], "x.gif ends neither in .png nor in .svg"),
     ],
 )

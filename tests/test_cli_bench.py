@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import termios
 
@@ -262,6 +264,20 @@ def test_a_terminal_gets_a_live_view_that_leaves_the_table_behind(target):
     times = re.findall(r"(\d+\.\d) of (\d+\.\d) s", live)
     assert times
     assert all(float(passed) <= float(whole) for passed, whole in times)
+
+
+def test_a_second_ctrl_c_leaves_the_terminal_its_cursor():
+    pytest.importorskip("rich", reason="the extra 'bench' is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = "{}:{}".format(*silent.getsockname())
+        with on_terminal(target, "-d", "60", "-c", "2", "--stall-timeout", "60") as (bench, screen):
+            screen.wait_for("p99")
+            for _ in range(2):
+                bench.signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    bench.process.wait(0.1)
+            assert bench.status() == 130
+    assert screen.text.rfind("\x1b[?25h") > screen.text.rfind("\x1b[?25l") >= 0
 
 
 @pytest.mark.parametrize("size", [(3, 10), (1, 1), (0, 0)])

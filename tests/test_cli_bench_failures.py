@@ -124,6 +124,15 @@ def test_a_wrong_echo_is_status_3(answer, offset):
     )
 
 
+def test_what_was_measured_before_a_wrong_echo_is_shown(tmp_path):
+    path = tmp_path / "run.json"
+    with serving(flipped) as address:
+        status, out, _ = failed(address, "-c", "1", "-d", "5", "--warmup", "0", "--json", path)
+    run = json.loads(path.read_text())
+    assert (status, run["messages"], run["errors"]) == (3, 15, 1)  # the 1000th byte is in the 16th message
+    assert "p99.9" in out
+
+
 #: What a server does to a connection that it has had enough of, and whether it goes on reading.
 ENDS = {
     "close": (lambda sock: None, False),
@@ -255,6 +264,39 @@ def test_more_connections_than_descriptors_is_status_1(target):
     status, _, complaint = failed(target, "-c", "100", "-d", "1", prelude="ulimit -n 64")
     assert status == 1
     assert "open files" in complaint
+
+
+def test_more_threads_than_the_system_allows_is_status_1(target):
+    status, _, complaint = failed(target, "-c", "4", "--threads", "4", code=ONE_THREAD)
+    assert status == 1
+    assert complaint == "rioecho-bench: the system does not allow 4 threads"
+
+
+ONE_THREAD = """if True:
+    import threading
+    from rioecho.cli import bench
+    start = threading.Thread.start
+    def first_only(self):
+        if threading.active_count() > 1:
+            raise RuntimeError("can't start new thread")
+        start(self)
+    threading.Thread.start = first_only
+    bench.main()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_warnings_that_cannot_be_written_do_not_cost_the_result(target):
+    with open("/dev/full", "w") as full:
+        arguments = ("-c", "1", "-d", "0.01")  # too short to carry its percentiles
+        with Command(MODULE, target, *arguments, "--json", stderr=full) as bench:
+            assert bench.status() == 0
+            assert json.loads(bench.out.text)["connections"] == 1
+        with (
+            serving(lambda sock, data, before: sock.sendall(data[::-1])) as address,
+            Command(MODULE, address, *arguments, stderr=full) as bench,
+        ):
+            assert bench.status() == 3
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """rioecho-bench: runs beside each other, and what is found out before anything is run."""
 
+import itertools
 import json
+import math
 import os
 import socket
 
 import pytest
-from loads import RUN
+from loads import LATENCY, RUN
 from peers import SECONDS, Command
 
 MODULE = "rioecho.cli.bench"
@@ -43,6 +45,19 @@ def test_runs_of_the_same_name_are_shown_with_their_folders(tmp_path):
     assert err == ""
 
 
+def test_what_a_file_is_called_does_nothing_to_the_terminal(tmp_path):
+    paths = [tmp_path / name for name in ("a\x1b[31m.json", "b\nc.json", os.fsdecode(b"\xff.json"))]
+    try:
+        for path in paths:
+            path.write_text(json.dumps(RUN))
+    except OSError:
+        pytest.skip("no such names here")
+    out, _ = compared(*paths)
+    assert len(out.splitlines()) == 6
+    names = [r"a\x1b[31m", r"b\nc", r"\udcff"]
+    assert [line.split()[0] for line in (out.splitlines()[i] for i in (1, 2, 4))] == names
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -51,7 +66,22 @@ def test_runs_of_the_same_name_are_shown_with_their_folders(tmp_path):
         ("[]", "is not a result of --json"),
         ("{}", "is not a result of --json: rate is no number"),
         (b"\xff\xfe", "is not a result of --json"),
+        ("[" * 200_000, "is nested too deeply"),
+        *(
+            (json.dumps(RUN | {name: value}), f"is not a result of --json: {name} is")
+            for name, value in [
+                *(("rate", rate) for rate in (math.nan, math.inf, -1.0, 10**400, True, "fast", [1], None)),
+                *(("pipeline", pipeline) for pipeline in ("1", [1], None)),
+                *(("rate_asked", asked) for asked in ("1", [1], math.nan)),
+                ("messages", -1),
+            ]
+        ),
+        *(
+            (json.dumps(RUN | {"latency_us": LATENCY | {"max": us}}), "latency_us.max is")
+            for us in (math.inf, math.nan, -1, 1e300, None)
+        ),
     ],
+    ids=itertools.count(),
 )
 def test_a_file_that_is_no_result_is_named(tmp_path, content, words):
     path = tmp_path / "x.json"

@@ -140,3 +140,19 @@ def test_an_empty_one_has_nothing():
 def test_what_is_no_latency_and_no_percentile_is_refused(method, value):
     with pytest.raises(ValueError, match="not"):
         getattr(Histogram(), method)(value)
+
+
+def test_a_tenth_of_a_percent_of_a_thousand_is_one_whatever_it_is_in_binary():
+    h = counted(range(1, 1001))
+    assert [h.percentile(tenths / 10) for tenths in range(1, 1001)] == [n / 1000 for n in range(1, 1001)]
+
+
+@pytest.mark.parametrize("n", [10**15, 10**17, 2**63])
+def test_the_curve_of_very_many_comes_to_its_end(n):
+    h = Histogram()
+    h.record(1, n)
+    h.record(2)
+    curve = h.percentiles()
+    assert curve[-1] == (2.0, 100.0, n + 1)
+    assert len(curve) < 400
+    assert all(a[1] < b[1] for a, b in itertools.pairwise(curve))

@@ -38,6 +38,12 @@ def test_each_message_has_its_size_and_ends_in_the_only_newline(size):
     assert (whole * (1 + (1 << 16) // len(whole)))[: 1 << 16] == cycle[len(whole) :]
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_message_of_nothing_is_refused(size):
+    with pytest.raises(ValueError, match="at least one byte"):
+        messages(size)
+
+
 # ---- right echoes
 
 
@@ -180,6 +186,19 @@ def test_a_stall_shows_in_the_corrected_latencies_and_hardly_in_the_uncorrected(
     assert corrected.count >= uncorrected.count  # what was due and could not be sent before the end
 
 
+def test_the_uncorrected_latency_is_from_when_it_was_sent_though_another_has_waited_for_longer():
+    def talk(one, two):
+        first = receive(one, 64)
+        two.sendall(receive(two, 64))
+        one.sendall(first)
+
+    with peer(talk, 2) as ends:
+        load = loop(ends, rate=1, duration=1.2)  # the second goes after a second
+        load.run()
+    assert latencies(load, corrected=False).percentile(50) < 800_000
+    assert latencies(load, corrected=False).max > 990_000
+
+
 def test_what_was_due_and_never_sent_counts_too():
     with peer(until_closed) as ends:
         load = loop(ends, rate=1000, duration=0.3, stall_timeout=0.4)
@@ -187,6 +206,21 @@ def test_what_was_due_and_never_sent_counts_too():
     assert latencies(load, corrected=False).count == 1
     assert latencies(load).count == 300
     assert latencies(load).percentile(50) >= 100_000
+
+
+def test_what_was_let_go_and_the_kernel_never_took_counts_too():
+    over = threading.Event()
+
+    def talk(end):
+        assert over.wait(SECONDS)
+        echo(end)
+
+    with peer(talk) as ends:
+        load = loop(ends, 1 << 16, rate=1000, pipeline=200, duration=0.1)
+        threading.Timer(0.3, over.set).start()  # by then the load is over, and what it let go is not
+        assert load.run()[0] == "done"
+    assert 0 < load.counts()[1] == latencies(load, corrected=False).count < 100
+    assert latencies(load).count == 100
 
 
 def test_a_backlog_of_millions_is_counted_without_counting_each():
@@ -215,6 +249,14 @@ def test_a_late_phase_puts_the_first_message_off():
         load = loop(ends, rate=1, phase=0.2, duration=0.1)
         load.run()
         assert load.counts()[1] == 0
+
+
+def test_the_slowest_rate_sends_one_message_and_is_over_in_time():
+    with peer(echo) as ends:
+        load = loop(ends, rate=2.0**-31, duration=0.1)
+        assert load.run()[0] == "done"
+        assert load.counts()[1] == 1
+    assert 0 < latencies(load).max < SECONDS * 1e6
 
 
 # ---- its life
@@ -303,6 +345,8 @@ def test_it_opens_one_descriptor_and_closes_it():
         ({"pipeline": 0}, "under way"),
         ({"rate": 0}, "rate"),
         ({"rate": float("nan")}, "rate"),
+        ({"rate": 1e-10}, "rate"),
+        ({"rate": 1e-300}, "rate"),
         ({"message_bytes": 63}, "cycle"),
         ({"message_bytes": 0}, "cycle"),
         ({"duration": -1}, "seconds"),

@@ -53,6 +53,8 @@ def test_what_is_no_target_is_refused(text):
         ("threads", 51, ValueError),
         ("rate", 0, ValueError),
         ("rate", -5.0, ValueError),
+        ("rate", 1e-7, ValueError),
+        ("rate", 5e-324, ValueError),
         ("rate", math.inf, ValueError),
         ("rate", math.nan, ValueError),
         ("rate", "fast", TypeError),
@@ -77,3 +79,9 @@ def test_a_plan_is_frozen_and_its_warm_up_is_no_longer_than_its_duration():
     assert (plan.warmup, plan.warmup_s) == (1.0, 0.5)
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.duration = 3
+
+
+def test_as_many_messages_may_be_under_way_on_a_connection_as_a_load_loop_takes():
+    assert Plan("localhost:8000", connections=4, pipeline=1 << 20).pipeline == 1 << 20
+    with pytest.raises(ValueError, match="pipeline must be 1 to 1048576"):
+        Plan("localhost:8000", connections=1, pipeline=(1 << 20) + 1)

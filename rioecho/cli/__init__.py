@@ -31,17 +31,19 @@ class Parser(argparse.ArgumentParser):
         return self.help_text or super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"{self.prog}: {_in_one_line(message)} (try {self.prog} --help)\n")
+        self.exit(USAGE_ERROR, f"{self.prog}: {in_one_line(message)} (try {self.prog} --help)\n")
 
 
 def complain(prog: str, error: BaseException | str) -> None:
     """Say on stderr, in one line, what went wrong."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if sys.stderr is not None:  # or print() would take stdout
-        print(f"{prog}: {_in_one_line(text)}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody can be told; what was done and the exit status stay
+            print(f"{prog}: {in_one_line(text)}", file=sys.stderr)
 
 
-def _in_one_line(text: str) -> str:
+def in_one_line(text: str) -> str:
+    """Escape what is not to be seen, and what would do something to a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 

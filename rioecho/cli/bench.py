@@ -35,7 +35,7 @@ from rioecho.client import WrongEchoError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
     from rioecho.bench import Progress, Result
@@ -144,11 +144,13 @@ class _Signals:
     def __init__(self) -> None:
         self._number = 0  # the first signal that came
         self._held = False
+        self.abandon: Callable[[], object] = bool  # what has to be done before the second one ends it
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._number:
+            self.abandon()
             os._exit(SIGNALLED + number)
         self._number = number
         if not self._held:
@@ -254,6 +256,7 @@ def _run(plan: Plan, signals: _Signals) -> tuple[Result | None, int, str]:
     )
     try:
         with view(title, plan.warmup_s + plan.duration) as shown:
+            signals.abandon = shown.abandon
 
             def show(progress: Progress) -> None:
                 with signals.held():

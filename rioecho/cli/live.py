@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SPARKS = "▁▂▃▄▅▆▇█"
 #: Where stderr cannot show those.
 PLAIN_SPARKS = "_.-=+*%#"
+SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Lines:
@@ -42,6 +43,9 @@ class Lines:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
+
+    def abandon(self) -> None:
+        """Do what must not be left undone when the process ends at once."""
 
     def show(self, progress: Progress) -> None:
         if not _taken():
@@ -82,6 +86,12 @@ class View:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with contextlib.suppress(OSError):
             self._live.stop()
+
+    def abandon(self) -> None:
+        """Show the cursor again; for a signal handler, which may have come into the middle of Rich."""
+        if _taken():
+            with contextlib.suppress(OSError):
+                os.write(2, SHOW_CURSOR)
 
     def show(self, progress: Progress) -> None:
         self._rates.append(progress.rate)

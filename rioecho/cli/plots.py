@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 
 from rioecho.cli.tables import LATENCIES, number, setting
 
@@ -30,18 +31,21 @@ POINTS = 2000
 
 
 def prepare() -> None:
-    """Import Matplotlib; an ImportError if it is not there, or does not work."""
+    """Import Matplotlib, with none of the user's settings; an ImportError if it is not there, or does not work."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its remarks on caches and fonts are not ours to make
+    os.environ.pop("MPLBACKEND", None)  # a name that it does not know would be an error
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg
-    import matplotlib.figure  # noqa: F401
+    import matplotlib.figure
+
+    matplotlib.rcdefaults()
 
 
 def draw_run(result: Result) -> _Figure:
     """One run: both latencies in an open loop, and the rate over time."""
     run = result.to_json()
     figure, latency, rate = _figure()
-    figure.suptitle(setting(run), x=0.01, ha="left", fontsize=10)
+    figure.suptitle(setting(run), x=0.01, ha="left", fontsize=10, parse_math=False)
     asked = run["rate_asked"]
     curves = [_curve(_all_percentiles(result.histogram), result.histogram.count)]
     _percentile_line(latency, curves[0], COLOURS[0], "corrected: since due" if asked else None)
@@ -95,7 +99,9 @@ def draw_comparison(runs: Sequence[tuple[str, Run]]) -> _Figure:
 def save(figure: _Figure, path: str) -> None:
     """Write PNG or SVG, as the name ends."""
     kind = os.path.splitext(path)[1].lower().removeprefix(".")
-    figure.savefig(path, format=kind, dpi=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter that the font does not have is a box, and no more than that
+        figure.savefig(path, format=kind, dpi=200)
 
 
 def _figure() -> tuple[_Figure, _Axes, _Axes]:

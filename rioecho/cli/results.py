@@ -11,8 +11,8 @@ import os
 import stat
 import sys
 
-from rioecho.cli import complain
-from rioecho.cli.tables import LATENCIES
+from rioecho.cli import complain, in_one_line
+from rioecho.cli.tables import LATENCIES, SETTINGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rioecho.cli.tables import Run
 
 FAILED = 1
+#: What no figure of a run reaches.
+BEYOND = 2.0**64
 
 
 def check_writable(path: str) -> None:
@@ -89,20 +91,28 @@ def put_out(prog: str, text: str) -> int:
 def read(path: str) -> Run:
     """Read what --json has written; ValueError where it is something else."""
     with open(path, encoding="utf-8") as file:
-        run = json.load(file)
+        try:
+            run = json.load(file)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
     if not isinstance(run, dict):
         raise ValueError("it is no object")
     latency = run.get("latency_us")
     latency = latency if isinstance(latency, dict) else {}
-    numbers = {name: run.get(name) for name in ("rate", "mb_per_s", "messages", "connections", "message_bytes")}
+    run = {"pipeline": 1, "rate_asked": None, **run}
+    numbers = {name: run.get(name) for name in ("rate", "mb_per_s", "messages", *SETTINGS)}
     numbers |= {f"latency_us.{name}": latency.get(name) for name in LATENCIES}
+    if run["rate_asked"] is None:
+        del numbers["rate_asked"]
     for name, value in numbers.items():
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise ValueError(f"{name} is no number")
-    return {"pipeline": 1, "rate_asked": None, **run}
+        if not 0 <= value < BEYOND:
+            raise ValueError(f"{name} is out of range")
+    return run
 
 
 def names(paths: Sequence[str]) -> list[str]:
-    """The files' names without their folders and endings, where that tells them apart."""
+    """The files' names without their folders and endings, where that tells them apart, as they can be printed."""
     short = [os.path.basename(path).removesuffix(".json") for path in paths]
-    return short if len(set(short)) == len(short) else list(paths)
+    return [in_one_line(name) for name in (short if len(set(short)) == len(short) else paths)]
