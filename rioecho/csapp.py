@@ -122,19 +122,31 @@ def rio_readnb(rp: Rio, n: int) -> bytes:
 # The wrappers (11.4, 10.5, appendix A)
 
 
-def _or_exit(function: Callable[_Params, _T]) -> Callable[_Params, _T]:
-    """Give the book's wrapper of ``function``, which ends the process where the system refuses something."""
+#: What comes from the system, or from outside: a UnicodeError is a name or a text that cannot be one.
+_REFUSED = (OSError, UnicodeError, MemoryError)
+
+
+def _or_exit(function: Callable[_Params, _T], refused: tuple[type[Exception], ...] = _REFUSED) -> Callable[_Params, _T]:
+    """Give the book's wrapper of ``function``, which ends the process where something is refused.
+
+    A mistake in the program is raised.
+    """
     name = function.__name__.capitalize()
 
     @functools.wraps(function)
     def wrapper(*args: _Params.args, **kwargs: _Params.kwargs) -> _T:
         try:
             return function(*args, **kwargs)
-        except (OSError, UnicodeError, MemoryError) as exc:  # a UnicodeError is a name or a text that came from outside
+        except refused as exc:
             _exit(f"{name} error: {getattr(exc, 'strerror', None) or exc or type(exc).__name__}")
 
     wrapper.__name__ = wrapper.__qualname__ = name
     return wrapper
+
+
+def _or_exit_without_address(function: Callable[_Params, _T]) -> Callable[_Params, _T]:
+    """The same; a ValueError is a host or a port that cannot be one, from the command line as a rule."""
+    return _or_exit(function, (*_REFUSED, ValueError))
 
 
 def _exit(message: str) -> NoReturn:
@@ -212,7 +224,7 @@ def Close(fd: int) -> None:
     os.close(fd)
 
 
-@_or_exit
+@_or_exit_without_address
 def Getaddrinfo(
     host: str | None,
     service: int | str | None,
@@ -262,8 +274,8 @@ def Fputs(text: _T, stream: _HasWrite[_T]) -> None:
     stream.write(text)
 
 
-Open_clientfd = _or_exit(open_clientfd)
-Open_listenfd = _or_exit(open_listenfd)
+Open_clientfd = _or_exit_without_address(open_clientfd)
+Open_listenfd = _or_exit_without_address(open_listenfd)
 Rio_readn = _or_exit(rio_readn)
 Rio_writen = _or_exit(rio_writen)
 Rio_readinitb = _or_exit(rio_readinitb)

@@ -371,14 +371,27 @@ def test_text_that_cannot_be_decoded_is_a_failure_of_fgets(capsys):
     assert capsys.readouterr().err.startswith("Fgets error: ")
 
 
+NO_ADDRESSES = {
+    "Open_clientfd": (lambda: csapp.Open_clientfd("127.0.0.1", 70000), "a port is a number from 0 to 65535 or"),
+    "Open_listenfd": (lambda: csapp.Open_listenfd("-1"), "a port is a number from 0 to 65535 or"),
+    "Getaddrinfo": (lambda: csapp.Getaddrinfo("127.0.0.1\0.x", 80), "a NUL in the host name"),
+}
+
+
+@pytest.mark.parametrize("name", NO_ADDRESSES)
+def test_a_host_or_port_that_cannot_be_one_is_a_failure_like_any_other(name, capsys):
+    call, reason = NO_ADDRESSES[name]
+    with pytest.raises(SystemExit) as raised:
+        call()
+    assert raised.value.code == 1
+    assert capsys.readouterr().err.startswith(f"{name} error: {reason}")
+
+
 MISTAKES = {
-    "port out of range": (lambda: csapp.Open_clientfd("127.0.0.1", 70000), ValueError),
     "no port": (lambda: csapp.Open_listenfd(None), TypeError),
     "negative count": (lambda: csapp.Rio_readn(0, -1), ValueError),
     "text for bytes": (lambda: csapp.Rio_writen(1, "text"), TypeError),
     "text for a descriptor": (lambda: csapp.Accept("fd"), TypeError),
-    "service out of range": (lambda: csapp.Getaddrinfo("127.0.0.1", 70000), ValueError),
-    "NUL in a host name": (lambda: csapp.Getaddrinfo("127.0.0.1\0.x", 80), ValueError),
     "no room": (lambda: csapp.Fgets(1, io.StringIO("x")), ValueError),
     "bytes for text": (lambda: csapp.Fputs(b"bytes", io.StringIO()), TypeError),
     "text for a number": (lambda: csapp.Socket("AF_INET", 1), TypeError),
