@@ -67,3 +67,6 @@ if not TYPE_CHECKING:  # a type checker would take it for a module that has ever
 
             return EchoServer
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -163,10 +163,14 @@ class EchoServer:
         """Accept and serve until stop(); return when every connection is closed, or the time to drain is over.
 
         That goes on in a thread of its own while this one waits: a signal handler that raises (Ctrl-C) does so at no
-        wrong moment. Raises OSError when serving fails.
+        wrong moment. Where start(), or entering the block, has begun it already, this only waits. Raises OSError when
+        serving fails.
         """
+        with self._lock:
+            begun = self._begun and not self._closed
         try:
-            self.start()
+            if not begun:
+                self.start()
             self.wait()
         except BaseException:
             self.stop()
@@ -305,7 +309,7 @@ class EchoServer:
             if accepted == self._acceptor.accepted:
                 break
         total = {
-            name: sum(each[name] for each in counts) for name in ("closed", "errors", "bytes_out", "bytes_in", "lines")
+            name: sum(each[name] for each in counts) for name in ("closed", "errors", "bytes_in", "bytes_out", "lines")
         }
         stats = {
             "accepted": accepted,

@@ -111,6 +111,7 @@ def test_an_unknown_host_is_one_line_and_status_1():
         (("0", "--max-line", "1.5"), "1.5"),
         (("0", "--max-line", "9" * 30), "max-line|max_line"),
         (("0", "-v", "-q"), "-q"),
+        (("0", "--raw", "--framing", "line"), "--framing"),
         (("0", "--magic"), "--magic"),
     ],
 )

@@ -243,6 +243,25 @@ def test_starting_twice_is_an_error_and_the_server_goes_on(engine):
         assert exchange(sock, b"still there\n") == b"still there\n"
 
 
+def test_serve_forever_waits_where_it_serves_already(engine):
+    events = []
+
+    def serve(server):
+        server.serve_forever()
+        events.append("served")
+
+    with dial_to(EchoServer(engine=engine)) as (server, sock):
+        forever = Running(serve, server)
+        for _ in range(100):
+            ask(sock)
+        events.append("stopped")
+        server.stop()
+        sock.close()
+        forever.result()
+    assert events == ["stopped", "served"]
+    assert server.stats()["closed"] == 1
+
+
 @pytest.mark.parametrize("begin", ["start", "serve_forever", "__enter__"])
 def test_a_closed_server_does_not_start_again(engine, begin):
     server = EchoServer(engine=engine)
