@@ -51,7 +51,9 @@ cdef int get_bytes(object data, Py_buffer *view) except -1:
 
 @cython.final
 cdef class Rio(Reader):
-    """A buffered reader and writer over a POSIX descriptor that never loses a byte, whatever interrupts it.
+    # The first two lines are for inspect.signature(), which finds them in no other place.
+    """Rio(fd, *, bufsize=65536, timeout=..., max_line=1048576, closefd=False)\n--\n
+    A buffered reader and writer over a POSIX descriptor that never loses a byte, whatever interrupts it.
 
     fd: an int, or an object with fileno() (a socket, a pipe's end, a file, a terminal); the object is kept alive. An
         ssl.SSLSocket is read and written through itself.
@@ -131,7 +133,7 @@ cdef class Rio(Reader):
         return length
 
     def write(self, data):
-        """Write data through the output buffer; bufsize bytes or more go straight through. Returns data's length.
+        """Write data through the output buffer; more than bufsize bytes go straight through. Returns data's length.
 
         If this raises, `characters_written` bytes of data were taken (sent or buffered) and the rest is the caller's.
         The time it may wait is the Rio's timeout.
@@ -245,7 +247,7 @@ cdef class Rio(Reader):
         cdef rio_call call
         cdef size_t size = self.out.base
         self.begin_writing(&call, ...)
-        if n >= size:
+        if n > size:
             self.push(&call, 0)
             self.send_all(&call, data, n, taken)
         elif n:

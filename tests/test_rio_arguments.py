@@ -1,6 +1,7 @@
 """A bad argument is a clear ValueError or TypeError, and nothing has changed; so is a call of a closed Rio."""
 
 import enum
+import inspect
 import io
 import math
 import os
@@ -9,6 +10,7 @@ from fractions import Fraction
 
 import pytest
 
+import rioecho
 from rioecho import Rio
 
 HUGE = sys.maxsize + 1
@@ -242,3 +244,15 @@ def test_the_wrong_direction_is_an_unsupported_operation(wire):
         reader.write(b"x")
     os.write(into.far, b"line\n")
     assert reader.readline(timeout=5) == b"line\n"
+
+
+def test_the_signatures_can_be_inspected():
+    options = "bufsize=65536, timeout=Ellipsis, max_line=1048576, closefd=False"
+    assert str(inspect.signature(Rio)) == f"(fd, *, {options})"
+    assert set(rioecho.__all__) <= set(dir(rioecho))
+    for name in rioecho.__all__:
+        if name != "ConcurrentCall":  # RuntimeError has none
+            assert inspect.signature(getattr(rioecho, name))
+    for name, method in vars(Rio).items():
+        if not name.startswith("_") and callable(method):
+            assert inspect.signature(method)

@@ -114,6 +114,23 @@ def test_write_says_how_much_it_took_and_holds_no_more_than_bufsize(outward, int
     assert there + taken[0] == data[:end]
 
 
+# Not TCP: what it does not take now it takes a moment later, when some has gone over.
+@pytest.mark.parametrize("outward", ["pipe", "socketpair", "pty"], indirect=True)
+def test_as_much_as_the_buffer_holds_is_taken_where_nothing_can_be_sent(outward, background, data):
+    rio = Rio(outward.near, bufsize=1000, timeout=0)
+    with pytest.raises(BlockingIOError) as raised:
+        rio.writen(data)
+    count = raised.value.characters_written
+    assert rio.write(data[count : count + 1000]) == 1000
+    with pytest.raises(BlockingIOError) as raised:
+        rio.write(b"x")
+    assert raised.value.characters_written == 0
+    taken, thread = arriving(outward, count + 1000, background)
+    rio.flush(timeout=REST)
+    thread.join(REST)
+    assert taken == [data[: count + 1000]]
+
+
 @pytest.mark.parametrize("step", [300, 5000])
 def test_writelines_says_how_much_of_all_the_lines_it_took(outward, interrupted, background, data, step):
     rio = Rio(outward.near, bufsize=1000)
