@@ -55,7 +55,7 @@ from rioecho._posix cimport (
     rio_unacknowledged,
     shutdown,
 )
-from rioecho._reader cimport to_size
+from rioecho._sizes cimport to_size
 
 from rioecho._tls import is_tls
 from rioecho.errors import ConcurrentCall

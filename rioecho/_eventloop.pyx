@@ -66,7 +66,7 @@ from rioecho._posix cimport (
     rio_no_sigpipe,
     write,
 )
-from rioecho._reader cimport to_size
+from rioecho._sizes cimport to_size
 
 
 # ---- all connections of a loop

@@ -28,7 +28,7 @@ from rioecho._posix cimport (
     sigset_t,
     write,
 )
-from rioecho._reader cimport to_size
+from rioecho._sizes cimport to_size
 
 from enum import IntEnum
 

@@ -1,14 +1,14 @@
-# The reading half of class Rio; see _reader.pyx.
+# Reading a number of bytes, the first half of a Rio's reading; see _reader.pyx.
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
+
+from rioecho._buffer cimport buffer_consume, buffer_start
 from rioecho._channel cimport Channel, rio_call
 
 
 cdef class Reader(Channel):
-    cdef bytes sep         # the separator that inp.sep_scanned is about
     cdef size_t skipped    # bytes of a line that an interrupted skipline() has thrown away
 
-    cdef list take_lines(self, size_t n)
-    cdef ssize_t wait_line(self, size_t limit, bint cut, object timeout) except -1
     cdef size_t hold(self, size_t n, object timeout) except? 0
     cdef size_t hold_some(self, object timeout) except? 0
     cdef object read_buffer(self, object buffer, bint full, object timeout)
@@ -20,4 +20,14 @@ cdef class Reader(Channel):
     cdef int incomplete(self, object expected) except -1
 
 
-cdef Py_ssize_t to_size(object n, object name) except -1
+cdef inline void consume(Reader self, size_t n) noexcept:
+    """Take the first n held bytes out, now that the caller has them."""
+    buffer_consume(&self.inp, n)
+    self.skipped = 0
+
+
+cdef inline bytes take(Reader self, size_t n):
+    """The first n held bytes, consumed."""
+    cdef bytes result = PyBytes_FromStringAndSize(buffer_start(&self.inp), n)
+    consume(self, n)
+    return result

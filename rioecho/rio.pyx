@@ -2,8 +2,8 @@
 # cython: boundscheck=False, wraparound=False, embedsignature=True, embedsignature.format=clinic
 """Robust I/O on a POSIX descriptor: class Rio (CS:APP 10.5).
 
-Here is what a user meets: making a Rio, writing, closing. Reading is in _reader.pyx, waiting in _channel.pyx; the
-book's functions at C level, which can be cimported from here, are in _csapp.pyx.
+Here is what a user meets: making a Rio, writing, closing. Reading is in _lines.pyx and _reader.pyx, waiting in
+_channel.pyx; the book's functions at C level, which can be cimported from here, are in _csapp.pyx.
 """
 
 import io
@@ -26,8 +26,9 @@ from rioecho._buffer cimport (
     buffer_start,
 )
 from rioecho._channel cimport AS_FILE, BORROWED, OWNED, check_source, enter, leave, rio_call, to_nanoseconds
+from rioecho._lines cimport LineReader
 from rioecho._posix cimport RIO_CLOSED, RIO_FREE, rio_flag_put, rio_flag_take
-from rioecho._reader cimport Reader, to_size
+from rioecho._sizes cimport to_size
 from rioecho._tls cimport tls_of
 
 
@@ -50,7 +51,7 @@ cdef int get_bytes(object data, Py_buffer *view) except -1:
 
 
 @cython.final
-cdef class Rio(Reader):
+cdef class Rio(LineReader):
     # The first two lines are for inspect.signature(), which finds them in no other place.
     """Rio(fd, *, bufsize=65536, timeout=..., max_line=1048576, closefd=False)\n--\n
     A buffered reader and writer over a POSIX descriptor that never loses a byte, whatever interrupts it.

@@ -1,0 +1,48 @@
+# Sizes as they come from Python: an object becomes a Py_ssize_t, or a ValueError or TypeError that names it.
+
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
+from cpython.long cimport PyLong_CheckExact
+from cpython.number cimport PyNumber_AsSsize_t
+
+
+cdef extern from "Python.h":
+    Py_ssize_t PyLong_AsSsize_t(object n) noexcept   # -1 may be an error, which is asked for only then
+
+
+cdef inline Py_ssize_t to_limit(object n, object name) except -2:
+    """A size argument for which None and any negative number mean "no limit": -1."""
+    cdef Py_ssize_t size
+    if PyLong_CheckExact(n):   # the usual case, without the calls that the general one needs
+        size = PyLong_AsSsize_t(n)
+        if size >= 0:
+            return size
+        if not PyErr_Occurred():
+            return -1
+        PyErr_Clear()
+    return any_to_limit(n, name)
+
+
+cdef inline Py_ssize_t any_to_limit(object n, object name) except -2:
+    cdef Py_ssize_t size
+    if n is None:
+        return -1
+    try:
+        size = PyNumber_AsSsize_t(n, OverflowError)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {type(n).__name__}") from None
+    except OverflowError:
+        if n < 0:
+            return -1
+        raise ValueError(f"{name} is larger than any object can be: {n}") from None
+    return max(size, -1)
+
+
+cdef inline Py_ssize_t to_size(object n, object name) except -1:
+    """A size argument that must be there and must not be negative."""
+    cdef Py_ssize_t size
+    if n is None:
+        raise TypeError(f"{name} must be an integer, not None")
+    size = to_limit(n, name)
+    if size < 0:
+        raise ValueError(f"{name} must not be negative: {n}")
+    return size
