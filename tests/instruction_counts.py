@@ -13,6 +13,7 @@ import re
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 from pathlib import Path
@@ -24,9 +25,15 @@ LINE = b"x" * 63 + b"\n"
 LINES = 500  # operations counted of each kind
 DEPTH = 32  # lines in flight on the loop's busy connection
 
-#: What the counts depend on beside this project.
-PYTHON = ".".join(platform.python_version_tuple()[:2])
-PLATFORM = f"{platform.python_implementation()} {PYTHON} {platform.machine()}, {platform.python_compiler()}"
+#: What the counts depend on beside this project: its own objects are Python's, and it is compiled as Python was.
+OPTIMIZED = re.findall(
+    r"-O\w|--enable-optimizations|--with-lto",
+    f"{sysconfig.get_config_var('PY_CFLAGS')} {sysconfig.get_config_var('CONFIG_ARGS')}",
+)
+PLATFORM = (
+    f"{platform.python_implementation()} {platform.python_version()} {platform.machine()}, "
+    f"{platform.python_compiler()} {' '.join(dict.fromkeys(OPTIMIZED))}"
+)
 
 VALGRIND = [
     "valgrind",
@@ -179,7 +186,7 @@ def main():
     if sys.argv[1:] not in ([], ["--record"]):
         sys.exit(f"usage: {sys.argv[0]} [--record]")
     counts, before = count(), recorded() or {}
-    print(f"{PLATFORM:40} {'now':>8} {'recorded':>8}")
+    print(f"{PLATFORM}\n{'':40} {'now':>8} {'recorded':>8}")
     for name, number in counts.items():
         print(f"{name:40} {number:8.1f} {before.get(name, '-'):>8}")
     if sys.argv[1:]:
