@@ -21,7 +21,7 @@ from rioecho._buffer cimport (
     whole_lines,
 )
 from rioecho._counts cimport counts_t
-from rioecho._echoloop cimport CHUNK, DRAINING, ECHOING, LINGERING
+from rioecho._echoloop cimport CHUNK, DRAINING, ECHOING, LINGERING, peer_took
 from rioecho._fdio cimport FD_SOCKET, fd_read, fd_write, fd_write_both, rio_fd, would_block
 from rioecho._poller cimport poller_modify, poller_remove, poller_t
 from rioecho._posix cimport (
@@ -56,7 +56,7 @@ cdef struct conn_t:
     conn_t *next
     kept_t *kept         # NULL: nothing
     PyObject *peer       # for whoever is told of its end, or NULL
-    int64_t deadline     # for the next progress
+    int64_t deadline     # for the next progress, or for the next look whether there was any
     uint64_t bytes_out
     int fd
     short events         # what is waited for
@@ -64,7 +64,8 @@ cdef struct conn_t:
     unsigned char phase
     unsigned char why    # it was closed: a reason
     unsigned char ended  # the input has
-    int unacknowledged   # of what was sent, when the peer had last made progress; see peer_took()
+    unsigned char looks  # at it, since there was progress
+    int unacknowledged   # of what was sent, at the last look; see peer_took()
 
 
 cdef struct loop_t:
@@ -79,6 +80,7 @@ cdef struct loop_t:
     bint stopping
     int64_t now          # at the beginning of this turn
     int64_t idle         # nanoseconds without progress, or -1
+    int64_t pause        # between two looks, LOOKS of which make that time
     int64_t drain        # nanoseconds for draining and lingering
     int64_t drained      # when that time is over
     size_t max_line      # a longer line goes back in pieces; 0: raw
@@ -105,25 +107,20 @@ cdef inline void unlink(conn_t *c) noexcept nogil:
     c.next.prev = c.prev
 
 
-cdef inline void progress(loop_t *l, conn_t *c) noexcept nogil:
-    """Renew the deadline. All have the same time, so the last renewed is the last in order."""
-    if l.idle < 0 or c.phase != ECHOING:
-        return
-    c.deadline = l.now + l.idle
+cdef inline void look_later(loop_t *l, conn_t *c) noexcept nogil:
+    """Set the next deadline. All have the same pause, so the last one set is the last in order."""
+    c.deadline = l.now + l.pause
     if c.next != &l.all:
         unlink(c)
         append(l, c)
 
 
-cdef inline bint peer_took(conn_t *c) noexcept nogil:
-    """Has the peer, since this was last asked or something was sent, taken some of what waits for it?
-
-    poll() does not say so before a third of the send buffer is free, which may be more than a slow reader takes in
-    all of its time.
-    """
-    cdef int before = c.unacknowledged
-    c.unacknowledged = rio_unacknowledged(c.fd)
-    return c.unacknowledged < before
+cdef inline void progress(loop_t *l, conn_t *c) noexcept nogil:
+    """Give it all of its time again."""
+    if l.idle < 0 or c.phase != ECHOING:
+        return
+    c.looks = 0
+    look_later(l, c)
 
 
 # ---- what a connection keeps

@@ -5,10 +5,12 @@ from libc.stdint cimport int64_t, uint64_t
 from rioecho._buffer cimport rio_buffer
 from rioecho._counts cimport counts_t
 from rioecho._fdio cimport rio_fd
+from rioecho._posix cimport rio_unacknowledged
 
 
 cdef enum:
     CHUNK = 65536   # what is received at once
+    LOOKS = 8       # at what the peer takes, in the time that it may take nothing; so it has at most an eighth more
 
 
 cdef enum phase:
@@ -40,12 +42,23 @@ cdef struct echo_t:
     int64_t timeout      # nanoseconds without progress; -1: for ever
     int64_t drain        # nanoseconds for draining and lingering
     int64_t deadline     # 0: to be set anew, progress was made; fixed once draining
-    int unacknowledged   # of what was sent, when the deadline was set
+    int unacknowledged   # of what was sent, when that was last looked at; see peer_took()
     int err
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t lines
     counts_t *totals     # where they are counted too, or NULL
+
+
+cdef inline bint peer_took(int fd, int *unacknowledged) noexcept nogil:
+    """Has the peer, since the number was put down, taken some of what waits for it? The number is put down again.
+
+    poll() does not say so before a third of the send buffer is free, which may be more than a slow reader takes in
+    all of its time.
+    """
+    cdef int before = unacknowledged[0]
+    unacknowledged[0] = rio_unacknowledged(fd)
+    return unacknowledged[0] < before
 
 
 cdef answer echo_turn(echo_t *e) noexcept nogil

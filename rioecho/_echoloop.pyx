@@ -16,7 +16,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, ENOMEM
-from libc.stdint cimport SIZE_MAX, uint64_t
+from libc.stdint cimport SIZE_MAX, int64_t, uint64_t
 
 from rioecho._buffer cimport (
     FOUND,
@@ -101,6 +101,8 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
     cdef unsigned int turns = 0
     cdef short events
     cdef int ready, wake_fd
+    cdef int64_t until
+    cdef bint looks
     # A peer that never stops sending, so that nothing below ever waits, must not keep us.
     if e.phase == ECHOING:
         if e.stop_fd >= 0 and fd_ready(e.stop_fd, POLLIN):
@@ -177,18 +179,20 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
             buffer_free(&e.b)
         if e.deadline == 0:
             e.deadline = deadline_after(e.timeout)
-            e.unacknowledged = rio_unacknowledged(e.f.fd) if events == POLLOUT and e.timeout > 0 else -1
+            if events == POLLOUT:
+                e.unacknowledged = rio_unacknowledged(e.f.fd)
         wake_fd = e.stop_fd if e.phase == ECHOING else -1
-        ready = fd_wait_or_wake(e.f.fd, events, wake_fd, e.deadline, &e.err)
+        looks = events == POLLOUT and e.phase == ECHOING and e.timeout > 0
+        until = min(e.deadline, deadline_after(e.timeout // LOOKS)) if looks else e.deadline
+        ready = fd_wait_or_wake(e.f.fd, events, wake_fd, until, &e.err)
         if ready < 0:
             return INTERRUPTED if e.err == EINTR else FAILED
         if ready == 0:
-            # poll() does not say that there is room before a third of the send buffer is free, which may be more than
-            # a slow reader takes in all of its time. It has made progress if it has taken anything.
-            if e.phase == ECHOING and rio_unacknowledged(e.f.fd) < e.unacknowledged:
+            if looks and peer_took(e.f.fd, &e.unacknowledged):
                 e.deadline = 0
-                continue
-            return TIMED_OUT
+            elif until == e.deadline:
+                return TIMED_OUT
+            continue
         if ready == WOKEN:
             drain(e)
     return INTERRUPTED

@@ -29,13 +29,13 @@ from rioecho._connection cimport (
     conn_read,
     conn_t,
     conn_write,
+    look_later,
     loop_t,
-    peer_took,
     progress,
     ready,
 )
 from rioecho._counts cimport Counts
-from rioecho._echoloop cimport CHUNK, DRAINING, ECHOING
+from rioecho._echoloop cimport CHUNK, DRAINING, ECHOING, LOOKS, peer_took
 from rioecho._fdio cimport deadline_after, fd_ready, milliseconds_until
 from rioecho._poller cimport (
     READY_MAX,
@@ -77,7 +77,8 @@ cdef void conn_begin(loop_t *l, conn_t *c) noexcept nogil:
     append(l, c)
     l.active += 1
     c.phase = DRAINING if l.stopping else ECHOING
-    c.deadline = INT64_MAX if l.idle < 0 else l.now + l.idle
+    c.looks = 0
+    c.deadline = INT64_MAX if l.idle < 0 else l.now + l.pause
     c.events = POLLIN
     err = poller_add(&l.poller, c.fd, POLLIN, c)
     if err:
@@ -129,12 +130,19 @@ cdef bint drain_some(loop_t *l) noexcept nogil:
 
 
 cdef void expire(loop_t *l) noexcept nogil:
-    """Close those whose time is over."""
+    """Look after those whose deadline is over, and close those whose time is."""
     cdef conn_t *c
     while l.stopping and l.all.next != &l.all and l.now >= l.drained:
         conn_close(l, l.all.next, CUT_OFF, 0)
     while not l.stopping and l.all.next != &l.all and l.now >= l.all.next.deadline:
         c = l.all.next
+        c.looks += 1
+        if ready(c) and peer_took(c.fd, &c.unacknowledged):
+            progress(l, c)
+            continue
+        if c.looks < LOOKS:
+            look_later(l, c)
+            continue
         # It may be we who stood still (suspended, or short of a processor), and have not looked what has come.
         if fd_ready(c.fd, c.events):
             if ready(c):
@@ -144,10 +152,7 @@ cdef void expire(loop_t *l) noexcept nogil:
             # If it is not the first any more it may be closed, and that memory must not be touched.
             if l.all.next != c or l.now < c.deadline:
                 continue
-        if ready(c) and peer_took(c):
-            progress(l, c)
-        else:
-            conn_close(l, c, IDLE, 0)
+        conn_close(l, c, IDLE, 0)
 
 
 cdef int64_t next_deadline(const loop_t *l) noexcept nogil:
@@ -257,6 +262,7 @@ cdef class EventLoop:
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
         self.l.max_line = (to_size(max_line, "max_line") or SIZE_MAX) if framing == "line" else 0
         self.l.idle = to_nanoseconds(idle_timeout)
+        self.l.pause = max(self.l.idle // LOOKS, <int64_t>1)
         self.l.drain = to_nanoseconds(drain_timeout)
         self.l.stop_fd = stop_fd
         self.on_closed = on_closed
