@@ -132,11 +132,11 @@ def test_the_options_are_what_is_run(target):
 
 def test_an_open_loop_has_both_latencies_and_the_rate_that_was_asked_for(target, tmp_path):
     path = tmp_path / "run.json"
-    out, _ = measured(target, "-d", "0.5", "-c", "4", "--rate", "500", "--json", path)
+    out, _ = measured(target, "-d", "0.5", "--warmup", "0", "-c", "4", "--rate", "500", "--json", path)
     run = json.loads(path.read_text())
     whole(run)
     assert run["rate_asked"] == 500
-    assert 250 <= run["rate"] <= 510  # on a busy machine it falls behind
+    assert 250 <= run["rate"] <= 504  # 251 are due; on a busy machine it falls behind
     assert run["latency_us"]["max"] >= run["latency_uncorrected_us"]["max"]
     rows = table(out)
     assert "500 asked for)" in out
