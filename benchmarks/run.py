@@ -24,6 +24,7 @@ import startup
 from measure import Row, Settings, Skipped, evaluated, figure, goal_of, ratio_of
 
 from rioecho import __version__
+from rioecho.cli import interval, seconds
 from rioecho.cli.results import check_all_writable
 from rioecho.client import WrongEchoError
 
@@ -46,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     option("--check", action="store_true", help="end with status 1 if a goal is missed")
     option("--pairs", type=_count, help="paired runs (each row has its own number)")
     option("--sessions", type=_count, help="starts of a row's programs (3, or 1 without a goal)")
-    option("--seconds", type=_length, default=0.25, help="length of a run under load (%(default)g)")
-    option("--warm-up", type=_seconds, default=0.05, help="before it, not counted (%(default)g)")
+    option("--seconds", type=interval, default=0.25, help="length of a run under load (%(default)g)")
+    option("--warm-up", type=seconds, default=0.05, help="before it, not counted (%(default)g)")
     option("--idle", type=_count, default=10_000, help="connections that are idle (%(default)s)")
     option(
         "--pin",
@@ -61,23 +62,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return value
-
-
-def _length(text: str) -> float:
-    value = _seconds(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
 
 
 def main() -> None:

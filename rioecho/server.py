@@ -149,15 +149,21 @@ class EchoServer:
 
         A server serves once: RuntimeError otherwise.
         """
+        if not self._begin():
+            raise RuntimeError("this server has served already; make another one")
+
+    def _begin(self) -> bool:
+        """Start serving; False where somebody has done so already."""
         with self._lock:
             if self._begun or self._closed:
-                raise RuntimeError("this server has served already; make another one")
+                return False
             self._begun = True
         self._thread = threading.Thread(target=self._serve, name="rioecho accept", daemon=True)
         self._thread.start()
         with self._ready:
             if self._refusal is not None:
                 raise self._refusal
+        return True
 
     def serve_forever(self) -> None:
         """Accept and serve until stop(); return when every connection is closed, or the time to drain is over.
@@ -166,11 +172,9 @@ class EchoServer:
         wrong moment. Where start(), or entering the block, has begun it already, this only waits. Raises OSError when
         serving fails.
         """
-        with self._lock:
-            begun = self._begun and not self._closed
         try:
-            if not begun:
-                self.start()
+            if not self._begin() and self._closed:
+                raise RuntimeError("this server has been closed; make another one")
             self.wait()
         except BaseException:
             self.stop()

@@ -262,13 +262,30 @@ def test_the_slowest_rate_sends_one_message_and_is_over_in_time():
 # ---- its life
 
 
+@contextlib.contextmanager
+def peer_that_has_echoed_three():
+    """A peer, and an event: the fourth message, which follows the third answer, has come to it."""
+    three_are_back = threading.Event()
+
+    def talk(end):
+        for _ in range(3):
+            end.sendall(receive(end, 64))
+        fourth = receive(end, 64)
+        three_are_back.set()
+        end.sendall(fourth)
+        echo(end)
+
+    with peer(talk) as ends:
+        yield ends, three_are_back
+
+
 @pytest.mark.parametrize("rate", [None, 100.0])
 def test_stopping_ends_it_early_from_another_thread(rate):
-    with peer(echo) as ends:
+    with peer_that_has_echoed_three() as (ends, three_are_back):
         load = loop(ends, rate=rate, duration=1000)
         running = Running(load.run)
-        while load.counts()[0] < 3:
-            time.sleep(0.001)
+        assert three_are_back.wait(SECONDS)
+        assert load.counts()[0] >= 3
         load.stop()
         assert running.result() == ("done", 0, 0, 0)
         assert 0 < load.measured_seconds < SECONDS
@@ -285,11 +302,11 @@ def test_a_second_stop_does_not_wait_for_what_is_in_flight():
 
 
 def test_stopping_before_the_end_of_the_warm_up_has_measured_nothing():
-    with peer(echo) as ends:
+    with peer_that_has_echoed_three() as (ends, three_are_back):
         load = loop(ends, warmup=1000)
         running = Running(load.run)
-        while load.counts()[1] < 3:
-            time.sleep(0.001)
+        assert three_are_back.wait(SECONDS)
+        assert load.counts()[1] >= 3
         load.stop()
         assert running.result()[0] == "done"
         assert (load.counts()[0], load.measured_seconds, latencies(load).count) == (0, 0.0, 0)

@@ -430,7 +430,10 @@ def test_closing_again_does_nothing(module, without_epoll, pair):
     made = module.Poller(without_epoll=without_epoll)
     made.add(pair[0].fileno(), OUT, 1)
     made.close()
+    strangers = os.pipe()  # with the numbers that it had
     made.close()
+    for fd in strangers:
+        os.close(fd)  # an error, had it been closed
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no epoll here")

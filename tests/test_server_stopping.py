@@ -1,6 +1,9 @@
 """How EchoServer stops: what had arrived is echoed, then comes the end, within drain_timeout whatever clients do."""
 
 import contextlib
+import itertools
+import os
+import select
 import socket
 import threading
 import time
@@ -154,8 +157,13 @@ def test_stopping_and_closing_again_does_nothing():
     with EchoServer() as server:
         server.stop()
         server.stop()
+    strangers = [os.pipe() for _ in range(8)]  # with the numbers that it had
     server.stop()
     server.close()
+    assert select.select([reader for reader, _ in strangers], [], [], 0)[0] == []  # nothing was written to any
+    for fd in itertools.chain.from_iterable(strangers):
+        os.close(fd)  # an error, had it been closed
+    assert server.stats()["accepted"] == 0
 
 
 def test_many_threads_may_stop_it_at_once(engine):

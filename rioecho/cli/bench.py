@@ -144,7 +144,7 @@ class _Signals:
     def __init__(self) -> None:
         self._number = 0  # the first signal that came
         self._held = False
-        self.abandon: Callable[[], object] = bool  # what has to be done before the second one ends it
+        self.abandon: Callable[[], object] = lambda: None  # what has to be done before the second one ends it
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
