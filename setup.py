@@ -4,33 +4,45 @@ RIOECHO_BUILD chooses the variant:
 
     release    what is shipped (the default)
     debug      assertions and bounds checks on, symbols kept
-    sanitize   AddressSanitizer and UndefinedBehaviorSanitizer
+    sanitize   AddressSanitizer and UndefinedBehaviorSanitizer, assertions and bounds checks on
     coverage   line tracing for Cython's coverage plugin
 
 Build each variant from a clean copy of the tree: build_ext compares file times, not flags.
 """
 
 import os
+from pathlib import Path
 
 from setuptools import Extension, setup
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror=implicit-function-declaration"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
-# Per variant: compiler flags, linker flags, C macros, Cython directives.
+# The one place for compiler directives: a header in a module would override the variant's.
+DIRECTIVES = {
+    "language_level": 3,
+    "freethreading_compatible": True,
+    "binding": False,
+    "auto_pickle": False,
+    "autotestdict": False,
+    "embedsignature": True,
+    "embedsignature.format": "clinic",
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,  # C's division, in every variant: no code divides by zero or divides a negative number
+}
+CHECKS = {"boundscheck": True, "initializedcheck": True, "nonecheck": True}
+ASSERTIONS = [("RIOECHO_ASSERT", "1")]  # rio_assert() in _core/compat.h
+
+# Per variant: compiler flags, linker flags, C macros, further directives.
 VARIANTS = {
     "release": (["-O3", "-g0"], [], [], {}),
-    "debug": (
-        ["-O1", "-g", "-UNDEBUG"],
-        [],
-        [("CYTHON_REFNANNY", "0")],
-        {"boundscheck": True, "initializedcheck": True, "nonecheck": True},
-    ),
+    "debug": (["-O1", "-g", "-UNDEBUG"], [], ASSERTIONS, CHECKS),
     "sanitize": (
         ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", *SANITIZERS],
         SANITIZERS,
-        [],
-        {},
+        ASSERTIONS,
+        CHECKS,
     ),
     "coverage": (
         ["-O0", "-g0"],
@@ -44,52 +56,19 @@ VARIANTS = {
 variant = os.environ.get("RIOECHO_BUILD", "release")
 if variant not in VARIANTS:
     raise SystemExit(f"RIOECHO_BUILD={variant!r}: use one of {', '.join(VARIANTS)}")
-cflags, ldflags, macros, directives = VARIANTS[variant]
+cflags, ldflags, macros, further = VARIANTS[variant]
 
-# The C headers-in-Cython that every module is built from: a change in one rebuilds all.
-HEADERS = [
-    "rioecho/_compat.h",
-    "rioecho/_posix.pxd",
-    "rioecho/_buffer.pxd",
-    "rioecho/_fdio.pxd",
-    "rioecho/_csapp.pxd",
-    "rioecho/_tls.pxd",
-    "rioecho/_channel.pxd",
-    "rioecho/_sizes.pxd",
-    "rioecho/_reader.pxd",
-    "rioecho/_lines.pxd",
-    "rioecho/rio.pxd",
-    "rioecho/_counts.pxd",
-    "rioecho/_echoloop.pxd",
-    "rioecho/_poller.pxd",
-    "rioecho/_connection.pxd",
-    "rioecho/_histogram.pxd",
-    "rioecho/_load.pxd",
-]
-
-MODULES = [
-    "_csapp",
-    "_tls",
-    "_channel",
-    "_reader",
-    "_lines",
-    "rio",
-    "_folderlock",
-    "_counts",
-    "_echoloop",
-    "_forkecho",
-    "_eventloop",
-    "_histogram",
-    "_loadloop",
-]
+SOURCES = Path("rioecho")
+# Modules are compiled from these declarations too: a change in one rebuilds all.
+HEADERS = sorted(str(path) for pattern in ("*.pxd", "*.h") for path in SOURCES.rglob(pattern))
 
 
-def extension(name):
+def extension(path):
     return Extension(
-        f"rioecho.{name}",
-        [f"rioecho/{name}.pyx"],
+        ".".join(path.with_suffix("").parts),
+        [str(path)],
         depends=HEADERS,
-        include_dirs=["rioecho"],
+        include_dirs=["."],
         define_macros=macros,
         extra_compile_args=[*cflags, *WARNINGS],
         extra_link_args=ldflags,
@@ -97,13 +76,13 @@ def extension(name):
 
 
 setup(
-    ext_modules=[extension(name) for name in MODULES],
+    ext_modules=[extension(path) for path in sorted(SOURCES.rglob("*.pyx"))],
     options={
         "build_ext": {
             # The coverage plugin wants the .c beside the .so; no other build leaves it there.
             "cython_c_in_temp": variant != "coverage",
-            "cython_line_directives": variant == "sanitize",
-            "cython_directives": directives,
+            "cython_line_directives": variant in ("debug", "sanitize"),
+            "cython_directives": DIRECTIVES | further,
             "force": variant != "release",
         }
     },

@@ -17,10 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import load
-import reader
-import server
-import startup
+import rows_load
+import rows_reader
+import rows_server
+import rows_startup
 from measure import Row, Settings, Skipped, evaluated, figure, goal_of, ratio_of
 
 from rioecho import __version__
@@ -32,7 +32,7 @@ COLUMNS = f"{'':52} {'ours':>9} {'peer':>9} {'ratio':>7}  {'quartiles':>15}  {'g
 
 
 def all_rows() -> list[Row]:
-    return [*reader.rows(), *server.rows(), *load.rows(), *startup.rows()]
+    return [*rows_reader.rows(), *rows_server.rows(), *rows_load.rows(), *rows_startup.rows()]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,16 +5,16 @@
     from rioecho.csapp import *           the book's names, lower and capital
     from rioecho import EchoServer        the echo server (server.py)
 
-What each module holds is said in its first lines; a module imports only from those before it on the way from the
-descriptor to the user.
+The folders, from the descriptor to the user: _core, what everything shares; _rio, _server and _load, the parts of the
+three; these modules; cli, the commands. Each file says in its first lines what it holds.
 """
 
 from __future__ import annotations
 
 try:
-    from rioecho._echoloop import echo
+    from rioecho.rio import Rio
 except ModuleNotFoundError as _error:
-    if _error.name != "rioecho._echoloop":
+    if _error.name != "rioecho.rio":
         raise
     raise ImportError(
         "this is the source tree of rioecho, and it is not built: start Python in another folder to use what is "
@@ -30,11 +30,11 @@ from rioecho.csapp import (
     rio_writen,
 )
 from rioecho.errors import ConcurrentCall, IncompleteRead, LineTooLong
-from rioecho.rio import Rio
 from rioecho.sockets import connect, makefile
 
 TYPE_CHECKING = False  # not typing's, which takes long to import
 if TYPE_CHECKING:
+    from rioecho._server.blocking import echo
     from rioecho.server import EchoServer
 
 __version__ = "0.1.0"
@@ -61,11 +61,15 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would take it for a module that has every name
 
     def __getattr__(name: str) -> object:
-        """Import the server when it is asked for: with logging and its friends it costs more than all the rest."""
+        """Import what serves when it is asked for: with logging and its friends it costs more than all the rest."""
         if name == "EchoServer":
             from rioecho.server import EchoServer
 
             return EchoServer
+        if name == "echo":
+            from rioecho._server.blocking import echo
+
+            return echo
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
 """A load test of an echo server as data: a Plan, run(), a Result.
 
-No printing and no arguments here: those are the command's. What is sent and how it is timed: _load.pxd, _loadloop.pyx.
+No printing and no arguments here: those are the command's. What is sent, and how it is timed, is in _load.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rioecho._histogram import Histogram
-from rioecho._loadloop import LoadLoop, messages, monotonic_ns
+from rioecho._load.histogram import Histogram
+from rioecho._load.loop import LoadLoop, messages, monotonic_ns
+from rioecho._load.plan import MAX_SECONDS, Plan, check_number, parse_target
 from rioecho.client import EchoLostError, WrongEchoError
-from rioecho.plan import MOST_SECONDS, Plan, check_number, parse_target
 from rioecho.sockets import connect
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def run(
     and errno kept, when a connection cannot be had; WrongEcho, ConnectionLost or Stalled, with the result so far, when
     the test breaks off; Interrupted on Ctrl-C. Nothing is left open, and no thread running.
     """
-    check_number("every", every, MOST_SECONDS)
+    check_number("every", every, MAX_SECONDS)
     with contextlib.ExitStack() as opened:
         fds = [sock.fileno() for sock in _connected(plan, opened)]
         return _Load(plan, fds).run(on_progress, every, stop)

@@ -39,8 +39,9 @@ from socket import (
     SOCK_STREAM,
 )
 
-from .rio import Rio
-from .sockets import LISTENQ, _checked_host, _checked_port, _interrupted, open_clientfd, open_listenfd
+from rioecho._core.addresses import LISTENQ, check_host, check_port
+from rioecho.rio import Rio
+from rioecho.sockets import _interrupted, open_clientfd, open_listenfd
 
 TYPE_CHECKING = False  # not typing's, which takes long to import
 if TYPE_CHECKING:
@@ -234,8 +235,8 @@ def Getaddrinfo(
     flags: int = 0,
 ) -> list[tuple[Any, ...]]:
     """Look up a host and a service: a list of ``(family, type, proto, canonname, address)``, as Python gives it."""
-    host = None if host is None else _checked_host(host)
-    service = None if service is None else _checked_port(service)
+    host = None if host is None else check_host(host)
+    service = None if service is None else check_port(service)
     return list(socket.getaddrinfo(host, service, family, type, proto, flags))
 
 

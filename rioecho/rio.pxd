@@ -2,6 +2,6 @@
 #
 #     from rioecho.rio cimport rio_t, rio_readinitb, rio_readlineb, rio_readnb, rio_readn, rio_writen
 #
-# What each promises is said in _csapp.pxd and _csapp.pyx.
+# What each promises is said in _rio/capi.pxd and _rio/capi.pyx.
 
-from rioecho._csapp cimport RIO_BUFSIZE, rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_t, rio_writen
+from rioecho._rio.capi cimport RIO_BUFSIZE, rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_t, rio_writen

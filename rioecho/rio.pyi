@@ -1,4 +1,4 @@
-# The types of class Rio. What each method promises is said in its docstring, in _lines.pyx, _reader.pyx and rio.pyx.
+# The types of class Rio. What each method promises is said in its docstring, in rio.pyx, reader.pyx, lines.pyx.
 
 import io
 from collections.abc import Iterable

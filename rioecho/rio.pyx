@@ -1,9 +1,7 @@
-# cython: language_level=3, freethreading_compatible=True, auto_pickle=False, autotestdict=False, binding=False
-# cython: boundscheck=False, wraparound=False, embedsignature=True, embedsignature.format=clinic
 """Robust I/O on a POSIX descriptor: class Rio (CS:APP 10.5).
 
-Here is what a user meets: making a Rio, writing, closing. Reading is in _lines.pyx and _reader.pyx, waiting in
-_channel.pyx; the book's functions at C level, which can be cimported from here, are in _csapp.pyx.
+Here is what a user meets: making a Rio, writing, closing. Reading is in _rio/lines.pyx and _rio/reader.pyx, waiting in
+_rio/channel.pyx; the book's functions at C level, which can be cimported from here, are in _rio/capi.pyx.
 """
 
 import io
@@ -16,7 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport SIZE_MAX
 
-from rioecho._buffer cimport (
+from rioecho._core.buffer cimport (
     buffer_drop_last,
     buffer_free,
     buffer_held,
@@ -25,11 +23,11 @@ from rioecho._buffer cimport (
     buffer_room,
     buffer_start,
 )
-from rioecho._channel cimport AS_FILE, BORROWED, OWNED, check_source, enter, leave, rio_call, to_nanoseconds
-from rioecho._lines cimport LineReader
-from rioecho._posix cimport RIO_CLOSED, RIO_FREE, rio_flag_put, rio_flag_take
-from rioecho._sizes cimport to_size
-from rioecho._tls cimport tls_of
+from rioecho._core.convert cimport check_source, to_nanoseconds, to_size
+from rioecho._rio.channel cimport AS_FILE, BORROWED, OWNED, enter, leave, rio_call
+from rioecho._rio.lines cimport LineReader
+from rioecho._core.posix cimport RIO_CLOSED, RIO_FREE, rio_flag_put, rio_flag_take
+from rioecho._rio.tls cimport tls_of
 
 
 cdef int note_written(object error, size_t n) except -1:

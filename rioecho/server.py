@@ -1,7 +1,7 @@
 """The echo server: its arguments, its counts, and its life from listening to the last connection's end.
 
-How connections are accepted is acceptor.py's business, how they are served an engine's (engines.py), and what is
-listened on listeners.py's.
+How connections are accepted (acceptor.py), how they are served (engines.py) and what is listened on (listeners.py)
+is in _server.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import sys
 import threading
 from time import monotonic
 
-from rioecho.acceptor import Acceptor
-from rioecho.engines import ENGINES
-from rioecho.listeners import LISTEN_ATTEMPTS, Listeners
-from rioecho.sockets import LISTENQ
-from rioecho.udp import UdpEcho, udp_sockets
+from rioecho._core.addresses import LISTENQ
+from rioecho._server.acceptor import Acceptor
+from rioecho._server.engines import ENGINES
+from rioecho._server.listeners import LISTEN_ATTEMPTS, Listeners
+from rioecho._server.udp import UdpEcho, udp_sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, Self, TypeVar
 
-    from rioecho.engines import _Framing
-    from rioecho.sockets import _Path
+    from rioecho._core.addresses import Path
+    from rioecho._server.engines import _Framing
 
     _Number = TypeVar("_Number", int, float)
 
 log = logging.getLogger("rioecho.server")
 
-MOST_WORKERS = 1024
+MAX_WORKERS = 1024
 
 
 class EchoServer:
@@ -64,7 +64,7 @@ class EchoServer:
         port: int | str | None = 0,
         host: str | Sequence[str] = "localhost",
         *,
-        unix: _Path | None = None,
+        unix: Path | None = None,
         sockets: Iterable[socket.socket] = (),
         udp: bool = False,
         engine: Literal["iterative", "process", "thread", "event"] = "event",
@@ -81,7 +81,7 @@ class EchoServer:
         if framing not in ("line", "raw"):
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
         self.framing: _Framing = framing
-        self.workers = _limit("workers", _whole("workers", workers), MOST_WORKERS, least=1)
+        self.workers = _limit("workers", _whole("workers", workers), MAX_WORKERS, least=1)
         if self.workers > 1 and engine != "event":
             raise ValueError(f"workers are for the event engine; the {engine} engine has none")
         self.max_line = _limit("max_line", _whole("max_line", max_line), sys.maxsize)
@@ -326,13 +326,13 @@ class EchoServer:
                 stats[name] = stats.get(name, 0) + n
         return stats
 
-    def one_left(self) -> None:
+    def connection_closed(self) -> None:
         """For the engine, when a connection has gone."""
-        self._acceptor.one_left()
+        self._acceptor.connection_closed()
 
 
 def _listen(
-    hosts: Sequence[str], port: int | str, unix: _Path | None, passed: list[socket.socket], backlog: int, *, udp: bool
+    hosts: Sequence[str], port: int | str, unix: Path | None, passed: list[socket.socket], backlog: int, *, udp: bool
 ) -> tuple[Listeners, list[socket.socket]]:
     """Listen, and for UDP on the same ports: the listeners, and the datagram sockets."""
     attempt = 0

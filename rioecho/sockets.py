@@ -14,22 +14,27 @@ import socket
 import struct
 from time import monotonic
 
-from .rio import Rio, _socket_file
+from rioecho._core.addresses import (
+    LISTENQ,
+    check_host,
+    check_path,
+    check_port,
+    describe_error,
+    look_up,
+    open_socket,
+    shown,
+)
+from rioecho.rio import Rio, _socket_file
 
 TYPE_CHECKING = False  # not typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import EllipsisType
     from typing import Any, Literal, TypeAlias, overload
 
-    _Address: TypeAlias = Any  # as bind() and connect() of its family take it
-    _Setup: TypeAlias = Callable[[socket.socket, _Address], None]
+    from rioecho._core.addresses import Address, Path, Setup
+
     _BinaryMode: TypeAlias = Literal["b", "rb", "br", "wb", "bw", "rwb", "rbw", "wrb", "wbr", "brw", "bwr"]
     _TextMode: TypeAlias = Literal["", "r", "w", "rw", "wr"]
-    _Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-
-#: How many connections may wait in the kernel to be accepted (csapp.h).
-LISTENQ = 1024
 
 
 def open_clientfd(hostname: str, port: int | str) -> int:
@@ -55,7 +60,7 @@ def open_listenfd(port: int | str, host: str | None = None, *, backlog: int = LI
     if not 0 <= operator.index(backlog) <= 0x7FFFFFFF:
         raise ValueError(f"backlog must be 0 to 2147483647, not {backlog}")
 
-    def listen(sock: socket.socket, address: _Address) -> None:
+    def listen(sock: socket.socket, address: Address) -> None:
         # So that a server can start again at once: the connections of the last one linger in TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if host is None and sock.family == socket.AF_INET6:
@@ -74,13 +79,11 @@ if TYPE_CHECKING:
     ) -> Rio: ...
 
     @overload
-    def connect(
-        host: _Path, *, timeout: float | None = None, bufsize: int = ..., max_line: int | None = ...
-    ) -> Rio: ...
+    def connect(host: Path, *, timeout: float | None = None, bufsize: int = ..., max_line: int | None = ...) -> Rio: ...
 
 
 def connect(
-    host: _Path, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: Any
+    host: Path, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: Any
 ) -> Rio:
     """Give a ``Rio`` that owns a new connection: ``connect(host, port)`` over TCP, ``connect(path)`` to a unix socket.
 
@@ -100,10 +103,10 @@ def connect(
         raise
 
 
-def _dial(host: _Path, port: int | str, deadline: float | None, *, nodelay: bool = False) -> socket.socket:
+def _dial(host: Path, port: int | str, deadline: float | None, *, nodelay: bool = False) -> socket.socket:
     """Connect to the first address of ``host`` that answers."""
 
-    def call(sock: socket.socket, address: _Address) -> None:
+    def call(sock: socket.socket, address: Address) -> None:
         if nodelay:  # before connecting: macOS refuses it on a connection that its peer has reset already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(_left(deadline))
@@ -114,14 +117,14 @@ def _dial(host: _Path, port: int | str, deadline: float | None, *, nodelay: bool
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
     # No AI_ADDRCONFIG, which the book has: it hides ::1 on a host whose only IPv6 address is that one.
-    return _first("connect to", _checked_host(host), port, 0, call)
+    return _first("connect to", check_host(host), port, 0, call)
 
 
-def _dial_unix(path: _Path, deadline: float | None) -> socket.socket:
+def _dial_unix(path: Path, deadline: float | None) -> socket.socket:
     """Connect to the unix socket ``path``."""
-    path = _checked_path(path)
+    path = check_path(path)
 
-    def call(sock: socket.socket, address: _Address) -> None:
+    def call(sock: socket.socket, address: Address) -> None:
         # When the listener's queue is full a non-blocking socket gets EAGAIN at once, and has nothing to wait for; a
         # blocking one waits for its turn. So it is the kernel that keeps the time: EAGAIN when it is over.
         sock.setblocking(deadline != 0)
@@ -140,16 +143,16 @@ def _dial_unix(path: _Path, deadline: float | None) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0))
 
     try:
-        return _opened(socket.AF_UNIX, socket.SOCK_STREAM, 0, path, call)
+        return open_socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, path, call)
     except OSError as exc:
-        raise _explained(exc, f"cannot connect to {_shown(os.fsdecode(path))}") from None
+        raise describe_error(exc, f"cannot connect to {shown(os.fsdecode(path))}") from None
 
 
-def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: _Setup) -> socket.socket:
+def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: Setup) -> socket.socket:
     """Open a socket on the first address of ``host`` and ``port`` where ``set_up`` succeeds."""
-    port = _checked_port(port)
-    what = f"cannot {doing} {'' if host is None else _shown(_checked_host(host)) + ' '}port {_shown(str(port))}"
-    found = _addresses(host, port, flags, what)
+    port = check_port(port)
+    what = f"cannot {doing} {'' if host is None else shown(check_host(host)) + ' '}port {shown(str(port))}"
+    found = look_up(host, port, flags, what)
     if host is None:
         # One IPv6 socket serves both families; the IPv4 one is for hosts that have no IPv6. (The book takes
         # what getaddrinfo puts first, 0.0.0.0 with glibc, and then cannot be reached over IPv6.)
@@ -157,44 +160,13 @@ def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: _S
     for info in found:
         family, kind, protocol, _, address = info
         try:
-            return _opened(family, kind, protocol, address, set_up)
+            return open_socket(family, kind, protocol, address, set_up)
         except OSError as exc:
             # To listen on the next address when the port is taken would be to share it with a stranger.
             taken = flags & socket.AI_PASSIVE and exc.errno == errno.EADDRINUSE
             if taken or info is found[-1]:
-                raise _explained(exc, what) from None
+                raise describe_error(exc, what) from None
     raise socket.gaierror(socket.EAI_NONAME, f"{what}: the name has no address")
-
-
-def _addresses(host: str | None, port: int | str, flags: int, what: str) -> list[Any]:
-    """Look the name up: getaddrinfo's list for stream sockets."""
-    try:
-        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
-    except UnicodeError:  # IDNA: an empty label, one over 63 characters, a character that no name has
-        raise socket.gaierror(socket.EAI_NONAME, f"{what}: not a host name") from None
-    except OSError as exc:
-        raise _explained(exc, what) from None
-
-
-def _opened(family: int, kind: int, protocol: int, address: _Address, set_up: _Setup) -> socket.socket:
-    """Open a blocking socket and set it up; close it again if that fails, in whatever way."""
-    sock = socket.socket(family, kind, protocol)
-    try:
-        set_up(sock, address)
-        sock.setblocking(True)  # by itself it need not be: there is socket.setdefaulttimeout()
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _explained(exc: OSError, what: str) -> OSError:
-    """Make the same error, class and errno, that says what was being done."""
-    if exc.errno is not None:
-        return type(exc)(exc.errno, f"{what}: {exc.strerror}")
-    # Two errors of Python's own have no number: the timeout, and "AF_UNIX path too long".
-    number = errno.ETIMEDOUT if isinstance(exc, TimeoutError) else errno.ENAMETOOLONG
-    return OSError(number, f"{what}: {exc}")
 
 
 def _timed_out() -> OSError:
@@ -247,42 +219,6 @@ def _interrupted(sock: socket.socket) -> bool:
     except OSError as exc:
         return exc.errno == errno.ENOTCONN
     return False
-
-
-def _checked_host(host: _Path) -> str:
-    if not isinstance(host, str):
-        raise TypeError(f"a host name is text, not {type(host).__name__}")
-    if "\0" in host:  # getaddrinfo would look up what comes before it
-        raise ValueError(f"a NUL in the host name {host!r}")
-    return host
-
-
-def _checked_path(path: _Path) -> str | bytes:
-    path = os.fspath(path)
-    if 0 in os.fsencode(path)[1:]:  # a first one makes the name abstract (Linux), any other would cut the path
-        raise ValueError(f"a NUL inside the path of a unix socket: {path!r}")
-    return path
-
-
-def _checked_port(port: int | str) -> int | str:
-    """Refuse what getaddrinfo gets wrong by itself: it makes 4464 of 70000, 0 of "", and stops at a NUL."""
-    if isinstance(port, str):
-        # The name of a service has a letter (RFC 6335, 5.1); of " 80" or "-1" strtoul() would make a number.
-        if any(map(str.isalpha, port)) and "\0" not in port:
-            return port
-        number = int(port) if port.isascii() and port.isdigit() else -1
-    elif isinstance(port, bool) or not hasattr(port, "__index__"):
-        raise TypeError(f"a port is an int or text, not {type(port).__name__}")
-    else:
-        number = operator.index(port)
-    if not 0 <= number <= 65535:
-        raise ValueError(f"a port is a number from 0 to 65535 or the name of a service, not {port!r}")
-    return number
-
-
-def _shown(text: str) -> str:
-    """As it is where that fits in a line of text, else quoted."""
-    return text if text and text.isprintable() else repr(text)
 
 
 # The standard library's own, kept: a program may put ours in its place (`socket.socket.makefile = makefile`).

@@ -1,4 +1,4 @@
-"""Fixtures for every test file. The tools that tests import by name are in delivery.py and oracle.py."""
+"""Fixtures for every test file. What tests import by name is in support/."""
 
 import contextlib
 import gc
@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from delivery import Wire
 
 from rioecho import LineTooLong
+from support.delivery import Wire
 
 DESCRIPTORS = Path("/dev/fd")
 

@@ -30,12 +30,12 @@ STATS = "rioecho.stats"
 STDERR = 2
 
 #: Records that may wait to be written; about 10 MB.
-LONGEST_QUEUE = 10_000
+MAX_QUEUE = 10_000
 #: Characters after which lines are written and no more are collected. Lines of several processes must not be mixed,
 #: which a pipe promises up to PIPE_BUF bytes: 4096 on Linux.
 BATCH = 2048
 #: Seconds between two lines of statistics, at least.
-SHORTEST_INTERVAL = 0.01
+MIN_INTERVAL = 0.01
 #: Values that never change, hold nothing alive, and are what they are also in JSON.
 ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 
@@ -162,7 +162,7 @@ def _str(value: object) -> str:
 class LogWriter(logging.Handler):
     """The handler of a whole process's log: a thread writes it to a descriptor, and no call that logs ever waits.
 
-    ``level`` and what is above it is logged. ``start()`` makes it the root logger's handler. At most LONGEST_QUEUE
+    ``level`` and what is above it is logged. ``start()`` makes it the root logger's handler. At most MAX_QUEUE
     records wait; from then on records are dropped and counted, until all that wait are written: in the place of the
     missing ones a warning says how many they are. The same is said, with the reason, of those whose write failed.
 
@@ -222,11 +222,11 @@ class LogWriter(logging.Handler):
         """Leave the record to the writer. Takes no lock but to drop it, and formats nothing that can wait."""
         if not self.filter(record):
             return False
-        if self._dropped or self._records.qsize() >= LONGEST_QUEUE:
+        if self._dropped or self._records.qsize() >= MAX_QUEUE:
             with self._lock:
                 # Asked again, for the writer may have caught up: who starts to drop must do so while records wait, or
                 # nothing would wake the writer to end it.
-                if self._dropped or self._records.qsize() >= LONGEST_QUEUE:
+                if self._dropped or self._records.qsize() >= MAX_QUEUE:
                     self._dropped += 1
                     return True
         self._records.put(_kept(record))
@@ -353,7 +353,7 @@ class StatsLine:
         if not every > 0:
             raise ValueError(f"the seconds between two lines must be above 0, not {every!r}")
         self._stats = stats
-        self._every = max(every, SHORTEST_INTERVAL)
+        self._every = max(every, MIN_INTERVAL)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rioecho stats", daemon=True)
         self._log = logging.getLogger(STATS)

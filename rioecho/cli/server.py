@@ -13,6 +13,8 @@ import sys
 import threading
 
 from rioecho import __version__
+from rioecho._server.engines import ENGINES
+from rioecho._server.listeners import passed_sockets
 from rioecho.cli import (
     Parser,
     allow_descriptors,
@@ -25,8 +27,6 @@ from rioecho.cli import (
     seconds,
 )
 from rioecho.cli.logs import LOG_FORMATS, LogWriter, StatsLine
-from rioecho.engines import ENGINES
-from rioecho.listeners import passed_sockets
 from rioecho.server import EchoServer
 
 TYPE_CHECKING = False

@@ -1,0 +1,199 @@
+# The buffer and the framing: memory and separators. Knows no descriptor, no Python object, no error but "no memory".
+#
+#       data          r                 w            cap
+#        |  consumed  |  held: readable |    room    |
+#
+# The reader, the echo loop and the load loop all use this one buffer and this one finder. Two promises hold for any
+# sequence of calls, at a cost that is constant per byte received:
+#
+#   * no byte is looked at twice for the same separator (`scanned`, `sep_scanned`);
+#   * no byte is moved without need: the held bytes slide down only after as many bytes as are moved have come in.
+
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from libc.stdint cimport SIZE_MAX, uint64_t
+from libc.string cimport memchr, memcpy, memmove
+
+from rioecho._core.posix cimport memmem, memrchr, rio_assert
+
+
+cdef enum framing:
+    FOUND       # the frame is whole; its length, separator included, has been stored
+    NEED_MORE   # no separator yet
+    TOO_LONG    # no separator within the limit, and the limit is exceeded
+
+
+cdef struct rio_buffer:
+    char *data           # NULL until the first byte needs room
+    size_t r             # index of the next byte out
+    size_t w             # index of the next byte in
+    size_t cap           # bytes allocated
+    size_t base          # what is allocated at first, and again once a long frame has gone
+    size_t scanned       # of the held bytes, how many are known to hold no newline
+    size_t sep_scanned   # the same for the owner's other separator; the owner resets it when that changes
+
+
+cdef inline void buffer_init(rio_buffer *b, size_t base) noexcept nogil:
+    b.data = NULL
+    b.r = b.w = b.cap = b.scanned = b.sep_scanned = 0
+    b.base = base
+
+
+cdef inline void buffer_free(rio_buffer *b) noexcept nogil:
+    """Give the memory back. The buffer is as after buffer_init: empty and usable."""
+    PyMem_RawFree(b.data)
+    buffer_init(b, b.base)
+
+
+cdef inline size_t buffer_held(const rio_buffer *b) noexcept nogil:
+    return b.w - b.r
+
+
+cdef inline char *buffer_start(rio_buffer *b) noexcept nogil:
+    """The first held byte; good until the next call that reserves room."""
+    return b.data + b.r
+
+
+cdef inline void buffer_check(const rio_buffer *b) noexcept nogil:
+    """Assert what holds between any two calls."""
+    rio_assert(b.r <= b.w and b.w <= b.cap)
+    rio_assert((b.data == NULL) == (b.cap == 0))
+    rio_assert(b.scanned <= b.w - b.r and b.sep_scanned <= b.w - b.r)
+
+
+cdef inline void buffer_consume(rio_buffer *b, size_t n) noexcept nogil:
+    """Drop the first n held bytes; of more than are held, those that are.
+
+    To ask for more is a mistake, which the debug build ends at. Elsewhere it must not make the buffer claim memory that
+    lies behind it: a comparison is cheap beside that.
+    """
+    rio_assert(n <= b.w - b.r)
+    n = min(n, b.w - b.r)
+    b.r += n
+    b.scanned = b.scanned - n if b.scanned > n else 0
+    b.sep_scanned = b.sep_scanned - n if b.sep_scanned > n else 0
+
+
+cdef inline void buffer_drop_last(rio_buffer *b, size_t n) noexcept nogil:
+    """Drop the last n held bytes; of more than are held, those that are, as buffer_consume."""
+    cdef size_t held
+    rio_assert(n <= b.w - b.r)
+    b.w -= min(n, b.w - b.r)
+    held = b.w - b.r
+    b.scanned = min(b.scanned, held)
+    b.sep_scanned = min(b.sep_scanned, held)
+
+
+cdef inline size_t buffer_room(const rio_buffer *b) noexcept nogil:
+    """How many bytes can come in at data + w before room has to be made."""
+    return b.cap - b.w
+
+
+cdef inline int buffer_reserve(rio_buffer *b, size_t need) noexcept nogil:
+    """Make it possible to hold `need` bytes, those held now included. 0, or -1: no memory, and nothing changed.
+
+    The held bytes slide down when the room behind them is short, but only over at least as many consumed bytes as
+    are moved; else the memory doubles. So both are paid for by bytes that have come and gone.
+    """
+    cdef size_t held = b.w - b.r
+    cdef size_t cap
+    cdef char *data
+    buffer_check(b)
+    if held == 0:
+        b.r = b.w = 0
+    elif held <= b.r and need <= b.cap and (b.cap - b.r < need or b.cap - b.w < b.cap // 4):
+        memmove(b.data, b.data + b.r, held)
+        b.r = 0
+        b.w = held
+    if b.cap != 0 and need <= b.cap - b.r:
+        return 0
+    cap = b.cap * 2 if b.cap <= SIZE_MAX // 2 else SIZE_MAX
+    cap = max(max(cap, b.base), need)
+    if b.r == 0 and held >= b.cap // 2:   # realloc copies all there is, held or not
+        data = <char *>PyMem_RawRealloc(b.data, cap)
+        if data == NULL:
+            return -1
+    else:
+        data = <char *>PyMem_RawMalloc(cap)
+        if data == NULL:
+            return -1
+        memcpy(data, b.data + b.r, held)
+        PyMem_RawFree(b.data)
+        b.r = 0
+        b.w = held
+    b.data = data
+    b.cap = cap
+    return 0
+
+
+cdef inline void buffer_added(rio_buffer *b, size_t n) noexcept nogil:
+    """Hold n bytes more, which have been put at data + w, where room has been reserved."""
+    rio_assert(n <= b.cap - b.w)
+    b.w += n
+    buffer_check(b)
+
+
+cdef inline void buffer_put(rio_buffer *b, const char *data, size_t n) noexcept nogil:
+    """Take in n bytes, for which room has been reserved."""
+    rio_assert(n <= b.cap - b.w)
+    memcpy(b.data + b.w, data, n)
+    buffer_added(b, n)
+
+
+cdef inline void buffer_trim(rio_buffer *b) noexcept nogil:
+    """Let an empty buffer that a long frame had grown go back to its base size."""
+    if b.r == b.w and b.cap > b.base:
+        buffer_free(b)
+
+
+cdef inline framing find_frame(
+    const char *data, size_t held, const char *sep, size_t length, size_t *scanned, size_t limit, size_t *n
+) noexcept nogil:
+    """Look for the separator in the first `limit` of the held bytes, from where the last look ended.
+
+    FOUND stores the frame's length, separator included, in n. TOO_LONG: more than `limit` bytes are held and no
+    frame ends within them.
+    """
+    cdef size_t span = held if held < limit else limit
+    cdef const char *found
+    cdef size_t start = scanned[0]
+    rio_assert(start <= held)
+    if start < span:
+        if length == 1:
+            found = <const char *>memchr(data + start, sep[0], span - start)
+        else:
+            # The separator may have begun in the last length - 1 bytes of the last look.
+            start = start - (length - 1) if start >= length else 0
+            found = <const char *>memmem(data + start, span - start, sep, length)
+        if found != NULL:
+            n[0] = <size_t>(found - data) + length
+            return FOUND
+        scanned[0] = span
+    return TOO_LONG if held > limit else NEED_MORE
+
+
+cdef inline framing find_line(rio_buffer *b, size_t limit, size_t *n) noexcept nogil:
+    return find_frame(b.data + b.r, b.w - b.r, b"\n", 1, &b.scanned, limit, n)
+
+
+cdef inline size_t whole_lines(const char *data, size_t n, uint64_t *lines) noexcept nogil:
+    """How many of n bytes are whole lines; adds how many lines those are.
+
+    For those who pass lines on and want none of them by itself: a look at every line would cost more than the rest.
+    """
+    cdef const char *last = NULL
+    cdef size_t end, stop
+    cdef size_t i = 0
+    cdef unsigned char few   # so narrow that a compiler adds sixteen bytes and more at once
+    if n:   # with none there may be no memory either
+        last = <const char *>memrchr(data, c'\n', n)
+    if last == NULL:
+        return 0
+    end = <size_t>(last - data) + 1
+    while i < end:
+        stop = min(end, i + 255)
+        few = 0
+        while i < stop:
+            few += data[i] == c'\n'
+            i += 1
+        lines[0] += few
+    return end

@@ -1,0 +1,15 @@
+# The numbers of what has been served; see _core/counts.pyx.
+
+from libc.stdint cimport uint64_t
+
+
+cdef struct counts_t:
+    uint64_t closed
+    uint64_t errors
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t lines
+
+
+cdef class Counts:
+    cdef counts_t *c   # good for as long as the object lives

@@ -1,0 +1,9 @@
+# The types of Counts. What it promises is said in its docstring, in _core/counts.pyx.
+
+from typing import final
+
+@final
+class Counts:
+    def __new__(cls) -> Counts: ...
+    def one_closed(self, *, failed: bool) -> None: ...
+    def now(self) -> dict[str, int]: ...

@@ -1,0 +1,133 @@
+# Every C declaration of the project that Cython does not bring along; no logic.
+# Declared from compat.h, which includes the system's headers in the right order.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+cdef extern from "rioecho/_core/compat.h" nogil:
+    # <sys/socket.h>, <unistd.h>, <fcntl.h>
+    ssize_t recv(int fd, void *data, size_t n, int flags)
+    ssize_t send(int fd, const void *data, size_t n, int flags)
+    ssize_t read(int fd, void *data, size_t n)
+    ssize_t write(int fd, const void *data, size_t n)
+    int open(const char *path, int flags, ...)
+    int close(int fd)
+    int fcntl(int fd, int command, ...)
+    int F_GETFL
+    int O_NONBLOCK
+    int O_ACCMODE
+    int O_CLOEXEC
+    int O_DIRECTORY
+    int O_RDONLY
+    int O_RDWR
+    int O_WRONLY
+    int shutdown(int fd, int how)
+    int SHUT_WR
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    int pipe(int fds[2])
+    int FD_CLOEXEC
+    int F_SETFD
+    int F_SETFL
+    int fork()
+    int getpid()
+    void _exit(int status)
+    int MSG_DONTWAIT
+    int MSG_NOSIGNAL
+
+    # <poll.h>
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned int n, int milliseconds)
+    short POLLIN
+    short POLLOUT
+    short POLLHUP
+    short POLLERR
+    short POLLNVAL
+
+    # <sys/epoll.h>
+    union epoll_data "epoll_data_t":
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int what, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int n, int milliseconds)
+    int EPOLL_CLOEXEC
+    int EPOLL_CTL_ADD
+    int EPOLL_CTL_MOD
+    int EPOLL_CTL_DEL
+
+    # <sys/file.h>
+    int flock(int fd, int what)
+    int LOCK_EX
+    int LOCK_NB
+
+    # <sys/mman.h>
+    void *mmap(void *where, size_t n, int protection, int flags, int fd, long offset)
+    int munmap(void *data, size_t n)
+    void *MAP_FAILED
+    int PROT_READ
+    int PROT_WRITE
+    int MAP_SHARED
+    int MAP_ANONYMOUS
+
+    # <sys/stat.h>
+    ctypedef unsigned int mode_t
+    struct stat_t "stat":
+        mode_t st_mode
+    int fstat(int fd, stat_t *status)
+    bint S_ISSOCK(mode_t mode)
+    bint S_ISFIFO(mode_t mode)
+    bint S_ISCHR(mode_t mode)
+    bint S_ISREG(mode_t mode)
+
+    # <string.h>, <limits.h>, <sched.h>, <signal.h>
+    void *memrchr(const void *data, int byte, size_t n)
+    void *memmem(const void *haystack, size_t n, const void *needle, size_t length)
+    size_t PIPE_BUF
+    int sched_yield()
+    ctypedef struct sigset_t:
+        pass
+
+    # _core/compat.h itself
+    void rio_assert(bint condition)
+    PyObject *rio_bytes_cut(PyObject *data, Py_ssize_t n)   # needs the GIL
+    void rio_no_sigpipe(int fd)
+    int rio_unacknowledged(int fd)
+    void rio_set_errno(int err)
+    int64_t rio_monotonic_ns()
+    ctypedef struct rio_sigpipe:
+        pass
+    void rio_sigpipe_block(rio_sigpipe *guard)
+    void rio_sigpipe_restore(const rio_sigpipe *guard)
+    ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
+    void rio_signals_hold(sigset_t *before)
+    void rio_signals_release(const sigset_t *before)
+    bint rio_is_pty_master(int fd)
+    void rio_atomic_add(uint64_t *count, uint64_t n)
+    uint64_t rio_atomic_load(const uint64_t *count)
+    uint64_t rio_load_relaxed(const uint64_t *count)
+    void rio_store_relaxed(uint64_t *count, uint64_t n)
+    void rio_add_relaxed(uint64_t *count, uint64_t n)
+    int rio_bit_length(uint64_t n)
+    void rio_wait_ns(int fd, int64_t ns)
+    void rio_wake_exactly(int on)
+    void rio_bool_set(int *flag, int value)
+    int rio_bool_get(const int *flag)
+    void rio_child_signals()
+    void rio_close_all_but(const int *keep, size_t n)
+    int RIO_FREE
+    int RIO_TAKEN
+    int RIO_CLOSED
+    bint rio_flag_take(int *flag)
+    void rio_flag_put(int *flag, int state)
+    int rio_flag_state(int *flag)

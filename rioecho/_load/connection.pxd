@@ -1,0 +1,248 @@
+# One connection of a load loop: what it knows, and the steps it takes; see _load/loop.pyx for the loop itself.
+#
+# Nothing that was sent is kept. All messages are a cycle that lies in memory once, for every connection and thread,
+# with its beginning again behind its end: a connection's next bytes out, and the next that have to come in, are a place
+# in it. So there is nothing to put together before a send, and one memcmp checks all that a recv brought.
+
+from libc.errno cimport EINTR, ENOBUFS
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcmp
+
+from rioecho._core.fdio cimport fd_read, fd_write, rio_fd, would_block
+from rioecho._load.histogram cimport hist_record, hist_t
+from rioecho._core.poller cimport poller_modify, poller_t
+from rioecho._core.posix cimport POLLIN, POLLOUT, rio_add_relaxed, rio_store_relaxed, rio_monotonic_ns
+
+
+cdef enum:
+    CHUNK = 1 << 16       # bytes for one send or recv at most
+    LATER = 1 << 12       # after looking at more bytes than these the clock is read again
+
+
+cdef enum phase:
+    SENDING
+    DRAINING              # only what has been begun is sent to its end; all that is under way is awaited
+    OVER
+
+
+cdef enum outcome:
+    DONE
+    WRONG                 # a byte is not what was sent; number: its offset in the connection's stream
+    LOST                  # the connection ended; number: how many bytes did not come back
+    STALLED               # nothing came for too long; number: how many messages did not come back
+    FAILED                # the poller did: err
+
+
+cdef struct sent_t:
+    int64_t when
+    uint64_t n            # messages that began to go then
+
+
+cdef struct load_conn:
+    rio_fd f
+    bint blocked          # the kernel took no more: waiting for POLLOUT
+    bint broken           # sending failed; reading will say how
+    size_t out            # place in the cycle of the next byte to send
+    size_t inp            # and of the next to come
+    size_t out_part       # bytes that have gone of a message that is not complete
+    size_t inp_part       # bytes that have come of one
+    uint64_t unsent       # bytes that may be sent now
+    uint64_t bytes_out
+    uint64_t bytes_in
+    uint64_t back         # messages that have come back
+    uint64_t in_flight    # messages that may be sent or have been, and are not back
+    uint64_t owed         # messages that are due and wait for others to come back
+    sent_t *sent          # a ring: when the messages under way went. Those of one send share an entry
+    size_t first
+    size_t entries
+
+
+cdef struct load_t:
+    poller_t poller
+    load_conn *conns
+    size_t n
+    const char *cycle
+    size_t length         # of the cycle
+    size_t size           # of a message
+    uint64_t pipeline     # messages in flight on a connection, at most
+    double interval       # nanoseconds from one message of the loop to the next; 0: as fast as they come back
+    uint64_t issued       # messages that have become due
+    int64_t start         # of the schedule
+    int64_t begin         # of what is measured
+    int64_t end
+    int64_t last          # something came, or nothing was awaited
+    int64_t stall         # nanoseconds
+    phase phase
+    outcome outcome
+    size_t culprit        # index of the connection that WRONG and LOST are about
+    uint64_t number
+    int err
+    char *area            # CHUNK bytes, for what comes
+    hist_t *since_sent
+    hist_t *since_due     # the same one where there is no schedule
+    # Read by other threads at any time:
+    uint64_t measured     # messages that came back between begin and end
+    uint64_t echoed       # all that came back
+    uint64_t in_flight
+    int stopping          # how often it has been asked for
+
+
+cdef inline void fail(load_t *l, outcome why, load_conn *c, uint64_t number, int err) noexcept nogil:
+    l.phase = OVER
+    l.outcome = why
+    l.culprit = <size_t>(c - l.conns) if c != NULL else 0
+    l.number = number
+    l.err = err
+
+
+cdef inline size_t onward(const load_t *l, size_t place, size_t n) noexcept nogil:
+    """n bytes further on in the cycle (n <= CHUNK)."""
+    place += n
+    if place >= l.length:
+        place -= l.length
+    return place if place < l.length else place % l.length
+
+
+cdef inline int64_t due(const load_t *l, const load_conn *c, uint64_t k) noexcept nogil:
+    """When the k-th message of a connection is: the connections take turns."""
+    return l.start + <int64_t>(<double>(k * l.n + <uint64_t>(c - l.conns)) * l.interval)
+
+
+# ---- sending
+
+
+cdef inline void watch(load_t *l, load_conn *c, bint blocked) noexcept nogil:
+    cdef int err
+    if blocked != c.blocked:
+        c.blocked = blocked
+        err = poller_modify(&l.poller, c.f.fd, POLLIN | POLLOUT if blocked else POLLIN, c)
+        if err:
+            fail(l, FAILED, c, 0, err)
+
+
+cdef inline void note_sent(load_t *l, load_conn *c, size_t n, int64_t now) noexcept nogil:
+    """Of n bytes that went: remember when the messages began that begin in them."""
+    cdef size_t reached = c.out_part + n
+    cdef size_t begun = reached // l.size
+    cdef size_t rest = reached - begun * l.size
+    cdef size_t place
+    begun += <size_t>(rest > 0) - <size_t>(c.out_part > 0)
+    c.out_part = rest
+    if begun == 0:
+        return
+    place = c.first + c.entries
+    if place >= l.pipeline:
+        place -= l.pipeline
+    # No more entries than messages in flight, so the ring has room.
+    c.sent[place].when = now
+    c.sent[place].n = begun
+    c.entries += 1
+
+
+cdef inline void dispatch(load_t *l, load_conn *c, int64_t now) noexcept nogil:
+    """Send what may be sent, as far as the kernel takes it."""
+    cdef bint blocked = False
+    cdef size_t want
+    cdef ssize_t n
+    cdef int err = 0
+    while c.unsent and not blocked:
+        want = <size_t>min(c.unsent, <uint64_t>CHUNK)
+        n = fd_write(&c.f, l.cycle + c.out, want, &err)
+        if n < 0:
+            if err == EINTR:
+                continue
+            if not would_block(err) and err != ENOBUFS:
+                c.broken = True   # what came back before that is still there to be read, and then the reason
+                c.unsent = 0
+                break
+            n = 0
+        note_sent(l, c, <size_t>n, now)
+        c.out = onward(l, c.out, <size_t>n)
+        c.bytes_out += <uint64_t>n
+        c.unsent -= <uint64_t>n
+        blocked = <size_t>n < want
+        if c.unsent and not blocked:
+            now = rio_monotonic_ns()
+    watch(l, c, blocked)
+
+
+cdef inline void release(load_t *l, load_conn *c, int64_t now) noexcept nogil:
+    """Let as many messages go as there is room for under way and, with a schedule, as are due."""
+    cdef uint64_t room = l.pipeline - c.in_flight
+    if l.phase != SENDING or now >= l.end or c.broken:
+        return
+    if l.interval > 0:
+        room = min(room, c.owed)
+        c.owed -= room
+    if room:
+        if l.in_flight == 0:
+            l.last = now
+        c.in_flight += room
+        rio_add_relaxed(&l.in_flight, room)
+        c.unsent += room * l.size
+        if not c.blocked:
+            dispatch(l, c, now)
+
+
+# ---- receiving
+
+
+cdef inline void arrived(load_t *l, load_conn *c, uint64_t n, int64_t now) noexcept nogil:
+    """Count n messages that have come back."""
+    cdef sent_t *oldest
+    cdef uint64_t left = n, some, k
+    while left:
+        oldest = &c.sent[c.first]
+        some = min(left, oldest.n)
+        if now >= l.begin:
+            hist_record(l.since_sent, now - oldest.when, some)
+        oldest.n -= some
+        left -= some
+        if oldest.n == 0:
+            c.entries -= 1
+            c.first += 1
+            if c.first == l.pipeline:
+                c.first = 0
+    if l.interval > 0 and now >= l.begin:
+        for k in range(c.back, c.back + n):
+            hist_record(l.since_due, now - due(l, c, k), 1)
+    c.back += n
+    c.in_flight -= n
+    rio_store_relaxed(&l.in_flight, l.in_flight - n)
+    rio_add_relaxed(&l.echoed, n)
+    if l.begin <= now < l.end:
+        rio_add_relaxed(&l.measured, n)
+
+
+cdef inline void wrong(load_t *l, load_conn *c, size_t n) noexcept nogil:
+    """Find the first byte of n that differs, or is one too many."""
+    cdef size_t i = 0
+    while i < n and c.bytes_in + i < c.bytes_out and l.area[i] == l.cycle[c.inp + i]:
+        i += 1
+    fail(l, WRONG, c, c.bytes_in + i, 0)
+
+
+cdef inline void collect(load_t *l, load_conn *c) noexcept nogil:
+    """One recv, checked and counted; then the next messages go."""
+    cdef int err = 0
+    cdef ssize_t got = fd_read(&c.f, l.area, CHUNK, &err)
+    cdef size_t n = <size_t>got
+    cdef size_t reached, messages
+    cdef int64_t now
+    if got <= 0:
+        if got == 0 or (err != EINTR and not would_block(err)):
+            fail(l, LOST, c, c.bytes_out - c.bytes_in, err if got < 0 else 0)
+        return
+    now = rio_monotonic_ns()
+    if c.bytes_out - c.bytes_in < n or memcmp(l.area, l.cycle + c.inp, n) != 0:
+        wrong(l, c, n)
+        return
+    l.last = now
+    c.bytes_in += n
+    c.inp = onward(l, c.inp, n)
+    reached = c.inp_part + n
+    messages = reached // l.size
+    c.inp_part = reached - messages * l.size
+    if messages:
+        arrived(l, c, messages, now)
+        release(l, c, rio_monotonic_ns() if n > LATER else now)

@@ -1,0 +1,100 @@
+"""What a load test is asked to do: a Plan, checked before anything is done."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+MAX_THREADS = 1024
+MAX_CONNECTIONS = 1 << 20
+MAX_MESSAGE_BYTES = 1 << 24
+MAX_IN_FLIGHT = 1 << 22  # over all connections: each costs 16 bytes
+MAX_PIPELINE = 1 << 20  # on each of them
+MIN_RATE, MAX_RATE = 1e-6, 1e9  # the least: one in MAX_SECONDS
+MAX_SECONDS = 1e6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do; checked when it is made: ValueError, or TypeError, that says what is wrong with it.
+
+    ``target``: ``HOST:PORT``, ``[::1]:8000`` or ``unix:PATH``. ``duration`` seconds are measured, after ``warmup``
+    seconds (``duration`` at most) that are not. ``pipeline``: how many messages are in flight on each connection. With
+    a ``rate``, messages per second over all connections, they are sent on a fixed schedule (open loop), and
+    ``pipeline`` bounds how many are in flight; what is due beyond that waits, and its latency counts. After
+    ``stall_timeout`` seconds in which nothing comes back, though something should, the test is given up.
+    """
+
+    target: str
+    connections: int = 50
+    duration: float = 10.0
+    message_bytes: int = 64
+    pipeline: int = 1
+    rate: float | None = None
+    threads: int = 1
+    warmup: float = 1.0
+    connect_timeout: float = 10.0
+    stall_timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        parse_target(self.target)
+        _whole("connections", self.connections, MAX_CONNECTIONS)
+        _whole("message_bytes", self.message_bytes, MAX_MESSAGE_BYTES)
+        _whole("pipeline", self.pipeline, MAX_PIPELINE)
+        _whole("threads", self.threads, MAX_THREADS)
+        if self.connections * self.pipeline > MAX_IN_FLIGHT:
+            raise ValueError(f"connections times pipeline must be at most {MAX_IN_FLIGHT} messages in flight")
+        if self.threads > self.connections:
+            raise ValueError(f"threads ({self.threads}) must not be more than connections ({self.connections})")
+        if self.rate is not None:
+            check_number("rate", self.rate, MAX_RATE)
+            if self.rate < MIN_RATE:
+                raise ValueError(f"rate must be at least {MIN_RATE:g}, not {self.rate!r}")
+        check_number("duration", self.duration, MAX_SECONDS)
+        check_number("connect_timeout", self.connect_timeout, MAX_SECONDS)
+        check_number("stall_timeout", self.stall_timeout, MAX_SECONDS)
+        check_number("warmup", self.warmup, MAX_SECONDS, least=True)
+
+    @property
+    def warmup_s(self) -> float:
+        """The warm-up as it will be."""
+        return min(self.warmup, self.duration)
+
+
+def parse_target(target: str) -> tuple[str] | tuple[str, int]:
+    """Give a path or (host, port) for rioecho.connect(); ValueError for what is neither."""
+    if not isinstance(target, str):
+        raise TypeError(f"target must be text, not {type(target).__name__}")
+    kind, _, path = target.partition(":")
+    if kind == "unix" and (not path.isdigit() or path == ""):
+        if not path or "\0" in path[1:]:
+            raise ValueError(f"target {target!r} does not name a unix socket: use unix:PATH")
+        return (path,)
+    host, _, port = target.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"target {target!r}: put an IPv6 address in brackets, as in [::1]:8000")
+    if not host or "\0" in host:
+        raise ValueError(f"target {target!r} is not HOST:PORT, [ADDRESS]:PORT or unix:PATH")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+        raise ValueError(f"target {target!r} has no port: use a number from 1 to 65535")
+    return host, int(port)
+
+
+def _whole(name: str, value: int, most: int) -> None:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}") from None
+    if not 1 <= number <= most:
+        raise ValueError(f"{name} must be 1 to {most}, not {value}")
+
+
+def check_number(name: str, value: float, most: float, *, least: bool = False) -> None:
+    try:
+        wrong = not 0 <= value <= most or (value == 0 and not least)
+    except TypeError:
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}") from None
+    if wrong:
+        raise ValueError(f"{name} must be {'0 or more' if least else 'above 0'} and at most {most:g}, not {value!r}")

@@ -1,0 +1,130 @@
+"""The book's RIO functions at C level (CS:APP 10.5), for Cython code: without the GIL, without Python objects.
+
+They share the descriptor functions with class Rio and nothing else: their buffer is in the caller's rio_t.
+"""
+
+from libc.errno cimport EINTR, EINVAL, errno
+from libc.stdint cimport INT64_MAX
+from libc.string cimport memchr, memcpy
+
+from rioecho._core.fdio cimport fd_open, fd_wait, fd_write, rio_fd, would_block
+from rioecho._core.posix cimport POLLIN, POLLOUT, read, rio_set_errno
+
+
+cdef void rio_readinitb(rio_t *rp, int fd) noexcept nogil:
+    """Begin to read from fd with an empty buffer."""
+    rp.rio_fd = fd
+    rp.rio_cnt = 0
+    rp.rio_done = 0
+    rp.rio_bufptr = rp.rio_buf
+
+
+cdef ssize_t rio_readlineb(rio_t *rp, void *usrbuf, size_t maxlen) noexcept nogil:
+    """Read a line, newline included and a NUL after it: at most maxlen - 1 bytes.
+
+    A longer line comes in pieces, the next with the next call; only the last piece ends in a newline. Returns the
+    bytes, 0 at the end of the input; -1 with errno EINVAL for a maxlen below 2, which has room for no byte.
+    """
+    cdef char *to = <char *>usrbuf
+    cdef char *newline = NULL
+    cdef size_t n = 0, step
+    cdef ssize_t got
+    if maxlen < 2:
+        rio_set_errno(EINVAL)
+        return -1
+    while n < maxlen - 1 and newline == NULL:
+        if rp.rio_cnt == 0:
+            got = read_waiting(rp.rio_fd, rp.rio_buf, RIO_BUFSIZE)
+            if got < 0:
+                rp.rio_done = n
+                return -1
+            if got == 0:
+                break
+            rp.rio_bufptr = rp.rio_buf
+            rp.rio_cnt = got
+        step = min(rp.rio_cnt, maxlen - 1 - n)
+        newline = <char *>memchr(rp.rio_bufptr, c"\n", step)
+        if newline != NULL:
+            step = newline - rp.rio_bufptr + 1
+        memcpy(to + n, rp.rio_bufptr, step)
+        rp.rio_bufptr += step
+        rp.rio_cnt -= step
+        n += step
+    to[n] = 0
+    return n
+
+
+cdef ssize_t rio_readnb(rio_t *rp, void *usrbuf, size_t n) noexcept nogil:
+    """Read n bytes, what is buffered first; fewer only at the end of the input."""
+    cdef char *to = <char *>usrbuf
+    cdef size_t done = min(n, rp.rio_cnt)
+    cdef ssize_t got
+    memcpy(to, rp.rio_bufptr, done)
+    rp.rio_bufptr += done
+    rp.rio_cnt -= done
+    while done < n:   # the buffer is empty
+        if n - done >= RIO_BUFSIZE:
+            got = read_waiting(rp.rio_fd, to + done, n - done)
+        else:
+            got = read_waiting(rp.rio_fd, rp.rio_buf, RIO_BUFSIZE)
+        if got < 0:
+            rp.rio_done = done
+            return -1
+        if got == 0:
+            break
+        if n - done < RIO_BUFSIZE:
+            rp.rio_bufptr = rp.rio_buf
+            rp.rio_cnt = got
+            got = min(<size_t>got, n - done)
+            memcpy(to + done, rp.rio_bufptr, got)
+            rp.rio_bufptr += got
+            rp.rio_cnt -= got
+        done += got
+    return done
+
+
+cdef ssize_t rio_readn(int fd, void *usrbuf, size_t n) noexcept nogil:
+    """Read n bytes without a buffer, and not one more; fewer only at the end of the input."""
+    cdef size_t done = 0
+    cdef ssize_t got
+    while done < n:
+        got = read_waiting(fd, <char *>usrbuf + done, n - done)
+        if got < 0:
+            return -1
+        if got == 0:
+            break
+        done += got
+    return done
+
+
+cdef ssize_t rio_writen(int fd, const void *usrbuf, size_t n) noexcept nogil:
+    """Write n bytes: n, or -1 with errno, and then an unknown part of them was written."""
+    cdef rio_fd f
+    cdef size_t done = 0
+    cdef ssize_t put
+    cdef int err = 0
+    if fd_open(&f, fd):
+        return -1
+    while done < n:
+        put = fd_write(&f, <const char *>usrbuf + done, n - done, &err)
+        if put >= 0:
+            done += put
+        elif not go_on(fd, POLLOUT, err):
+            return -1
+    return n
+
+
+cdef ssize_t read_waiting(int fd, char *data, size_t n) noexcept nogil:
+    """read(2) that goes on after EINTR and waits for a descriptor with O_NONBLOCK; errno is that of the read."""
+    cdef ssize_t got
+    while True:
+        got = read(fd, data, n)
+        if got >= 0 or not go_on(fd, POLLIN, errno):
+            return got
+
+
+cdef bint go_on(int fd, short event, int err) noexcept nogil:
+    """Is a call that failed with `err` to be tried again? If it would have had to wait, only after waiting."""
+    if would_block(err):
+        return fd_wait(fd, event, INT64_MAX, &err) > 0 or err == EINTR
+    return err == EINTR

@@ -1,0 +1,33 @@
+# Reading a number of bytes, the first half of a Rio's reading; see _rio/reader.pyx.
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+
+from rioecho._core.buffer cimport buffer_consume, buffer_start
+from rioecho._rio.channel cimport Channel, rio_call
+
+
+cdef class Reader(Channel):
+    cdef size_t skipped    # bytes of a line that an interrupted skipline() has thrown away
+
+    cdef size_t hold(self, size_t n, object timeout) except? 0
+    cdef size_t hold_some(self, object timeout) except? 0
+    cdef object read_buffer(self, object buffer, bint full, object timeout)
+    cdef ssize_t read_direct(self, rio_call *call, char *data, size_t got, size_t n) except -1
+    cdef bytes read_large(self, size_t n, object timeout, bint exactly)
+    cdef bytes read_all(self, object timeout)
+    cdef bytes read_n(self, size_t n, object timeout, bint exactly)
+    cdef bint goes_direct(self, size_t n) noexcept
+    cdef int incomplete(self, object expected) except -1
+
+
+cdef inline void consume(Reader self, size_t n) noexcept:
+    """Take the first n held bytes out, now that the caller has them."""
+    buffer_consume(&self.inp, n)
+    self.skipped = 0
+
+
+cdef inline bytes take(Reader self, size_t n):
+    """The first n held bytes, consumed."""
+    cdef bytes result = PyBytes_FromStringAndSize(buffer_start(&self.inp), n)
+    consume(self, n)
+    return result

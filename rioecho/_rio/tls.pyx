@@ -1,0 +1,260 @@
+"""The transport of a Rio over an ssl.SSLSocket: reads and writes that never wait and never lose a byte.
+
+The raw descriptor would show ciphertext, so every byte goes through the socket object. Four things make that robust:
+
+* The ssl module waits inside a call for as long as the socket's own timeout says, once per record; a deadline for the
+  whole call needs calls that do not wait, so the timeout is 0 for the moment of each call and then restored.
+* OpenSSL's object is not for two threads at once, and neither is that timeout: `busy` covers each operation whole, and
+  all Rios over one socket share it (tls_of).
+* The ssl module runs Python's signal handlers after it has taken bytes from OpenSSL and before it returns them, and
+  drops the count if one raises. So the socket's inner object is called directly, with no Python code in between for a
+  handler to interrupt, and if a handler does raise, the count is found out from how many bytes are still pending.
+* Once OpenSSL has begun to send a record, it must be offered the same bytes again, and they cannot be taken back. They
+  count as sent, and are kept here (`begun`) until they are.
+
+What is left are two cases of a handler that raises at the very moment of a call. Of a send, for a signal which the
+kernel gave to another thread: signals that come to this one are held back (Channel.hold_signals), but of the other's
+the ssl module does not say whether the record had gone, and if the socket is full, it is taken for begun. Of a read, of
+a record of a single byte that happens to be UNTOUCHED: it is taken for not received.
+"""
+
+import sys
+from _thread import RLock
+
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.pythread cimport PyThread_get_thread_ident
+
+from libc.errno cimport EPIPE
+
+from rioecho._core.convert cimport is_tls
+from rioecho._core.fdio cimport fd_ready
+from rioecho._core.posix cimport (
+    POLLIN,
+    POLLOUT,
+    RIO_FREE,
+    rio_flag_put,
+    rio_flag_take,
+    rio_sigpipe_block,
+    rio_sigpipe_restore,
+    sched_yield,
+)
+
+from rioecho.errors import ConcurrentCall
+
+
+cdef enum:
+    UNTOUCHED = 0xA5   # what a byte that nobody has received looks like
+
+
+cdef object plain_socket = None   # the class in C under every socket; imported with the first TLS socket
+cdef object registering = RLock()
+cdef object live = None   # a WeakValueDictionary: id of the socket -> its Tls, which keeps the socket alive
+
+
+cdef Tls tls_of(object sock):
+    """The one Tls of a TLS socket; None for any other source."""
+    global live, plain_socket
+    if not is_tls(sock):
+        return None
+    if live is None:
+        import _socket
+        import weakref
+        plain_socket = _socket.socket
+        live = weakref.WeakValueDictionary()
+    with registering:   # setdefault() is Python code, between two steps of which another thread may come in
+        return live.setdefault(id(sock), Tls(sock))
+
+
+cdef class Tls:
+    def __cinit__(self, sock):
+        ssl = sys.modules["ssl"]
+        self.sock = sock
+        self.want_read = ssl.SSLWantReadError
+        self.want_write = ssl.SSLWantWriteError
+        self.eof = ssl.SSLEOFError
+
+    cdef int take(self) except -1:
+        """Begin an operation; its bytes are safe in `begun` and in the caller's buffer, whatever raises here."""
+        cdef unsigned long me = PyThread_get_thread_ident()
+        while not rio_flag_take(&self.busy):
+            if self.owner == me:   # a signal handler inside this thread's own call: waiting would be for ever
+                raise ConcurrentCall("a TLS call of this thread is under way; a signal handler cannot join it")
+            with nogil:
+                sched_yield()
+        self.owner = me
+        rio_sigpipe_block(&self.sigpipe)
+        return 0
+
+    cdef void put(self) noexcept:
+        rio_sigpipe_restore(&self.sigpipe)
+        self.owner = 0
+        rio_flag_put(&self.busy, RIO_FREE)
+
+    cdef object timeout(self):
+        """The socket's own timeout, not that of an operation under way."""
+        self.take()
+        try:
+            return self.sock.gettimeout()
+        finally:
+            self.put()
+
+    cdef int raise_late(self) except -1:
+        """Raise what a signal handler raised in the middle of this thread's last call, whose bytes are booked now."""
+        if self.raised is not None and self.raised_in == PyThread_get_thread_ident():
+            error = self.raised
+            self.raised = None
+            raise error
+        return 0
+
+    cdef int keep(self, object error) except -1:
+        """Keep what a signal handler raised for raise_late()."""
+        self.raised = error
+        self.raised_in = PyThread_get_thread_ident()
+        return 0
+
+    cdef ssize_t recv(self, char *data, size_t n, short *want) except -2:
+        """Read up to n bytes: a count, 0 at the end, or -1 and the event to wait for. Then raise_late() is due.
+
+        With room for RECORD bytes nothing stays behind in OpenSSL, where select() cannot see it.
+        """
+        self.take()
+        try:
+            timeout = self.sock.gettimeout()
+            view = PyMemoryView_FromMemory(data, n, PyBUF_WRITE)
+            try:
+                if timeout != 0:
+                    self.sock.settimeout(0)
+                if self.sock._sslobj is None:   # not encrypted yet, or no more: a plain socket's methods
+                    return recv_plain(self.sock, view, want)
+                return self.recv_record(self.sock._sslobj, view, data)
+            except self.want_read:
+                want[0] = POLLIN
+                return -1
+            except self.want_write:
+                want[0] = POLLOUT
+                return -1
+            except self.eof:
+                if self.sock.suppress_ragged_eofs:
+                    return 0
+                raise
+            finally:
+                view.release()
+                restore(self.sock, timeout)
+        finally:
+            self.put()
+
+    cdef ssize_t recv_record(self, object inner, object view, char *data) except -2:
+        """Read one record's bytes, or what is left of one: a count."""
+        cdef size_t count = 0
+        cdef size_t pending = inner.pending()
+        cdef size_t more
+        if pending == 0:
+            # The first byte alone brings in the record; how many follow can be asked then. If a handler raises, it can
+            # be told whether the byte came: it has changed its place, or others are pending.
+            data[0] = <char>UNTOUCHED
+            try:
+                count = inner.read(1, view)
+            except BaseException as error:
+                if not inner.pending() and data[0] == <char>UNTOUCHED:
+                    raise
+                self.keep(error)
+                return 1
+            if count == 0:
+                return 0
+            pending = inner.pending()
+        more = min(pending, <size_t>len(view) - count)
+        if more:
+            tail = view[count:]
+            try:
+                count += inner.read(more, tail)
+            except BaseException as error:
+                more = pending - <size_t>inner.pending()
+                if count + more == 0:
+                    raise
+                count += more
+                self.keep(error)
+            finally:
+                tail.release()
+        return count
+
+    cdef ssize_t send(self, const char *data, size_t n, short *want) except -2:
+        """Send what was begun, then up to n bytes: how many of the n were taken, or -1 and the event to wait for.
+
+        Then raise_late() is due. 0 means that what was begun is through, and n is 0 or a handler raised.
+        """
+        cdef bytes record
+        self.take()
+        try:
+            timeout = self.sock.gettimeout()
+            try:
+                if timeout != 0:
+                    self.sock.settimeout(0)
+                if self.sock._sslobj is None:
+                    self.begun = None   # after unwrap(), nobody will finish it
+                if self.begun is not None:
+                    self.send_record(self.begun, want)
+                    if self.begun is not None:
+                        return -1
+                if n == 0 or self.raised is not None:
+                    return 0
+                record = PyBytes_FromStringAndSize(data, min(n, <size_t>RECORD))
+                if self.sock._sslobj is None:
+                    return send_plain(self.sock, record, want)
+                self.send_record(record, want)
+                return len(record)   # done or begun, OpenSSL has it
+            finally:
+                restore(self.sock, timeout)
+        finally:
+            self.put()
+
+    cdef int send_record(self, bytes record, short *want) except -1:
+        """Offer a record, all of which is taken; if it is not through, it is `begun`, and `want` the event to await."""
+        try:
+            self.sock._sslobj.write(record)
+            self.begun = None
+        except self.want_read:
+            self.begun = record
+            want[0] = POLLIN
+        except self.want_write:
+            self.begun = record
+            want[0] = POLLOUT
+        except self.eof as error:   # what the ssl module makes of EPIPE
+            self.begun = None
+            raise BrokenPipeError(EPIPE, "the TLS connection was closed by the peer") from error
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                self.begun = None   # the connection's own error: nobody will finish the record
+                raise
+            # A signal handler raised. Had OpenSSL got rid of the record? Yes, if there is room for more. (If there is
+            # not, perhaps. Callers hold signals back in this thread, so that this is another thread's signal.)
+            self.begun = None if fd_ready(self.sock.fileno(), POLLOUT) else record
+            self.keep(error)
+        return 0
+
+
+cdef ssize_t recv_plain(object sock, object view, short *want) except -2:
+    try:
+        return plain_socket.recv_into(sock, view)   # in C: no handler can run between its return and ours
+    except BlockingIOError:
+        want[0] = POLLIN
+        return -1
+
+
+cdef ssize_t send_plain(object sock, bytes data, short *want) except -2:
+    try:
+        return plain_socket.send(sock, data)
+    except BlockingIOError:
+        want[0] = POLLOUT
+        return -1
+
+
+cdef int restore(object sock, object timeout) except -1:
+    """Give the socket its timeout back."""
+    if timeout != 0:
+        try:
+            sock.settimeout(timeout)
+        except OSError:
+            pass   # closed meanwhile by another thread; what was read is still to be delivered
+    return 0

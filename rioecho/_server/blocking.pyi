@@ -1,0 +1,38 @@
+# The types of echo(). What it promises is said in its docstring, in _server/blocking.pyx.
+
+from collections.abc import Callable
+from typing import Literal, Protocol, Self, SupportsIndex, final
+
+from rioecho._core.counts import Counts
+
+__pyx_capi__: dict[str, object]  # what other extension modules cimport
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+@final
+class Echo:
+    def __new__(
+        cls,
+        fd: int | _HasFileno,
+        framing: Literal["line", "raw"] = "line",
+        *,
+        timeout: float | None = None,
+        max_line: SupportsIndex = 1048576,
+        stop_fd: int = -1,
+        drain_timeout: float | None = 5.0,
+        on_line: Callable[[int], object] | None = None,
+        counts: Counts | None = None,
+    ) -> Self: ...
+    def run(self) -> int: ...
+    def unsent(self) -> bytes: ...
+    @property
+    def bytes_in(self) -> int: ...
+    @property
+    def bytes_out(self) -> int: ...
+    @property
+    def lines(self) -> int: ...
+    @property
+    def draining(self) -> bool: ...
+
+def echo(fd: int | _HasFileno, framing: Literal["line", "raw"] = "line", *, timeout: float | None = None) -> int: ...

@@ -1,0 +1,29 @@
+# The types of EventLoop. What it promises is said in its docstring, in _server/eventloop.pyx.
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, final
+
+from rioecho._core.counts import Counts
+
+@final
+class EventLoop:
+    REASONS: ClassVar[tuple[str, ...]]
+    def __new__(
+        cls,
+        framing: Literal["line", "raw"],
+        *,
+        idle_timeout: float | None,
+        max_line: int,
+        drain_timeout: float | None,
+        stop_fd: int,
+        on_closed: Callable[[Any, str, int, int], object],
+        on_line: Callable[[int], object] | None = None,
+        without_epoll: bool = False,
+    ) -> EventLoop: ...
+    @property
+    def counts(self) -> Counts: ...
+    def adopt(self, fd: int, peer: object = None) -> None: ...
+    def no_more(self) -> None: ...
+    def tell_closings(self, wanted: bool) -> None: ...
+    def run(self) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,448 @@
+"""The Tiny web server of examples/, run as a program: asked by curl, nc and socat, and by sockets that misbehave."""
+
+# ruff: noqa: F811, the fixtures are imported
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+
+import pytest
+
+from support.peers import reset
+from support.programs import EXAMPLES, LONG, OTHERS, command, other, run, serve, start  # noqa: F401, fixtures
+
+BINARY = random.Random("tiny").randbytes(300_000)
+HOME = EXAMPLES / "tiny-home"
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A served directory, beside which there is a secret."""
+    home = tmp_path / "home"
+    shutil.copytree(HOME, home)
+    (tmp_path / "secret").write_bytes(b"top secret")
+    (home / "page.html").write_bytes(b"<p>page")
+    for kind in ("gif", "png", "jpg", "dat"):
+        (home / f"file.{kind}").write_bytes(BINARY)
+    (home / "empty.txt").touch()
+    (home / "folder").mkdir()
+    return home
+
+
+def program(home, name, text):
+    """Put a CGI program in its place."""
+    path = home / "cgi-bin" / name
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def tiny(serve, home):
+    return serve("tiny.py", cwd=home)
+
+
+@pytest.fixture
+def hasty(serve, home):
+    """Tiny with little patience, which takes nothing away from what it promises."""
+
+    def start(**limits):
+        lines = [f"tiny.{name} = {value}" for name, value in limits.items()]
+        code = "\n".join(
+            [f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); import tiny", *lines, "tiny.main(sys.argv)"]
+        )
+        return serve("tiny.py", code=code, cwd=home)
+
+    return start
+
+
+def curl(tiny, path, *options):
+    """Ask with curl: the status, the headers with names in lower case, the body."""
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl here")
+    url = f"http://127.0.0.1:{tiny.port}{path}"
+    argv = ["curl", "-q", "-s", "-S", "-i", "--noproxy", "*", "--max-time", str(LONG), "--path-as-is", *options, url]
+    done = subprocess.run(argv, capture_output=True, timeout=2 * LONG, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return parsed(done.stdout)
+
+
+def ask(tiny, request):
+    """Send these bytes and nothing more: as curl()."""
+    with tiny.connect() as rio:
+        rio.writen(request)
+        return parsed(rio.read())
+
+
+def get(tiny, uri):
+    return ask(tiny, b"GET %s HTTP/1.0\r\n\r\n" % uri)
+
+
+def get_nothing(tiny, uri):
+    """Ask for a CGI program that says nothing: what Tiny says before comes alone."""
+    with tiny.connect() as rio:
+        rio.writen(b"GET %s HTTP/1.0\r\n\r\n" % uri)
+        assert rio.read() == b"HTTP/1.0 200 OK\r\nServer: Tiny Web Server\r\n"
+
+
+def parsed(answer):
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *headers = head.decode().split("\r\n")
+    assert re.match(r"HTTP/1\.0 \d{3} \w", first), answer[:200]
+    return int(first.split()[1]), {k.lower(): v for k, v in (line.split(": ", 1) for line in headers)}, body
+
+
+def alive(tiny):
+    """Tiny still serves."""
+    return get(tiny, b"/page.html")[2] == b"<p>page"
+
+
+def complaint(tiny):
+    return tiny.child.complaints.readline().decode().rstrip("\n")
+
+
+# What the book's does
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("page.html", "text/html"),
+        ("file.gif", "image/gif"),
+        ("file.png", "image/png"),
+        ("file.jpg", "image/jpeg"),
+        ("file.dat", "text/plain"),
+        ("empty.txt", "text/plain"),
+    ],
+)
+def test_file_comes_back_as_it_is(tiny, home, name, kind):
+    content = (home / name).read_bytes()
+    headers = {"server": "Tiny Web Server", "content-length": str(len(content)), "content-type": kind}
+    assert curl(tiny, f"/{name}") == (200, headers, content)
+    assert tiny.end() == b""
+
+
+def test_slash_gives_the_home_page(tiny):
+    status, headers, body = curl(tiny, "/")
+    assert (status, headers["content-type"], body) == (200, "text/html", (HOME / "home.html").read_bytes())
+
+
+def test_cgi_program_adds(tiny):
+    status, headers, body = curl(tiny, "/cgi-bin/adder.py?15000&213")
+    assert (status, headers["server"], headers["content-type"]) == (200, "Tiny Web Server", "text/html")
+    assert headers["content-length"] == str(len(body))
+    assert b"The answer is: 15000 + 213 = 15213" in body
+    assert tiny.end() == b""
+
+
+@pytest.mark.parametrize("arguments", ["", "?", "?1", "?a&b", "?1&2&3", "?" + "9" * 5000 + "&1"])
+def test_cgi_program_says_what_it_wants(tiny, arguments):
+    status, _, body = curl(tiny, "/cgi-bin/adder.py" + arguments)
+    assert (status, b"Two numbers are wanted" in body) == (200, True)
+    assert tiny.end() == b""
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing.html", "/page.html/", "/page.html?query", "/cgi-bin/nothing", "/" + "x" * 999]
+)
+def test_what_is_not_there_is_a_404(tiny, path):
+    status, headers, body = curl(tiny, path)
+    assert (status, headers["content-type"]) == (404, "text/html")
+    assert b"404: Not found" in body
+    assert b"Tiny couldn't find this file: ." in body
+    assert tiny.end() == b""
+
+
+@pytest.mark.parametrize("path", ["/folder", "/locked.txt", "/cgi-bin", "/cgi-bin/", "/cgi-bin/notes.txt"])
+def test_what_cannot_be_read_or_run_is_a_403(tiny, home, path):
+    (home / "locked.txt").touch(0o000)
+    (home / "cgi-bin" / "notes.txt").touch(0o644)
+    status, _, body = curl(tiny, path)
+    assert status == 403
+    assert b"Tiny couldn't r" in body
+    assert tiny.end() == b""
+
+
+@pytest.mark.parametrize("options", [["-I"], ["-X", "DELETE"], ["-d", "a=b"]], ids=["HEAD", "DELETE", "POST"])
+def test_other_methods_are_a_501(tiny, options):
+    assert curl(tiny, "/", *options)[0] == 501
+    assert tiny.end() == b""
+
+
+@pytest.mark.parametrize("newline", [b"\r\n", b"\n"], ids=["CRLF", "LF"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_program_can_ask(tiny, name, newline):
+    request = newline.join([b"GET /file.gif HTTP/1.0", b"Host: localhost", b"", b""])
+    status, out, _ = run(other(name, "127.0.0.1", tiny.port), request)
+    assert (status, parsed(out)[2]) == (0, BINARY)
+
+
+def test_it_prints_who_asks_and_what(tiny):
+    ask(tiny, b"GET /page.html HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    lines = tiny.lines(5)
+    for line in lines[:2]:  # the first is the client that waited for the start
+        assert re.fullmatch(r"Accepted connection from \(.+, \w+\)", line)
+    assert lines[2:] == ["GET /page.html HTTP/1.0", "Host: localhost", ""]
+
+
+@pytest.mark.parametrize("args", [[], ["80", "90"]], ids=["none", "two"])
+def test_wrong_number_of_arguments_prints_the_usage_and_is_a_failure(args):
+    assert run(command("tiny.py", *args)) == (1, b"", b"usage: tiny.py <port>\n")
+
+
+# What is mended: the names
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        b"/../secret",
+        b"/folder/../../secret",
+        b"/../nothing",
+        b"//../secret",
+        b"/link",
+        b"/linked/secret",
+        b"/cgi-bin/../page.html",
+        b"/cgi-bin/../run.sh",
+        b"/cgi-bin/../../secret",
+        b"/cgi-bin/../../../../../../../../../../bin/sh",
+        b"/cgi-bin/link",
+        b"//cgi-bin/adder.py",
+        b"/./cgi-bin/adder.py",
+        b"/folder/../cgi-bin/adder.py",
+        b"/source",
+    ],
+)
+def test_no_name_leads_out_of_the_directory_or_into_a_program_s_text(tiny, home, uri):
+    (home / "link").symlink_to(home.parent / "secret")
+    (home / "linked").symlink_to(home.parent)
+    (home / "cgi-bin" / "link").symlink_to("/bin/sh")
+    (home / "source").symlink_to("cgi-bin/adder.py")
+    (home / "run.sh").write_text("#!/bin/sh\n")
+    (home / "run.sh").chmod(0o755)
+    status, _, body = get(tiny, uri)
+    assert status == 403
+    assert b"secret" not in body.replace(uri, b"")
+    assert b"import" not in body
+    assert tiny.end() == b""
+
+
+def test_cgi_bin_elsewhere_in_the_uri_runs_nothing(tiny, home):
+    (home / "run.sh").write_text("#!/bin/sh\necho I ran\n")
+    (home / "run.sh").chmod(0o755)
+    assert get(tiny, b"/run.sh?cgi-bin")[0] == 404
+    assert get(tiny, b"/run.sh/cgi-bin/")[0] == 404
+    assert get(tiny, b"/run.sh")[2] == b"#!/bin/sh\necho I ran\n"
+
+
+def test_names_inside_may_be_links_and_have_dots_in_them(tiny, home):
+    (home / "inside").symlink_to("page.html")
+    (home / "..page").write_bytes(b"dots")
+    assert get(tiny, b"/inside")[2] == b"<p>page"
+    assert get(tiny, b"/folder/../page.html")[2] == b"<p>page"
+    assert get(tiny, b"/..page")[2] == b"dots"
+
+
+# The requests
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET / HTTP/1.0 more\r\n\r\n",
+        b"GET page.html HTTP/1.0\r\n\r\n",
+        b"GET http://localhost/ HTTP/1.0\r\n\r\n",
+        b"GET /page.html\0.gif HTTP/1.0\r\n\r\n",
+        b"GET /cgi-bin/adder.py?1&2\0 HTTP/1.0\r\n\r\n",
+        b"GET /" + b"x" * 9000 + b" HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/1.0\r\nLong: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"x" * 1_000_000,
+        b"GET / HTTP/1.0\r\n" + b"More: 1\r\n" * 101 + b"\r\n",
+    ],
+    ids=lambda request: f"{request[:18]!r} {len(request)}",
+)
+def test_request_that_is_none_is_a_400_that_arrives(tiny, request_):
+    status, _, body = ask(tiny, request_)
+    assert (status, b"400: Bad Request" in body) == (400, True)
+    assert alive(tiny)
+    assert tiny.end() == b""
+
+
+def test_request_up_to_the_limits_is_answered(tiny):
+    longest = b"Long: " + b"x" * (8191 - 8) + b"\r\n"
+    assert ask(tiny, b"GET /page.html HTTP/1.0\r\n" + longest + b"More: 1\r\n" * 99 + b"\r\n")[2] == b"<p>page"
+
+
+@pytest.mark.parametrize("request_", [b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.0\r\nHost: lo", b"GET / HT"])
+def test_end_in_the_middle_of_a_request_is_a_400(tiny, request_):
+    with tiny.connect() as rio:
+        rio.writen(request_)
+        with socket.socket(fileno=os.dup(rio.fileno())) as sock:
+            sock.shutdown(socket.SHUT_WR)
+        assert parsed(rio.read())[0] == 400
+    assert alive(tiny)
+
+
+def test_answer_arrives_whole_although_nobody_read_the_body_of_the_request(tiny, tmp_path):
+    (tmp_path / "body").write_bytes(BINARY * 10)
+    status, _, body = curl(tiny, "/", "--data-binary", f"@{tmp_path / 'body'}", "-H", "Expect:")
+    assert (status, body.endswith(b"<hr><em>The Tiny Web server</em>\r\n")) == (501, True)
+    assert tiny.end() == b""
+
+
+def test_client_s_text_is_quoted_in_the_page_and_on_the_terminal(tiny):
+    status, _, body = get(tiny, b"/<script>alert(1)</script>\xff")
+    assert status == 404
+    assert b"./&lt;script&gt;alert(1)&lt;/script&gt;\\xff" in body
+    ask(tiny, b"GET / HTTP/1.0\r\nTitle: \x1b]0;gotcha\x07\xe4\r\n\r\n")
+    assert "Title: \\x1b]0;gotcha\\x07\\xe4" in tiny.lines(8)
+
+
+# The clients
+
+
+def test_client_that_resets_while_it_is_served_is_reported_and_the_next_is_served(tiny, home):
+    with (home / "big").open("wb") as big:
+        big.truncate(1 << 28)
+    rio = tiny.connect()
+    rio.writen(b"GET /big HTTP/1.0\r\n\r\n")
+    assert rio.readline() == b"HTTP/1.0 200 OK\r\n"
+    reset(rio.detach()[0])
+    assert re.search(r"^doit error: .*(Connection reset|Broken pipe)", complaint(tiny))
+    assert alive(tiny)
+    assert tiny.end() == b""
+
+
+def test_client_that_says_nothing_or_stops_in_between_has_only_so_much_time(hasty):
+    tiny = hasty(TIMEOUT=0.2)
+    for beginning in (b"", b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.0\r\nHos"):
+        with tiny.connect() as rio:
+            rio.writen(beginning)
+            assert rio.read() == b""
+        assert complaint(tiny).startswith("doit error: ")
+    assert alive(tiny)
+
+
+def test_time_for_a_request_is_not_renewed_by_each_header(hasty):
+    tiny = hasty(TIMEOUT=0.3, MAXHDRS=10**9)
+    with tiny.connect() as rio, contextlib.suppress(ConnectionError):
+        rio.writen(b"GET / HTTP/1.0\r\n")
+        for _ in range(int(LONG / 0.02)):
+            rio.writen(b"Again: 1\r\n")
+            with contextlib.suppress(TimeoutError):
+                assert rio.fill(timeout=0.02) == 0
+                break
+        else:
+            pytest.fail("it still listens")
+    assert complaint(tiny).startswith("doit error: ")
+    assert alive(tiny)
+
+
+def test_client_that_does_not_read_has_only_so_much_time(hasty, home):
+    with (home / "big").open("wb") as big:
+        big.truncate(1 << 28)
+    tiny = hasty(TIMEOUT=0.2)
+    with tiny.connect() as rio:
+        rio.writen(b"GET /big HTTP/1.0\r\n\r\n")
+        assert "timed out" in complaint(tiny)
+        assert alive(tiny)
+
+
+def test_client_that_does_not_close_has_only_so_much_time(hasty):
+    tiny = hasty(LINGER=0.2)
+    with tiny.connect() as rio:
+        rio.writen(b"GET /page.html HTTP/1.0\r\n\r\n")
+        assert parsed(rio.read())[2] == b"<p>page"
+        assert alive(tiny)
+
+
+# The files
+
+
+def test_file_that_is_cut_while_it_is_sent_ends_the_answer_only(tiny, home):
+    with (home / "big").open("wb") as big:
+        big.truncate(1 << 28)
+    with tiny.connect() as rio:
+        rio.writen(b"GET /big HTTP/1.0\r\n\r\n")
+        assert rio.readline() == b"HTTP/1.0 200 OK\r\n"
+        os.truncate(home / "big", 100)
+        assert len(rio.read()) < 1 << 28
+    assert alive(tiny)
+    assert tiny.end() == b""
+
+
+def test_file_that_the_system_does_not_let_it_open_is_a_403(hasty, home):
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a file that its owner may read and Tiny may not")
+    home.chmod(0o755)
+    (home / "locked.txt").touch(0o600)
+    tiny = hasty(TIMEOUT="tiny.os.setuid(65534) or 10.0")
+    assert get(tiny, b"/locked.txt")[0] == 403
+    assert alive(tiny)
+
+
+# The CGI programs
+
+
+def test_cgi_program_inherits_no_descriptor_of_the_server_s(tiny, home):
+    program(home, "fds", "#!/bin/sh\nprintf 'Content-type: text/plain\\r\\n\\r\\n'\nls /dev/fd/ | tr '\\n' ' '\n")
+    numbers = get(tiny, b"/cgi-bin/fds")[2].split()
+    assert len(numbers) <= 4, numbers  # 0, 1, 2, and that of ls, for the folder
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("#!/bin/sh\nexit 3\n", "CGI program ended with 3"),
+        ("#!/bin/sh\nkill -9 $$\n", "CGI program ended with -9"),
+        ("no program at all", "Execve error: .*"),
+        ("#!/no/such/interpreter\n", "Execve error: .*"),
+    ],
+)
+def test_cgi_program_that_fails_is_reported_and_the_next_is_served(tiny, home, text, words):
+    program(home, "failing", text)
+    get_nothing(tiny, b"/cgi-bin/failing")
+    assert re.fullmatch(words, complaint(tiny))
+    if words.startswith("Execve"):
+        assert complaint(tiny) == "CGI program ended with 1"
+    assert alive(tiny)
+    assert tiny.end() == b""
+
+
+def test_cgi_program_that_does_not_end_has_only_so_much_time(hasty, home):
+    program(home, "endless", "#!/bin/sh\nexec tail -f /dev/null\n")
+    tiny = hasty(CGI_TIMEOUT=0.3)
+    get_nothing(tiny, b"/cgi-bin/endless")
+    assert complaint(tiny) == "CGI program ended with -14"
+    assert alive(tiny)
+
+
+def test_cgi_program_ends_when_its_client_is_gone(tiny, home):
+    # It takes no notice of an error: only SIGPIPE ends it.
+    talk = "exec 2>/dev/null\nprintf 'Content-type: text/plain\\r\\n\\r\\n'\nwhile :; do echo y; done\n"
+    program(home, "talking", "#!/bin/sh\n" + talk)
+    rio = tiny.connect()
+    rio.writen(b"GET /cgi-bin/talking HTTP/1.0\r\n\r\n")
+    while rio.readline() != b"y\n":
+        pass
+    reset(rio.detach()[0])
+    assert complaint(tiny) == "CGI program ended with -13"
+    assert re.search("^doit error: ", complaint(tiny))
+    assert alive(tiny)
+
+
+def test_cgi_program_is_waited_for(tiny):
+    for _ in range(3):
+        assert get(tiny, b"/cgi-bin/adder.py?1&2")[0] == 200
+    assert alive(tiny)
+    ps = ["ps", "-A", "-o", "ppid=,stat="]
+    if shutil.which("ps") is None:
+        pytest.skip("there is no ps here")
+    lines = subprocess.run(ps, capture_output=True, text=True, timeout=LONG, check=True).stdout.splitlines()
+    assert [line for line in lines if line.split()[0] == str(tiny.child.pid)] == []

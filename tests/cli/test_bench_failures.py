@@ -1,0 +1,401 @@
+"""rioecho-bench and what goes wrong during the run: one line, a status that says what it was, and what was measured."""
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+from rioecho.server import EchoServer
+from support.peers import SECONDS, Command, answering, receive, reset
+
+MODULE = "rioecho.cli.bench"
+
+
+@pytest.fixture
+def target():
+    with EchoServer() as running:
+        host, port = running.addresses[0]
+        yield f"{host}:{port}"
+
+
+@contextlib.contextmanager
+def serving(answer):
+    """A server of ours for any number of connections; gives its HOST:PORT.
+
+    `answer(sock, data, n)` is called with what comes, n bytes after the connection's first, and returns False to have
+    the connection closed.
+    """
+    done, sockets = threading.Event(), {}
+
+    def serve():
+        with selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            while not done.is_set():
+                for key, _ in selector.select(0.05):
+                    if key.fileobj is listener:
+                        sock, _ = listener.accept()
+                        sock.settimeout(SECONDS)
+                        sockets[sock] = 0
+                        selector.register(sock, selectors.EVENT_READ)
+                        continue
+                    sock = key.fileobj
+                    with contextlib.suppress(OSError):
+                        data = sock.recv(1 << 16)
+                        before = sockets[sock]
+                        sockets[sock] += len(data)
+                        if data and answer(sock, data, before) is not False:
+                            continue
+                    selector.unregister(sock)
+                    sockets.pop(sock)
+                    sock.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield "{}:{}".format(*listener.getsockname())
+        finally:
+            done.set()
+            thread.join(SECONDS)
+            for sock in sockets:
+                sock.close()
+    assert not thread.is_alive()
+
+
+def failed(*arguments, **options):
+    """The status, stdout, and the last line on stderr; the lines before are of the run."""
+    with Command(MODULE, *arguments, **options) as bench:
+        status = bench.status()
+        *run, complaint = bench.err.text.splitlines()
+        assert complaint.startswith("rioecho-bench: ")
+        assert all("/s  p50" in line for line in run), bench.err.text
+        return status, bench.out.text, complaint
+
+
+def flipped(sock, data, before):
+    """Echo, and change the 1000th byte."""
+    data = bytearray(data)
+    if before <= 1000 < before + len(data):
+        data[1000 - before] ^= 1
+    sock.sendall(data)
+
+
+def one_too_many(sock, data, before):
+    sock.sendall(data + b"x")
+
+
+def swapped(sock, data, before):
+    sock.sendall(data[64:] + data[:64])
+
+
+def of_another_connection():
+    """Answer each of two with what came from the other."""
+    waiting = []
+
+    def answer(sock, data, before):
+        waiting.append((sock, data))
+        if len(waiting) == 2:
+            (one, first), (two, second) = waiting
+            one.sendall(second)
+            two.sendall(first)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "offset"),
+    [(flipped, "1000"), (one_too_many, "128"), (swapped, r"\d"), (of_another_connection(), r"\d")],
+    ids=["flipped", "one too many", "swapped", "of another connection"],
+)
+def test_a_wrong_echo_is_status_3(answer, offset):
+    with serving(answer) as address:
+        status, _, complaint = failed(address, "-c", "2", "-d", "5", "--pipeline", "2")
+    assert status == 3
+    assert re.fullmatch(
+        rf"rioecho-bench: wrong echo: on connection [01] the byte at offset {offset} is not what was sent", complaint
+    )
+
+
+def test_what_was_measured_before_a_wrong_echo_is_shown(tmp_path):
+    path = tmp_path / "run.json"
+    with serving(flipped) as address:
+        status, out, _ = failed(address, "-c", "1", "-d", "5", "--warmup", "0", "--json", path)
+    run = json.loads(path.read_text())
+    assert (status, run["messages"], run["errors"]) == (3, 15, 1)  # the 1000th byte is in the 16th message
+    assert "p99.9" in out
+
+
+#: What a server does to a connection that it has had enough of, and whether it goes on reading.
+ENDS = {
+    "close": (lambda sock: None, False),
+    "reset": (lambda sock: reset(sock.dup()), False),
+    "end its side only": (lambda sock: sock.shutdown(socket.SHUT_WR), True),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_server_that_ends_a_connection_is_status_1(how):
+    end, goes_on = ENDS[how]
+
+    def answer(sock, data, before):
+        if before < 1000:
+            sock.sendall(data)
+            return True
+        end(sock)
+        return goes_on
+
+    with serving(answer) as address:
+        status, _, complaint = failed(address, "-c", "2", "-d", "5")
+    assert status == 1
+    assert re.fullmatch(
+        r"rioecho-bench: connection [01] was (closed by the server|lost \(Connection reset by peer\)); "
+        r"64 bytes did not come back",
+        complaint,
+    )
+
+
+@pytest.mark.parametrize("part", [0, 63], ids=["nothing", "all but the last byte"])
+def test_a_server_that_leaves_something_out_is_status_1(part):
+    with serving(lambda sock, data, before: before > 0 or sock.sendall(data[:part])) as address:
+        status, out, complaint = failed(address, "-c", "1", "-d", "9", "--warmup", "9", "--stall-timeout", "0.4")
+    assert (status, out) == (1, "")  # it was in the warm-up
+    assert complaint == "rioecho-bench: nothing came back for 0.4 s, and 1 messages are missing"
+
+
+def test_a_server_that_does_not_even_accept_is_status_1():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        status, _, complaint = failed(
+            "{}:{}".format(*listener.getsockname()), "-c", "2", "-d", "5", "--stall-timeout", "0.4"
+        )
+    assert status == 1
+    assert "nothing came back for 0.4 s, and 2 messages" in complaint
+
+
+def test_a_server_that_answers_a_byte_at_a_time_is_only_slow():
+    def drip(sock, data, before):
+        for i in range(len(data)):
+            sock.sendall(data[i : i + 1])
+            time.sleep(0.02)
+
+    with serving(drip) as address:
+        # 1.2 seconds for each message.
+        arguments = [address, "-c", "1", "-d", "0.5", "--warmup", "0", "--stall-timeout", "1", "--json"]
+        with Command(MODULE, *arguments) as bench:
+            assert bench.status() == 0, bench.err.text
+            assert json.loads(bench.out.text)["latency_us"]["max"] > 1_200_000
+
+
+def test_a_test_that_was_suspended_goes_on_and_has_not_stalled():
+    """With an answer on its way meanwhile, for longer than --stall-timeout."""
+
+    def talk(sock):
+        sock.sendall(receive(sock, 64))
+        data = receive(sock, 64)
+        bench.signal(signal.SIGSTOP)
+        os.waitpid(bench.pid, os.WUNTRACED)
+        sock.sendall(data)
+        time.sleep(1)
+        bench.signal(signal.SIGCONT)
+        with contextlib.suppress(ConnectionError):
+            while data := sock.recv(1 << 16):
+                sock.sendall(data)
+
+    with answering(talk) as address:
+        target = "{}:{}".format(*address)
+        with Command(
+            MODULE, target, "-c", "1", "-d", "1", "--warmup", "0", "--stall-timeout", "0.7", "--json"
+        ) as bench:
+            assert bench.status() == 0, bench.err.text
+            assert json.loads(bench.out.text)["latency_us"]["max"] > 1_000_000
+
+
+@pytest.mark.parametrize("after", [0, 1000])
+def test_a_server_that_stalls_is_status_1_and_the_age_of_what_is_on_its_way_is_shown(after, tmp_path):
+    path = tmp_path / "run.json"
+    with serving(lambda sock, data, before: before >= after or sock.sendall(data)) as address:
+        status, out, complaint = failed(
+            address, "-c", "2", "-d", "10", "--warmup", "0", "--stall-timeout", "0.7", "--json", path
+        )
+    assert status == 1
+    assert "0.7" in complaint
+    if after:
+        assert json.loads(path.read_text())["latency_us"]["max"] > 500_000
+        assert "max" in out
+
+
+def test_a_server_that_stalls_to_the_end_of_a_short_run_is_status_1_too():
+    with serving(lambda sock, data, before: True) as address:
+        status, _, _ = failed(address, "-c", "2", "-d", "0.3", "--stall-timeout", "0.6")
+    assert status == 1
+
+
+@pytest.mark.parametrize("option", ["-c4", "--json"])
+def test_nobody_listening_is_status_1_and_nothing_is_printed(option):
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # and it does not listen
+        address = "{}:{}".format(*sock.getsockname())
+        status, out, complaint = failed(address, option)
+    assert (status, out) == (1, "")
+    assert "Connection refused" in complaint
+    assert address.rpartition(":")[2] in complaint
+
+
+def test_an_unknown_host_is_status_1():
+    status, out, complaint = failed("no-such-host.invalid:1")
+    assert (status, out) == (1, "")
+    assert "no-such-host.invalid" in complaint
+
+
+def test_a_unix_socket_that_is_not_there_is_status_1(tmp_path):
+    status, out, complaint = failed("--unix", tmp_path / "none")
+    assert (status, out) == (1, "")
+    assert "none" in complaint
+
+
+def test_more_connections_than_descriptors_is_status_1(target):
+    status, _, complaint = failed(target, "-c", "100", "-d", "1", prelude="ulimit -n 64")
+    assert status == 1
+    assert "open files" in complaint
+
+
+def test_more_threads_than_the_system_allows_is_status_1(target):
+    status, _, complaint = failed(target, "-c", "4", "--threads", "4", code=ONE_THREAD)
+    assert status == 1
+    assert complaint == "rioecho-bench: the system does not allow 4 threads"
+
+
+ONE_THREAD = """if True:
+    import threading
+    from rioecho.cli import bench
+    start = threading.Thread.start
+    def first_only(self):
+        if threading.active_count() > 1:
+            raise RuntimeError("can't start new thread")
+        start(self)
+    threading.Thread.start = first_only
+    bench.main()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_warnings_that_cannot_be_written_do_not_cost_the_result(target):
+    with open("/dev/full", "w") as full:
+        arguments = ("-c", "1", "-d", "0.01")  # too short to carry its percentiles
+        with Command(MODULE, target, *arguments, "--json", stderr=full) as bench:
+            assert bench.status() == 0
+            assert json.loads(bench.out.text)["connections"] == 1
+        with (
+            serving(lambda sock, data, before: sock.sendall(data[::-1])) as address,
+            Command(MODULE, address, *arguments, stderr=full) as bench,
+        ):
+            assert bench.status() == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "words"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_it_and_what_was_measured_is_printed(target, tmp_path, number, status, words):
+    path = tmp_path / "run.hgrm"
+    with Command(MODULE, target, "-d", "60", "-c", "4", "--warmup", "0", "--hdr", path) as bench:
+        bench.err.wait_for("p50")
+        bench.signal(number)
+        assert bench.process.wait(SECONDS) == status
+        bench.status()
+        assert bench.err.text.splitlines()[-1] == f"rioecho-bench: {words}"
+        assert "Traceback" not in bench.err.text
+        assert "p99.9" in bench.out.text
+    assert path.read_text().split()[0] == "Value"
+
+
+@pytest.mark.parametrize(
+    ("times", "signals"),
+    [
+        (("-d", "60", "--warmup", "60"), 1),
+        (("-d", "60", "--warmup", "0"), 2),
+        (("-d", "0.2", "--warmup", "0"), 1),
+    ],
+    ids=["warming up", "measuring, and again", "waiting for the last"],
+)
+def test_ctrl_c_while_nothing_comes_back_is_status_130(times, signals):
+    with (
+        serving(lambda sock, data, before: True) as address,
+        Command(MODULE, address, "-c", "2", "--stall-timeout", "60", *times) as bench,
+    ):
+        bench.err.wait_for("p50")  # a second has passed
+        for _ in range(signals):
+            bench.signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                bench.process.wait(0.1)
+        assert bench.status() == 130
+        assert "Traceback" not in bench.err.text
+        if signals == 1:
+            assert bench.err.text.splitlines()[-1] == "rioecho-bench: interrupted"
+            # What is under way counts with its age, but not where nothing was measured yet.
+            assert ("p99.9" in bench.out.text) == ("60" not in times[3:])
+
+
+def test_json_of_a_run_that_was_broken_off_is_whole(target):
+    with Command(MODULE, target, "-d", "60", "-c", "4", "--warmup", "0", "--json") as bench:
+        bench.err.wait_for("p50")
+        bench.signal(signal.SIGINT)
+        assert bench.status() == 130
+        run = json.loads(bench.out.text)
+    assert run["messages"] > 0
+    assert run["duration_s"] < 55
+
+
+def test_ctrl_c_while_it_connects_is_status_130(target):
+    """To a backlog that is full: the connection neither comes about nor fails."""
+    with socket.socket() as listener, contextlib.ExitStack() as others:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            other = others.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(listener.getsockname())
+        address = "{}:{}".format(*listener.getsockname())
+        with Command(MODULE, address, "-c", "3", code=CONNECTING) as bench:
+            bench.out.wait_for("connecting")
+            bench.signal(signal.SIGINT)
+            assert bench.process.wait(SECONDS) == 130
+            bench.status()
+            assert "Traceback" not in bench.err.text
+
+
+CONNECTING = """if True:
+    import warnings
+    # The signal may come between the opening of a socket, or of a module, and where it is in safe hands.
+    warnings.simplefilter("ignore", ResourceWarning)
+    from rioecho.cli import bench
+    real = bench.run
+    def run(*arguments, **options):
+        print("connecting", flush=True)
+        return real(*arguments, **options)
+    bench.run = run
+    bench.main()
+"""
+
+
+def test_a_pipe_that_nobody_reads_does_not_hold_up_the_run(target):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 65536)
+    os.set_blocking(writer, True)
+    try:
+        with Command(MODULE, target, "-d", "1.2", "-c", "2", "--json", stderr=writer) as bench:
+            bench.process.wait(SECONDS)
+            assert bench.status() == 0
+            assert json.loads(bench.out.text)["messages"] > 0
+    finally:
+        os.close(writer)
+        os.close(reader)

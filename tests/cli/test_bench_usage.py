@@ -1,0 +1,208 @@
+"""rioecho-bench: runs beside each other, and what is found out before anything is run."""
+
+import itertools
+import json
+import math
+import os
+import socket
+
+import pytest
+
+from support.loads import LATENCY, RUN
+from support.peers import SECONDS, Command
+
+MODULE = "rioecho.cli.bench"
+
+
+def compared(*arguments):
+    """What a comparison prints on stdout and on stderr."""
+    with Command(MODULE, "compare", *arguments) as bench:
+        assert bench.status() == 0, bench.err.text
+        return bench.out.text, bench.err.text
+
+
+# ---- Runs beside each other ------------------------------------------------------------------------------------------
+
+
+def test_runs_are_compared(tmp_path):
+    paths = [tmp_path / "before.json", tmp_path / "after.json"]
+    for path, connections in zip(paths, (50, 100), strict=True):
+        path.write_text(json.dumps(RUN | {"connections": connections, "rate": connections * 200.0}))
+    out, err = compared(*paths)
+    lines = out.splitlines()
+    assert lines[0].split() == ["rate/s", "MB/s", "p50", "p90", "p99", "p99.9", "max"]
+    assert [line.split()[0] for line in lines[1:3]] == ["before", "after"]
+    assert lines[3].split() == ["2.00x", *["1.00x"] * 6]
+    assert err == "rioecho-bench: warning: the runs differ in connections: 50, 100\n"
+
+
+def test_runs_of_the_same_name_are_shown_with_their_folders(tmp_path):
+    paths = [tmp_path / folder / "run.json" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(json.dumps(RUN))
+    out, err = compared(*paths)
+    assert [str(path) in out for path in paths] == [True, True]
+    assert err == ""
+
+
+def test_what_a_file_is_called_does_nothing_to_the_terminal(tmp_path):
+    paths = [tmp_path / name for name in ("a\x1b[31m.json", "b\nc.json", os.fsdecode(b"\xff.json"))]
+    try:
+        for path in paths:
+            path.write_text(json.dumps(RUN))
+    except OSError:
+        pytest.skip("no such names here")
+    out, _ = compared(*paths)
+    assert len(out.splitlines()) == 6
+    names = [r"a\x1b[31m", r"b\nc", r"\udcff"]
+    assert [line.split()[0] for line in (out.splitlines()[i] for i in (1, 2, 4))] == names
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file"),
+        ("", "is not a result of --json"),
+        ("[]", "is not a result of --json"),
+        ("{}", "is not a result of --json: rate is no number"),
+        (b"\xff\xfe", "is not a result of --json"),
+        ("[" * 200_000, "is nested too deeply"),
+        *(
+            (json.dumps(RUN | {name: value}), f"is not a result of --json: {name} is")
+            for name, value in [
+                *(("rate", rate) for rate in (math.nan, math.inf, -1.0, 10**400, True, "fast", [1], None)),
+                *(("pipeline", pipeline) for pipeline in ("1", [1], None)),
+                *(("rate_asked", asked) for asked in ("1", [1], math.nan)),
+                ("messages", -1),
+            ]
+        ),
+        *(
+            (json.dumps(RUN | {"latency_us": LATENCY | {"max": us}}), "latency_us.max is")
+            for us in (math.inf, math.nan, -1, 1e300, None)
+        ),
+    ],
+    ids=itertools.count(),
+)
+def test_a_file_that_is_no_result_is_named(tmp_path, content, words):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with Command(MODULE, "compare", path, path) as bench:
+        assert bench.status() == 2
+        assert str(path) in bench.complaint()
+        assert words in bench.complaint()
+        assert bench.out.text == ""
+
+
+@pytest.mark.parametrize("arguments", [(), ("a.json",), ("a.json", "b.json", "--rate", "5")])
+def test_a_wrong_comparison_is_status_2(arguments):
+    with Command(MODULE, "compare", *arguments) as bench:
+        assert bench.status() == 2
+        assert bench.complaint().startswith("rioecho-bench: ")
+        assert bench.out.text == ""
+
+
+# ---- What is found out before the run --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unasked():
+    """The address of a listener; nobody has connected to it when the test ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield "{}:{}".format(*listener.getsockname())
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def refused(*arguments, **options):
+    """The one line of complaint about a command line."""
+    with Command(MODULE, *arguments, **options) as bench:
+        assert bench.process.wait(SECONDS) == 2
+        assert bench.status() == 2
+        assert bench.out.text == ""
+        return bench.complaint()
+
+
+WRONG = [
+    (("-c", "0"), "connections"),
+    (("-c", "many"), "'many'"),
+    (("-c", "-1"), "-1"),
+    (("-d", "0"), "'0' is not a number of seconds above 0"),
+    (("-d", "nan"), "nan"),
+    (("-d", "inf"), "inf"),
+    (("-d", "-1"), "-1"),
+    (("-s", "0"), "message_bytes"),
+    (("-s", "1.5"), "1.5"),
+    (("--pipeline", "0"), "pipeline"),
+    (("--threads", "0"), "threads"),
+    (("--threads", "9", "-c", "8"), "threads"),
+    (("--rate", "0"), "'0' is not a number of messages per second above 0"),
+    (("--rate", "fast"), "'fast'"),
+    (("--warmup", "-1"), "-1"),
+    (("--stall-timeout", "0"), "above 0"),
+    (("--plot", "run.pdf"), "neither in .png nor in .svg"),
+    (("--plot",), "--plot"),
+    (("--hdr",), "--hdr"),
+    (("--unix", "/tmp/x"), "not both"),  # noqa: S108 - no file is made
+    (("another:1",), "another:1"),
+    (("--magic",), "--magic"),
+]
+WRONG_TARGETS = ["", "localhost", "localhost:", ":8000", "localhost:http", "localhost:65536", "localhost:0", "::1:8000"]
+
+#: Every command line in a process of its own would take long. What they say goes to stderr, their statuses to stdout.
+ONE_AFTER_THE_OTHER = """if True:
+    import json, sys
+    from rioecho.cli.bench import main
+    for arguments in json.loads(sys.argv[1]):
+        try:
+            main(arguments)
+        except SystemExit as exit:
+            print(exit.code)
+"""
+
+
+def test_a_wrong_command_line_is_one_line_and_status_2(unasked):
+    lines = [[unasked, *arguments] for arguments, _ in WRONG] + [[target] for target in WRONG_TARGETS]
+    words = [words for _, words in WRONG] + ["target"] * len(WRONG_TARGETS)
+    with Command(MODULE, json.dumps(lines), code=ONE_AFTER_THE_OTHER) as bench:
+        assert bench.status() == 0, bench.err.text
+        assert bench.out.text == "2\n" * len(lines)
+        complaints = bench.err.text.splitlines()
+    for line, wanted, complaint in zip(lines, words, complaints, strict=True):
+        assert complaint.startswith("rioecho-bench: "), line
+        assert wanted in complaint, line
+
+
+def test_no_target_is_one_line_and_status_2():
+    assert "give HOST:PORT" in refused()
+    assert "'localhost:8000' was taken for the FILE of --json" in refused("--json", "localhost:8000")
+
+
+@pytest.mark.parametrize("option", ["--json", "--hdr", "--plot"])
+def test_a_file_that_cannot_be_written_is_noticed_before_the_run(unasked, tmp_path, option):
+    missing = tmp_path / "nowhere" / "x.png"
+    assert f"{option} {missing}: No such file or directory" in refused(unasked, option, missing)
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    assert "Is a directory" in refused(unasked, option, folder)
+    assert os.listdir(tmp_path) == ["folder.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_noticed_before_the_run(unasked, tmp_path):
+    tmp_path.chmod(0o555)
+    assert "Permission denied" in refused(unasked, "--json", tmp_path / "x")
+
+
+def test_two_results_in_one_file_are_refused(unasked, tmp_path):
+    assert "--json and --hdr are the same file" in refused(
+        unasked, "--json", tmp_path / "x", "--hdr", tmp_path / "." / "x"
+    )
+
+
+def test_a_picture_without_matplotlib_is_refused_before_the_run(unasked, tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('not installed')")
+    complaint = refused(unasked, "--plot", tmp_path / "x.png", environment={"PYTHONPATH": str(tmp_path)})
+    assert complaint == "rioecho-bench: --plot needs Matplotlib: pip install 'rioecho[bench]'"

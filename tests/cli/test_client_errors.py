@@ -1,0 +1,198 @@
+"""rioecho-client and what goes wrong: one line on stderr, a status that says what it was, and no traceback."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+
+import pytest
+
+import rioecho
+from rioecho.server import EchoServer
+from support.peers import SECONDS, Command, answering, lines, piped, receive, receive_all, reset
+
+MODULE = "rioecho.cli.client"
+
+
+@pytest.fixture
+def lines_server():
+    with EchoServer() as running:
+        yield running.addresses[0]
+
+
+def failed(address, data=b"hello\n"):
+    """The status, the output and the one line on stderr of a client that does not succeed."""
+    status, output, complaint = piped(address, data)
+    assert complaint.count("\n") == 1, complaint
+    assert complaint.startswith("rioecho-client: ")
+    return status, output, complaint
+
+
+def test_a_wrong_echo_is_status_3_and_says_where():
+    def lie(sock):
+        assert receive(sock, 12) == b"hello\nworld\n"
+        sock.sendall(b"hello\nwOrld\n")
+        receive_all(sock)
+
+    with answering(lie) as address:
+        status, output, complaint = failed(address, b"hello\nworld\n")
+    assert status == 3
+    assert output == b"hello\nw"
+    assert "7" in complaint
+
+
+def test_more_than_was_sent_is_a_wrong_echo():
+    def add(sock):
+        sock.sendall(receive(sock, 6) + b"and more")
+        receive_all(sock)
+
+    with answering(add) as address:
+        status, output, complaint = failed(address)
+    assert (status, output) == (3, b"hello\n")
+    assert "6" in complaint
+
+
+def test_a_server_that_closes_before_all_is_back_is_status_1():
+    def close(sock):
+        receive(sock, 12)
+        sock.sendall(b"hello\n")
+
+    with answering(close) as address:
+        status, output, complaint = failed(address, b"hello\nworld\n")
+    assert (status, output) == (1, b"hello\n")
+    assert "6 bytes" in complaint
+
+
+def test_a_server_that_is_gone_while_there_is_more_to_send_is_status_1_and_what_came_back_is_written():
+    def close(sock):
+        data = receive(sock, 30_000)
+        sock.sendall(data)
+        reset(sock)
+
+    data = b"".join(lines(200_000))
+    with answering(close) as address:
+        status, output, _ = failed(address, data)
+    assert status == 1
+    assert data.startswith(output)
+
+
+def test_what_came_back_before_the_connection_broke_is_written():
+    """The client finds out when it sends; the echo it had not yet read by then is still there to be read."""
+    received, stopped, gone = threading.Event(), threading.Event(), threading.Event()
+
+    def break_off(sock):
+        receive(sock, 6)
+        received.set()
+        assert stopped.wait(SECONDS)
+        sock.sendall(b"hello\n")
+        reset(sock)
+        gone.set()
+
+    with answering(break_off) as address, Command(MODULE, *address) as client:
+        client.stdin.write(b"hello\n")
+        client.stdin.flush()
+        assert received.wait(SECONDS)
+        client.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, client.pid, os.WSTOPPED)
+        stopped.set()
+        assert gone.wait(SECONDS)
+        client.stdin.write(b"too late\n" * 1000)
+        client.stdin.flush()
+        client.signal(signal.SIGCONT)
+        assert client.status() == 1
+        assert "onnection" in client.complaint()
+        assert client.out.text == "hello\n"
+
+
+def test_nobody_listening_is_status_1():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # and it does not listen
+        host, port = sock.getsockname()
+        status, output, complaint = failed((host, port))
+    assert (status, output) == (1, b"")
+    assert f"{host} port {port}: Connection refused" in complaint
+
+
+def test_an_unknown_host_is_status_1():
+    status, output, complaint = failed(("no-such-host.invalid", 1))
+    assert (status, output) == (1, b"")
+    assert "no-such-host.invalid" in complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "HOST"),
+        (("localhost",), "PORT"),
+        (("localhost", "http"), "'http' is not a port"),
+        (("localhost", "65536"), "'65536' is not a port"),
+        (("localhost", "1", "2"), "2"),
+        (("localhost", "1", "--unix", "/x"), "not both"),
+        (("--connect-timeout", "-1", "localhost", "1"), "-1"),
+        (("--magic",), "--magic|HOST"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(arguments, words):
+    with Command(MODULE, *arguments) as client:
+        assert client.status() == 2
+        assert any(word in client.complaint() for word in words.split("|"))
+        assert client.out.text == ""
+
+
+def test_help_and_version():
+    for option in ("--help", "--version"):
+        with Command(MODULE, option) as client:
+            assert client.status() == 0
+            text = client.out.text
+            assert len(text.splitlines()) < 24
+            assert max(map(len, text.splitlines())) <= 80
+    assert text == f"rioecho-client {rioecho.__version__}\n"
+
+
+def test_an_output_that_is_closed_early_is_one_line_and_no_traceback(lines_server):
+    reader, writer = os.pipe()
+    with Command(MODULE, *lines_server, stdout=writer) as client:
+        os.close(writer)
+        os.close(reader)
+        with contextlib.suppress(BrokenPipeError):
+            client.stdin.write(b"hello\n" * 100_000)
+        assert client.status() == 1
+        assert "Broken pipe" in client.complaint()
+
+
+def test_ctrl_c_is_status_130_and_no_traceback(lines_server):
+    with Command(MODULE, *lines_server) as client:
+        client.stdin.write(b"hello\n")
+        client.stdin.flush()
+        client.out.wait_for("hello\n")
+        client.signal(signal.SIGINT)
+        client.process.wait(SECONDS)
+        assert client.status() == 130
+        assert client.err.text == ""
+
+
+def test_a_directory_for_input_is_status_1(lines_server, tmp_path):
+    directory = os.open(tmp_path, os.O_RDONLY)
+    with Command(MODULE, *lines_server, stdin=directory) as client:
+        os.close(directory)
+        assert client.status() == 1  # Python itself refuses to start, in words of its own
+        assert client.out.text == ""
+
+
+def test_an_input_that_is_closed_does_no_harm(lines_server):
+    """The connection must not take its number and be read as the input."""
+    with Command(MODULE, *lines_server, prelude="<&-") as client:
+        assert client.status() in (0, 1)
+        assert client.out.text == ""
+        assert "Traceback" not in client.err.text
+
+
+def test_an_output_that_is_closed_does_no_harm(lines_server):
+    """The connection must not take its number and be sent its own echo."""
+    with Command(MODULE, *lines_server, prelude=">&-") as client:
+        with contextlib.suppress(BrokenPipeError):
+            client.stdin.write(b"hello\n")
+            client.stdin.flush()
+        assert client.status() in (0, 1)
+        assert "Traceback" not in client.err.text

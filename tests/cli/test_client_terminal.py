@@ -1,0 +1,165 @@
+"""rioecho-client on a terminal: a prompt with editing and history, and a way out."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import termios
+
+import pytest
+
+from rioecho.server import EchoServer
+from support.peers import SECONDS, Command, Output, Screen, answering, receive, receive_all
+
+MODULE = "rioecho.cli.client"
+ON_TERMINAL = f"""if True:
+    import fcntl, runpy, termios
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    runpy.run_module({MODULE!r}, run_name="__main__")
+"""
+CTRL_C, CTRL_D, UP, LEFT = b"\x03", b"\x04", b"\x1b[A", b"\x1b[D"
+
+
+@pytest.fixture
+def address():
+    with EchoServer() as running:
+        yield running.addresses[0]
+
+
+class Terminal(Command):
+    """The client on a terminal of its own: `type` into it, `screen` is what it shows."""
+
+    def __init__(self, *arguments, **options):
+        master, slave = os.openpty()
+        self.found = termios.tcgetattr(slave)
+        try:
+            # With a session of its own the terminal is its controlling one, and Ctrl-C a signal.
+            streams = {"stdin": slave, "stdout": slave, "stderr": slave} | options
+            super().__init__(MODULE, *arguments, code=ON_TERMINAL, start_new_session=True, **streams)
+        finally:
+            os.close(slave)
+        self.keyboard = os.dup(master)
+        self.screen = Output(Screen(master))
+
+    def __exit__(self, *_):
+        super().__exit__()
+        os.close(self.keyboard)
+        self.screen.join()
+
+    def type(self, keys):
+        os.write(self.keyboard, keys)
+
+    def interrupt(self):
+        """Ctrl-C, and once more if need be: Python itself can miss one that comes just before it waits for a key."""
+        for _ in range(5):
+            self.type(CTRL_C)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(2)
+        return None
+
+
+def test_a_line_is_prompted_for_and_its_echo_shown(address):
+    with Terminal(*address) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.type(b"hello\n")
+        terminal.screen.wait_for("hello\r\n", times=2)  # typed, and come back
+        terminal.screen.wait_for("> ", times=2)
+        terminal.type(CTRL_D)
+        assert terminal.status() == 0
+
+
+def test_arrow_up_brings_the_last_line_back_and_it_can_be_edited(address):
+    with Terminal(*address) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.type(b"first\n")
+        terminal.screen.wait_for("> ", times=2)
+        terminal.type(UP + b"\n")
+        terminal.screen.wait_for("\r\nfirst\r\n", times=2)
+        terminal.screen.wait_for("> ", times=3)
+        terminal.type(UP + LEFT + LEFT + b"__\n")
+        terminal.screen.wait_for("\r\nfir__st\r\n> ")
+        terminal.type(CTRL_D)
+        assert terminal.status() == 0
+
+
+def test_text_that_is_not_ascii_comes_back(address):
+    with Terminal(*address) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.type("grüße ∀\n".encode())
+        terminal.screen.wait_for("\r\ngrüße ∀\r\n> ")
+        terminal.type(CTRL_D)
+        assert terminal.status() == 0
+
+
+def test_ctrl_d_at_once_is_status_0(address):
+    with Terminal(*address) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.type(CTRL_D)
+        assert terminal.status() == 0
+        assert b"Traceback" not in terminal.screen.data
+
+
+def test_ctrl_c_is_status_130_and_no_traceback(address):
+    with Terminal(*address) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.type(b"half a li")
+        terminal.screen.wait_for("> half a li")
+        assert terminal.interrupt() == 130
+    assert b"Traceback" not in terminal.screen.data
+
+
+def test_ctrl_c_while_the_server_does_not_answer_is_status_130():
+    def ignore(sock):
+        receive_all(sock)
+
+    with answering(ignore) as address, Terminal(*address) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.type(b"hello\n")
+        terminal.screen.wait_for("hello\r\n")
+        assert terminal.interrupt() == 130
+    assert b"Traceback" not in terminal.screen.data
+
+
+def test_the_terminal_is_left_as_it_was_found(address):
+    with Terminal(*address) as terminal:
+        terminal.screen.wait_for("> ")
+        assert termios.tcgetattr(terminal.keyboard) != terminal.found
+        terminal.type(CTRL_D)
+        assert terminal.status() == 0
+        assert termios.tcgetattr(terminal.keyboard) == terminal.found
+
+
+def test_a_wrong_echo_is_status_3():
+    def lie(sock):
+        receive(sock, 6)
+        sock.sendall(b"hallo\n")
+        receive_all(sock)
+
+    with answering(lie) as address, Terminal(*address) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.type(b"hello\n")
+        assert terminal.status() == 3
+    assert b"wrong echo" in terminal.screen.data
+
+
+def test_a_server_that_is_gone_is_status_1():
+    with answering(lambda sock: receive(sock, 6)) as address, Terminal(*address) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.type(b"hello\n")
+        assert terminal.status() == 1
+    assert b"rioecho-client: " in terminal.screen.data
+    assert b"Traceback" not in terminal.screen.data
+
+
+def test_a_hang_up_of_the_terminal_ends_it(address):
+    with Terminal(*address) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.signal(signal.SIGHUP)
+        assert terminal.process.wait(SECONDS) in (-signal.SIGHUP, 0, 1)
+
+
+def test_an_output_that_is_no_terminal_gets_the_echo_and_nothing_else(address, tmp_path):
+    with open(tmp_path / "out", "wb") as output, Terminal(*address, stdout=output) as terminal:
+        terminal.type(b"hello\n" + CTRL_D)
+        assert terminal.status() == 0
+    assert (tmp_path / "out").read_bytes() == b"hello\n"

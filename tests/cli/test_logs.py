@@ -1,0 +1,607 @@
+"""The server's log: text and JSON, what is dropped when nobody reads it, the line of statistics."""
+
+import calendar
+import contextlib
+import fcntl
+import itertools
+import json
+import logging
+import os
+import re
+import signal
+import statistics
+import struct
+import termios
+import threading
+import time
+
+import pytest
+
+from rioecho.cli.logs import JsonFormatter, StatsLine, TextFormatter
+from support.peers import SECONDS, Command, Output, Server, ask, dial, peak_memory, receive
+
+STATS = re.compile(
+    r"stats: (\d+) active, (\d+) accepted, (\d+) refused, (\d+) errors, (?:([\d,]+) lines/s, )?"
+    r"([\d.,]+ [kMG]?B)/s in, ([\d.,]+ [kMG]?B)/s out"
+)
+
+
+def stop(server):
+    server.signal(signal.SIGTERM)
+    assert server.status() == 0
+
+
+def send(server, data, times=1):
+    """Have data echoed so often over one connection."""
+    with dial(server.address) as sock:
+        for _ in range(times):
+            sock.sendall(data)
+            assert receive(sock, len(data)) == data
+
+
+def objects(text):
+    """The JSON objects of a log, one in each line."""
+    assert text.endswith("\n")
+    parsed = []
+    for line in text[:-1].split("\n"):
+        assert line.isprintable(), line
+        parsed.append(json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON")))
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", parsed[-1]["time"])
+    return parsed
+
+
+def logged(code, *, log_format="json", **options):
+    """What a child process logs with `log`, a logger, and `writer`, started and in the end finished."""
+    code = (
+        "import logging, os, sys\nfrom rioecho.cli.logs import LogWriter\n"
+        f"writer = LogWriter(logging.DEBUG, {log_format!r})\nwriter.start()\nlog = logging.getLogger('test')\n"
+        f"{code}\nassert writer.finish(20)\n"
+    )
+    with Command("", code=code, environment={"PYTHONIOENCODING": "utf-8"}, **options) as command:
+        assert command.status() == 0, command.err and command.err.text
+        return command.err and command.err.text
+
+
+# ---- formats
+
+
+def test_json_is_one_object_in_each_line():
+    with Server("-v", "--log-format", "json") as server:
+        with dial(server.address) as sock:
+            name = sock.getsockname()
+            ask(sock)
+        server.err.wait_for("Closed")
+        stop(server)
+        log = objects(server.err.text)
+    assert [(each["level"], each["logger"]) for each in log] == [
+        ("info", "rioecho.server"),
+        ("debug", "rioecho.server"),
+        ("info", "rioecho.server"),
+    ]
+    assert log[0]["message"] == f"Connected to ({name[0]}, {name[1]})"
+    assert log[1]["message"] == "server received 15 bytes"
+    assert [each["event"] for each in log] == ["connected", "line", "closed"]
+    assert log[0]["peer"] == log[2]["peer"] == f"({name[0]}, {name[1]})"
+    assert log[1]["bytes"] == log[2]["bytes"] == 15
+    assert log[2]["reason"] == "end of input"
+    assert set(log[0]) == {"time", "level", "logger", "message", "event", "peer"}
+
+
+def test_json_has_the_time_in_utc():
+    before = time.time()
+    text = logged("log.info('now')", prelude="TZ=Asia/Tokyo; export TZ")
+    after = time.time()
+    (line,) = objects(text)
+    shown = time.strptime(line["time"][:-5], "%Y-%m-%dT%H:%M:%S")
+    assert int(before) <= calendar.timegm(shown) <= after
+
+
+def test_json_has_the_fields_of_the_record_and_they_replace_nothing():
+    (line,) = objects(
+        logged(
+            "log.warning('m', extra={'fields': {'event': 'connected', 'peer': '127.0.0.1:41234', 'n': 3, 'x': None,"
+            " 'time': 0, 'level': 0, 'logger': 0, 'message': 0, 'all': [1, {'a': (2.5, True)}], 'nan': float('nan'),"
+            " 'data': b'x', 7: OSError('why')}})"
+        )
+    )
+    standard = {name: line.pop(name) for name in ("time", "level", "logger", "message")}
+    assert 0 not in standard.values()
+    assert line == {
+        "event": "connected",
+        "peer": "127.0.0.1:41234",
+        "n": 3,
+        "x": None,
+        "all": [1, {"a": [2.5, True]}],
+        "nan": "nan",
+        "data": "b'x'",
+        "7": "why",
+    }
+
+
+def test_fields_are_those_of_the_call_and_none_stops_the_log():
+    code = """
+fields = {"all": [1]}
+log.info("first", extra={"fields": fields})
+fields["all"].append(2)
+fields["self"] = fields
+log.info("second", extra={"fields": fields})
+log.info("third", extra={"fields": 5})
+log.info("fourth", extra={"fields": {"many": 10**5000}})
+class Bad:
+    def __str__(self): raise ValueError
+log.info("fifth", extra={"fields": {"bad": Bad()}})
+log.info("sixth %s", Bad())
+log.info(Bad())
+"""
+    log = objects(logged(code))
+    assert log[0]["all"] == [1]
+    assert log[1]["all"] == [1, 2]
+    assert [line["message"] for line in log[:3]] == ["first", "second", "third"]
+    assert "cannot be formatted" in log[3]["message"]
+    assert log[4]["bad"] == "<Bad>"
+    assert log[5]["message"].startswith("sixth %s [cannot be formatted")
+    assert len(log) == 7
+
+
+def test_json_has_the_text_of_an_exception():
+    (line,) = objects(logged("try:\n  1 / 0\nexcept ZeroDivisionError:\n  log.exception('oh %s', 'no')"))
+    assert (line["level"], line["message"]) == ("error", "oh no")
+    assert line["exception"].startswith("Traceback (most recent call last):\n")
+    assert line["exception"].endswith("ZeroDivisionError: division by zero")
+
+
+HOSTILE = 'a\nb\r\tc\0\x1b[2J\x7f\x85\u2028\u202e\ud800\ue000 \U000e0001\\ \u00e9\u4e16\U0001f600 "'
+
+
+def test_json_gives_every_string_back_and_has_no_control_character_raw():
+    text = logged(f"log.info('%s', {HOSTILE!r}, extra={{'fields': {{{HOSTILE!r}: [{HOSTILE!r}]}}}})")
+    (line,) = objects(text)
+    assert line["message"] == HOSTILE
+    assert line[HOSTILE] == [HOSTILE]
+    assert "\u00e9\u4e16\U0001f600" in text
+
+
+def test_text_escapes_what_does_not_print_and_keeps_the_rest():
+    text = logged(f"log.info('%s', {HOSTILE!r})", log_format="text")
+    line, end, rest = text.partition("\n")
+    assert (end, rest) == ("\n", "")
+    assert line.isprintable()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO .*", line)
+    assert line.partition(" INFO ")[2] == (
+        r"a\nb\r\tc\x00\x1b[2J\x7f\x85\u2028\u202e\ud800\ue000 \U000e0001"
+        '\\ \u00e9\u4e16\U0001f600 "'
+    )
+
+
+def test_text_indents_an_exception_so_that_none_of_its_lines_looks_like_the_log():
+    code = "try:\n  raise ValueError('one\\n2024-01-01 00:00:00,000 INFO two\\x1b[2J')\nexcept ValueError as error:\n"
+    lines = logged(code + "  log.exception('oh')", log_format="text").splitlines()
+    assert lines[0].endswith(" ERROR oh")
+    assert lines[1] == "    Traceback (most recent call last):"
+    assert lines[-1] == r"    2024-01-01 00:00:00,000 INFO two\x1b[2J"
+    assert all(line.startswith("    ") for line in lines[1:])
+
+
+def test_a_terminal_that_cannot_show_a_character_gets_its_number():
+    with Command(
+        "",
+        code="import logging; from rioecho.cli.logs import LogWriter; w = LogWriter(20); w.start();"
+        " logging.warning('caf\\xe9'); assert w.finish(20)",
+        environment={"PYTHONIOENCODING": "ascii"},
+    ) as command:
+        assert command.status() == 0
+        assert command.err.text.endswith(" WARNING caf\\xe9\n")
+
+
+def test_a_message_shows_its_arguments_as_they_were_and_keeps_none_of_them():
+    code = """
+import gc, os, weakref
+class Thing(list): pass
+thing = Thing([1])
+gone = weakref.ref(thing)
+reader, end = os.pipe()
+held = LogWriter(logging.DEBUG, "json", end)  # not started: what it is given stays there
+log.addHandler(held)
+log.info("%s", thing)
+thing.append(2)
+try:
+    raise OSError(thing)
+except OSError as error:
+    log.info("%s", error, exc_info=True, extra={"fields": {"thing": thing}})
+del thing
+gc.collect()
+assert gone() is None
+"""
+    log = objects(logged(code))
+    assert log[0]["message"] == "[1]"
+    assert log[1]["message"] == "[1, 2]"
+    assert log[1]["thing"] == [1, 2]
+
+
+def test_a_wrong_format_is_logged_as_it_is():
+    log = objects(logged("log.info('%d bytes', 'many')\nlog.info('%s and %s', 'one')\nlog.info('next')"))
+    assert log[0]["message"].startswith("%d bytes [cannot be formatted: ")
+    assert log[1]["message"].startswith("%s and %s [cannot be formatted: ")
+    assert log[2]["message"] == "next"
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter, JsonFormatter])
+def test_the_formatters_serve_any_handler(formatter):
+    record = logging.LogRecord("name", logging.INFO, "", 0, "%(a)s", ({"a": [1]},), None)
+    record.stack_info = "Stack:\n  here"
+    text = formatter().format(record)
+    assert "[1]" in text
+    assert "here" in text
+
+
+# ---- a log that nobody reads, or that cannot be written
+
+
+@contextlib.contextmanager
+def unread(*arguments, blocking=True):
+    """A server whose log nobody reads, and the function that starts to read it."""
+    with contextlib.ExitStack() as stack:
+        reader, writer = (stack.enter_context(open(fd, mode)) for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+        os.set_blocking(writer.fileno(), blocking)
+        server = stack.enter_context(Server("-v", *arguments, stderr=writer))
+
+        def read():
+            writer.close()
+            return Output(open(os.dup(reader.fileno()), "rb"))  # closes it at the end
+
+        yield server, read
+
+
+def test_what_nobody_reads_is_dropped_and_counted_and_the_server_goes_on():
+    with unread("--log-format", "json") as (server, read):
+        send(server, b"\n" * 1000, 30)
+        memory = peak_memory(server.pid)
+        send(server, b"\n" * 1000, 100)
+        if memory is not None:
+            assert peak_memory(server.pid) - memory < 4 << 20
+        err = read()
+        err.wait_for('"dropped"')
+        send(server, b"after\n")
+        err.wait_for("received 6 bytes")
+        stop(server)
+        err.join()
+    log = objects(err.text)
+    (notice,) = [line for line in log if "dropped" in line["message"]]
+    assert notice["level"] == "warning"
+    assert notice["event"] == "dropped"
+    n = notice["records"]
+    assert notice["message"] == f"dropped {n} log records: nobody reads the log fast enough"
+    # Nothing else is missing: both ends of two connections, each of their lines, and the third one's.
+    assert len(log) - 1 + n == 2 * 3 + 130_000 + 1
+    assert "server received 6 bytes" in [line["message"] for line in log[log.index(notice) :]]
+
+
+def test_what_waits_is_written_when_somebody_reads_and_nothing_is_dropped():
+    """Also where the other end has made the descriptor non-blocking, which it may."""
+    for blocking in (True, False):
+        with unread(blocking=blocking) as (server, read):
+            send(server, b"\n" * 1000, 5)
+            err = read()
+            stop(server)
+            err.join()
+        assert err.text.count("server received 1 bytes\n") == 5000
+        assert "dropped" not in err.text
+
+
+def test_a_server_whose_log_nobody_reads_stops_in_time():
+    with unread("--stats", "0.02") as (server, read):
+        send(server, b"\n" * 1000, 20)
+        start = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS) == 0
+        assert time.monotonic() - start < SECONDS / 3
+        read().join()
+
+
+def test_what_could_not_be_written_is_counted_and_said_with_the_reason_when_it_can(tmp_path):
+    path = tmp_path / "log"
+    code = f"""
+import resource
+log.info("fits")
+assert writer.finish(20)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize({str(path)!r}) + 20, hard))
+for n in range(3):
+    log.info("does not fit")
+writer.start()
+assert writer.finish(20)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+writer.start()
+log.info("fits again")
+"""
+    with open(path, "wb") as log:
+        logged(code, stderr=log)
+    first, half, *rest = path.read_text().splitlines()
+    assert objects(first + "\n")[0]["message"] == "fits"
+    assert len(half) == 20
+    assert [line["message"] for line in objects("\n".join(rest) + "\n")] == [
+        "dropped 3 log records: File too large",
+        "fits again",
+    ]
+
+
+def test_a_forked_child_has_an_empty_log_of_its_own_and_writes_it_when_it_starts_to():
+    code = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads
+log.info("parent %d", 1)
+child = os.fork()
+if not child:
+    log.info("child %d", 1)
+    writer.start()
+    log.info("child %d", 2)
+    os._exit(not writer.finish(20))
+assert os.waitpid(child, 0)[1] == 0
+log.info("parent %d", 2)
+"""
+    messages = [line["message"] for line in objects(logged(code))]
+    assert sorted(messages) == ["child 1", "child 2", "parent 1", "parent 2"]
+
+
+# ---- statistics
+
+
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_the_rates_are_those_of_the_bytes_that_were_sent(quiet):
+    line = b"x" * 999 + b"\n"
+    with Server("--log-format", "json", "--stats", "0.05", *quiet) as server:
+        for _ in range(5):
+            send(server, line * 100, 20)
+            server.err.wait_for('"stats"', server.err.data.count(b'"stats"') + 2)
+        stop(server)
+        log = [each for each in objects(server.err.text) if each["logger"] == "rioecho.stats"]
+    assert len(log) >= 10
+    last = log[-1]
+    counts = {"accepted": 5, "active": 0, "refused": 0, "closed": 5, "errors": 0}
+    assert counts | {"bytes_in": 10_000_000, "bytes_out": 10_000_000, "lines": 10_000} == {
+        name: last[name] for name in (*counts, "bytes_in", "bytes_out", "lines")
+    }
+    assert {(each["event"], each["level"]) for each in log} == {("stats", "info")}
+    for name in ("bytes_in", "bytes_out", "lines"):
+        assert sum(each[f"{name}_per_s"] * each["interval"] for each in log) == pytest.approx(last[name], rel=0.001)
+        for before, after in itertools.pairwise(log):
+            rate = (after[name] - before[name]) / after["interval"]
+            assert after[f"{name}_per_s"] == pytest.approx(rate, rel=0.001, abs=0.1)
+
+
+def test_the_text_of_the_statistics_is_for_people_and_is_shown_when_all_else_is_quiet(tmp_path):
+    path = tmp_path / "log"
+    with open(path, "wb") as log, Server("-q", "--stats", "1000", stderr=log) as server:
+        send(server, b"a line of 18 byte\n")
+        send(server, b"a line of 19 bytes\n", 10)
+        stop(server)
+    (line,) = path.read_text().splitlines()
+    time_and_level, found, shown = line.partition(" INFO stats: ")
+    assert found
+    match = STATS.fullmatch("stats: " + shown)
+    assert match, line
+    assert match.groups()[:4] == ("0", "2", "0", "0")
+    assert match[5] is not None
+    assert match[6] == match[7]
+    assert re.fullmatch(r"\S+ \S+", time_and_level)
+
+
+def test_without_lines_only_bytes_are_shown():
+    with Server("-q", "--raw", "--stats", "1000") as server:
+        send(server, b"\n" * 1000)
+        stop(server)
+        match = STATS.fullmatch(server.err.text.partition("INFO ")[2].rstrip())
+    assert match, server.err.text
+    assert match[5] is None
+    assert match[6] != "0 B"
+
+
+def test_the_last_line_comes_only_if_something_has_changed():
+    with Server("-q", "--stats", "1000") as server:
+        stop(server)
+        assert server.err.text == ""
+    with Server("-q", "--stats", "0.02") as server:
+        send(server, b"hello\n")
+        server.err.wait_for("0 active, 1 accepted", 2)  # the counts were final with the first of them
+        stop(server)
+        last = STATS.fullmatch(server.err.text.splitlines()[-1].partition("INFO ")[2])
+        assert last[5] == "0"
+
+
+@contextlib.contextmanager
+def collected():
+    """The records of statistics that are logged in this process."""
+    records = []
+    handler = logging.Handler()
+    handler.handle = records.append
+    log = logging.getLogger("rioecho.stats")
+    level = log.level
+    log.addHandler(handler)
+    try:
+        yield records
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+ZEROS = dict.fromkeys(("accepted", "active", "refused", "closed", "errors", "bytes_in", "bytes_out", "lines"), 0)
+
+
+def test_the_lines_keep_their_rhythm_when_the_counts_take_time():
+    enough = threading.Event()
+    calls = []
+
+    def stats():
+        calls.append(None)
+        if len(calls) > 16:
+            enough.set()
+        time.sleep(0.02)
+        return ZEROS
+
+    with collected() as records:
+        with StatsLine(stats, 0.05):
+            assert enough.wait(SECONDS)
+        intervals = [record.fields["interval"] for record in records]
+    assert 0.045 < statistics.median(intervals) < 0.065
+
+
+def test_stopping_does_not_wait_for_the_interval():
+    with collected() as records:
+        start = time.monotonic()
+        for every in (1000, 1e12, 1e300):
+            with StatsLine(lambda: ZEROS, every):
+                pass
+        assert time.monotonic() - start < SECONDS / 3
+    assert records == []
+
+
+def test_counts_that_fail_are_logged_and_end_nothing():
+    results = iter([ZEROS, ZEROS | {"accepted": 1}])
+    failed = threading.Event()
+
+    def stats():
+        counts = next(results, None)
+        if counts is None:
+            failed.set()
+            raise RuntimeError("no counts")
+        return counts
+
+    with collected() as records:
+        with StatsLine(stats, 0.01):
+            assert failed.wait(SECONDS)
+        assert records[0].getMessage().startswith("stats: 0 active, 1 accepted")
+        assert records[1].levelno == logging.ERROR
+
+
+@pytest.mark.parametrize("every", [0, -1.0, float("nan")])
+def test_an_interval_that_is_none_is_refused(every):
+    with pytest.raises(ValueError, match="above 0"):
+        StatsLine(lambda: ZEROS, every)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--stats", "0"), "'0' is not a number of seconds above 0"),
+        (("--stats", "-1"), "--stats"),
+        (("--stats=-1",), "'-1' is not a number of seconds above 0"),
+        (("--stats", "nan"), "'nan' is not"),
+        (("--stats", "inf"), "'inf' is not"),
+        (("--stats", "often"), "'often' is not"),
+        (("--stats",), "--stats"),
+        (("--log-format", "xml"), "xml"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(arguments, words):
+    with Server(*arguments, ready=False) as command:
+        assert command.status() == 2
+        assert words in command.complaint()
+
+
+# ---- the live line
+
+
+class Master:
+    """The other end of a terminal, whose end is an error."""
+
+    def __init__(self, fd):
+        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115
+
+    def read1(self, n):
+        with contextlib.suppress(OSError):
+            return self._file.read(n)
+        return b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+
+@contextlib.contextmanager
+def on_a_terminal(*arguments, columns=0, term="xterm"):
+    """A server whose stderr is a terminal; `err` is all that it shows."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24 * bool(columns), columns, 0, 0))
+    err = Output(Master(master))
+    try:
+        server = Server(*arguments, stderr=slave, environment={"TERM": term})
+    finally:
+        os.close(slave)
+    with server:
+        server.err = err
+        yield server
+
+
+def screen(data):
+    """What is left on a terminal, line by line; none may be longer than it is wide, which is not looked at."""
+    rows = [""]
+    column = 0
+    for piece in re.findall(r"\r|\n|\x1b\[K|[ -~]|.", data, re.DOTALL):
+        if piece == "\r":
+            column = 0
+        elif piece == "\n":
+            rows.append("")
+        elif piece == "\x1b[K":
+            rows[-1] = rows[-1][:column]
+        else:
+            assert piece.isprintable(), repr(piece)
+            rows[-1] = rows[-1][:column].ljust(column) + piece + rows[-1][column + 1 :]
+            column += 1
+    return rows
+
+
+def test_on_a_terminal_the_line_is_drawn_in_place_and_the_log_goes_above_it():
+    with on_a_terminal("--stats", "0.02") as server:
+        server.err.wait_for("\rstats: 0 active, 0 accepted", 2)
+        with dial(server.address) as sock:
+            ask(sock)
+            server.err.wait_for("\rstats: 1 active, 1 accepted", 2)
+            with dial(server.address) as other:
+                ask(other)
+                server.err.wait_for("2 active, 2 accepted")
+        server.err.wait_for("0 active, 2 accepted")
+        stop(server)
+        text = server.err.text
+    # Each is drawn from the left and clears what is behind it; a line of the log first clears it.
+    drawn = r"\rstats: [^\r\n\x1b]*\x1b\[K"
+    line = r"[^\r\n\x1b]* INFO [^\r\n\x1b]*\r\n"
+    assert re.fullmatch(rf"(?:{line})*(?:{drawn}|\r\x1b\[K(?:{line})+(?={drawn}))*\r\n", text), text
+    *log, last, empty = screen(text)
+    assert [re.sub(r"^\S+ \S+ | \(.*", "", line) for line in log] == ["INFO Connected to"] * 2 + ["INFO Closed"] * 2
+    assert STATS.fullmatch(last).groups()[:4] == ("0", "2", "0", "0")
+    assert empty == ""
+
+
+def test_the_live_line_fits_the_terminal_and_is_complete_at_the_end():
+    with on_a_terminal("-q", "--stats", "0.02", columns=40) as server:
+        with dial(server.address) as sock:
+            ask(sock)
+            server.err.wait_for("\rstats: 1 active, 1 accepted")
+        stop(server)
+        *drawn, last, empty = server.err.text.split("\r")
+    assert drawn[0] == ""
+    assert {len(each.removesuffix("\x1b[K")) for each in drawn[1:]} == {39}
+    assert STATS.fullmatch(last.removesuffix("\x1b[K"))
+    assert empty == "\n"
+
+
+@pytest.mark.parametrize(("arguments", "term"), [([], "dumb"), (["--log-format", "json"], "xterm")])
+def test_a_terminal_that_is_dumb_and_json_have_whole_lines(arguments, term):
+    with on_a_terminal("--stats", "0.02", *arguments, term=term) as server:
+        server.err.wait_for("stats: ", 3)
+        stop(server)
+        assert "\x1b" not in server.err.text
+        assert server.err.text.count("\r") == server.err.text.count("\r\n") == server.err.text.count("stats: ")
+
+
+def test_a_verbose_log_and_the_live_line_do_not_mix():
+    with on_a_terminal("-v", "--stats", "0.01") as server:
+        send(server, b"\n" * 100, 30)
+        server.err.wait_for("Closed")
+        stop(server)
+        *log, last, _ = screen(server.err.text)
+    assert len(log) == 3002
+    assert all(re.match(r"\S+ \S+ (INFO|DEBUG) ", line) for line in log)
+    assert STATS.fullmatch(last)

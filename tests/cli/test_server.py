@@ -1,0 +1,282 @@
+"""rioecho-server as a command: what it says, what it refuses, and who can talk to it."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+import rioecho
+from support.peers import SECONDS, Command, Server, ask, binary, dial, exchange, lines, receive, receive_all
+
+MODULE = "rioecho.cli.server"
+
+
+def needs(program):
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+def refused(*arguments, **options):
+    """The exit status and the one line of a command that does not start, or whatever else it said."""
+    with Command(MODULE, *arguments, **options) as command:
+        status = command.status()
+        assert command.out.text == ""
+        return status, command.complaint()
+
+
+def test_the_ready_line_names_both_loopback_addresses_and_one_port():
+    with Server() as server:
+        port = server.address[1]
+        assert server.out.text == f"Listening on 127.0.0.1:{port}, [::1]:{port}\n"
+        for address in server.addresses:
+            with dial(address) as sock:
+                ask(sock)
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+        assert server.out.text.count("\n") == 1
+
+
+def test_the_ready_line_names_the_hosts_that_were_asked_for():
+    with Server("--host", "::1", "--host", "127.0.0.1") as server:
+        port = server.address[1]
+        assert server.out.text == f"Listening on [::1]:{port}, 127.0.0.1:{port}\n"
+
+
+def test_a_port_in_use_is_one_line_and_status_1():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, line = refused(port)
+    assert status == 1
+    assert line.startswith("rioecho-server: ")
+    assert f"127.0.0.1 port {port}: Address already in use" in line
+
+
+def test_a_port_in_use_at_one_family_only_is_refused_too():
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        status, line = refused(port)
+    assert status == 1
+    assert f"::1 port {port}: Address already in use" in line
+
+
+def unprivileged():
+    """What the shell does before the command so that it may not have every port, as root may; None if need not."""
+    with contextlib.suppress(FileNotFoundError), open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as start:
+        if int(start.read()) <= 1:
+            pytest.skip("no port is privileged here")
+    if os.geteuid() != 0:
+        return None
+    drop = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-all", "--reuid=65534", "--clear-groups"]
+    if (
+        not shutil.which(drop[0])
+        or subprocess.run([*drop, sys.executable, "-c", "import rioecho"], check=False).returncode
+    ):
+        pytest.skip("root may have any port, and nobody else can run the command here")
+    return f'exec {" ".join(drop)} "$@"'
+
+
+def test_a_privileged_port_is_one_line_and_status_1():
+    status, line = refused(1, prelude=unprivileged())
+    assert status == 1
+    assert "127.0.0.1 port 1: Permission denied" in line
+
+
+def test_an_unknown_host_is_one_line_and_status_1():
+    status, line = refused("--host", "no-such-host.invalid", 0)
+    assert status == 1
+    assert "no-such-host.invalid" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "PORT"),
+        (("http",), "'http' is not a port"),
+        (("65536",), "'65536' is not a port"),
+        (("-1",), "-1"),
+        (("1" * 5000,), "port"),
+        (("0", "0"), "0"),
+        (("0", "--engine", "magic"), "magic"),
+        (("0", "--framing", "xml"), "xml"),
+        (("0", "--backlog", "many"), "many"),
+        (("0", "--backlog", "9" * 20), "backlog"),
+        (("0", "--idle-timeout", "-1"), "-1"),
+        (("0", "--idle-timeout", "nan"), "nan"),
+        (("0", "--drain-timeout", "inf"), "inf"),
+        (("0", "--max-line", "1.5"), "1.5"),
+        (("0", "--max-line", "9" * 30), "max-line|max_line"),
+        (("0", "-v", "-q"), "-q"),
+        (("0", "--raw", "--framing", "line"), "--framing"),
+        (("0", "--magic"), "--magic"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(arguments, words):
+    status, line = refused(*arguments)
+    assert status == 2
+    assert line.startswith("rioecho-server: ")
+    assert re.search(words, line)
+
+
+def printed(*arguments):
+    with Command(MODULE, *arguments) as command:
+        assert command.status() == 0
+        assert command.err.text == ""
+        return command.out.text
+
+
+def test_the_help_fits_a_terminal_of_24_lines():
+    text = printed("--help")
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) < 24
+
+
+def test_the_help_says_what_0_means():
+    assert "0: never" in re.sub(r"\s+", " ", printed("--help"))
+
+
+def test_the_version_is_that_of_the_package():
+    assert printed("--version") == f"rioecho-server {rioecho.__version__}\n"
+
+
+def talked_to(*arguments):
+    """What a server logs about two lines of a client."""
+    with Server(*arguments) as server:
+        with dial(server.address) as sock:
+            name = sock.getsockname()
+            ask(sock, b"s3cret\n")
+            ask(sock, b"s3cret, again\n")
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+        assert "s3cret" not in server.err.text + server.out.text
+        return server.err.text, f"Connected to ({name[0]}, {name[1]})"
+
+
+def test_it_logs_who_connects():
+    text, connected = talked_to()
+    assert text.count(connected + "\n") == 1
+    assert "server received" not in text
+
+
+def test_verbose_logs_the_length_of_every_line():
+    text, connected = talked_to("-v")
+    assert connected + "\n" in text
+    assert text.count("server received 7 bytes\n") == 1
+    assert text.count("server received 14 bytes\n") == 1
+
+
+def test_quiet_logs_nothing_that_is_in_order():
+    assert talked_to("-q")[0] == ""
+
+
+def test_a_line_that_is_typed_piecemeal_comes_back_whole_as_telnet_sends_it():
+    with Server() as server, dial(server.address) as sock:
+        for piece in (b"h", b"el", b"lo", b"\r"):
+            sock.sendall(piece)
+        sock.sendall(b"\n")
+        assert receive(sock, 7) == b"hello\r\n"
+        sock.sendall(b"\xff\xf4\xff\xfd\x06\r\n")  # telnet's Ctrl-C: no line of it is special here
+        assert receive(sock, 7) == b"\xff\xf4\xff\xfd\x06\r\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--raw"], ["--framing", "raw"], ["--engine", "iterative"]])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param("nc -N {host} {port}", marks=needs("nc")),
+        pytest.param("socat -t 30 - TCP:{host}:{port}", marks=needs("socat")),
+    ],
+)
+def test_netcat_and_socat_have_their_bytes_back(program, options):
+    data = b"".join(lines(20_000)) + binary(100_000)
+    with Server("-q", *options) as server:
+        for host, port in server.addresses:
+            shown = f"[{host}]" if ":" in host and program.startswith("socat") else host
+            words = program.format(host=shown, port=port).split()
+            done = subprocess.run(words, input=data, capture_output=True, timeout=SECONDS, check=False)
+            assert (done.returncode, done.stderr) == (0, b"")
+            assert done.stdout == data
+
+
+def test_an_idle_client_is_closed_after_the_idle_timeout():
+    with Server("--idle-timeout", "0.1") as server, dial(server.address) as sock:
+        assert receive_all(sock) == b""
+        server.err.wait_for("idle timeout")
+
+
+def test_a_max_line_that_was_given_is_kept_to():
+    with Server("--max-line", "10") as server, dial(server.address) as sock:
+        ask(sock, b"0123456789")
+
+
+def test_a_log_that_nobody_reads_does_not_stop_the_server():
+    with Server("-v", stderr=subprocess.DEVNULL) as server:  # for comparison
+        assert chat(server) == 300
+    reader, writer = os.pipe()
+    try:
+        with Server("-v", stderr=writer) as server:
+            assert chat(server) == 300
+            server.signal(signal.SIGTERM)
+            assert server.status() == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def chat(server):
+    """How many of 300 clients with ten lines each are served."""
+    data = b"one more line for the log\n" * 10
+    done = 0
+    with contextlib.suppress(AssertionError, TimeoutError):
+        for _ in range(300):
+            with dial(server.address) as sock:
+                sock.settimeout(5)
+                sock.sendall(data)
+                receive(sock, len(data))
+            done += 1
+    return done
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_the_server():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        with Server("-v", stderr=writer) as server:
+            assert chat(server) == 300
+            server.signal(signal.SIGTERM)
+            assert server.status() == 0
+    finally:
+        os.close(writer)
+
+
+def test_a_stdout_that_nobody_reads_is_one_line_and_status_1():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with Server(stdout=writer, ready=False) as server:
+        os.close(writer)
+        assert server.status() == 1
+        assert "ready" in server.complaint()
+
+
+def test_closed_standard_streams_do_no_harm(tmp_path):
+    """Whatever it opens first must not take their numbers and get what is printed."""
+    path = str(tmp_path / "socket")
+    with Command(MODULE, "-q", "--unix", path, prelude="<&- >&- 2>/dev/null", stderr=None) as server:
+        for _ in range(1_000_000):  # nothing tells when it is ready
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path)
+                assert exchange(sock, b"hello\n") == b"hello\n"
+                break
+            assert server.process.poll() is None
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+
+
+def test_a_line_of_the_log_has_one_time_and_one_level():
+    logged, _ = talked_to("-v")
+    line = next(line for line in logged.splitlines() if "Connected to" in line)
+    assert re.fullmatch(r"\S+ \S+ INFO Connected to \(127\.0\.0\.1, \d+\)", line)

@@ -1,0 +1,161 @@
+"""rioecho-server and its signals: every line that was received comes back, the status is 0, a second one is obeyed."""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from support.peers import SECONDS, Running, Server, acknowledged, ask, binary, dial, fill, lines, receive, receive_all
+
+
+@pytest.fixture(params=["SIGTERM", "SIGINT"])
+def number(request):
+    return getattr(signal, request.param)
+
+
+@pytest.fixture(params=["iterative", "process", "thread", "event"])
+def engine(request):
+    return request.param
+
+
+def test_an_idle_server_exits_0_and_says_nothing_more(number, engine):
+    with Server("--engine", engine) as server:
+        server.signal(number)
+        assert server.status() == 0
+        assert server.out.text.count("\n") == 1
+        assert server.err.text == ""
+
+
+def test_with_a_client_connected_what_it_sent_comes_back_and_then_the_end(number, engine):
+    with Server("--engine", engine) as server, dial(server.address) as sock:
+        ask(sock)
+        sock.sendall(b"one\ntwo\nand a half")
+        acknowledged(sock)
+        server.signal(number)
+        assert receive_all(sock) == b"one\ntwo\nand a half"
+        sock.close()
+        assert server.status() == 0
+        assert "Traceback" not in server.err.text
+
+
+def test_every_line_that_was_received_comes_back_to_all_of_many_clients(number):
+    with Server("-q") as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dial(server.addresses[i % 2])) for i in range(30)]
+        for sock in clients:
+            ask(sock)
+        sent = [b"".join(lines(400, seed=i)) for i in range(30)]
+        for sock, data in zip(clients, sent, strict=True):
+            sock.sendall(data)
+            acknowledged(sock)
+        server.signal(number)
+        for sock, data in zip(clients, sent, strict=True):
+            assert receive_all(sock) == data
+            sock.close()
+        assert server.status() == 0
+        assert server.err.text == ""
+
+
+def test_under_load_every_client_gets_its_lines_and_the_end_and_no_reset(number):
+    def chatter(address, started):
+        """Lines there and back until the server ends it; whether it ended between two lines."""
+        with dial(address) as sock:
+            ask(sock)
+            started.append(address)
+            while True:
+                line = binary(40, len(started)).replace(b"\n", b"n") + b"\n"
+                sock.sendall(line * 10)
+                back = b""
+                while len(back) < 410:
+                    part = sock.recv(1 << 16)
+                    if not part:
+                        return (line * 10).startswith(back) and back.endswith((b"\n", b""))
+                    back += part
+                assert back == line * 10
+
+    with Server("-q") as server:
+        started = []
+        running = [Running(chatter, server.addresses[i % 2], started) for i in range(20)]
+        deadline = time.monotonic() + SECONDS
+        while len(started) < 20:
+            assert time.monotonic() < deadline
+            os.sched_yield()
+        server.signal(number)
+        assert all(each.result() for each in running)
+        assert server.status() == 0
+        assert server.err.text == ""
+
+
+def test_a_client_that_was_connected_but_not_yet_accepted_gets_its_line_back(engine):
+    with Server("--engine", "iterative") as server, dial(server.address) as first, dial(server.address) as second:
+        ask(first)
+        second.sendall(b"I can wait\n")
+        second.shutdown(socket.SHUT_WR)
+        acknowledged(second)
+        server.signal(signal.SIGTERM)
+        assert receive_all(first) == b""
+        first.close()
+        assert receive_all(second) == b"I can wait\n"
+        assert server.status() == 0
+
+
+@pytest.mark.parametrize("flood", [False, True])
+def test_a_client_that_does_not_end_is_left_after_the_drain_timeout(number, engine, flood):
+    with Server("--engine", engine, "--drain-timeout", "0.3") as server, dial(server.address) as sock:
+        ask(sock)
+        if flood:
+            fill(sock)
+        start = time.monotonic()
+        server.signal(number)
+        assert server.status() == 0
+        assert time.monotonic() - start < SECONDS / 3
+        assert "drain timeout" in server.err.text
+
+
+def test_a_second_signal_exits_at_once(number, engine):
+    with Server("--engine", engine, "--drain-timeout", "1000") as server, dial(server.address) as sock:
+        ask(sock)
+        server.signal(number)
+        assert receive_all(sock) == b""  # it has heard the first one, and waits for us to close
+        server.signal(signal.SIGTERM)
+        assert server.status() == 128 + signal.SIGTERM
+
+
+def test_no_client_is_taken_after_the_signal():
+    with Server() as server, dial(server.address) as sock:
+        ask(sock)
+        server.signal(signal.SIGTERM)
+        assert receive_all(sock) == b""
+        with pytest.raises((ConnectionError, AssertionError)), dial(server.address) as late:
+            receive(late, 1)
+        sock.close()
+        assert server.status() == 0
+
+
+@pytest.mark.parametrize("seconds", ["1e12", "1e300"])
+def test_a_drain_timeout_of_ages_ends_when_the_clients_do(seconds):
+    with Server("--drain-timeout", seconds) as server, dial(server.address) as sock:
+        ask(sock)
+        server.signal(signal.SIGTERM)
+        assert receive_all(sock) == b""
+        sock.close()
+        assert server.status() == 0
+        assert "Traceback" not in server.err.text
+
+
+def test_a_signal_right_after_the_ready_line_is_not_lost(number):
+    for _ in range(5):
+        with Server() as server:
+            server.signal(number)
+            assert server.status() == 0
+
+
+def test_a_signal_that_comes_while_bytes_move_is_not_lost(number, engine):
+    """It then finds no wait to interrupt, and nothing else may come that would wake the server."""
+    for _ in range(5):
+        with Server("-q", "--engine", engine, "--drain-timeout", "0.05") as server, dial(server.address) as sock:
+            ask(sock)
+            server.signal(number)
+            assert server.status() == 0

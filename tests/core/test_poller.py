@@ -1,0 +1,447 @@
+"""The six functions of _core/poller.pxd over epoll(7) and over poll(2): both tell the same, and each has its turn."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+
+import pytest
+
+from support.outside import compile_outside, needs_compiler
+from support.peers import Running, reset
+
+pytestmark = needs_compiler
+
+OUTSIDE = """\
+# cython: language_level=3, freethreading_compatible=True
+import os
+
+from rioecho._core.poller cimport (
+    READY_MAX, poller_add, poller_close, poller_create, poller_modify, poller_remove, poller_t, poller_wait, ready_t
+)
+
+MOST = READY_MAX
+
+
+cdef class Poller:
+    cdef poller_t p
+    cdef ready_t ready[READY_MAX]
+
+    def __cinit__(self, *, bint without_epoll):
+        check(poller_create(&self.p, without_epoll))
+
+    def __dealloc__(self):
+        poller_close(&self.p)
+
+    def close(self):
+        poller_close(&self.p)
+
+    @property
+    def epoll(self):
+        return self.p.epoll
+
+    def add(self, int fd, short events, size_t data):
+        check(poller_add(&self.p, fd, events, <void *>data))
+
+    def modify(self, int fd, short events, size_t data):
+        check(poller_modify(&self.p, fd, events, <void *>data))
+
+    def remove(self, int fd):
+        check(poller_remove(&self.p, fd))
+
+    def wait(self, int milliseconds=0):
+        cdef int n, err = 0
+        with nogil:
+            n = poller_wait(&self.p, self.ready, milliseconds, &err)
+        if n < 0:
+            check(err)
+        assert n <= READY_MAX
+        return [(<size_t>self.ready[i].data, self.ready[i].events) for i in range(n)]
+
+
+cdef check(int err):
+    if err:
+        raise OSError(err, os.strerror(err))
+"""
+
+IN, OUT, ERR, HUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_many_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 2000:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory):
+    return compile_outside(OUTSIDE, tmp_path_factory.mktemp("poller"), inner=True)
+
+
+@pytest.fixture(params=["epoll", "poll"])
+def without_epoll(request):
+    if request.param == "epoll" and sys.platform != "linux":
+        pytest.skip("no epoll here")
+    return request.param == "poll"
+
+
+@pytest.fixture
+def poller(module, without_epoll):
+    made = module.Poller(without_epoll=without_epoll)
+    assert (made.epoll < 0) == without_epoll
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pair():
+    left, right = socket.socketpair()
+    with left, right:
+        yield left, right
+
+
+@pytest.fixture
+def copies():
+    """Have more descriptors of the same open file, `copies(fd, n)`; they are closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def copy(fd, n):
+            made = [os.dup(fd) for _ in range(n)]
+            for each in made:
+                stack.callback(close_if_open, each)
+            return made
+
+        yield copy
+
+
+def close_if_open(fd):
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
+def told_alone(fd, events):
+    """What poll(2) says of one descriptor."""
+    ready = select.poll()
+    ready.register(fd, events)
+    return dict(ready.poll(0)).get(fd, 0)
+
+
+def test_the_pointer_comes_back_with_the_events(poller, pair):
+    ours, theirs = pair
+    poller.add(ours.fileno(), IN, 0xABCDEF0123)
+    assert poller.wait() == []
+    theirs.send(b"x")
+    assert poller.wait() == [(0xABCDEF0123, IN)]
+
+
+def test_only_the_events_that_were_asked_for_are_told(poller, pair):
+    ours, theirs = pair
+    theirs.send(b"x")
+    poller.add(ours.fileno(), OUT, 1)
+    assert poller.wait() == [(1, OUT)]
+    poller.modify(ours.fileno(), IN | OUT, 1)
+    assert poller.wait() == [(1, IN | OUT)]
+    poller.modify(ours.fileno(), 0, 1)
+    assert poller.wait() == []
+
+
+def test_modify_gives_another_pointer_too(poller, pair):
+    ours, _ = pair
+    poller.add(ours.fileno(), OUT, 1)
+    poller.modify(ours.fileno(), OUT, 2)
+    assert poller.wait() == [(2, OUT)]
+
+
+def test_what_is_not_read_is_told_of_again(poller, pair):
+    ours, theirs = pair
+    poller.add(ours.fileno(), IN, 1)
+    theirs.send(b"xy")
+    for _ in range(3):
+        assert poller.wait() == [(1, IN)]
+    ours.recv(1)
+    assert poller.wait() == [(1, IN)]
+    ours.recv(1)
+    assert poller.wait() == []
+
+
+def test_a_removed_descriptor_is_not_told_of(poller, pair):
+    ours, theirs = pair
+    for sock in pair:
+        poller.add(sock.fileno(), OUT, sock.fileno())
+    poller.remove(ours.fileno())
+    assert poller.wait() == [(theirs.fileno(), OUT)]
+    poller.remove(theirs.fileno())
+    assert poller.wait() == []
+
+
+def test_adding_twice_is_eexist_and_changes_nothing(poller, pair):
+    ours, _ = pair
+    poller.add(ours.fileno(), OUT, 1)
+    with pytest.raises(FileExistsError):
+        poller.add(ours.fileno(), IN, 2)
+    assert poller.wait() == [(1, OUT)]
+
+
+def test_changing_or_removing_what_is_not_there_is_enoent(poller, pair):
+    ours, theirs = pair
+    poller.add(ours.fileno(), OUT, 1)
+    for call in (lambda: poller.modify(theirs.fileno(), IN, 2), lambda: poller.remove(theirs.fileno())):
+        with pytest.raises(FileNotFoundError):
+            call()
+    poller.remove(ours.fileno())
+    with pytest.raises(FileNotFoundError):
+        poller.remove(ours.fileno())
+    assert poller.wait() == []
+
+
+@pytest.mark.parametrize("fd", [-1, -2, -(1 << 31)])
+def test_a_negative_descriptor_is_ebadf(poller, pair, fd):
+    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        poller.add(fd, IN, 1)
+    assert caught.value.errno == errno.EBADF
+    for call in (lambda: poller.modify(fd, IN, 2), lambda: poller.remove(fd)):
+        with pytest.raises(OSError, match=r"Bad file descriptor|No such file"):
+            call()
+    poller.add(pair[0].fileno(), OUT, 1)
+    assert poller.wait() == [(1, OUT)]
+
+
+def test_a_hang_up_is_told_whatever_was_asked_for(poller):
+    reader, writer = os.pipe()
+    poller.add(reader, 0, 1)
+    assert poller.wait() == []
+    os.close(writer)
+    assert poller.wait() == [(1, HUP)]
+    poller.remove(reader)
+    os.close(reader)
+
+
+def test_an_error_is_told_whatever_was_asked_for(poller):
+    reader, writer = os.pipe()
+    poller.add(writer, 0, 1)
+    assert poller.wait() == []
+    os.close(reader)
+    assert poller.wait() == [(1, ERR)]
+    poller.remove(writer)
+    os.close(writer)
+
+
+def test_a_reset_is_told_as_an_error_with_input_and_hang_up(poller):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    with ours:
+        poller.add(ours.fileno(), IN, 1)
+        reset(theirs)
+        ((data, events),) = poller.wait(10_000)
+        assert data == 1
+        assert events & IN
+        assert events & ERR
+        poller.remove(ours.fileno())
+
+
+def test_a_half_close_is_input_and_no_hang_up(poller, pair):
+    ours, theirs = pair
+    poller.add(ours.fileno(), IN, 1)
+    theirs.shutdown(socket.SHUT_WR)
+    assert poller.wait() == [(1, IN)]
+    poller.modify(ours.fileno(), 0, 1)
+    assert poller.wait() == []
+
+
+def test_a_timeout_of_zero_never_waits(poller, pair):
+    poller.add(pair[0].fileno(), IN, 1)
+    start = time.monotonic()
+    for _ in range(1000):
+        assert poller.wait(0) == []
+    assert time.monotonic() - start < 5
+
+
+def test_a_wait_without_events_takes_its_time_and_no_less(poller, pair):
+    for _ in range(2):
+        start = time.monotonic()
+        assert poller.wait(20) == []
+        assert time.monotonic() - start >= 0.019
+        poller.add(pair[0].fileno(), IN, 1)
+        poller.remove(pair[0].fileno())
+
+
+@pytest.mark.parametrize("milliseconds", [-1, 30_000])
+def test_a_wait_ends_when_something_is_ready(poller, pair, milliseconds):
+    ours, theirs = pair
+    poller.add(ours.fileno(), IN, 1)
+    waiting = Running(poller.wait, milliseconds)
+    theirs.send(b"x")
+    assert waiting.result() == [(1, IN)]
+
+
+def test_a_signal_ends_the_wait_with_eintr(poller, pair, on_alarm):
+    poller.add(pair[0].fileno(), IN, 1)
+    on_alarm(lambda *_: None, 0.005, 0.005)
+    with pytest.raises(InterruptedError):
+        poller.wait(30_000)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert poller.wait(0) == []
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1, 257])
+def test_more_descriptors_than_are_told_at_once_each_have_their_turn(module, poller, pair, copies, extra):
+    fds = copies(pair[0].fileno(), module.MOST + extra)
+    for fd in fds:
+        poller.add(fd, OUT, fd)
+    turns = -(-len(fds) // module.MOST)
+    for _ in range(20):
+        told = [data for _ in range(turns) for data, events in poller.wait()]
+        # Nobody who was ready is passed over for longer than it takes to tell of all the others.
+        assert set(told) == set(fds)
+
+
+def test_each_has_its_turn_while_others_come_and_go(module, poller, pair, copies):
+    chance = random.Random(1)
+    fds = copies(pair[0].fileno(), 3 * module.MOST)
+    there, spare = set(fds[: 2 * module.MOST]), fds[2 * module.MOST :]
+    stays = set(fds[: module.MOST // 2])
+    for fd in there:
+        poller.add(fd, OUT, fd)
+    last = dict.fromkeys(stays, 0)
+    for turn in range(1, 101):
+        told = [data for data, _ in poller.wait()]
+        assert len(set(told)) == len(told) == module.MOST
+        assert set(told) <= there
+        last |= dict.fromkeys(stays.intersection(told), turn)
+        for _ in range(10):
+            goes = chance.choice(sorted(there - stays))
+            poller.remove(goes)
+            there.discard(goes)
+            comes = spare.pop(0)
+            poller.add(comes, OUT, comes)
+            there.add(comes)
+            spare.append(goes)
+    assert min(last.values()) > 90
+
+
+def test_a_number_that_is_used_again_is_another_descriptor(poller, pair):
+    ours, _ = pair
+    for turn in range(1, 50):
+        reader, writer = os.pipe()
+        poller.add(reader, IN, turn)
+        os.write(writer, b"x")
+        assert poller.wait() == [(turn, IN)]
+        poller.remove(reader)
+        os.close(reader)
+        number = os.dup(ours.fileno())  # nothing to read there
+        assert number == reader
+        poller.add(number, IN, turn + 1000)
+        assert poller.wait() == []
+        poller.modify(number, OUT, turn + 2000)
+        assert poller.wait() == [(turn + 2000, OUT)]
+        poller.remove(number)
+        os.close(number)
+        os.close(writer)
+    assert poller.wait() == []
+
+
+def test_nothing_is_told_of_a_removed_descriptor_whose_file_lives_on(poller, pair, copies):
+    ours, theirs = pair
+    (fd,) = copies(ours.fileno(), 1)
+    poller.add(fd, IN, 1)
+    poller.remove(fd)
+    os.close(fd)  # the open file is still that of `ours`, as it would be a forked child's
+    theirs.send(b"x")
+    assert poller.wait() == []
+    (again,) = copies(ours.fileno(), 1)
+    assert again == fd
+    poller.add(again, IN, 2)
+    assert poller.wait() == [(2, IN)]
+
+
+def test_a_high_number_among_low_ones(poller, pair):
+    ours, theirs = pair
+    high = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 997)
+    try:
+        poller.add(high, OUT, 1)
+        poller.add(theirs.fileno(), OUT, 2)
+        assert sorted(poller.wait()) == [(1, OUT), (2, OUT)]
+        poller.remove(high)
+        assert poller.wait() == [(2, OUT)]
+        poller.add(high, OUT, 3)
+        assert sorted(poller.wait()) == [(2, OUT), (3, OUT)]
+    finally:
+        os.close(high)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hundreds_of_descriptors_added_changed_and_removed_at_random(module, poller, copies, seed):
+    chance = random.Random(seed)
+    with contextlib.ExitStack() as stack:
+        files = []
+        for prepare in (
+            lambda a, b: None,
+            lambda a, b: b.send(b"x"),
+            lambda a, b: b.shutdown(socket.SHUT_WR),
+            lambda a, b: b.close(),
+        ):
+            a, b = (stack.enter_context(each) for each in socket.socketpair())
+            prepare(a, b)
+            files.append(a.fileno())
+        unused = [fd for file in files for fd in copies(file, 90)]
+        there = {}  # by descriptor: events and data
+        for turn in range(3000):
+            what = chance.random()
+            events = chance.choice((0, IN, OUT, IN | OUT))
+            if not there or (what < 0.5 and unused):
+                fd = unused.pop(chance.randrange(len(unused)))
+                poller.add(fd, events, turn)
+                there[fd] = events, turn
+            elif what < 0.75:
+                fd = chance.choice(list(there))
+                poller.modify(fd, events, turn)
+                there[fd] = events, turn
+            else:
+                fd = chance.choice(list(there))
+                poller.remove(fd)
+                del there[fd]
+                unused.append(fd)
+            if turn % 100 == 99:
+                expected = sorted(
+                    (data, told) for fd, (events, data) in there.items() if (told := told_alone(fd, events))
+                )
+                told = poller.wait()
+                if len(expected) <= module.MOST:
+                    assert sorted(told) == expected
+                else:
+                    assert len(told) == module.MOST
+                    assert set(told) < set(expected)
+        for fd in there:
+            poller.remove(fd)
+        assert poller.wait() == []
+
+
+def test_closing_again_does_nothing(module, without_epoll, pair):
+    made = module.Poller(without_epoll=without_epoll)
+    made.add(pair[0].fileno(), OUT, 1)
+    made.close()
+    strangers = os.pipe()  # with the numbers that it had
+    made.close()
+    for fd in strangers:
+        os.close(fd)  # an error, had it been closed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no epoll here")
+def test_the_epoll_descriptor_is_close_on_exec_and_closed_at_the_end(module):
+    made = module.Poller(without_epoll=False)
+    fd = made.epoll
+    assert not os.get_inheritable(fd)
+    made.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)

@@ -1,0 +1,133 @@
+"""rioecho-bench against echo servers as they are started by hand: rioecho-server, socat, ncat, uvloop's streams."""
+
+import importlib.util
+import json
+import re
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.peers import Command, Server
+from support.programs import accepting, free_port, start  # noqa: F401 - a fixture
+
+UVLOOP_STREAMS = Path(__file__).parents[2] / "benchmarks" / "peers" / "uvloop_streams.py"
+CONNECTIONS, SIZE = 3, 100
+
+#: The program, and how it listens on a port and on a path.
+OTHERS = {
+    "socat cat": ("socat", "TCP-LISTEN:{1},bind={0},fork EXEC:/bin/cat", "UNIX-LISTEN:{0},fork EXEC:/bin/cat"),
+    "socat": ("socat", "TCP-LISTEN:{1},bind={0},fork PIPE", "UNIX-LISTEN:{0},fork PIPE"),
+    "ncat": ("ncat", "-k -e /bin/cat -l {0} {1}", "-k -e /bin/cat -l -U {0}"),
+}
+
+
+def bench(*arguments, duration=0.1):
+    """What a run that succeeds says of itself."""
+    with Command("rioecho.cli.bench", *arguments, "-d", duration, "--warmup", "0", "--json") as command:
+        assert command.status() == 0, command.err.text
+        run = json.loads(command.out.text)
+    assert run["messages"] > 0
+    assert run["errors"] == 0
+    assert run["rate"] == pytest.approx(run["messages"] / duration, rel=1e-6)
+    assert run["mb_per_s"] == pytest.approx(run["rate"] * run["message_bytes"] / 1e6)
+    return run
+
+
+def echoed(server, times):
+    """How many bytes rioecho-server has echoed on each of so many connections that were closed, by its own log."""
+    server.err.wait_for("bytes echoed", times=times)
+    return [int(n) for n in re.findall(r"end of input, (\d+) bytes echoed", server.err.text)]
+
+
+@pytest.mark.parametrize("framing", ["line", "raw"])
+@pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
+def test_its_count_agrees_with_that_of_rioecho_server(engine, framing, tmp_path):
+    unix = tmp_path / "echo"
+    connections = 1 if engine == "iterative" else CONNECTIONS
+    with Server("--engine", engine, "--framing", framing, "--unix", unix, "--host", "127.0.0.1") as server:
+        before = 0
+        for n, where in enumerate(([f"127.0.0.1:{server.address[1]}"], ["--unix", unix]), start=1):
+            run = bench(*where, "-c", connections, "-s", SIZE, "--pipeline", 4)
+            each = echoed(server, n * connections)
+            assert all(count and count % SIZE == 0 for count in each)
+            messages = sum(each) // SIZE - before
+            # What was in flight when the time was over came back, too.
+            assert run["messages"] <= messages <= run["messages"] + 4 * connections
+            before += messages
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+
+
+def test_a_server_that_stands_still_shows_in_the_corrected_latencies_and_hardly_in_the_others():
+    with Server("--host", "127.0.0.1") as server:
+        arguments = [
+            f"127.0.0.1:{server.address[1]}",
+            "-c",
+            "1",
+            "-d",
+            "3",
+            "--warmup",
+            "0",
+            "--rate",
+            "1000",
+            "--json",
+        ]
+        with Command("rioecho.cli.bench", *arguments) as command:
+            command.err.wait_for("p50")  # after a second
+            server.signal(signal.SIGSTOP)
+            time.sleep(1)
+            server.signal(signal.SIGCONT)
+            assert command.status() == 0, command.err.text
+            run = json.loads(command.out.text)
+    corrected, uncorrected = run["latency_us"], run["latency_uncorrected_us"]
+    # Of 3000 messages 1000 were due in that second, and only one of them was on its way.
+    assert corrected["p99.9"] > corrected["p99"] > corrected["p90"] > 500_000
+    assert uncorrected["max"] > 900_000
+    assert uncorrected["p99"] < corrected["p99"] / 3
+
+
+def test_a_server_that_dies_is_status_1_with_what_was_measured():
+    with Server("--host", "127.0.0.1") as server:
+        arguments = [f"127.0.0.1:{server.address[1]}", "-c", CONNECTIONS, "-d", "60", "--warmup", "0"]
+        with Command("rioecho.cli.bench", *arguments) as command:
+            command.err.wait_for("p50")
+            server.signal(signal.SIGKILL)
+            assert command.status() == 1
+            *run, complaint = command.err.text.splitlines()
+            assert all("/s  p50" in line for line in run)
+            assert "p99.9" in command.out.text
+    assert re.fullmatch(
+        r"rioecho-bench: connection \d was (closed by the server|lost \(Connection reset by peer\)); "
+        r"\d+ bytes did not come back",
+        complaint,
+    )
+
+
+@pytest.mark.parametrize("transport", ["tcp", "unix"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_it_can_load_the_servers_of_others(start, name, transport, tmp_path):  # noqa: F811
+    program, *listening = OTHERS[name]
+    if shutil.which(program) is None:
+        pytest.skip(f"there is no {program} here")
+    address = ["127.0.0.1", free_port()] if transport == "tcp" else [str(tmp_path / "echo")]
+    words = listening[transport == "unix"].format(*address).split()
+    child = start([program, *words])
+    accepting(child, *address)
+    where = ["--unix", *address] if transport == "unix" else ["{}:{}".format(*address)]
+    bench(*where, "-c", CONNECTIONS, "-s", SIZE, "--pipeline", 4)
+    assert child.poll() is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="there is no uvloop here")
+@pytest.mark.skipif(not UVLOOP_STREAMS.exists(), reason="benchmarks/ is not here")
+@pytest.mark.parametrize("transport", ["tcp", "unix"])
+def test_it_can_load_a_server_on_uvloop(start, transport, tmp_path):  # noqa: F811
+    unix = [str(tmp_path / "echo")] if transport == "unix" else []
+    child = start([sys.executable, str(UVLOOP_STREAMS), *unix])
+    address = child.output.readline().decode().split()[-1]
+    bench(*(["--unix", address] if unix else [address]), "-c", CONNECTIONS, "-s", SIZE, "--pipeline", 4)
+    assert child.poll() is None

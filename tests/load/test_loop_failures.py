@@ -1,0 +1,158 @@
+"""The load loop against peers that echo wrong, end the connection, or say nothing: what it finds and counts."""
+
+import contextlib
+import errno
+import socket
+import time
+
+import pytest
+
+from rioecho import EchoServer
+from support.loads import connected, echo, latencies, loop, peer, pollers, until_closed
+from support.peers import SECONDS, Running, dial, receive, reset
+
+# ---- wrong ones
+
+
+@pollers
+@pytest.mark.parametrize("at", [0, 1, 62, 63, 64, 100, 191, 10_000])
+def test_a_wrong_byte_is_found_with_its_connection_and_offset(at, without_epoll):
+    def talk(right, bad):
+        running = Running(echo, right)
+        passed = 0
+        with contextlib.suppress(ConnectionError):
+            while data := bytearray(bad.recv(1 << 16)):
+                if passed <= at < passed + len(data):
+                    data[at - passed] ^= 1
+                bad.sendall(data)
+                passed += len(data)
+        right.shutdown(socket.SHUT_RDWR)
+        running.result()
+
+    with peer(talk, 2) as ends:
+        load = loop(ends, pipeline=3, duration=SECONDS, first=10, step=5, without_epoll=without_epoll)
+        assert load.run() == ("wrong echo", 15, at, 0)
+
+
+@pytest.mark.parametrize("size", [1, 64])
+def test_bytes_that_were_never_sent_are_wrong(size):
+    def talk(end):
+        data = receive(end, size)
+        end.sendall(data + data)
+        until_closed(end)
+
+    with peer(talk) as ends:
+        assert loop(ends, size, duration=SECONDS).run() == ("wrong echo", 0, size, 0)
+
+
+def test_the_echoes_of_two_connections_must_not_be_exchanged():
+    def talk(one, two):
+        first, second = receive(one, 64), receive(two, 64)
+        with contextlib.suppress(ConnectionError):
+            one.sendall(second)
+            two.sendall(first)
+        until_closed(one)
+
+    with peer(talk, 2) as ends:
+        outcome, _, offset, _ = loop(ends, duration=SECONDS).run()
+        assert outcome == "wrong echo"
+        assert offset < 64
+
+
+def test_a_message_that_is_left_out_is_a_wrong_echo():
+    def talk(end):
+        end.sendall(receive(end, 3 * 64)[64:])
+        until_closed(end)
+
+    with peer(talk) as ends:
+        assert loop(ends, pipeline=3, duration=SECONDS).run()[0] == "wrong echo"
+
+
+# ---- lost, and stalled
+
+
+def test_a_closed_connection_is_lost_and_what_is_missing_is_counted():
+    def talk(end):
+        end.sendall(receive(end, 128)[:30])
+
+    with peer(talk) as ends:
+        load = loop(ends, pipeline=2, duration=SECONDS)
+        assert load.run() == ("lost", 0, 98, 0)
+        assert load.counts() == (0, 0, 2)
+        assert latencies(load).count == 2
+        assert load.measured_seconds < SECONDS
+
+
+def test_a_reset_is_lost_with_its_errno_and_what_came_before_it_counts():
+    with EchoServer() as server:
+        opened, socks = connected(server, 1)
+        with opened, socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = opened.enter_context(dial(listener.getsockname()))
+            theirs, _ = listener.accept()
+            load = loop([*socks, ours], duration=SECONDS)
+            running = Running(load.run)
+            theirs.sendall(receive(theirs, 64))
+            receive(theirs, 64)
+            reset(theirs)
+            assert running.result() == ("lost", 1, 64, errno.ECONNRESET)
+            assert load.counts()[0] >= 1
+
+
+@pollers
+@pytest.mark.parametrize("rate", [None, 1000.0])
+def test_when_nothing_comes_back_it_has_stalled_and_the_ages_count(rate, without_epoll):
+    with peer(until_closed) as ends:
+        load = loop(ends, pipeline=2, duration=SECONDS, stall_timeout=0.2, rate=rate, without_epoll=without_epoll)
+        before = time.monotonic()
+        assert load.run() == ("stalled", 0, 2, 0)
+        assert 0.2 <= time.monotonic() - before < SECONDS
+        assert load.counts() == (0, 0, 2)
+        assert latencies(load, corrected=False).count == 2
+        assert latencies(load, corrected=False).max >= 200_000
+        h = latencies(load)
+        assert h.max >= 200_000
+        assert h.count == 2 if rate is None else h.count >= 100
+
+
+def test_what_does_not_come_back_at_the_end_is_awaited_and_then_stalled():
+    def talk(end):
+        end.sendall(receive(end, 64))
+        receive(end, 64)
+        until_closed(end)
+
+    with peer(talk) as ends:
+        load = loop(ends, duration=0.3, stall_timeout=0.5)
+        assert load.run() == ("stalled", 0, 1, 0)
+        assert load.counts() == (1, 1, 1)
+        assert latencies(load).count == 2
+        assert latencies(load).max >= 200_000
+        assert load.measured_seconds == pytest.approx(0.3, abs=1e-6)
+
+
+def test_what_comes_back_after_the_end_counts_with_the_time_it_took():
+    def talk(end):
+        data = receive(end, 64)
+        time.sleep(0.15)
+        end.sendall(data)
+        assert end.recv(1) == b""  # nothing new was sent
+
+    with peer(talk) as ends:
+        load = loop(ends, duration=0.05)
+        assert load.run()[0] == "done"
+        assert load.counts() == (0, 1, 0)
+        assert latencies(load).count == 1
+        assert latencies(load).min >= 150_000
+
+
+def test_a_slow_echo_whose_bytes_keep_coming_is_no_stall():
+    def talk(end):
+        data = receive(end, 64)
+        for i in range(64):
+            end.sendall(data[i : i + 1])
+            time.sleep(0.015)
+        until_closed(end)
+
+    with peer(talk) as ends:
+        load = loop(ends, duration=0.05, stall_timeout=0.6)
+        assert load.run()[0] == "done"
+        assert latencies(load).max >= 900_000

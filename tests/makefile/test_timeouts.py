@@ -1,0 +1,150 @@
+"""The time of a socket file is its socket's; a Rio goes on after it, which a file of the standard library does not."""
+
+import io
+import socket
+
+import pytest
+
+import rioecho
+from support.conversations import taken
+
+STDLIB = socket.socket.makefile
+SHORT = 0.02  # seconds, for what is to time out
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        lambda file: file.readline(),
+        lambda file: file.readline(100),
+        lambda file: file.read(11),
+        lambda file: next(file),
+        lambda file: file.readuntil(b"\n"),
+        lambda file: b"".join(file.readlines(1)),
+        lambda file: b"".join(file.readlines1()),
+    ],
+    ids=["readline", "readline(limit)", "read", "iteration", "readuntil", "readlines", "readlines1"],
+)
+def test_after_a_timeout_the_same_call_gives_the_whole_line(stream, reading):
+    stream.near.settimeout(SHORT)
+    with rioecho.makefile(stream.near, "rb") as file:
+        for _ in range(3):
+            stream.feed(b"par")
+            with pytest.raises(TimeoutError):
+                reading(file)
+        stream.feed(b"t\n")
+        assert reading(file) == b"parparpart\n"
+
+
+def test_the_standard_librarys_file_is_of_no_use_after_a_timeout(stream):
+    stream.near.settimeout(SHORT)
+    with STDLIB(stream.near, "rb") as file:
+        stream.feed(b"part")
+        with pytest.raises(TimeoutError):
+            file.readline()
+        stream.feed(b" and rest\n")
+        with pytest.raises(OSError, match="timed out object"):
+            file.readline()
+
+
+@pytest.mark.parametrize("makefile", [rioecho.makefile, STDLIB], ids=["rioecho", "stdlib"])
+def test_the_timeout_is_looked_up_at_every_call(stream, makefile):
+    with makefile(stream.near, "rb") as file:
+        stream.feed(b"a line\n")
+        assert file.readline() == b"a line\n"
+        stream.near.settimeout(SHORT)
+        with pytest.raises(TimeoutError):
+            file.readline()
+
+
+def test_a_timeout_can_be_changed_and_taken_away_while_the_file_is_open(stream, background):
+    with rioecho.makefile(stream.near, "rb") as file:
+        for timeout in (SHORT, 60, None, 0):
+            stream.near.settimeout(timeout)
+            assert file.timeout == timeout
+        with pytest.raises(BlockingIOError):
+            file.readline()
+        stream.near.settimeout(None)
+        background(stream.feed, b"a line\n")
+        assert file.readline() == b"a line\n"
+
+
+def test_the_timeout_of_one_call_goes_before_the_sockets(stream):
+    stream.near.settimeout(60)
+    with rioecho.makefile(stream.near, "rb") as file:
+        with pytest.raises(TimeoutError):
+            file.readline(timeout=SHORT)
+        file.timeout = SHORT
+        with pytest.raises(TimeoutError):
+            file.readline()
+    assert stream.near.gettimeout() == 60
+
+
+def test_settimeout_counts_also_after_the_socket_has_been_closed(stream):
+    with rioecho.makefile(stream.near, "rb") as file:
+        stream.near.close()
+        stream.near.settimeout(SHORT)
+        stream.feed(b"part")
+        with pytest.raises(TimeoutError):
+            file.readline()
+        stream.feed(b"\n")
+        assert file.readline() == b"part\n"
+
+
+def test_a_socket_that_must_not_wait_raises_and_keeps_what_came(stream):
+    stream.near.setblocking(False)
+    with rioecho.makefile(stream.near, "rb") as file:
+        stream.feed(b"part")
+        with pytest.raises(BlockingIOError):
+            file.readline()
+        stream.feed(b"\n")
+        assert file.readline() == b"part\n"
+
+
+def test_a_flush_that_timed_out_goes_on(stream):
+    data = bytes(range(256)) * 20_000
+    stream.near.settimeout(SHORT)
+    with rioecho.makefile(stream.near, "wb", len(data) + 1) as file:
+        file.write(data)
+        received = b""
+        while True:
+            try:
+                file.flush()
+                break
+            except TimeoutError:
+                received += stream.take(1 << 20)
+        received += taken(stream, len(data) - len(received))
+    assert received == data
+
+
+@pytest.mark.parametrize("mode", ["r", "rw"])
+def test_in_text_mode_the_part_of_the_line_before_a_timeout_is_dropped(stream, mode):
+    stream.near.settimeout(SHORT)
+    with rioecho.makefile(stream.near, mode, encoding="utf-8") as file:
+        stream.feed(b"whole\nlost, ")
+        assert file.readline() == "whole\n"
+        with pytest.raises(TimeoutError):
+            file.readline()
+        stream.feed(b"kept\nnext\n")
+        assert file.readline() == "kept\n"
+        assert file.readline() == "next\n"
+
+
+def test_in_text_mode_nothing_is_lost_by_a_timeout_between_lines(stream):
+    stream.near.settimeout(SHORT)
+    with rioecho.makefile(stream.near, "r", encoding="utf-8") as file:
+        for number in range(3):
+            with pytest.raises(TimeoutError):
+                file.readline()
+            stream.feed(b"%d\n" % number)
+            assert file.readline() == f"{number}\n"
+
+
+def test_a_line_of_text_can_be_had_whole_from_the_rio_under_the_text(stream):
+    stream.near.settimeout(SHORT)
+    with io.TextIOWrapper(rioecho.makefile(stream.near, "rb"), encoding="utf-8") as file:
+        stream.feed("grö".encode())
+        with pytest.raises(TimeoutError):
+            file.buffer.readline()
+        stream.feed("ße\n".encode())
+        assert file.buffer.readline().decode() == "größe\n"

@@ -1,0 +1,193 @@
+"""The benchmarks run, and make of their figures what they say. Whether a goal is reached is not for a test to say."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rioecho
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+pytestmark = pytest.mark.skipif(not (FOLDER / "run.py").is_file(), reason="the benchmarks are not here")
+needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="no C compiler")
+LINUX = sys.platform.startswith("linux")
+
+#: What the design promises: every goal with its row, and how the ratio has to stand to it.
+GOALS = {
+    "readline(), 64-byte lines": 0.55,
+    "for line in file": 0.60,
+    "readlines1(), per line": 0.30,
+    "read(16)": 0.60,
+    **{f"read({4**n})": 1.0 for n in range(3, 11)},
+    "32 lines there and back, beside a busy thread": 0.20,
+    "a thread for each of 8 clients, 32 lines in flight": 6.0,
+    "50 clients x 32 lines, beside uvloop streams": 20.0,
+    "50 clients x 32 lines, beside C": 0.95,
+    "50 clients ping-pong, CPU, beside C": 1.05,
+    "idle clients, memory, beside uvloop Protocol": 0.10,
+    "rioecho-bench, one thread, beside a load in C": 0.95,
+    "import rioecho": 0.015,
+}
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(FOLDER) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+def run(*arguments):
+    package = Path(rioecho.__file__).parents[1]
+    return subprocess.run(
+        [sys.executable, FOLDER / "run.py", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(package)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def test_every_goal_has_its_row(benchmarks):
+    from run import all_rows
+
+    assert {row.name: row.goal for row in all_rows() if row.goal is not None} == GOALS
+
+
+def test_a_ratio_is_the_median_of_the_pairs_and_not_that_of_the_medians(benchmarks):
+    from measure import Measured, Row, evaluated
+
+    row = Row("", "", "", "s", None, goal=0.6)
+    pairs = [(1.0, 2.0), (10.0, 30.0), (100.0, 100.0), (4.0, 8.0), (3.0, 6.0)]
+    result = evaluated(row, Measured(pairs))
+    assert result["ratio"] == 0.5
+    assert result["quartiles"] == (0.5, 0.5)
+    assert (result["ours_median"], result["peer_median"], result["verdict"]) == (4.0, 8.0, "ok")
+
+
+@pytest.mark.parametrize(
+    ("unit", "goal", "limit", "difference", "pair", "verdict"),
+    [
+        ("s", 0.5, None, False, (1.0, 2.0), "ok"),
+        ("s", 0.5, None, False, (1.1, 2.0), "missed"),
+        ("/s", 6.0, None, False, (6.0, 1.0), "ok"),
+        ("/s", 6.0, None, False, (5.9, 1.0), "missed"),
+        ("B", 0.1, 1024, False, (100.0, 1000.0), "ok"),
+        ("B", 0.1, 1024, False, (2000.0, 30_000.0), "missed"),
+        ("s", 0.015, None, True, (0.030, 0.020), "ok"),
+        ("s", 0.015, None, True, (0.040, 0.020), "missed"),
+        ("s", None, None, False, (1.0, 2.0), ""),
+        ("s", 0.5, None, False, (1.0, 0.0), "missed"),
+    ],
+)
+def test_a_goal_is_reached_from_the_right_side(benchmarks, unit, goal, limit, difference, pair, verdict):
+    from measure import Measured, Row, evaluated
+
+    row = Row("", "", "", unit, None, goal, limit, difference)
+    assert evaluated(row, Measured([pair]))["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (5.5e6, "/s", "5.50 M/s"),
+        (135_000, "/s", "135 k/s"),
+        (42.4e-9, "s", "42.4 ns"),
+        (0.5e-9, "s", "0.50 ns"),
+        (6.1e-6, "s", "6.10 us"),
+        (0.0123, "s", "12.3 ms"),
+        (80, "B", "80 B"),
+        (20_480, "B", "20 KiB"),
+        (0.0, "s", "0.00 ns"),
+    ],
+)
+def test_figures_have_three_digits_and_a_unit(benchmarks, value, unit, shown):
+    from measure import figure
+
+    assert figure(value, unit) == shown
+
+
+def test_a_run_in_which_nothing_came_back_has_a_ratio_that_can_be_shown(benchmarks):
+    from measure import Measured, Row, evaluated, goal_of, ratio_of
+
+    result = evaluated(Row("", "", "", "/s", None, 6.0), Measured([(5.0, 0.0)]))
+    assert (ratio_of(result), goal_of(result), result["verdict"]) == ("inf", ">= 6", "ok")
+
+
+def test_a_row_whose_echo_is_wrong_has_failed_and_the_others_go_on(benchmarks, capsys):
+    from measure import Row, Settings
+    from run import measured
+
+    from rioecho.bench import WrongEcho
+
+    def measure(settings):
+        raise WrongEcho(0, 7)
+
+    assert "wrong echo" in measured(Row("", "", "", "/s", measure), Settings())["failed"]
+    assert "failed: wrong echo" in capsys.readouterr().out
+
+
+def test_a_row_of_the_reader_runs_and_is_written(tmp_path):
+    done = run("read(1024)", "--pairs", 2, "--json", tmp_path / "out.json", "--results", tmp_path / "out.md")
+    assert (done.returncode, done.stderr) == (0, "")
+    data = json.loads((tmp_path / "out.json").read_text())
+    (row,) = data["rows"].values()
+    assert len(row["pairs"]) == 2
+    assert min(figure for pair in row["pairs"] for figure in pair) > 0
+    assert data["machine"]["Python"] == sys.version.split()[0]
+    assert "| read(1024) | Rio.read | makefile.read | " in (tmp_path / "out.md").read_text()
+
+
+@needs_compiler
+@pytest.mark.skipif(not LINUX, reason="Linux tells what a process has computed")
+@pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="what is compiled would have to be, too")
+@pytest.mark.parametrize(
+    "word",
+    [
+        "a thread for each",
+        "50 clients x 32 lines, beside C",
+        "idle clients, memory, beside uvloop Protocol",
+        "rioecho-bench",
+    ],
+)
+def test_a_row_of_a_server_runs(tmp_path, word):
+    few = ["--pairs", 1, "--sessions", 1, "--seconds", 0.02, "--warm-up", 0, "--idle", 50]
+    done = run(word, "--goals", *few, "--json", tmp_path / "out.json")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert rows
+    for row in rows.values():
+        assert row.get("verdict") in ("ok", "missed") or row == {"skipped": "uvloop is not installed"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["no such row"], "no row contains 'no such row': --list names them"),
+        (["--pairs", "0"], "argument --pairs: '0' is not a whole number above 0"),
+        (["--seconds", "soon"], "argument --seconds: 'soon' is not a number of seconds above 0"),
+        (["--seconds", "0"], "argument --seconds: '0' is not a number of seconds above 0"),
+        (["--json", "/no/such/folder/x"], "--json /no/such/folder/x: No such file or directory"),
+        (["--results", "/"], "--results /: Is a directory"),
+        (["--picture", "x.gif"], "x.gif ends neither in .png nor in .svg"),
+    ],
+)
+def test_a_wrong_command_line_is_an_error_that_says_so(arguments, complaint):
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == f"run.py: error: {complaint}"
+
+
+def test_the_picture_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra 'bench' is not installed")
+    done = run("read(1024)", "read(4096)", "--pairs", 1, "--picture", tmp_path / "x.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

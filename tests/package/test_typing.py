@@ -1,0 +1,67 @@
+"""The types: that they say of the package what is true, and that users' programs are judged rightly by them."""
+
+import importlib.util
+import os
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rioecho
+
+HERE = Path(__file__).parents[2] / "support"
+EXAMPLES = HERE / "typing_examples.py"
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
+
+
+def run(module, folder, *arguments):
+    """What a module of mypy says of the rioecho that is under test, and its exit status."""
+    root = str(Path(rioecho.__file__).parents[1])
+    environment = {**os.environ, "MYPY_CACHE_DIR": str(folder)}
+    if root not in site.getsitepackages():  # where mypy looks by itself, and wants no path to
+        environment |= {"MYPYPATH": root, "PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", module, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done.stdout + done.stderr, done.returncode
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder without any configuration, for the checkers' cache."""
+    return tmp_path_factory.mktemp("types")
+
+
+def test_mypy_agrees_with_the_examples_and_finds_every_mistake_in_them(folder):
+    said, status = run("mypy", folder, "--strict", EXAMPLES)
+    assert status == 0, said
+
+
+def test_mypy_would_have_noticed_a_wrong_example(folder):
+    wrong = folder / "wrong.py"
+    wrong.write_text("import rioecho\nrioecho.Rio(0).readline().encode()\nrioecho.Rio(0)  # type: ignore[arg-type]\n")
+    said, status = run("mypy", folder, "--strict", wrong)
+    assert status == 1
+    assert '"bytes" has no attribute "encode"' in said
+    assert 'Unused "type: ignore"' in said
+
+
+def test_the_examples_name_every_public_name():
+    text = EXAMPLES.read_text()
+    missing = [name for name in (*rioecho.__all__, *dir(rioecho.Rio)) if not name.startswith("_") and name not in text]
+    assert [name for name in missing if name not in ("seek", "tell", "truncate")] == []
+
+
+def test_stubtest_finds_the_package_to_be_as_its_types_say(folder):
+    config = folder / "without-the-extras.ini"
+    config.write_text("[mypy]\n[mypy-rich.*,matplotlib.*]\nignore_missing_imports = true\n")
+    said, status = run("mypy.stubtest", folder, "--mypy-config-file", config, "rioecho")
+    assert status == 0, said

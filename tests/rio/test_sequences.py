@@ -1,0 +1,236 @@
+"""Random sequences of calls on a connection whose peer is the test: every answer is the oracle's."""
+
+import os
+import socket
+from contextlib import suppress
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rioecho import IncompleteRead, LineTooLong, Rio
+from support.oracle import Incomplete, Oracle, TooLong, WouldWait
+
+deterministic = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=int(os.environ.get("RIOECHO_EXAMPLES", "400")),
+    suppress_health_check=list(HealthCheck),
+)
+
+sizes = st.integers(0, 12) | st.sampled_from([40, 300])
+chunks = st.text("ab\r\n;", max_size=20).map(str.encode) | st.sampled_from(
+    [b"x" * 50, b"\n" * 9, b"\r\n\r\n", b"aab" * 9]
+)
+separators = st.sampled_from([b"\n", b"\r\n", b";", b"aab", b"aa", b"\r\n\r\n"])
+
+READS = {
+    "readline": (),
+    "iteration": (),
+    "readline limit": (sizes,),
+    "read": (st.integers(-1, 12) | st.sampled_from([40, 300]),),
+    "readexactly": (sizes,),
+    "readuntil": (separators,),
+    "readuntil limit": (separators, st.integers(1, 40)),
+    "readlines": (),
+    "skipline": (),
+}
+PARTIAL = {
+    "read1": (st.integers(-1, 12),),
+    "readinto": (sizes,),
+    "readinto1": (sizes,),
+    "readlines1": (),
+    "peek": (),
+    "fill": (sizes,),
+    "has_line": (),
+    "read_buffered": (),
+}
+WRITES = {"write": (chunks,), "writen": (chunks,), "writelines": (st.lists(chunks, max_size=3),), "flush": ()}
+
+
+def step(table):
+    return st.one_of([st.tuples(st.just(name), *arguments) for name, arguments in table.items()])
+
+
+feeds = st.tuples(st.just("feed"), chunks)
+reading_steps = st.lists(feeds | step(READS) | step(PARTIAL), max_size=30)
+both_steps = st.lists(feeds | step(READS) | step(PARTIAL) | step(WRITES), max_size=30)
+
+
+def read(rio, name, arguments):
+    """Call a reading method of a Rio whose timeout is 0."""
+    if name == "iteration":
+        return next(rio, b"")
+    return getattr(rio, name.split()[0])(*arguments)
+
+
+def ideal(oracle, name, arguments):
+    return getattr(oracle, "readline" if name == "iteration" else name.split()[0])(*arguments)
+
+
+def check_read(rio, oracle, name, arguments):
+    before = oracle.data
+    try:
+        expected = ideal(oracle, name, arguments)
+    except WouldWait:
+        oracle.data = before
+        with pytest.raises(BlockingIOError):
+            read(rio, name, arguments)
+    except TooLong:
+        oracle.data = before
+        with pytest.raises(LineTooLong):
+            read(rio, name, arguments)
+    except Incomplete as error:
+        with pytest.raises(IncompleteRead) as caught:
+            read(rio, name, arguments)
+        assert caught.value.partial == error.args[0]  # noqa: PT017, two errors are compared
+    else:
+        assert read(rio, name, arguments) == expected
+
+
+def check_partial(rio, oracle, name, arguments):
+    """Calls whose answer depends on how much one read gets: a piece of what is there, at least one byte if any is."""
+    data, ended = oracle.data, oracle.ended
+    held = rio.buffered
+    try:
+        if name == "read1":
+            got = rio.read1(*arguments)
+            assert got or not data or arguments == (0,)
+        elif name in ("readinto", "readinto1"):
+            buffer = bytearray(arguments[0])
+            got = bytes(buffer[: getattr(rio, name)(buffer)])
+            assert len(got) == min(len(buffer), len(data)) if name == "readinto" else got or not data or not buffer
+        elif name == "readlines1":
+            lines = rio.readlines1()
+            assert lines or not data
+            assert lines == [oracle.readline() for _ in lines]
+            return
+        elif name == "peek":
+            got = rio.peek()
+            assert data.startswith(got)
+            assert got or not data
+            return
+        elif name == "fill":
+            assert min(arguments[0], len(data)) <= rio.fill(*arguments) == rio.buffered <= len(data)
+            return
+        elif name == "has_line":
+            assert rio.has_line() == (b"\n" in data[:held])
+            return
+        else:
+            got = rio.read_buffered()
+            assert len(got) == held
+    except BlockingIOError:
+        assert not ended
+        if name == "readlines1":
+            assert b"\n" not in data
+        elif name in ("readinto", "fill"):
+            assert len(data) < arguments[0]
+        else:
+            assert not data
+        return
+    except LineTooLong:
+        with pytest.raises(TooLong):
+            oracle.readline()
+        return
+    assert oracle.take(len(got)) == got
+
+
+def write(rio, name, arguments):
+    """Call a writing method: the bytes that it took."""
+    data = b"".join(arguments[0]) if name == "writelines" else b"".join(arguments)
+    try:
+        getattr(rio, name)(*arguments)
+    except BlockingIOError as error:
+        return data[: error.characters_written] if name != "flush" else b""
+    return data
+
+
+class Ends:
+    """The two ends of a connection, the far one watched by the oracle."""
+
+    def __init__(self, pipe):
+        if pipe:
+            self.near, self.far = os.pipe()
+        else:
+            sockets = socket.socketpair()
+            sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # as little as the kernel allows
+            self.near, self.far = (end.detach() for end in sockets)
+        os.set_blocking(self.far, False)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.near)
+        if self.far is not None:
+            os.close(self.far)
+
+    def end(self):
+        os.close(self.far)
+        self.far = None
+
+    def received(self):
+        got = b""
+        while True:
+            try:
+                got += os.read(self.far, 1 << 16)
+            except BlockingIOError:
+                return got
+
+
+@deterministic
+@given(
+    reading_steps,
+    reading_steps,
+    st.sampled_from([1, 2, 7, 64, 65536]),
+    st.sampled_from([10, 30, 1 << 20]),
+    st.booleans(),
+)
+def test_any_sequence_of_reads_answers_as_the_oracle_does(live, ended, bufsize, max_line, pipe):
+    with Ends(pipe) as ends:
+        rio = Rio(ends.near, bufsize=bufsize, max_line=max_line, timeout=0)
+        oracle = Oracle(b"", ended=False, max_line=max_line)
+        for steps in (live, ended):
+            for name, *arguments in steps:
+                if name == "feed":
+                    if not oracle.ended:
+                        os.write(ends.far, arguments[0])
+                        oracle.data += arguments[0]
+                elif name in READS:
+                    check_read(rio, oracle, name, tuple(arguments))
+                else:
+                    check_partial(rio, oracle, name, tuple(arguments))
+            if not oracle.ended:
+                ends.end()
+                oracle.ended = True
+        assert rio.read() == oracle.data
+
+
+@deterministic
+@given(both_steps, st.sampled_from([1, 2, 7, 64, 65536]), st.booleans())
+def test_any_sequence_of_reads_and_writes_keeps_both_directions_whole(steps, bufsize, slow):
+    with Ends(pipe=False) as ends:
+        rio = Rio(ends.near, bufsize=bufsize, max_line=30, timeout=0)
+        oracle = Oracle(b"", ended=False, max_line=30)
+        written, received = b"", b""
+        for name, *arguments in steps:
+            if name == "feed":
+                os.write(ends.far, arguments[0])
+                oracle.data += arguments[0]
+            elif name in READS:
+                check_read(rio, oracle, name, tuple(arguments))
+            elif name in PARTIAL:
+                check_partial(rio, oracle, name, tuple(arguments))
+            else:
+                if slow and name != "flush":  # until the peer has taken enough
+                    arguments = [[*arguments[0]] * 50] if name == "writelines" else [arguments[0] * 200]
+                written += write(rio, name, tuple(arguments))
+                if not slow:
+                    received += ends.received()
+            assert len(written) - len(received) <= bufsize or slow
+        while len(received) < len(written):
+            received += ends.received()
+            with suppress(BlockingIOError):
+                rio.flush()
+        assert received == written

@@ -1,0 +1,347 @@
+"""Over an ssl.SSLSocket a Rio keeps every promise that it makes on a plain one."""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from functools import partial
+
+import pytest
+
+import rioecho
+from rioecho import ConcurrentCall, Rio
+from support.delivery import tcp_pair
+
+REST = 30  # seconds after which a test has failed
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A self-made certificate for localhost, its key in the same file."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl command to make a certificate with")
+    place = tmp_path_factory.mktemp("certificate")
+    key, cert = place / "key.pem", place / "cert.pem"
+    subprocess.run(
+        [*"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split(), key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
+    cert.write_bytes(cert.read_bytes() + key.read_bytes())
+    return cert
+
+
+@pytest.fixture(params=["TLSv1_2", "TLSv1_3"])
+def tls(request, certificate, background):
+    """A TLS connection: (the Rio's end, the peer's)."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    server.minimum_version = server.maximum_version = ssl.TLSVersion[request.param]
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(certificate)
+    near, far = tcp_pair()
+    ends = {}
+    near.settimeout(REST)
+    far.settimeout(REST)
+    thread = background(lambda: ends.update(far=server.wrap_socket(far, server_side=True)))
+    near = client.wrap_socket(near, server_hostname="localhost")
+    thread.join(REST)
+    near.settimeout(None)
+    yield near, ends["far"]
+    near.close()
+    ends["far"].close()
+
+
+def exactly(sock, n):
+    """N bytes from a socket."""
+    parts = []
+    while n:
+        parts.append(sock.recv(min(n, 1 << 16)))
+        assert parts[-1]
+        n -= len(parts[-1])
+    return b"".join(parts)
+
+
+def test_lines_go_both_ways_and_buffered_output_is_sent_before_a_wait(tls, background):
+    near, far = tls
+    rio = Rio(near, timeout=REST)
+
+    def answer():
+        assert exactly(far, 9) == b"question\n"
+        far.sendall(b"one\ntwo\nthree")
+
+    background(answer)
+    rio.write(b"question\n")
+    assert [rio.readline(), rio.readline(), rio.read(5)] == [b"one\n", b"two\n", b"three"]
+
+
+@pytest.mark.parametrize("size", [1, 16383, 16384, 16385, 100_000])
+def test_records_of_any_size_arrive_whole(tls, size, background):
+    near, far = tls
+    data = random.Random(size).randbytes(size)
+    background(far.sendall, data)
+    assert Rio(near, bufsize=4096, timeout=REST).readexactly(size) == data
+
+
+@pytest.mark.parametrize("timeout", [0, 0.001])
+def test_a_timeout_loses_nothing_at_any_byte(tls, timeout):
+    near, far = tls
+    rio = Rio(near, bufsize=4)
+    data = b"a line\r\nand the rest of it\r\n"
+    for byte in range(len(data)):
+        with pytest.raises((TimeoutError, BlockingIOError)):
+            rio.read(len(data), timeout=timeout)
+        far.sendall(data[byte : byte + 1])
+        assert rio.fill(byte + 1, timeout=REST) == byte + 1
+    assert rio.readuntil(b"\r\n", timeout=0) == b"a line\r\n"
+    assert rio.readline(timeout=0) == b"and the rest of it\r\n"
+
+
+def test_a_timeout_is_for_the_whole_call_and_the_socket_keeps_its_own(tls, background):
+    near, far = tls
+    near.settimeout(0.06)
+    rio = Rio(near)
+    stop = threading.Event()
+
+    def drip():
+        while not stop.wait(0.005):
+            far.sendall(b"x")
+
+    thread = background(drip)
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        rio.readline()
+    assert 0.06 <= time.monotonic() - start < REST
+    assert near.gettimeout() == 0.06
+    stop.set()
+    thread.join(REST)
+
+
+def test_a_write_that_is_interrupted_goes_on_and_sends_each_byte_once(tls, background, alarm):
+    near, far = tls
+    data = random.Random(1).randbytes(4 << 20)
+    rio = Rio(near, bufsize=1000)
+    with pytest.raises(TimeoutError) as caught:
+        rio.writen(data, timeout=0.02)
+    sent = caught.value.characters_written
+    assert 0 < sent < len(data)
+    with pytest.raises(BlockingIOError) as caught:
+        rio.writen(data[sent:], timeout=0)
+    sent += caught.value.characters_written
+    with pytest.raises(alarm.error) as caught:
+        alarm(0.01)
+        rio.writen(data[sent:])
+    sent += caught.value.characters_written
+    got = []
+    thread = background(lambda: got.append(exactly(far, len(data))))
+    rio.writen(data[sent:], timeout=REST)
+    thread.join(REST)
+    assert got == [data]
+
+
+def test_after_an_interrupted_write_other_data_may_follow(tls, background):
+    near, far = tls
+    data = b"x" * (4 << 20)
+    rio = Rio(near, bufsize=1000)
+    with pytest.raises(BlockingIOError) as caught:
+        rio.writen(data, timeout=0)
+    sent = caught.value.characters_written
+    got = []
+    thread = background(lambda: got.append(exactly(far, sent + 5)))
+    rio.write(b"other")
+    rio.flush(timeout=REST)
+    thread.join(REST)
+    assert got == [data[:sent] + b"other"]
+
+
+def test_one_reader_and_one_writer_move_big_transfers_both_ways(tls, background):
+    near, far = tls
+    sent, received = (random.Random(seed).randbytes(6 << 20) for seed in (1, 2))
+    ends = Rio(near, bufsize=5000, timeout=REST), Rio(far, bufsize=50_000, timeout=REST)
+
+    def write(rio, data):
+        for at in range(0, len(data), 7001):
+            rio.write(data[at : at + 7001])
+        rio.flush()
+
+    def read(rio, data):
+        assert rio.read(len(data)) == data
+
+    threads = [
+        background(write, ends[0], sent),
+        background(write, ends[1], received),
+        background(read, ends[0], received),
+        background(read, ends[1], sent),
+    ]
+    for thread in threads:
+        thread.join(60)
+
+
+def test_a_makefile_reads_and_writes_at_once_with_the_timeout_of_its_socket(tls, background):
+    near, far = tls
+    near.settimeout(REST)
+    data = random.Random(3).randbytes(3 << 20)
+    with rioecho.makefile(near, "rwb") as file:
+        background(lambda: far.sendall(exactly(far, len(data))))
+
+        def write():
+            for at in range(0, len(data), 997):
+                file.write(data[at : at + 997])
+            file.flush()
+
+        writer = background(write)
+        assert b"".join(file.read(min(1000, len(data) - at)) for at in range(0, len(data), 1000)) == data
+        writer.join(REST)
+    assert near.gettimeout() == REST
+
+
+def test_the_peer_says_goodbye_and_still_listens(tls, background):
+    near, far = tls
+    rio = Rio(near, timeout=REST)
+    far.sendall(b"last")
+    # A TLS peer that shuts its side down waits for ours; the raw end is half closed at once.
+    far.shutdown(socket.SHUT_WR)
+    assert rio.readline() == b"last"
+    assert rio.readline() == b""
+
+
+def test_unwrapping_is_the_end_of_the_input(tls, background):
+    near, far = tls
+    rio = Rio(near, timeout=REST)
+    far.sendall(b"last line\nrest")
+    thread = background(lambda: far.unwrap().close())
+    assert list(rio) == [b"last line\n", b"rest"]
+    near.unwrap().close()
+    thread.join(REST)
+
+
+def test_a_storm_of_signals_and_timeouts_loses_no_byte_that_is_read(tls, storm, background):
+    near, far = tls
+    data = random.Random(7).randbytes(2 << 20)
+    chance = random.Random(9)
+    # A signal may come to any thread that lets it in, so the one that sends takes part.
+    sender = background(feed_in_pieces, far, data)
+    rio = Rio(near, bufsize=3000)
+    storm(chance, 0.0002)
+    parts, size = [], 0
+    end = time.monotonic() + 10  # what is missing then was lost
+    while size < len(data) and time.monotonic() < end:
+        timeout = chance.choice([0, 0.0002, 0.002])
+        want = min(len(data) - size, chance.choice([1, 10, 3000, 3001, 50_000]))
+        method = chance.choice([rio.read, rio.readline, rio.readexactly])
+        got, _ = storm.attempt(partial(method, want, timeout=timeout))
+        if got:
+            parts.append(got)
+            size += len(got)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert b"".join(parts) == data
+    sender.join(REST)
+
+
+def feed_in_pieces(sock, data):
+    """Send in pieces of many sizes; not of a single byte: see _rio/tls.pyx on what cannot be told of such a record."""
+    chance = random.Random(11)
+    at = 0
+    while at < len(data):
+        end = at + chance.choice([2, 100, 5000, 40_000])
+        sock.sendall(data[at:end])
+        at = end
+
+
+def test_a_storm_of_signals_and_timeouts_sends_each_byte_once(tls, storm, background):
+    near, far = tls
+    data = random.Random(7).randbytes(2 << 20)
+    chance = random.Random(9)
+    got = []
+
+    def receive():
+        # Signals come to the thread that sends: see _rio/tls.pyx on what another thread's signal can leave unknown.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        got.append(exactly(far, len(data)))
+
+    receiver = background(receive)
+    rio = Rio(near, bufsize=3000)
+    storm(chance, 0.0002)
+    sent = 0
+    while sent < len(data):
+        chunk = data[sent : sent + chance.choice([1, 900, 5000, 200_000])]
+        count, error = storm.attempt(partial(rio.writen, chunk, timeout=chance.choice([0, 0.0002, 5])))
+        sent += count or getattr(error, "characters_written", 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    rio.flush(timeout=REST)
+    receiver.join(REST)
+    assert got == [data]
+
+
+def test_a_second_reader_is_refused_while_a_writer_works(tls, background):
+    near, far = tls
+    rio = Rio(near, timeout=REST)
+    lines = []
+    thread = background(lambda: lines.append(rio.readline()))
+    while True:
+        try:
+            rio.has_line()
+        except ConcurrentCall:
+            break
+        os.sched_yield()
+    with pytest.raises(ConcurrentCall):
+        rio.read(1)
+    rio.writen(b"written")
+    assert exactly(far, 7) == b"written"
+    far.sendall(b"line\n")
+    thread.join(REST)
+    assert lines == [b"line\n"]
+
+
+def test_a_connection_that_is_cut_off_raises_or_ends_as_the_socket_itself_does(tls):
+    near, far = tls
+    rio = Rio(near, timeout=REST)
+    far.sendall(b"one\ntwo")
+    raw = socket.socket(fileno=far.detach())
+    raw.close()
+    assert rio.readline() == b"one\n"
+    assert near.suppress_ragged_eofs
+    assert rio.readline() == b"two"
+
+
+def test_a_closed_socket_is_ebadf(tls):
+    near, _ = tls
+    rio = Rio(near, timeout=REST)
+    near.close()
+    with pytest.raises(OSError, match=r"closed|Bad file") as caught:
+        rio.readline()
+    assert caught.value.errno == 9
+
+
+SIGPIPE = """if True:
+    import signal, socket, ssl, struct, sys, threading
+    from rioecho import Rio
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(sys.argv[1])
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(sys.argv[1])
+    near, far = socket.socketpair()
+    ends = []
+    thread = threading.Thread(target=lambda: ends.append(server.wrap_socket(far, server_side=True)))
+    thread.start()
+    near = client.wrap_socket(near, server_hostname="localhost")
+    thread.join()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    ends[0].close()
+    rio = Rio(near, timeout=10)
+    for _ in range(3):
+        try:
+            rio.writen(b"nobody listens")
+        except OSError as error:
+            print(type(error).__name__, flush=True)
+    near.close()
+"""
+
+
+def test_no_sigpipe_reaches_a_process_that_would_die_of_it(child, certificate):
+    assert "BrokenPipeError" in child(SIGPIPE, certificate)

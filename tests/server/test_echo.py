@@ -1,0 +1,221 @@
+"""rioecho.echo(): whole lines or bytes go back as they came, on every kind of descriptor, and the count comes back."""
+
+import os
+import random
+import select
+import socket
+import ssl
+
+import pytest
+
+from rioecho import echo
+from support.delivery import fileno
+from support.peers import SECONDS, SIZES, Running, binary, exchange, receive_all
+
+
+@pytest.fixture(params=["line", "raw"])
+def framing(request):
+    return request.param
+
+
+@pytest.fixture(params=["socketpair", "tcp"])
+def sockets(request, wire):
+    """Two connected sockets: for the echo, and for the test."""
+    connection = wire(request.param)
+    return connection.near, connection.far
+
+
+def held_back(descriptor, framing="line"):
+    """Echo what there is and no more: how much went back, and what did not."""
+    with pytest.raises(BlockingIOError) as raised:
+        echo(descriptor, framing, timeout=0)
+    return raised.value.characters_written, raised.value.unsent
+
+
+def test_whole_lines_go_back_and_a_partial_line_waits_for_its_end(stream):
+    stream.feed(b"one\n\ntwo\r\nthr")
+    assert held_back(stream.near) == (10, b"thr")
+    assert stream.take() == b"one\n\ntwo\r\n"
+    assert not stream.readable()
+
+
+def test_a_partial_line_goes_back_at_the_end_of_the_input(stream):
+    stream.feed(b"one\nthr")
+    stream.end()
+    assert echo(stream.near) == 7
+    assert stream.take() == b"one\nthr"
+
+
+def test_raw_bytes_go_back_at_once(stream):
+    stream.feed(b"no line")
+    assert held_back(stream.near, "raw") == (7, b"")
+    assert stream.take() == b"no line"
+
+
+def test_a_line_of_over_a_mebibyte_goes_back_in_pieces_and_a_shorter_one_does_not(sockets):
+    near, far = sockets
+    running = Running(echo, near)
+    far.sendall(b"x" * ((1 << 20) - 1))
+    assert not select.select([far], [], [], 0.1)[0]
+    far.sendall(b"y")
+    assert exchange(far, b"", finish=False) == b""
+    got = b""
+    far.setblocking(True)
+    while len(got) < 1 << 20:
+        got += far.recv(1 << 16)
+    assert got == b"x" * ((1 << 20) - 1) + b"y"
+    assert exchange(far, b"the rest\n", finish=False) == b"the rest\n"
+    far.shutdown(socket.SHUT_WR)
+    assert running.result() == (1 << 20) + 9
+
+
+def test_the_end_at_once_is_an_echo_of_nothing(sockets, framing):
+    near, far = sockets
+    far.shutdown(socket.SHUT_WR)
+    assert echo(near, framing) == 0
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_random_bytes_come_back_identical(sockets, framing, n):
+    near, far = sockets
+    data = binary(n)
+    running = Running(lambda: (echo(near, framing), near.shutdown(socket.SHUT_WR)))
+    assert exchange(far, data) == data
+    assert running.result()[0] == n
+
+
+@pytest.mark.parametrize("n", [1, 64, 5000, 200_000])
+def test_random_bytes_come_back_identical_from_a_terminal(wire, framing, n):
+    terminal = wire("pty")
+    data = binary(n - 1) + b"\n"
+    running = Running(echo, terminal.near, framing)
+    assert exchange(terminal.far, data, finish=False) == data
+    terminal.end()
+    assert running.result() == n
+
+
+def test_the_line_of_a_terminal_may_be_the_echoing_side(wire):
+    terminal = wire("pty")
+    running = Running(echo, terminal.far, timeout=SECONDS)
+    assert exchange(terminal.near, b"typed\n", finish=False) == b"typed\n"
+    os.close(terminal.near)  # a hang-up
+    terminal.near = None
+    assert running.result() == 6
+
+
+def test_it_makes_no_difference_whether_the_descriptor_is_non_blocking(wire, framing):
+    for kind in ("socketpair", "tcp", "pty"):
+        connection = wire(kind, blocking=False)
+        data = binary(100_000) + b"\n"
+        running = Running(echo, connection.near, framing)
+        assert exchange(connection.far, data, finish=False) == data
+        assert not os.get_blocking(fileno(connection.near))
+        connection.end()
+        assert running.result() == len(data)
+
+
+def test_pieces_of_any_size_come_back_identical(sockets, framing):
+    near, far = sockets
+    chance = random.Random(framing)
+    running = Running(echo, near, framing)
+    for _ in range(300):
+        data = binary(chance.choice([1, 2, 3, 100, 4096, 70_000]), chance.random()) + b"\n"
+        assert exchange(far, data, finish=False) == data
+    far.shutdown(socket.SHUT_WR)
+    running.result()
+
+
+def test_the_descriptor_is_left_open(stream):
+    stream.end()
+    echo(stream.near)
+    os.write(fileno(stream.near), b"still there")
+    assert stream.take() == b"still there"
+
+
+def test_a_number_does_as_well_as_a_socket(stream):
+    stream.feed(b"one\n")
+    stream.end()
+    assert echo(stream.near.fileno()) == 4
+    assert stream.take() == b"one\n"
+
+
+def test_what_was_received_before_a_half_close_goes_back_to_a_peer_that_reads_late(sockets, framing):
+    near, far = sockets
+    data = binary(30_000)
+    far.sendall(data)
+    far.shutdown(socket.SHUT_WR)
+    assert echo(near, framing) == len(data)
+    near.shutdown(socket.SHUT_WR)
+    assert receive_all(far) == data
+
+
+def test_other_threads_run_while_it_echoes(sockets, framing):
+    near, far = sockets
+    data = binary(2_000_000)  # more than fits into both directions: without its peer's thread the echo would hang
+    running = Running(exchange, far, data)
+    assert echo(near, framing) == len(data)
+    near.shutdown(socket.SHUT_WR)
+    assert running.result() == data
+
+
+def test_many_echoes_run_side_by_side(wire, framing):
+    wires = [wire("socketpair") for _ in range(20)]
+    echoes = [Running(lambda w: (echo(w.near, framing), w.near.shutdown(socket.SHUT_WR)), w) for w in wires]
+    peers = [Running(exchange, w.far, binary(200_000, i)) for i, w in enumerate(wires)]
+    for i, (served, peer) in enumerate(zip(echoes, peers, strict=True)):
+        assert peer.result() == binary(200_000, i)
+        assert served.result()[0] == 200_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "words"),
+    [
+        (("word",), {}, "framing", "framing"),
+        ((b"line",), {}, "framing", "framing"),
+        ((None,), {}, "framing", "framing"),
+        ((), {"timeout": -1}, ValueError, "timeout"),
+        ((), {"timeout": float("nan")}, ValueError, "timeout"),
+        ((), {"timeout": "1"}, TypeError, "timeout"),
+        (("line", 1), {}, TypeError, "positional"),
+    ],
+)
+def test_a_wrong_argument_is_refused_and_nothing_read(stream, arguments, options, error, words):
+    stream.feed(b"one\n")
+    with pytest.raises((ValueError, TypeError) if error == "framing" else error, match=words):
+        echo(stream.near, *arguments, **options)
+    assert os.read(fileno(stream.near), 100) == b"one\n"
+
+
+@pytest.mark.parametrize(("descriptor", "error"), [("0", TypeError), (None, TypeError), (-1, ValueError)])
+def test_what_is_no_descriptor_is_refused(descriptor, error):
+    with pytest.raises(error):
+        echo(descriptor)
+
+
+def test_a_closed_descriptor_is_refused():
+    near, far = socket.socketpair()
+    near.close()
+    far.close()
+    with pytest.raises((OSError, ValueError), match=r"closed|Bad file descriptor|-1"):
+        echo(near)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        echo(99_999)
+
+
+def test_a_tls_socket_is_refused_for_its_descriptor_carries_ciphertext(wire):
+    connection = wire("tcp")
+    context = ssl.create_default_context()
+    with context.wrap_socket(connection.near, server_hostname="localhost", do_handshake_on_connect=False) as secure:
+        with pytest.raises(TypeError, match="TLS"):
+            echo(secure)
+        assert secure.fileno() >= 0
+
+
+def test_one_end_of_a_pipe_cannot_echo_and_nothing_is_read(wire):
+    pipe = wire("pipe")
+    pipe.feed(b"one\ntwo\n")
+    for end in (pipe.near, pipe.far):
+        with pytest.raises((OSError, ValueError)) as raised:
+            echo(end, timeout=1)
+        assert not isinstance(raised.value, TimeoutError)
+    assert os.read(pipe.near, 100) == b"one\ntwo\n"

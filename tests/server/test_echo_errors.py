@@ -1,0 +1,256 @@
+"""rioecho.echo() that does not get to the end: what leaves with an error says how much went back and what did not."""
+
+import functools
+import os
+import random
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from rioecho import echo
+from support.delivery import fileno
+from support.event_loops import tcp_pair
+from support.peers import SECONDS, Running, binary, exchange, fill, receive, receive_all
+
+
+@pytest.fixture(params=["line", "raw"])
+def framing(request):
+    return request.param
+
+
+def test_a_peer_that_is_gone_is_a_broken_pipe_and_what_was_received_is_on_the_error(stream, framing):
+    stream.feed(b"one\ntwo\nthr")
+    stream.close_far()
+    with pytest.raises(BrokenPipeError) as raised:
+        echo(stream.near, framing)
+    assert raised.value.characters_written == 0
+    assert raised.value.unsent == b"one\ntwo\nthr"
+    os.fstat(fileno(stream.near))
+
+
+def test_a_reset_is_raised_after_what_came_before_it(wire):
+    connection = wire("tcp")
+    connection.feed(b"part of a line")
+    connection.reset()
+    with pytest.raises(ConnectionResetError) as raised:
+        echo(connection.near)
+    assert raised.value.characters_written == 0
+    assert raised.value.unsent == b"part of a line"
+
+
+def test_what_went_back_before_a_reset_is_counted(wire, framing):
+    connection = wire("tcp")
+    running = Running(echo, connection.near, framing)
+    assert exchange(connection.far, b"one\n", finish=False) == b"one\n"
+    connection.reset()
+    with pytest.raises(ConnectionResetError) as raised:
+        running.result()
+    assert raised.value.characters_written == 4
+    assert raised.value.unsent == b""
+
+
+def test_no_sigpipe_reaches_the_process(child):
+    printed = child("""if True:
+        import signal, socket, rioecho
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        near, far = socket.socketpair()
+        with near:
+            far.sendall(b"one\\n")
+            far.close()
+            try:
+                rioecho.echo(near)
+            except BrokenPipeError:
+                print("alive")
+        """)
+    assert printed == "alive\n"
+
+
+def test_a_silent_peer_is_a_timeout_and_its_partial_line_on_the_error(pair):
+    if pair.kind == "pipe":
+        pytest.skip("a pipe has one direction")
+    pair.feed(b"one\nthr")
+    start = time.monotonic()
+    with pytest.raises(TimeoutError) as raised:
+        echo(pair.near, timeout=0.05)
+    assert 0.05 <= time.monotonic() - start < SECONDS
+    assert raised.value.characters_written == 4
+    assert raised.value.unsent == b"thr"
+    assert pair.take_exactly(4) == b"one\n"
+
+
+def test_every_byte_that_comes_renews_the_timeout(stream, framing):
+    """Also those of a line that does not end for a long time."""
+
+    def drip():
+        end = time.monotonic() + 1.2
+        while time.monotonic() < end:
+            stream.feed(b"x")
+            threading.Event().wait(0.01)  # the pause is what is tested
+        stream.end()
+
+    running = Running(drip)
+    count = echo(stream.near, framing, timeout=0.8)
+    running.result()
+    stream.near.shutdown(socket.SHUT_WR)
+    assert receive_all(stream.far) == b"x" * count
+
+
+def test_a_peer_that_never_reads_is_a_timeout_and_no_byte_is_lost(stream, framing):
+    running = Running(echo, stream.near, framing, timeout=1.0)
+    sent = fill(stream.far)
+    with pytest.raises(TimeoutError) as raised:
+        running.result()
+    error = raised.value
+    assert error.unsent
+    stream.far.setblocking(True)
+    back = stream.take_exactly(error.characters_written) + error.unsent
+    stream.end()
+    back += receive_all(stream.near)
+    assert back == (b"x" * 4095 + b"\n") * (sent // 4096) + b"x" * (sent % 4096)
+
+
+def test_a_peer_that_reads_slowly_renews_the_timeout(stream, framing):
+    running = Running(echo, stream.near, framing, timeout=1.0)
+    sent = fill(stream.far)  # takes 0.3 s without progress at its end
+    stream.far.setblocking(True)
+    end = time.monotonic() + 1.2
+    got = 0
+    while time.monotonic() < end:
+        got += len(stream.take(4096))
+        threading.Event().wait(0.01)
+        if got == sent:
+            break
+    stream.end()
+    while got < sent:
+        got += len(stream.take())
+    assert running.result() == sent
+
+
+def test_a_peer_that_takes_less_than_poll_can_tell_renews_the_timeout_too(framing):
+    """Of the send buffer, which the kernel lets grow to megabytes, a third must be free before there is room."""
+    data = (b"x" * 4095 + b"\n") * 4096  # more than it holds
+    far, near = tcp_pair(64 << 10)
+    far.settimeout(SECONDS)
+    with near, far:
+        running = Running(echo, near, framing, timeout=1.5)
+        sending = Running(far.sendall, data)
+        back = b""
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            back += far.recv(16 << 10)
+            threading.Event().wait(0.05)
+        assert back + receive(far, len(data) - len(back)) == data
+        sending.result()
+        far.shutdown(socket.SHUT_WR)
+        assert running.result() == len(data)
+
+
+def test_a_timeout_of_zero_echoes_what_is_there_and_never_waits(stream):
+    stream.feed(b"one\ntwo\n")
+    with pytest.raises(BlockingIOError) as raised:
+        echo(stream.near, timeout=0)
+    assert raised.value.characters_written == 8
+    assert stream.take() == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("timeout", [1e9, 1e300, float("inf"), 10**12])
+def test_a_timeout_of_ages_is_no_timeout(stream, timeout):
+    stream.feed(b"one\n")
+    stream.end()
+    assert echo(stream.near, timeout=timeout) == 4
+
+
+def test_signal_handlers_run_and_the_echo_goes_on(stream, framing, on_alarm):
+    def handler(signum, frame):
+        stream.feed(b"from the handler\n")
+        stream.end()
+
+    on_alarm(handler, 0.01)
+    assert echo(stream.near, framing) == 17
+    assert stream.take() == b"from the handler\n"
+
+
+def test_signals_do_not_renew_the_timeout(stream, on_alarm):
+    on_alarm(lambda signum, frame: None, 0.01, 0.01)
+    with pytest.raises(TimeoutError):
+        echo(stream.near, timeout=0.2)
+
+
+def test_signals_take_nothing_from_a_long_echo(wire, framing, on_alarm):
+    connection = wire("tcp")
+    data = binary(3_000_000)
+    running = Running(exchange, connection.far, data)
+    calls = []
+    on_alarm(lambda signum, frame: calls.append(signum), 0.001, 0.001)
+    assert echo(connection.near, framing) == len(data)
+    connection.near.shutdown(socket.SHUT_WR)
+    assert running.result() == data
+    assert set(calls) <= {signal.SIGALRM}
+
+
+def test_a_handler_that_raises_leaves_with_what_had_not_gone_back(stream, alarm):
+    stream.feed(b"one\nthr")
+    alarm(0.02)
+    with pytest.raises(alarm.error) as raised:
+        echo(stream.near)
+    assert raised.value.characters_written == 4
+    assert raised.value.unsent == b"thr"
+
+
+def test_a_handler_that_raises_an_error_without_attributes_is_raised_as_it_is(stream, on_alarm):
+    class Bare(BaseException):
+        __slots__ = ()
+
+        def __setattr__(self, name, value):
+            raise AttributeError(name)
+
+    def handler(signum, frame):
+        raise Bare
+
+    on_alarm(handler, 0.02)
+    with pytest.raises(Bare):
+        echo(stream.near)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_byte_is_lost_or_doubled_under_a_storm_of_handlers_that_raise(wire, framing, storm, seed):
+    connection = wire("tcp")
+    data = binary(4_000_000, seed)
+    running = Running(exchange, connection.far, data)
+    storm(random.Random(seed), 0.0005)
+    total = 0
+    while True:
+        count, error = storm.attempt(functools.partial(echo, connection.near, framing))
+        if error is None:
+            break
+        if hasattr(error, "unsent"):  # or the handler raised before the echo had begun
+            total += error.characters_written + len(error.unsent)
+            connection.near.sendall(error.unsent)
+    assert total + count == len(data)
+    connection.near.shutdown(socket.SHUT_WR)
+    assert running.result() == data
+
+
+def test_a_signal_that_comes_while_bytes_move_is_handled_soon(stream, on_alarm):
+    """It then finds no wait to interrupt; its handler must not be put off until many more bytes have moved."""
+    handled = threading.Semaphore(0)
+    on_alarm(lambda signum, frame: handled.release(), 0, 1)  # the handler only: no timer runs
+
+    def peer():
+        try:
+            for _ in range(300):
+                stream.feed(b"one\n")
+                stream.take_exactly(4)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+                stream.feed(b"two\n")
+                stream.take_exactly(4)
+                assert handled.acquire(timeout=5), "the handler still waits after another line has been echoed"
+        finally:
+            stream.end()
+
+    running = Running(peer)
+    echo(stream.near)
+    running.result()

@@ -1,0 +1,197 @@
+"""What others do with kill(1): to clients, to the children of the process engine, and to their parent."""
+
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+
+from rioecho.server import EchoServer
+from support.crowd import TOLD, crowd_of, stretch
+from support.peers import SECONDS, Command, Server, acknowledged, ask, dial, receive_all
+from support.procfs import children, descriptors, gone, needs_proc, until
+
+CLIENTS = """if True:
+    import contextlib, select, socket, sys
+    socks = [socket.create_connection((sys.argv[1], int(sys.argv[2]))) for _ in range(20)]
+    for i, sock in enumerate(socks):
+        sock.setblocking(False)
+        sock.sendall(b"whole lines\\n" * (i % 4) + b"half a line" * (i % 2))
+        while i % 5 == 0 and select.select([], [sock], [], 0.05)[1]:  # and never read
+            with contextlib.suppress(BlockingIOError):
+                sock.send(b"more\\n" * 10_000)
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("engine", ["process", "thread", "event"])
+def test_clients_that_are_killed_end_their_own_connections_only(engine):
+    with EchoServer(engine=engine) as server, dial(server.addresses[0]) as witness:
+        ask(witness)
+        with Command(None, *server.addresses[0], code=CLIENTS) as clients:
+            clients.out.wait_for("ready")
+            until(lambda: server.stats()["active"] == 21)
+            ask(witness)
+            clients.signal(signal.SIGKILL)
+            clients.status()
+        until(lambda: server.stats()["active"] == 1)
+        ask(witness)
+    stats = server.stats()
+    assert (stats["accepted"], stats["closed"], stats["active"]) == (21, 21, 0)
+    assert stats["bytes_out"] <= stats["bytes_in"]
+
+
+@needs_proc
+def test_a_child_that_is_killed_ends_its_connection_only_and_is_counted_as_an_error(caplog):
+    caplog.set_level("INFO", "rioecho.server")
+    others = children(os.getpid())
+    with EchoServer(engine="process") as server, contextlib.ExitStack() as stack:
+        first = stack.enter_context(dial(server.addresses[0]))
+        ask(first)
+        (victim,) = children(os.getpid()) - others
+        witnesses = [stack.enter_context(dial(server.addresses[i % 2])) for i in range(5)]
+        for sock in witnesses:
+            ask(sock)
+        os.kill(victim, signal.SIGKILL)
+        assert receive_all(first) == b""
+        until(lambda: server.stats()["active"] == 5)
+        assert server.stats()["errors"] == 1
+        assert victim not in children(os.getpid())
+        for sock in [*witnesses, stack.enter_context(dial(server.addresses[0]))]:
+            ask(sock)
+    stats = server.stats()
+    assert (stats["accepted"], stats["closed"], stats["errors"]) == (7, 7, 1)
+    assert sum("ended by signal 9" in message for message in caplog.messages) == 1
+
+
+@needs_proc
+def test_all_children_killed_at_once_leave_a_server_that_serves():
+    others = children(os.getpid())
+    with EchoServer(engine="process") as server, crowd_of(server.addresses, [stretch(1 << 20)] * 30, TOLD) as crowd:
+        crowd.run(lambda: all(client.received for client in crowd.clients))
+        for pid in children(os.getpid()) - others:
+            os.kill(pid, signal.SIGKILL)
+        crowd.run()
+        until(lambda: server.stats()["active"] == 0)
+        with dial(server.addresses[0]) as sock:
+            ask(sock)
+    stats = server.stats()
+    assert (stats["accepted"], stats["closed"], stats["errors"]) == (31, 31, 30)
+
+
+@needs_proc
+def test_a_child_has_no_descriptors_but_its_own():
+    with Server("--engine", "process", "--udp") as server, contextlib.ExitStack() as stack:
+        for i in range(10):
+            ask(stack.enter_context(dial(server.addresses[i % 2])))
+        assert len(children(server.pid)) == 10
+        sockets = set()
+        for pid in children(server.pid):
+            kinds = sorted(what.partition(":")[0] for what in descriptors(pid).values())
+            assert kinds == ["pipe", "pipe", "socket"], descriptors(pid)
+            sockets.update(what for what in descriptors(pid).values() if what.startswith("socket:"))
+        assert len(sockets) == 10
+        until(lambda: not sockets & set(descriptors(server.pid).values()), "that the parent has given them up")
+
+
+@needs_proc
+def test_children_whose_parent_is_killed_echo_what_has_arrived_and_end():
+    with Server("-q", "--engine", "process") as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dial(server.addresses[i % 2])) for i in range(20)]
+        for sock in clients:
+            ask(sock)
+        orphans = children(server.pid)
+        assert len(orphans) == 20
+        for sock in clients:
+            sock.sendall(b"one\ntwo\nand a half")
+            acknowledged(sock)
+        server.signal(signal.SIGKILL)
+        assert server.status() == -signal.SIGKILL
+        with EchoServer(server.address[1]) as heir, dial(heir.addresses[0]) as sock:  # the port is free
+            ask(sock)
+        for sock in clients:
+            assert receive_all(sock) == b"one\ntwo\nand a half"
+            sock.close()
+        until(lambda: all(map(gone, orphans)), "the end of the children")
+
+
+@needs_proc
+def test_children_whose_parent_is_killed_do_not_outlive_the_drain_timeout():
+    with Server("-q", "--engine", "process", "--drain-timeout", "0.3") as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dial(server.address)) for _ in range(5)]
+        for sock in clients:
+            ask(sock)
+        orphans = children(server.pid)
+        server.signal(signal.SIGKILL)
+        assert server.status() == -signal.SIGKILL
+        until(lambda: all(map(gone, orphans)), "the end of the children")
+        for sock in clients:
+            assert receive_all(sock) == b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
+def test_a_signal_to_the_whole_process_group_loses_nothing(engine, number):
+    """As Ctrl-C in a terminal is sent, and what service managers do."""
+    server = Server("-q", "--engine", engine, start_new_session=True)
+    with server, crowd_of(server.addresses, [stretch(1 << 20, i) for i in range(30)], TOLD) as crowd:
+        crowd.run(lambda: sum(client.received for client in crowd.clients) > 1 << 19)
+        promises = [client.promised() for client in crowd.clients]
+        os.killpg(server.pid, number)
+        for client in crowd.clients:
+            client.hush()
+        crowd.run()
+        for client, promised in zip(crowd.clients, promises, strict=True):
+            assert client.received >= promised
+            assert client.ended or not promised
+        assert server.status() == 0
+        assert server.err.text == ""
+
+
+@needs_proc
+def test_a_suspended_child_is_ended_when_the_time_to_drain_is_over():
+    server = Server("--engine", "process", "--drain-timeout", "0.3")
+    with server, dial(server.address) as suspended:
+        ask(suspended)
+        (pid,) = children(server.pid)
+        with dial(server.address) as other:
+            ask(other)
+            os.kill(pid, signal.SIGSTOP)
+            other.sendall(b"one more\n")
+            acknowledged(other)
+            start = time.monotonic()
+            server.signal(signal.SIGTERM)
+            assert receive_all(other) == b"one more\n"
+        assert server.status() == 0
+        assert 0.3 <= time.monotonic() - start < SECONDS / 3
+        assert gone(pid)
+        assert receive_all(suspended) == b""
+        assert "ended by signal 9" in server.err.text
+
+
+@needs_proc
+def test_a_child_that_was_suspended_and_goes_on_loses_nothing():
+    data = stretch(4 << 20)
+    with Server("-q", "--engine", "process") as server, crowd_of(server.addresses, [data], piece=5000) as crowd:
+        crowd.run(lambda: crowd.clients[0].received > 1000)
+        (pid,) = children(server.pid)
+        for _ in range(10):
+            os.kill(pid, signal.SIGSTOP)
+            crowd.run_for(20)
+            os.kill(pid, signal.SIGCONT)
+            crowd.run_for(2)
+        crowd.run()
+        assert crowd.clients[0].received == len(data)
+
+
+def test_a_second_signal_leaves_no_child_behind():
+    with Server("-q", "--engine", "process", "--drain-timeout", "0") as server, dial(server.address) as sock:
+        ask(sock)
+        own = children(server.pid)
+        server.signal(signal.SIGTERM)
+        assert receive_all(sock) == b""  # it waits for our end, and has no deadline
+        server.signal(signal.SIGTERM)
+        assert server.status() == 128 + signal.SIGTERM
+        until(lambda: all(gone(each) for each in own))

@@ -1,0 +1,78 @@
+"""What the server costs and how it bears shortage: memory, descriptors, processor time. Servers in child processes."""
+
+import contextlib
+import select
+
+import pytest
+
+from support.peers import Server, ask, dial, fill, lines, peak_memory, processor_seconds, receive
+
+HIGH_NUMBERS = """if True:
+    import os
+    for _ in range(1030):  # select(2) knows no descriptor past 1023
+        os.dup(2)
+    from rioecho.cli.server import main
+    main()
+"""
+
+
+@pytest.mark.parametrize("framing", ["line", "raw"])
+@pytest.mark.parametrize("engine", ["thread", "event"])
+def test_a_client_that_only_sends_takes_little_memory_and_the_others_are_served(engine, framing):
+    with Server("-q", "--engine", engine, "--framing", framing) as server, contextlib.ExitStack() as stack:
+        with dial(server.address) as sock:
+            ask(sock)
+        before = peak_memory(server.pid)
+        if before is None:
+            pytest.skip("no /proc to ask for the memory")
+        for _ in range(3):
+            deaf = stack.enter_context(dial(server.address))
+            fill(deaf)
+            with dial(server.address) as sock:
+                ask(sock)
+        assert peak_memory(server.pid) - before < 3 * (2 << 20)
+
+
+@pytest.mark.parametrize("engine", ["thread", "event"])
+def test_a_line_without_end_takes_no_more_memory_than_max_line(engine):
+    with Server("-q", "--engine", engine, "--max-line", 1 << 20) as server, dial(server.address) as sock:
+        ask(sock)
+        before = peak_memory(server.pid)
+        if before is None:
+            pytest.skip("no /proc to ask for the memory")
+        piece = b"x" * (1 << 20)
+        for _ in range(50):
+            ask(sock, piece)
+        assert peak_memory(server.pid) - before < 8 << 20
+
+
+@pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
+def test_a_thousand_lines_in_one_piece_come_back_from_a_server_with_a_small_max_line(engine):
+    data = b"".join(lines(1000))
+    with Server("-q", "--engine", engine, "--max-line", 50) as server, dial(server.address) as sock:
+        ask(sock, data)
+
+
+@pytest.mark.parametrize("high", [False, True])
+def test_without_descriptors_the_server_pauses_does_not_spin_and_goes_on(high):
+    limit, count = (1100, 200) if high else (64, 200)
+    server = Server("--host", "127.0.0.1", code=HIGH_NUMBERS if high else None, prelude=f"ulimit -n {limit}")
+    with server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dial(server.address)) for _ in range(count)]
+        for i, sock in enumerate(clients):
+            sock.sendall(b"%d\n" % i)
+        server.err.wait_for("accepting pauses")
+        before = processor_seconds(server.pid)
+        assert not select.select(clients[-1:], [], [], 1.0)[0]  # no room, and time to burn a processor
+        if before is not None:
+            assert processor_seconds(server.pid) - before < 0.5
+        ask(clients[0], receive(clients[0], 2) + b"who is in stays in\n")
+        for i, sock in enumerate(clients):
+            if i:
+                expected = b"%d\n" % i
+                assert receive(sock, len(expected)) == expected
+            sock.close()
+        with dial(server.address) as sock:
+            ask(sock)
+        assert server.err.text.count("accepting pauses") < count / 2
+        assert "Traceback" not in server.err.text

@@ -1,0 +1,173 @@
+"""rioecho-server when there is not enough of something, and what its clients cost it: memory, descriptors, processes.
+
+RIOECHO_SOAK=1 has 10,000 idle connections.
+"""
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from support.peers import SECONDS, Server, ask, dial, fill, processor_seconds, receive
+from support.procfs import children, memory, needs_proc
+
+FULL = "RIOECHO_SOAK" in os.environ
+
+
+def ends(sock):
+    """Wait until the other side has ended the connection."""
+    poller = select.poll()
+    poller.register(sock, getattr(select, "POLLRDHUP", 0))  # and POLLHUP, POLLERR; whatever there is to read
+    assert poller.poll(SECONDS * 1000), "the connection is still there"
+
+
+# ---- memory
+
+
+@needs_proc
+@pytest.mark.parametrize("framing", ["line", "raw"])
+@pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
+def test_who_only_sends_costs_little_memory_and_is_closed_as_idle_and_the_others_are_served(engine, framing):
+    n = 1 if engine == "iterative" else 3
+    options = ["--engine", engine, "--framing", framing, "--idle-timeout", "1", "--max-line", "65536"]
+    with Server("-q", *options) as server, contextlib.ExitStack() as stack:
+        with dial(server.address) as sock:
+            ask(sock)
+        before = memory(server.pid, "VmHWM")
+        deaf = [stack.enter_context(dial(server.address)) for _ in range(n)]
+        for sock in deaf:
+            sock.sendall(b"x" * 65_535)  # the line is not whole, and held
+        for sock in deaf:
+            sock.sendall(b"\n")
+        fill(deaf[-1])
+        if engine != "iterative":
+            with dial(server.address) as sock:
+                ask(sock)
+        for child in children(server.pid):
+            assert memory(child, "VmHWM") - before < 2 << 20
+        assert memory(server.pid, "VmHWM") - before < n * (1 << 19)
+        for sock in deaf:
+            ends(sock)
+        with dial(server.address) as sock:
+            ask(sock)
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+        assert server.err.text == ""
+
+
+@needs_proc
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_idle_connection_costs_less_than_a_kibibyte(workers):
+    n = 9_500 if FULL else 2_000
+    with Server("-q", "--workers", workers, "--idle-timeout", "0") as server, contextlib.ExitStack() as stack:
+        clients = []
+
+        def come(count):
+            for _ in range(count):
+                clients.append(stack.enter_context(dial(server.addresses[len(clients) % 2])))
+                ask(clients[-1], b"hello, and now I have nothing more to say\n" * 20)
+
+        come(200)
+        before = memory(server.pid)
+        come(n)
+        each = (memory(server.pid) - before) / n
+        assert each < 1024
+        for sock in clients[::500]:
+            ask(sock)
+
+
+# ---- descriptors
+
+
+@pytest.mark.parametrize("engine", ["process", "thread", "event"])
+def test_without_descriptors_clients_wait_and_are_served_as_others_leave(engine):
+    server = Server("--engine", engine, "--host", "127.0.0.1", prelude="ulimit -n 64")
+    with server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dial(server.address)) for _ in range(200)]
+        for i, sock in enumerate(clients):
+            sock.sendall(b"%03d\n" % i)
+        server.err.wait_for("accepting pauses")
+        spent = processor_seconds(server.pid)
+        assert not select.select(clients[-50:], [], [], 0.5)[0]  # no room; and time to burn a processor
+        if spent is not None:
+            assert processor_seconds(server.pid) - spent < 0.1
+        assert 10 < len(select.select(clients, [], [], 0)[0]) < 64
+        ask(clients[0], receive(clients[0], 4) + b"who is in stays in\n")
+        for i, sock in enumerate(clients):
+            if i:
+                assert receive(sock, 4) == b"%03d\n" % i
+            sock.close()
+        for _ in range(100):
+            with dial(server.address) as sock:
+                ask(sock)
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+        assert server.err.text.count("accepting pauses") == 1
+        assert "Too many open files" in server.err.text
+        assert "refused" not in server.err.text
+        assert "Traceback" not in server.err.text
+
+
+@pytest.mark.parametrize("engine", ["process", "thread", "event"])
+def test_without_descriptors_sigterm_has_those_who_wait_served_as_others_end(engine):
+    server = Server("-q", "--engine", engine, "--host", "127.0.0.1", "--drain-timeout", SECONDS, prelude="ulimit -n 64")
+    with server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dial(server.address)) for _ in range(150)]
+        for i, sock in enumerate(clients):
+            sock.sendall(b"%03d\n" % i)
+        server.err.wait_for("accepting pauses")
+        start = time.monotonic()
+        server.signal(signal.SIGTERM)
+        for i, sock in enumerate(clients):
+            assert receive(sock, 4) == b"%03d\n" % i
+            assert sock.recv(1) == b""
+            sock.close()
+        assert server.status() == 0
+        assert time.monotonic() - start < SECONDS / 2
+        assert "Traceback" not in server.err.text
+
+
+# ---- processes and threads
+
+NOBODY = 64_123  # hardly anybody's: the limit is on what one user has
+
+
+def few_processes(n):
+    """What the shell does before the command so that there are so many processes and threads at most, for it alone."""
+    drop = ["setpriv", f"--reuid={NOBODY}", "--clear-groups", "--inh-caps=-all", "--"]
+    if os.geteuid() != 0 or not shutil.which("setpriv") or not shutil.which("prlimit"):
+        pytest.skip("needs to be root, setpriv and prlimit")
+    done = subprocess.run([*drop, sys.executable, "-c", "import rioecho.server"], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("another user cannot run the command here")
+    return f'exec prlimit --nproc={n}:{n} {" ".join(drop)} "$@"'
+
+
+@pytest.mark.parametrize("engine", ["process", "thread"])
+def test_without_processes_clients_wait_and_are_served_as_others_leave(engine):
+    with Server("--engine", engine, "--host", "127.0.0.1", prelude=few_processes(30)) as server:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(dial(server.address)) for _ in range(80)]
+            for i, sock in enumerate(clients):
+                sock.sendall(b"%03d\n" % i)
+            server.err.wait_for("accepting pauses")
+            spent = processor_seconds(server.pid)
+            assert not select.select(clients[40:], [], [], 0.5)[0]
+            assert processor_seconds(server.pid) - spent < 0.1
+            for i, sock in enumerate(clients):
+                assert receive(sock, 4) == b"%03d\n" % i
+                sock.close()
+        for _ in range(50):
+            with dial(server.address) as sock:
+                ask(sock)
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+        assert server.err.text.count("accepting pauses") == 1
+        assert "refused" not in server.err.text
+        assert "Traceback" not in server.err.text

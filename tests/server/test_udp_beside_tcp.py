@@ -1,0 +1,64 @@
+"""EchoServer and rioecho-server with UDP beside TCP. The guard and the limits themselves: test_udp.py."""
+
+import socket
+
+import pytest
+
+from rioecho import EchoServer
+from rioecho._server.listeners import listen_sockets
+from support.peers import SECONDS, Server, ask, dial
+
+
+def ask_by_datagram(address, data=b"are you there?"):
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(SECONDS)
+        sock.connect(address)
+        sock.send(data)
+        assert sock.recv(1 << 16) == data
+
+
+@pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
+def test_datagrams_are_echoed_on_the_port_of_each_address(engine):
+    with EchoServer(engine=engine, udp=True) as server:
+        for address in server.addresses:
+            ask_by_datagram(address)
+            with dial(address) as sock:
+                ask(sock)
+        stats = server.stats()
+    assert (stats["datagrams"], stats["dropped"]) == (len(server.addresses), 0)
+    assert stats["bytes_in"] == stats["bytes_out"] == len(server.addresses) * (14 + 15)
+
+
+def test_without_being_asked_to_it_takes_no_datagrams():
+    with EchoServer() as server:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(server.addresses[0])  # the port is free for UDP
+        assert "datagrams" not in server.stats()
+
+
+def test_a_port_that_is_taken_for_udp_is_refused_by_name():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        (listener,) = listen_sockets(["127.0.0.1"], 0)
+        with listener:  # free for TCP
+            port = listener.getsockname()[1]
+            taken.bind(("127.0.0.1", port))
+        with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1 port {port} \(UDP\)"):
+            EchoServer(port, "127.0.0.1", udp=True)
+        listen_sockets(["127.0.0.1"], port)[0].close()  # nothing stays open
+
+
+def test_udp_without_a_port_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="UDP needs a port"):
+        EchoServer(None, unix=tmp_path / "echo.sock", udp=True)
+
+
+def test_the_command_echoes_datagrams_and_stops_at_a_signal():
+    with Server("--udp", "-q") as server:
+        for address in server.addresses:
+            ask_by_datagram(address)
+            with dial(address) as sock:
+                ask(sock)
+        server.process.terminate()
+        assert server.status() == 0
+        assert server.err.text == ""

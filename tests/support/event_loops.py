@@ -1,0 +1,115 @@
+"""An EventLoop that runs in a thread of the test, and its clients' ends."""
+
+import contextlib
+import os
+import queue
+import select
+import socket
+import time
+
+from rioecho._server.eventloop import EventLoop
+from support.peers import SECONDS, Running
+
+CHUNK = 65_536  # what the loop receives at once
+
+
+def until(condition):
+    """Wait until it holds."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        os.sched_yield()
+
+
+def nothing_comes(sock, seconds=0.02):
+    return not select.select([sock], [], [], seconds)[0]
+
+
+def tcp_pair(room=None):
+    """Both ends of a TCP connection: the client's, the server's. `room`: in the client's receive buffer."""
+    theirs = socket.socket()
+    if room is not None:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs.connect(listener.getsockname())
+        ours, _ = listener.accept()
+    ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return theirs, ours
+
+
+class Loop:
+    """An event loop; entering the block runs it, leaving it closes the clients, waits for its end and closes it.
+
+    `closings` has what on_closed was called with, in order, and `closed_then` how many had been closed by then: the
+    same number for those that were closed in one turn. next_closing() waits for one more of them.
+    """
+
+    def __init__(
+        self, framing="line", *, without_epoll=False, idle=None, max_line=1 << 20, drain=SECONDS, on_line=None
+    ):
+        self.closings = []
+        self.closed_then = []
+        self._closed = queue.SimpleQueue()
+        self._clients = []
+        self._stop, self._stop_here = os.pipe()
+        self.loop = EventLoop(
+            framing,
+            idle_timeout=idle,
+            max_line=max_line,
+            drain_timeout=drain,
+            stop_fd=self._stop,
+            on_closed=self._on_closed,
+            on_line=on_line,
+            without_epoll=without_epoll,
+        )
+
+    def _on_closed(self, *closing):
+        self.closings.append(closing)
+        self.closed_then.append(self.counts()["closed"])
+        self._closed.put(closing)
+
+    def next_closing(self):
+        return self._closed.get(timeout=SECONDS)
+
+    def client(self, peer=None, *, kind="unix", small=False):
+        """A connection that the loop has adopted: the client's end. `small`: the kernel holds little for it."""
+        theirs, ours = socket.socketpair() if kind == "unix" else tcp_pair()
+        if small:
+            for sock in (theirs, ours):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096 if kind == "unix" else 32_768)
+        theirs.settimeout(SECONDS)
+        self._clients.append(theirs)
+        try:
+            self.loop.adopt(ours.fileno(), peer)
+        except BaseException:
+            ours.close()
+            raise
+        ours.detach()
+        return theirs
+
+    def stop(self):
+        os.write(self._stop_here, b"s")
+
+    def counts(self):
+        return self.loop.counts.now()
+
+    def start(self):
+        self._running = Running(self.loop.run)
+
+    def finish(self):
+        """No more connections: wait until run() has returned."""
+        self.loop.no_more()
+        self._running.result()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.ExitStack() as stack:
+            for fd in (self._stop, self._stop_here):
+                stack.callback(os.close, fd)
+            stack.callback(self.loop.close)
+            for client in self._clients:
+                client.close()
+            self.finish()

@@ -1,0 +1,198 @@
+"""Machine instructions per operation, counted by valgrind: exact where times on a busy machine are not.
+
+What is counted is what runs inside this project's extension modules and what they call, and nothing of the
+interpreter. `python tests/instruction_counts.py` shows the counts beside the recorded ones; with `--record` it
+records them, which is to be done, and said in the commit, when a change is meant to alter them.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+from pathlib import Path
+
+import rioecho
+
+RECORDED = Path(__file__).with_suffix(".json")
+LINE = b"x" * 63 + b"\n"
+LINES = 500  # operations counted of each kind
+DEPTH = 32  # lines in flight on the loop's busy connection
+
+#: What the counts depend on beside this project: its own objects are Python's, and it is compiled as Python was.
+OPTIMIZED = re.findall(
+    r"-O\w|--enable-optimizations|--with-lto",
+    f"{sysconfig.get_config_var('PY_CFLAGS')} {sysconfig.get_config_var('CONFIG_ARGS')}",
+)
+PLATFORM = (
+    f"{platform.python_implementation()} {platform.python_version()} {platform.machine()}, "
+    f"{platform.python_compiler()} {' '.join(dict.fromkeys(OPTIMIZED))}"
+)
+
+VALGRIND = [
+    "valgrind",
+    "--tool=callgrind",
+    "--collect-atstart=no",
+    "--toggle-collect=__pyx_pw_7rioecho*",  # a Python function or method of ours, from its call to its return
+    "--dump-before=getppid",  # what mark() calls
+    "--combine-dumps=no",
+]
+
+
+def mark():
+    """Begin another count."""
+    os.getppid()
+
+
+# ---- in the child, under valgrind
+
+
+def by_readline(rio):
+    for _ in range(LINES):
+        rio.readline()
+
+
+def by_iteration(rio):
+    for _ in zip(range(LINES), rio, strict=False):
+        pass
+
+
+def by_readlines1(rio):
+    count = 0
+    while count < LINES:
+        count += len(rio.readlines1())
+
+
+def by_read(rio):
+    for _ in range(LINES):
+        rio.read(16)
+
+
+def by_write(rio):
+    for _ in range(LINES):
+        rio.write(LINE)
+
+
+RIO = {
+    "readline()": by_readline,
+    "iteration": by_iteration,
+    "readlines1(), per line": by_readlines1,
+    "read(16)": by_read,
+    "write(line)": by_write,
+}
+LOOP = {"nothing": (0, 1), "1 in flight": (LINES, 1), f"{DEPTH} in flight": (LINES // DEPTH, DEPTH)}
+
+
+def child(descriptors):
+    """Do each operation of a Rio between two marks, and run the loop on each descriptor between two."""
+    from rioecho import Rio
+    from rioecho._server.eventloop import EventLoop
+
+    for work in RIO.values():
+        near, far = socket.socketpair()
+        with near, far:
+            rio = Rio(near)
+            far.sendall(LINE * (3 * LINES))  # one read of 64 KiB at a time
+            rio.read1(1)
+            rio.read(len(LINE) * LINES - 1)
+            rio.write(LINE)
+            mark()
+            work(rio)
+            mark()
+    stop, never = os.pipe()
+    for fd in descriptors:
+        loop = EventLoop(
+            "line", idle_timeout=None, max_line=1 << 20, drain_timeout=None, stop_fd=stop, on_closed=lambda *_: None
+        )
+        loop.adopt(fd)
+        loop.no_more()
+        mark()
+        loop.run()
+        mark()
+        loop.close()
+    os.close(never)
+
+
+# ---- outside
+
+
+def talk(sock, rounds, depth):
+    """Have lines echoed, `depth` of them at a time."""
+    with sock:
+        for _ in range(rounds):
+            sock.sendall(LINE * depth)
+            left = len(LINE) * depth
+            while left:
+                got = len(sock.recv(left))
+                if not got:
+                    return  # the child has died: what it printed says more
+                left -= got
+
+
+def count(timeout=120):
+    """Count: instructions per operation, by name."""
+    with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
+        out = os.path.join(place, "counts")
+        fds = []
+        threads = []
+        for rounds, depth in LOOP.values():
+            ours, theirs = socket.socketpair()
+            fds.append(stack.enter_context(theirs).fileno())
+            ours.settimeout(timeout)
+            threads.append(threading.Thread(target=talk, args=(ours, rounds, depth), daemon=True))
+            threads[-1].start()
+        run = subprocess.run(
+            [*VALGRIND, f"--callgrind-out-file={out}", sys.executable, "-P", __file__, "--child", *map(str, fds)],
+            pass_fds=fds,
+            env=os.environ | {"PYTHONPATH": str(Path(rioecho.__file__).parents[1]), "PYTHONHASHSEED": "0"},
+            timeout=timeout,
+            check=False,
+            capture_output=True,
+        )
+        if run.returncode:
+            raise RuntimeError(f"the counted program failed: {run.stderr.decode()}")
+        for thread in threads:
+            thread.join(timeout)
+        # Part 2k+1 is what came before the k-th measurement, part 2k+2 the measurement.
+        totals = []
+        for part in range(2, 2 * (len(RIO) + len(LOOP)) + 1, 2):
+            with open(f"{out}.{part}") as file:
+                totals.append(int(re.search(r"^(?:totals|summary): (\d+)", file.read(), re.MULTILINE)[1]))
+    counts = {name: totals.pop(0) / LINES for name in RIO}
+    nothing = totals.pop(0)
+    for name, (rounds, depth) in list(LOOP.items())[1:]:
+        counts[f"event loop, per line, {name}"] = (totals.pop(0) - nothing) / (rounds * depth)
+    return {name: round(number, 1) for name, number in counts.items()}
+
+
+def recorded():
+    """Give the recorded counts of this platform, or None."""
+    try:
+        return json.loads(RECORDED.read_text()).get(PLATFORM)
+    except FileNotFoundError:
+        return None
+
+
+def main():
+    if sys.argv[1:2] == ["--child"]:
+        child(map(int, sys.argv[2:]))
+        return
+    if sys.argv[1:] not in ([], ["--record"]):
+        sys.exit(f"usage: {sys.argv[0]} [--record]")
+    counts, before = count(), recorded() or {}
+    print(f"{PLATFORM}\n{'':40} {'now':>8} {'recorded':>8}")
+    for name, number in counts.items():
+        print(f"{name:40} {number:8.1f} {before.get(name, '-'):>8}")
+    if sys.argv[1:]:
+        everything = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+        RECORDED.write_text(json.dumps(everything | {PLATFORM: counts}, indent=2, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What the tests of the load test share: a loop on sockets of ours, what talks at their other ends, and a result."""
+
+import contextlib
+import socket
+
+import pytest
+
+from rioecho._load.histogram import Histogram
+from rioecho._load.loop import LoadLoop, messages
+from support.peers import SECONDS, Running, dial
+
+#: As --json gives it.
+LATENCY = {"mean": 40.0, "p50": 33.0, "p90": 52.0, "p99": 99.0, "p99.9": 1200.0, "max": 5000.0}
+RUN = {
+    "target": "localhost:8000",
+    "connections": 50,
+    "message_bytes": 64,
+    "pipeline": 1,
+    "threads": 1,
+    "duration_s": 10.0,
+    "rate_asked": None,
+    "messages": 100_000,
+    "rate": 10_000.0,
+    "mb_per_s": 0.64,
+    "errors": 0,
+    "latency_us": LATENCY,
+    "latency_uncorrected_us": LATENCY,
+}
+
+pollers = pytest.mark.parametrize("without_epoll", [False, True], ids=["epoll", "poll"])
+
+
+def loop(ends, size=64, **options):
+    options = {"duration": 0.2, "stall_timeout": SECONDS} | options
+    return LoadLoop([end.fileno() for end in ends], messages(size), message_bytes=size, **options)
+
+
+def latencies(load, *, corrected=True):
+    h = Histogram()
+    load.add_to(h, corrected=corrected)
+    return h
+
+
+@contextlib.contextmanager
+def peer(talk, pairs=1):
+    """Run `talk(*ends)` at the other ends of socket pairs, which it leaves closed; gives ours."""
+    ours, theirs = zip(*(socket.socketpair() for _ in range(pairs)), strict=True)
+    with contextlib.ExitStack() as opened:
+        for end in (*ours, *theirs):
+            opened.enter_context(end)
+            end.settimeout(SECONDS)
+
+        def run():
+            try:
+                talk(*theirs)
+            finally:
+                for end in theirs:
+                    end.close()
+
+        running = Running(run)
+        yield ours
+        for end in ours:
+            end.close()
+        running.result()
+
+
+def echo(end):
+    """Send back what comes, to the end."""
+    with contextlib.suppress(ConnectionError):
+        while data := end.recv(1 << 16):
+            end.sendall(data)
+
+
+def until_closed(end):
+    with contextlib.suppress(ConnectionError):
+        while end.recv(1 << 16):
+            pass
+
+
+def connected(server, n):
+    opened = contextlib.ExitStack()
+    return opened, [opened.enter_context(dial(server.addresses[i % len(server.addresses)])) for i in range(n)]

@@ -1,0 +1,139 @@
+"""The programs of examples/, and the commands that talk to them, as child processes."""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rioecho
+from rioecho import Rio, connect
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LONG = 20.0  # seconds, for what does not happen unless something is broken
+
+OTHERS = {
+    "nc": ["nc", "-N"],  # end the sending side at the end of stdin: OpenBSD's nc
+    "socat": ["socat", "-t", "20", "-"],
+}
+
+
+def other(name, host, port):
+    """Give the command of another program that sends stdin and prints what comes back."""
+    if shutil.which(name) is None:
+        pytest.skip(f"there is no {name} here")
+    if name == "socat":
+        return [*OTHERS[name], f"TCP:{host}:{port}"]
+    usage = subprocess.run(["nc", "-h"], capture_output=True, text=True, timeout=LONG, check=False)
+    if not re.search(r"^\s*-N|\[-\w*N", usage.stdout + usage.stderr, re.MULTILINE):
+        pytest.skip("this nc has no -N")
+    return [*OTHERS[name], host, str(port)]
+
+
+def command(name, *args):
+    return [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name), *map(str, args)]
+
+
+def environment():
+    """Let the children have the rioecho that is tested, and the CGI programs this Python."""
+    return os.environ | {
+        "PYTHONPATH": str(Path(rioecho.__file__).parents[1]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+@pytest.fixture
+def start():
+    """Start a child, which is ended and waited for after the test; its three streams are pipes of bytes.
+
+    `output` and `complaints` read two of them, a line at a time, and wait for no longer than LONG.
+    """
+    children = []
+
+    def start(argv, **options):
+        pipe = subprocess.PIPE
+        child = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=environment(), **options)
+        child.output = Rio(child.stdout, timeout=LONG)
+        child.complaints = Rio(child.stderr, timeout=LONG)
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.terminate()
+        try:
+            child.communicate(timeout=LONG)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            raise
+
+
+def run(argv, data=b"", **kwargs):
+    """Run a child with this input to its end: status, what it printed, and its complaints."""
+    child = subprocess.run(argv, input=data, capture_output=True, timeout=60, env=environment(), check=False, **kwargs)
+    return child.returncode, child.stdout, child.stderr
+
+
+class Server:
+    def __init__(self, child, port):
+        self.child = child
+        self.port = port
+
+    def lines(self, count):
+        """Read this many lines of what it prints, without the numbers of the clients' ports."""
+        lines = [self.child.output.readline().decode() for _ in range(count)]
+        return [re.sub(r"^Connected to \(.+, \w+\)$", "Connected", line.rstrip("\n")) for line in lines]
+
+    def connect(self):
+        return connect("127.0.0.1", self.port, timeout=LONG)
+
+    def end(self):
+        """End it as a user does, and return its complaints."""
+        self.child.send_signal(signal.SIGINT)
+        _, complaints = self.child.communicate(timeout=LONG)
+        assert self.child.returncode == -signal.SIGINT
+        return complaints
+
+
+def free_port():
+    """A port that is free, and not of those that systems give to whoever connects or asks for any."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
+def accepting(child, *address):
+    """Wait until this child takes connections to a host and port, or a path; the first one says nothing."""
+    while True:
+        try:
+            return connect(*address, timeout=LONG).close()
+        except (ConnectionRefusedError, FileNotFoundError):
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(0.02)
+
+
+@pytest.fixture
+def serve(start):
+    """Start a server, `serve("echoserveri.py")`, and wait until it has taken a client, which says nothing.
+
+    `code` is run in place of the program: Python source, which has the port in sys.argv[1].
+    """
+
+    def serve(name, *, code=None, **options):
+        port = free_port()
+        argv = [*command(name)[:-1], "-c", code, str(port)] if code else command(name, port)
+        child = start(argv, **options)
+        accepting(child, "127.0.0.1", port)
+        return Server(child, port)
+
+    return serve
