@@ -1,12 +1,12 @@
 """The robust I/O (RIO) package of Computer Systems: A Programmer's Perspective, as a Python library.
 
-    from rioecho import Rio, connect      the reader and writer (rio.pyx), and one with its connection (sockets.py)
-    from rioecho import makefile, echo    socket.makefile's better half; the book's echo()
-    from rioecho.csapp import *           the book's names, lower and capital
+    from rioecho import Rio, connect      the buffered reader and writer (rio.pyx); connecting one (sockets.py)
+    from rioecho import makefile, echo    the drop-in for socket.makefile; the book's echo()
+    from rioecho.csapp import *           the book's names, lower case and capitalized
     from rioecho import EchoServer        the echo server (server.py)
 
-The folders, from the descriptor to the user: _core, what everything shares; _rio, _server and _load, the parts of the
-three; these modules; cli, the commands. Each file says in its first lines what it holds.
+Layers, bottom up: _core is shared by all; _rio, _server and _load implement Rio, the servers and the load test; the
+modules in this folder are the public interface; cli holds the commands. Each file begins with a summary of its content.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rioecho.csapp import (
 from rioecho.errors import ConcurrentCall, IncompleteRead, LineTooLong
 from rioecho.sockets import connect, makefile
 
-TYPE_CHECKING = False  # not typing's, which takes long to import
+TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
     from rioecho._server.blocking import echo
     from rioecho.server import EchoServer
@@ -58,10 +58,10 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker would take it for a module that has every name
+if not TYPE_CHECKING:  # with a __getattr__, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """Import what serves when it is asked for: with logging and its friends it costs more than all the rest."""
+        """Import the server on first use: with logging it takes longer to import than the rest of the package."""
         if name == "EchoServer":
             from rioecho.server import EchoServer
 

@@ -1,10 +1,11 @@
 """The names of csapp.h, for programs that follow the book: CS:APP chapters 10 to 12.
 
-The lower-case functions raise. The capital ones, the book's wrappers, take Python's arguments, and where the system
-refuses something they print ``NAME error: reason`` to stderr and end the process, with status 1: the book's 0 would
-call a failure a success. A wrong argument (``TypeError``, ``ValueError``) is a mistake in the program and is raised
-by both. In the main thread the end is a ``SystemExit``, which waits for the threads that are not daemons; in another
-thread, which that would end alone, it is ``os._exit``.
+The lower-case functions raise exceptions. The capitalized ones, the book's wrappers, take Python's arguments; when the
+system reports an error they print ``NAME error: reason`` to stderr and exit with status 1. (The book's status 0 would
+report success.) Both raise ``TypeError`` and ``ValueError`` for a wrong argument, which is a bug in the program.
+
+A wrapper in the main thread exits by raising ``SystemExit``, which waits for all non-daemon threads; in another thread
+it calls ``os._exit``, because ``SystemExit`` would end that thread only.
 """
 
 # ruff: noqa: N802, the book's names
@@ -43,7 +44,7 @@ from rioecho._core.addresses import LISTENQ, check_host, check_port
 from rioecho.rio import Rio
 from rioecho.sockets import _interrupted, open_clientfd, open_listenfd
 
-TYPE_CHECKING = False  # not typing's, which takes long to import
+TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar
@@ -72,9 +73,9 @@ __all__ = [
     "rio_writen",
 ]  # fmt: skip
 
-#: The longest text line, its newline and the NUL of the C string included.
+#: The maximum length of a text line in bytes, including the newline and the NUL of the C string.
 MAXLINE = 8192
-#: The size of the buffer of ``rio_t``.
+#: The size of the buffer in ``rio_t``, in bytes.
 RIO_BUFSIZE = 8192
 
 
@@ -82,9 +83,9 @@ RIO_BUFSIZE = 8192
 
 
 def rio_readn(fd: FileDescriptorLike, n: int) -> bytes:
-    """Read exactly ``n`` bytes, unbuffered: nothing after them is taken from ``fd``. Fewer come back at EOF only.
+    """Read exactly ``n`` bytes from ``fd``, without a buffer: no byte after them is read. Returns fewer only at EOF.
 
-    After an error what had come before it is in ``partial`` of the exception, of any exception: it is nowhere else.
+    Any exception has the bytes that were read before it in its attribute ``partial``; they are nowhere else.
     """
     n = _count(n)
     rio = Rio(fd, bufsize=1)
@@ -96,42 +97,42 @@ def rio_readn(fd: FileDescriptorLike, n: int) -> bytes:
 
 
 def rio_writen(fd: FileDescriptorLike, data: ReadableBuffer) -> int:
-    """Write all of ``data`` to ``fd``; returns its length. After an error ``characters_written`` bytes have gone."""
+    """Write all of ``data`` to ``fd`` and return its length in bytes.
+
+    After an error, the exception's ``characters_written`` is the number of bytes written.
+    """
     return Rio(fd).writen(data)
 
 
 def rio_readinitb(fd: FileDescriptorLike) -> Rio:
-    """Give a ``Rio`` with the book's buffer of ``RIO_BUFSIZE`` bytes; ``fd`` stays the caller's to close."""
+    """Return a ``Rio`` with the book's buffer of ``RIO_BUFSIZE`` bytes. The caller keeps ownership of ``fd``."""
     return Rio(fd, bufsize=RIO_BUFSIZE)
 
 
 def rio_readlineb(rp: Rio, maxlen: int = MAXLINE) -> bytes:
-    """Read a line with its newline; ``b""`` at EOF, after what is left without a newline.
+    """Read a line, including its newline. Returns an unterminated last line as it is, then ``b""`` at EOF.
 
-    ``maxlen`` counts the NUL of the C string, as in the book: at most ``maxlen - 1`` bytes come back. That nothing is
-    cut in silence: a piece that was cut has no newline, and the next call goes on behind it. After an error nothing
-    is lost, see ``Rio``. Raises ``ValueError`` for ``maxlen < 2``.
+    ``maxlen`` counts the NUL of the C string, as in the book, so at most ``maxlen - 1`` bytes are returned. A longer
+    line is returned in pieces by successive calls; all but the last piece have no newline. An error loses no data, as
+    with ``Rio``. Raises ``ValueError`` for ``maxlen < 2``.
     """
     return rp.readline(_without_nul(maxlen, "maxlen"))
 
 
 def rio_readnb(rp: Rio, n: int) -> bytes:
-    """Read exactly ``n`` bytes, fewer at EOF only. After an error nothing is lost, see ``Rio``."""
+    """Read exactly ``n`` bytes, fewer only at EOF. An error loses no data, as with ``Rio``."""
     return rp.read(_count(n))
 
 
 # The wrappers (11.4, 10.5, appendix A)
 
 
-#: What comes from the system, or from outside: a UnicodeError is a name or a text that cannot be one.
+#: Errors of the system and of its input; UnicodeError is a host name or a text that cannot be encoded or decoded.
 _REFUSED = (OSError, UnicodeError, MemoryError)
 
 
 def _or_exit(function: Callable[_Params, _T], refused: tuple[type[Exception], ...] = _REFUSED) -> Callable[_Params, _T]:
-    """Give the book's wrapper of ``function``, which ends the process where something is refused.
-
-    A mistake in the program is raised.
-    """
+    """Return the book's wrapper of ``function``, which exits on the errors in ``refused`` and raises all others."""
     name = function.__name__.capitalize()
 
     @functools.wraps(function)
@@ -146,26 +147,26 @@ def _or_exit(function: Callable[_Params, _T], refused: tuple[type[Exception], ..
 
 
 def _or_exit_without_address(function: Callable[_Params, _T]) -> Callable[_Params, _T]:
-    """The same; a ValueError is a host or a port that cannot be one, from the command line as a rule."""
+    """Wrap as ``_or_exit`` does, and exit on ValueError too: an invalid host or port, usually from the command line."""
     return _or_exit(function, (*_REFUSED, ValueError))
 
 
 def _exit(message: str) -> NoReturn:
-    import threading  # here, for the import of rioecho is to stay light
+    import threading  # here, to keep the import of rioecho fast
 
     try:
         print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()
-    finally:  # also where nothing can be printed
+    finally:  # even if printing fails
         if threading.current_thread() is not threading.main_thread():
             os._exit(1)
         raise SystemExit(1)
 
 
 class _Borrowed(socket.socket):
-    """A Python socket over a descriptor of the caller's, which it leaves open, and blocking or not as it was.
+    """A Python socket over a descriptor that the caller owns: it is never closed, and its blocking mode is kept.
 
-    Open also where a signal handler raises in the middle of the constructor, hence no try and detach().
+    There is no try block around a detach(), because a signal handler that raises in the constructor would bypass it.
     """
 
     __slots__ = ()
@@ -173,15 +174,16 @@ class _Borrowed(socket.socket):
     def __init__(self, fd: int) -> None:
         blocking = os.get_blocking(fd)
         super().__init__(fileno=fd)
-        self.setblocking(blocking)  # socket.setdefaulttimeout() may have changed it just now
+        self.setblocking(blocking)  # the constructor changes it if socket.setdefaulttimeout() was called
 
-    # In place of the one that closes and warns. In C: one in Python would swallow what a signal handler raises in it.
+    # Replaces the finalizer that closes and warns. It is a C function: Python code in a finalizer would swallow an
+    # exception of a signal handler.
     __del__ = socket.SocketType.detach
 
 
 @_or_exit
 def Socket(domain: int, type: int, protocol: int = 0) -> int:  # noqa: A002, as in socket(2)
-    """Make a socket; returns its descriptor, blocking and close-on-exec, the caller's to close."""
+    """Create a socket and return its file descriptor, blocking and close-on-exec. The caller owns it."""
     sock = socket.socket(domain, type, protocol)
     sock.setblocking(True)
     return sock.detach()
@@ -189,21 +191,22 @@ def Socket(domain: int, type: int, protocol: int = 0) -> int:  # noqa: A002, as 
 
 @_or_exit
 def Bind(fd: int, address: Any) -> None:
-    """Give the socket its address, in the form of Python's sockets: ``(host, port)``, or a path for AF_UNIX."""
+    """Bind the socket to ``address``, in the form of Python's sockets: ``(host, port)``, or a path for AF_UNIX."""
     _Borrowed(fd).bind(address)
 
 
 @_or_exit
 def Listen(fd: int, backlog: int) -> None:
-    """Listen for connections, of which ``backlog`` may wait."""
+    """Listen for connections, with a listen queue of length ``backlog``."""
     _Borrowed(fd).listen(backlog)
 
 
 @_or_exit
 def Accept(fd: int) -> tuple[int, Any]:
-    """Take the next connection: its descriptor (blocking, close-on-exec, the caller's to close) and its address.
+    """Accept the next connection and return its file descriptor and the peer's address.
 
-    A peer that came over IPv4 to a socket that listens for both families has the plain ``("a.b.c.d", port)``.
+    The caller owns the descriptor, which is blocking and close-on-exec. The address of an IPv4 peer is
+    ``("a.b.c.d", port)``, even on a socket that listens for both families.
     """
     sock, address = _Borrowed(fd).accept()
     sock.setblocking(True)
@@ -221,7 +224,7 @@ def Connect(fd: int, address: Any) -> None:
 
 @_or_exit
 def Close(fd: int) -> None:
-    """Close a descriptor. Never tried again after EINTR: by then the number may be another thread's."""
+    """Close a descriptor, once: after EINTR the number may already belong to another thread's descriptor."""
     os.close(fd)
 
 
@@ -234,22 +237,23 @@ def Getaddrinfo(
     proto: int = 0,
     flags: int = 0,
 ) -> list[tuple[Any, ...]]:
-    """Look up a host and a service: a list of ``(family, type, proto, canonname, address)``, as Python gives it."""
+    """Look up a host and a service. Returns Python's list of ``(family, type, proto, canonname, address)``."""
     host = None if host is None else check_host(host)
     service = None if service is None else check_port(service)
     return list(socket.getaddrinfo(host, service, family, type, proto, flags))
 
 
 def Freeaddrinfo(addresses: list[tuple[Any, ...]]) -> None:
-    """Do nothing: the list goes when nobody holds it any more."""
+    """Do nothing: Python frees the list."""
 
 
 @_or_exit
 def Getnameinfo(address: Any, flags: int = 0) -> tuple[str, str]:
-    """Look up the names ``(host, port)`` of a numeric address, ``(host, port)`` or IPv6's four; as text, both.
+    """Return the names of a numeric address as text, ``(host, service)``.
 
-    A host without a name gets its number, unless ``flags`` has ``NI_NAMEREQD``: getnameinfo(3). So does one whose name
-    servers do not answer, which the C library calls an error (``EAI_AGAIN``): no reason for a server to end.
+    ``address`` is ``(host, port)`` or the 4-tuple of IPv6. A host without a name is returned as its numeric address,
+    unless ``flags`` has ``NI_NAMEREQD``: getnameinfo(3). The same applies if the name servers do not answer. The
+    C library reports that as an error (``EAI_AGAIN``), but it is no reason for a server to exit.
     """
     address = _plain(address)
     try:
@@ -262,16 +266,16 @@ def Getnameinfo(address: Any, flags: int = 0) -> tuple[str, str]:
 
 @_or_exit
 def Fgets(n: int, stream: _HasReadline[_T]) -> _T | None:
-    """Read a line with its newline, at most ``n - 1`` characters (bytes, of a binary stream), or None at EOF.
+    """Read a line, including its newline, of at most ``n - 1`` characters (bytes from a binary stream).
 
-    ``n`` counts C's NUL; ``n < 2`` is a ``ValueError``.
+    Returns None at EOF. ``n`` counts the NUL of the C string; ``n < 2`` is a ``ValueError``.
     """
     return stream.readline(_without_nul(n, "n")) or None
 
 
 @_or_exit
 def Fputs(text: _T, stream: _HasWrite[_T]) -> None:
-    """Write ``text`` to a stream, bytes to a binary one. It is seen when the stream is flushed."""
+    """Write ``text`` to a stream, or bytes to a binary stream. The caller flushes the stream."""
     stream.write(text)
 
 
@@ -285,7 +289,7 @@ Rio_readnb = _or_exit(rio_readnb)
 
 
 def _plain(address: Any) -> Any:
-    """Give the IPv4 address that an IPv6 one stands for (RFC 4291, 2.5.5.2), any other as it is."""
+    """Convert an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) to the IPv4 address; return any other unchanged."""
     match address:
         case (str(host), port, _, _) if host.startswith("::ffff:") and "." in host:
             return host.removeprefix("::ffff:"), port

@@ -1,21 +1,21 @@
-"""The few errors that errno cannot say. Everything else is the OSError family.
+"""The errors that have no errno. All other errors are OSError and its subclasses.
 
-Each error leaves every byte where its docstring says, and the object that raised it goes on working.
+No error loses data: the docstring says where the bytes are. The object that raised the error stays usable.
 """
 
 
 class LineTooLong(ValueError):
-    """A line or a frame is longer than the limit. Nothing was consumed: its bytes are still held.
+    """A line is longer than the limit. Nothing was consumed: its bytes are still in the buffer.
 
-    Go on with ``skipline()`` (throw the line away), with ``readline(limit)`` (take it in pieces), or take
-    what is held with ``read_buffered()``.
+    To continue, call ``skipline()`` to discard the line, ``readline(limit)`` to read it in pieces, or
+    ``read_buffered()`` to read what the buffer holds.
     """
 
     def __init__(self, limit: int, buffered: int) -> None:
         super().__init__(limit, buffered)
-        #: The limit in force, in bytes, the separator included.
+        #: The limit in bytes, including the separator.
         self.limit = limit
-        #: How many bytes were held when the limit was met; all of them still are.
+        #: The number of bytes in the buffer when the limit was reached. They are still there.
         self.buffered = buffered
 
     def __str__(self) -> str:
@@ -26,13 +26,13 @@ class LineTooLong(ValueError):
 
 
 class IncompleteRead(EOFError):
-    """The end of the input came inside a frame. The bytes that did come are in ``partial``."""
+    """The input ended before the requested bytes were complete. ``partial`` holds those that were received."""
 
     def __init__(self, partial: bytes, expected: int | None) -> None:
         super().__init__(partial, expected)
-        #: What came before the end; it has been taken out of the buffer.
+        #: The bytes received before the end of the input. They have been removed from the buffer.
         self.partial = partial
-        #: How many bytes were asked for; None where a separator was.
+        #: The number of bytes requested, or None if the call was to read through a separator.
         self.expected = expected
 
     def __str__(self) -> str:
@@ -41,7 +41,8 @@ class IncompleteRead(EOFError):
 
 
 class ConcurrentCall(RuntimeError):
-    """Another call of the same side (reading or writing) is under way, in another thread or under this signal handler.
+    """Another call on the same side (reading or writing) is in progress.
 
-    The call that was under way is not disturbed, and this one did nothing.
+    It runs in another thread, or it was interrupted by the signal handler that makes this call. The call in progress is
+    not affected; the refused call has no effect.
     """

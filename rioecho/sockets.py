@@ -1,7 +1,8 @@
-"""Sockets made ready for a Rio: the two helpers of CS:APP section 11.4, and connect().
+"""Connected and listening sockets: connect(), makefile(), and the two helpers of CS:APP section 11.4.
 
-All of it is the standard library's socket and getaddrinfo. What is added: every address of a name is tried,
-nothing stays open after an error, and the error says what was being done; its class and errno stay.
+They are built on the standard library's socket module and add three guarantees: every address of a name is tried, no
+descriptor stays open after an error, and the error message names the operation, host and port. The exception's class
+and errno are unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from rioecho._core.addresses import (
 )
 from rioecho.rio import Rio, _socket_file
 
-TYPE_CHECKING = False  # not typing's, which takes longer to import than all of this
+TYPE_CHECKING = False  # importing typing is slower than importing this module
 if TYPE_CHECKING:
     from types import EllipsisType
     from typing import Any, Literal, TypeAlias, overload
@@ -38,30 +39,34 @@ if TYPE_CHECKING:
 
 
 def open_clientfd(hostname: str, port: int | str) -> int:
-    """Connect to ``port`` of ``hostname``; the descriptor is blocking, close-on-exec, and the caller's to close.
+    """Connect to ``port`` on ``hostname`` and return the file descriptor, blocking and close-on-exec.
 
-    ``port`` is a number (an int or digits) or the name of a service. Every address of the name is tried in the
-    order of ``getaddrinfo``; when none answers, the error of the last one is raised: an ``OSError`` that names host
-    and port, ``socket.gaierror`` where the name has no address. A port outside 0..65535 is a ``ValueError``.
-    It waits as long as the kernel does. (CS:APP 11.4.8.)
+    The caller owns the descriptor. ``port`` is a number (an int or digits) or a service name. Every address of the
+    host is tried in the order of ``getaddrinfo``, each for as long as the kernel tries.
+
+    If all fail, the last error is raised: an ``OSError`` that names host and port. Raises ``socket.gaierror`` if the
+    host has no address, and ``ValueError`` for a port outside 0..65535. (CS:APP 11.4.8.)
     """
     return _dial(hostname, port, None).detach()
 
 
 def open_listenfd(port: int | str, host: str | None = None, *, backlog: int = LISTENQ) -> int:
-    """Listen on ``port``; the descriptor is blocking, close-on-exec, and the caller's to close.
+    """Listen on ``port`` and return the file descriptor, blocking and close-on-exec.
 
-    Without ``host`` it takes connections to any address of this machine, over IPv6 and IPv4; a peer of the latter
-    shows as ``::ffff:a.b.c.d``. With ``host`` it listens on the first address of that name which can be had
-    (whether ``"::"`` takes IPv4 too is then the system's setting). Port 0 is any free one. ``port`` is as in
-    ``open_clientfd``; ``backlog`` connections may wait. Raises ``OSError`` naming the port (and host): a port that
-    is in use is refused, also where another family or address of the name still has it free. (CS:APP 11.4.8.)
+    The caller owns the descriptor. Without ``host``, the socket accepts connections to any address of this machine over
+    IPv6 and IPv4; an IPv4 peer's address is ``::ffff:a.b.c.d``. With ``host``, it listens on the first address of that
+    host that is available; for ``"::"`` the system's setting decides whether that includes IPv4.
+
+    ``port`` is as in ``open_clientfd``; 0 selects a free port. ``backlog`` is the length of the listen queue.
+
+    Raises ``OSError`` naming the port (and host). A port in use is an error even if it is free on another address
+    of the host. (CS:APP 11.4.8.)
     """
     if not 0 <= operator.index(backlog) <= 0x7FFFFFFF:
         raise ValueError(f"backlog must be 0 to 2147483647, not {backlog}")
 
     def listen(sock: socket.socket, address: Address) -> None:
-        # So that a server can start again at once: the connections of the last one linger in TIME_WAIT.
+        # Let a server restart at once, while connections of the previous one are in TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if host is None and sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -85,14 +90,15 @@ if TYPE_CHECKING:
 def connect(
     host: Path, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: Any
 ) -> Rio:
-    """Give a ``Rio`` that owns a new connection: ``connect(host, port)`` over TCP, ``connect(path)`` to a unix socket.
+    """Return a ``Rio`` that owns a new connection: ``connect(host, port)`` for TCP, ``connect(path)`` for a unix socket.
 
-    ``timeout`` seconds are for the whole of connecting, all addresses together, and then for each call of the Rio;
-    ``None`` waits for ever. (Looking up a name cannot be cut short; the time it took counts.) ``rio_options`` are
-    those of ``Rio``: ``bufsize``, ``max_line``. TCP_NODELAY is set, for the Rio's output buffer does the batching.
+    ``timeout`` in seconds limits connecting, over all addresses together, and is then the timeout of each call on the
+    Rio; ``None`` waits without limit. (A name lookup cannot be interrupted, but its time counts.) ``rio_options`` are
+    options of ``Rio``: ``bufsize``, ``max_line``. TCP_NODELAY is set, since the Rio's output buffer does the batching.
 
-    Raises as ``open_clientfd`` does, an ``OSError`` that names the path for a unix socket, ``TimeoutError`` when
-    the time is over, ``BlockingIOError`` for ``timeout=0`` where it would have to wait; nothing is left open.
+    Raises the errors of ``open_clientfd``; for a unix socket, an ``OSError`` that names the path. Raises
+    ``TimeoutError`` when the timeout expires, and ``BlockingIOError`` if ``timeout`` is 0 and connecting would block.
+    No descriptor stays open after an error.
     """
     deadline = _deadline(timeout)
     sock = _dial_unix(host, deadline) if isinstance(port, type(...)) else _dial(host, port, deadline, nodelay=True)
@@ -107,16 +113,16 @@ def _dial(host: Path, port: int | str, deadline: float | None, *, nodelay: bool 
     """Connect to the first address of ``host`` that answers."""
 
     def call(sock: socket.socket, address: Address) -> None:
-        if nodelay:  # before connecting: macOS refuses it on a connection that its peer has reset already
+        if nodelay:  # before connecting: macOS refuses it on a connection that the peer has already reset
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(_left(deadline))
         sock.connect(address)
-        # TCP connects a socket to itself where the port it happened to get is the very one it asks for. What comes
-        # back then looks like an echo, but nobody is listening.
+        # TCP connects a socket to itself if its ephemeral port happens to be the port it connects to. The data that
+        # comes back then looks like an echo, but nobody is listening.
         if _is_own_peer(sock):
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
-    # No AI_ADDRCONFIG, which the book has: it hides ::1 on a host whose only IPv6 address is that one.
+    # Unlike the book's, without AI_ADDRCONFIG, which hides ::1 on a host that has no other IPv6 address.
     return _first("connect to", check_host(host), port, 0, call)
 
 
@@ -125,8 +131,9 @@ def _dial_unix(path: Path, deadline: float | None) -> socket.socket:
     path = check_path(path)
 
     def call(sock: socket.socket, address: Address) -> None:
-        # When the listener's queue is full a non-blocking socket gets EAGAIN at once, and has nothing to wait for; a
-        # blocking one waits for its turn. So it is the kernel that keeps the time: EAGAIN when it is over.
+        # If the listen queue is full, connect() on a non-blocking socket fails with EAGAIN, and no event reports when
+        # to try again; on a blocking socket it waits. Therefore the socket blocks, and SO_SNDTIMEO limits the wait:
+        # connect() fails with EAGAIN when it expires.
         sock.setblocking(deadline != 0)
         try:
             while True:
@@ -149,22 +156,22 @@ def _dial_unix(path: Path, deadline: float | None) -> socket.socket:
 
 
 def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: Setup) -> socket.socket:
-    """Open a socket on the first address of ``host`` and ``port`` where ``set_up`` succeeds."""
+    """Return a socket for the first address of ``host`` and ``port`` for which ``set_up`` succeeds."""
     port = check_port(port)
     what = f"cannot {doing} {'' if host is None else shown(check_host(host)) + ' '}port {shown(str(port))}"
     found = look_up(host, port, flags, what)
     if host is None:
-        # One IPv6 socket serves both families; the IPv4 one is for hosts that have no IPv6. (The book takes
-        # what getaddrinfo puts first, 0.0.0.0 with glibc, and then cannot be reached over IPv6.)
+        # One IPv6 socket serves both families; the IPv4 address is for hosts without IPv6. (The book's version uses
+        # getaddrinfo's first address, 0.0.0.0 with glibc, and cannot be reached over IPv6.)
         found.sort(key=lambda info: info[0] != socket.AF_INET6)
     for info in found:
         family, kind, protocol, _, address = info
         try:
             return open_socket(family, kind, protocol, address, set_up)
         except OSError as exc:
-            # To listen on the next address when the port is taken would be to share it with a stranger.
-            taken = flags & socket.AI_PASSIVE and exc.errno == errno.EADDRINUSE
-            if taken or info is found[-1]:
+            # Listening on the next address instead would share the port with an unrelated server.
+            in_use = flags & socket.AI_PASSIVE and exc.errno == errno.EADDRINUSE
+            if in_use or info is found[-1]:
                 raise describe_error(exc, what) from None
     raise socket.gaierror(socket.EAI_NONAME, f"{what}: the name has no address")
 
@@ -174,7 +181,7 @@ def _timed_out() -> OSError:
 
 
 def _deadline(timeout: float | None) -> float | None:
-    """Turn seconds into a moment on the monotonic clock; None, for ever, and 0, never wait, stay as they are."""
+    """Convert seconds to a time on the monotonic clock; None (no limit) and 0 (never wait) are returned unchanged."""
     try:
         wrong = timeout is not None and not timeout >= 0  # NaN too
     except TypeError:
@@ -185,32 +192,32 @@ def _deadline(timeout: float | None) -> float | None:
 
 
 def _left(deadline: float | None) -> float | None:
-    """Seconds to wait until ``deadline``; None and 0 as they are; TimeoutError after it."""
+    """Return the seconds left until ``deadline``, or None and 0 unchanged. Raises ``TimeoutError`` after it."""
     if not deadline:
         return deadline
     left = deadline - monotonic()
     if left <= 0:
         raise _timed_out()
-    return min(left, 86400.0)  # settimeout() takes no more than 24 days, and no kernel tries for even one
+    return min(left, 86400.0)  # settimeout() accepts at most 24 days; no kernel tries to connect for a day
 
 
 def _timeval(seconds: float | None) -> bytes:
-    microseconds = max(1, int(seconds * 1e6)) if seconds else 0  # 0 is for ever
+    microseconds = max(1, int(seconds * 1e6)) if seconds else 0  # 0 means no limit
     return struct.pack("@ll", *divmod(microseconds, 1_000_000))
 
 
 def _is_own_peer(sock: socket.socket) -> bool:
     try:
         return bool(sock.getsockname() == sock.getpeername())
-    except OSError:  # the peer has gone already: that is for the reader to find
+    except OSError:  # the peer has closed already; the first read reports it
         return False
 
 
 def _interrupted(sock: socket.socket) -> bool:
-    """Tell whether a signal came into the connect() that has just returned, and it must be called again.
+    """Report whether a signal interrupted the connect() that has just returned, so that it must be called again.
 
-    In TCP the connecting then goes on by itself and Python waits for it; on a unix socket nothing goes on, and the
-    same way of waiting (until it can be written to, without an error) calls that a success.
+    After EINTR Python waits until the socket is writable and without an error. A TCP connection attempt goes on in the
+    meantime; a unix socket's does not, yet the socket is writable, and Python's connect() returns without a connection.
     """
     if sock.family != socket.AF_UNIX:
         return False
@@ -221,7 +228,7 @@ def _interrupted(sock: socket.socket) -> bool:
     return False
 
 
-# The standard library's own, kept: a program may put ours in its place (`socket.socket.makefile = makefile`).
+# The standard library's function, saved because a program may replace it (`socket.socket.makefile = makefile`).
 _makefile: Any = socket.socket.makefile
 
 
@@ -270,13 +277,15 @@ def makefile(
     errors: str | None = None,
     newline: str | None = None,
 ) -> Any:
-    """Give a file over a socket, as ``socket.socket.makefile`` does, that keeps what it received after a timeout.
+    """Return a file object for a socket: a drop-in for ``socket.socket.makefile`` that loses no data on a timeout.
 
-    The modes, the life time (the socket may be closed first; its descriptor stays open until the file is closed) and
-    the timeout (the socket's own, looked up at every call) are those of ``socket.makefile``. A binary mode gives a
-    ``Rio``, whose lines have no limit here; a text mode a ``TextIOWrapper`` over one; ``buffering=0`` what the standard
-    library gives. After a ``TimeoutError`` a ``Rio`` goes on; the ``TextIOWrapper``, which is not ours, drops the part
-    of a line that it had read. A socket that would have to wait and must not raises ``BlockingIOError``.
+    Modes, life time and timeout are those of ``socket.makefile``: the socket may be closed first, and its descriptor
+    stays open until the file is closed; the timeout is the socket's at the time of each call.
+
+    A binary mode returns a ``Rio`` without a limit on the length of a line, a text mode a ``TextIOWrapper`` over a
+    ``Rio``, and ``buffering=0`` the standard library's ``SocketIO``. A ``Rio`` stays usable after a ``TimeoutError``;
+    a ``TextIOWrapper`` drops the part of a line that it has read. A non-blocking socket that has no data raises
+    ``BlockingIOError``.
     """
     if not set(mode) <= {"r", "w", "b"}:
         raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")

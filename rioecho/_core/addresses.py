@@ -1,7 +1,7 @@
-"""Addresses as a user gives them: checked, looked up, and a socket open_socket at one of them.
+"""Addresses given by a user: checking them, looking them up, and opening a socket for one.
 
-All of it is the standard library's socket and getaddrinfo. What is added: nothing stays open after an error, and the
-error says what was being done; its class and errno stay.
+Built on the standard library's socket module. No descriptor stays open after an error, and the error message names the
+operation; the exception's class and errno are unchanged.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import operator
 import os
 import socket
 
-TYPE_CHECKING = False  # not typing's, which takes longer to import than all of this
+TYPE_CHECKING = False  # importing typing is slower than importing this module
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
-    Address: TypeAlias = Any  # as bind() and connect() of its family take it
+    Address: TypeAlias = Any  # an argument for bind() and connect(); its type depends on the address family
     Setup: TypeAlias = Callable[[socket.socket, Address], None]
     Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-#: How many connections may wait in the kernel to be accepted (csapp.h).
+#: The default length of the listen queue (csapp.h).
 LISTENQ = 1024
 
 
 def look_up(host: str | None, port: int | str, flags: int, what: str) -> list[Any]:
-    """Look the name up: getaddrinfo's list for stream sockets."""
+    """Look up a host and port for stream sockets. Returns the list of ``getaddrinfo``; ``what`` begins the error."""
     try:
         return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
     except UnicodeError:  # IDNA: an empty label, one over 63 characters, a character that no name has
@@ -35,11 +35,11 @@ def look_up(host: str | None, port: int | str, flags: int, what: str) -> list[An
 
 
 def open_socket(family: int, kind: int, protocol: int, address: Address, set_up: Setup) -> socket.socket:
-    """Open a blocking socket and set it up; close it again if that fails, in whatever way."""
+    """Return a new blocking socket after calling ``set_up`` with it; close it if that raises any exception."""
     sock = socket.socket(family, kind, protocol)
     try:
         set_up(sock, address)
-        sock.setblocking(True)  # by itself it need not be: there is socket.setdefaulttimeout()
+        sock.setblocking(True)  # socket.setdefaulttimeout() may have made it non-blocking
     except BaseException:
         sock.close()
         raise
@@ -47,10 +47,10 @@ def open_socket(family: int, kind: int, protocol: int, address: Address, set_up:
 
 
 def describe_error(exc: OSError, what: str) -> OSError:
-    """Make the same error, class and errno, that says what was being done."""
+    """Return an error of the same class and errno whose message begins with ``what``."""
     if exc.errno is not None:
         return type(exc)(exc.errno, f"{what}: {exc.strerror}")
-    # Two errors of Python's own have no number: the timeout, and "AF_UNIX path too long".
+    # Python raises two errors without an errno: the timeout and "AF_UNIX path too long".
     number = errno.ETIMEDOUT if isinstance(exc, TimeoutError) else errno.ENAMETOOLONG
     return OSError(number, f"{what}: {exc}")
 
@@ -58,22 +58,25 @@ def describe_error(exc: OSError, what: str) -> OSError:
 def check_host(host: Path) -> str:
     if not isinstance(host, str):
         raise TypeError(f"a host name is text, not {type(host).__name__}")
-    if "\0" in host:  # getaddrinfo would look up what comes before it
+    if "\0" in host:  # getaddrinfo would look up only the part before it
         raise ValueError(f"a NUL in the host name {host!r}")
     return host
 
 
 def check_path(path: Path) -> str | bytes:
     path = os.fspath(path)
-    if 0 in os.fsencode(path)[1:]:  # a first one makes the name abstract (Linux), any other would cut the path
+    if 0 in os.fsencode(path)[1:]:  # a leading NUL means an abstract name (Linux); any other would truncate the path
         raise ValueError(f"a NUL inside the path of a unix socket: {path!r}")
     return path
 
 
 def check_port(port: int | str) -> int | str:
-    """Refuse what getaddrinfo gets wrong by itself: it makes 4464 of 70000, 0 of "", and stops at a NUL."""
+    """Return ``port``, text as an int where it is a number, or raise for a port that getaddrinfo would misread.
+
+    getaddrinfo reads 70000 as 4464 and "" as 0, and it stops at a NUL.
+    """
     if isinstance(port, str):
-        # The name of a service has a letter (RFC 6335, 5.1); of " 80" or "-1" strtoul() would make a number.
+        # A service name has a letter (RFC 6335, 5.1). strtoul() would read " 80" and "-1" as numbers.
         if any(map(str.isalpha, port)) and "\0" not in port:
             return port
         number = int(port) if port.isascii() and port.isdigit() else -1
@@ -87,5 +90,5 @@ def check_port(port: int | str) -> int | str:
 
 
 def shown(text: str) -> str:
-    """As it is where that fits in a line of text, else quoted."""
+    """Return ``text`` for use in a message, quoted if it is empty or not printable."""
     return text if text and text.isprintable() else repr(text)

@@ -1,6 +1,7 @@
-"""The log of a command on stderr, as text or as JSON, with a line of statistics when it is asked for.
+"""The log of a command on stderr, as text or as JSON, and an optional line of statistics.
 
-A thread of its own writes it: a log that nobody reads must never stop the server. It is then cut, and says so.
+A separate thread writes the log, so that a log nobody reads never stops the server. Records that do not fit in the queue
+are dropped and counted.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ LOG_FORMATS: tuple[_LogFormat, ...] = ("text", "json")
 STATS = "rioecho.stats"
 STDERR = 2
 
-#: Records that may wait to be written; about 10 MB.
+#: Maximum number of records in the queue; about 10 MB.
 MAX_QUEUE = 10_000
-#: Characters after which lines are written and no more are collected. Lines of several processes must not be mixed,
-#: which a pipe promises up to PIPE_BUF bytes: 4096 on Linux.
+#: Number of characters that ends a batch of lines. Lines of several processes must not be interleaved, and a pipe
+#: guarantees that for writes of up to PIPE_BUF bytes: 4096 on Linux.
 BATCH = 2048
-#: Seconds between two lines of statistics, at least.
+#: Minimum number of seconds between two lines of statistics.
 MIN_INTERVAL = 0.01
-#: Values that never change, hold nothing alive, and are what they are also in JSON.
+#: Immutable types that hold no reference to other objects.
 ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 
 BACK, CLEAR = "\r", "\x1b[K"
@@ -46,10 +47,10 @@ BACK, CLEAR = "\r", "\x1b[K"
 
 
 class TextFormatter(logging.Formatter):
-    r"""Lines for people: local time, level, message.
+    r"""Formats records for people: local time, level, message.
 
-    What would not print is escaped as in a Python string (``\n``, ``\x1b``), so that no message can pretend to be
-    several, or talk to the terminal; a backslash stays as it is. The lines of a traceback follow, indented.
+    Unprintable characters are escaped as in a Python string (``\n``, ``\x1b``), so that a message can neither forge
+    another log line nor control the terminal. Backslashes are not escaped. The lines of a traceback follow, indented.
     """
 
     def __init__(self) -> None:
@@ -57,16 +58,16 @@ class TextFormatter(logging.Formatter):
         self._stamp = _Stamp(time.localtime, "%Y-%m-%d %H:%M:%S", ",")
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{self._stamp(record.created)} {record.levelname} {_shown(record)}"
+        line = f"{self._stamp(record.created)} {record.levelname} {_one_line(record)}"
         return "".join([line, *(f"\n    {_printable(each)}" for each in _traceback(record).splitlines())])
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object in a line: time (ISO 8601, UTC, milliseconds), level, logger, message, exception if there is one.
+    """Formats a record as one line of JSON: time (ISO 8601, UTC, milliseconds), level, logger, message, any exception.
 
-    The record's ``fields``, a dict (``extra={"fields": {"event": "connected"}}``), come after them, under names that
-    are not taken. No character is raw that does not print, lone surrogates among them: any line is valid UTF-8. What
-    JSON has no word for is a string: NaN, the infinities, bytes, other objects.
+    The items of the record's dict ``fields`` (``extra={"fields": {"event": "connected"}}``) follow, except those whose
+    names are in use. Unprintable characters and lone surrogates are escaped, so that every line is valid UTF-8. Values
+    that JSON cannot represent (NaN, infinities, bytes, other objects) become strings.
     """
 
     def __init__(self) -> None:
@@ -92,7 +93,7 @@ FORMATTERS: dict[_LogFormat, Callable[[], logging.Formatter]] = {"text": TextFor
 
 
 class _Stamp:
-    """Writes times; all but the milliseconds is computed once a second."""
+    """Formats a time; everything but the milliseconds is computed once a second."""
 
     def __init__(self, calendar: Callable[[float], time.struct_time], form: str, point: str) -> None:
         self._calendar, self._form, self._point = calendar, form, point
@@ -105,8 +106,8 @@ class _Stamp:
         return f"{self._text}{self._point}{int((created - second) * 1000):03}"
 
 
-def _shown(record: logging.LogRecord) -> str:
-    """The message, in one line that prints."""
+def _one_line(record: logging.LogRecord) -> str:
+    """Return the message as one printable line."""
     return _printable(_message(record))
 
 
@@ -119,7 +120,7 @@ def _printable(text: str) -> str:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception as error:  # a wrong format: the rest of the log is to come all the same
+    except Exception as error:  # a wrong format must not end the log
         return f"{_str(record.msg)} [cannot be formatted: {_str(error)}]"
 
 
@@ -136,7 +137,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _plain(value: object, depth: int = 4) -> object:
-    """The value as JSON may have it; what is nested deeper, or is no such thing, as a string."""
+    """Convert a value for JSON. Anything nested deeper than ``depth``, or not representable, becomes a string."""
     kind = type(value)
     if kind is float:
         return value if math.isfinite(value) else str(value)  # type: ignore[arg-type]
@@ -160,16 +161,16 @@ def _str(value: object) -> str:
 
 
 class LogWriter(logging.Handler):
-    """The handler of a whole process's log: a thread writes it to a descriptor, and no call that logs ever waits.
+    """The log handler of a process: a thread writes the records to a descriptor, and a call that logs never blocks.
 
-    ``level`` and what is above it is logged. ``start()`` makes it the root logger's handler. At most MAX_QUEUE
-    records wait; from then on records are dropped and counted, until all that wait are written: in the place of the
-    missing ones a warning says how many they are. The same is said, with the reason, of those whose write failed.
+    ``start()`` installs it as the root logger's handler for records of ``level`` and above. When MAX_QUEUE records are
+    queued, further records are dropped until the queue has been written; a warning in their place gives their number.
+    A warning with the reason also reports records whose write failed.
 
-    Text on a terminal that is not dumb has the line of statistics (the INFO of the logger "rioecho.stats") drawn in
-    place, last on the screen, without its time; ``finish()`` leaves it complete, with a newline.
+    On a terminal that is not dumb, the text format draws the line of statistics (INFO records of the logger
+    "rioecho.stats") in place as the last line of the screen, without a time; ``finish()`` ends it with a newline.
 
-    After a fork the child has an empty log, and writes nothing until it calls ``start()`` itself.
+    After a fork the log of the child is empty, and nothing is written until the child calls ``start()``.
     """
 
     def __init__(self, level: int, log_format: _LogFormat = "text", fd: int = STDERR) -> None:
@@ -177,7 +178,7 @@ class LogWriter(logging.Handler):
         self._root_level = level
         self._fd = fd
         self.setFormatter(FORMATTERS[log_format]())
-        # None: open_standard_streams() has opened the descriptor, but not the file.
+        # sys.stderr is None if open_standard_streams() has opened the descriptor, which leaves the file unopened.
         self._encoding = "utf-8" if log_format == "json" or sys.stderr is None else sys.stderr.encoding
         self._live = log_format == "text" and os.isatty(fd) and os.environ.get("TERM", "dumb") != "dumb"
         self._reset()
@@ -185,17 +186,17 @@ class LogWriter(logging.Handler):
 
     def _reset(self) -> None:
         self._thread: threading.Thread | None = None
-        # Its put() holds no lock: a signal handler may log, and a fork may come at any time.
+        # SimpleQueue.put() is reentrant: signal handlers may log, and a fork may happen at any time.
         self._records: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._dropped = 0  # if not 0, everything is dropped
-        self._unwritten, self._why = 0, ""
-        self._owed = b""  # the newline of a line that was written in part
-        self._status: str | None = None  # what stands on the last line of the terminal
+        self._dropped = 0  # while it is not 0, all records are dropped
+        self._unwritten, self._reason = 0, ""
+        self._pending_newline = b""  # ends a line that was written in part
+        self._status: str | None = None  # the last line of the terminal
 
     def start(self) -> None:
-        """Take the process's log, and write it from now on."""
-        # Nothing here prints the caller, the thread or the process: finding them out is a good part of the cost of a
+        """Install the handler and start the thread that writes."""
+        # No format prints the caller, the thread or the process, and looking them up is a large part of the cost of a
         # record (see "Optimization" in the logging HOWTO).
         logging._srcfile = None
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -206,9 +207,9 @@ class LogWriter(logging.Handler):
         self._thread.start()
 
     def finish(self, timeout: float) -> bool:
-        """Wait until all is written, at most so many seconds; whether it is.
+        """Wait up to ``timeout`` seconds until all records are written. Report whether they are.
 
-        If not, the thread still tries to: only os._exit() ends the process then.
+        If not, the thread is still trying, and only os._exit() can end the process.
         """
         if self._thread is None:
             return True
@@ -219,46 +220,46 @@ class LogWriter(logging.Handler):
     # ---- in the threads that log
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Leave the record to the writer. Takes no lock but to drop it, and formats nothing that can wait."""
+        """Queue the record for the writer. Takes a lock only to drop it, and leaves formatting to the writer."""
         if not self.filter(record):
             return False
         if self._dropped or self._records.qsize() >= MAX_QUEUE:
             with self._lock:
-                # Asked again, for the writer may have caught up: who starts to drop must do so while records wait, or
-                # nothing would wake the writer to end it.
+                # Check again under the lock: the writer may have caught up, and dropping must begin while records are
+                # queued, or nothing would wake the writer to end it.
                 if self._dropped or self._records.qsize() >= MAX_QUEUE:
                     self._dropped += 1
                     return True
-        self._records.put(_kept(record))
+        self._records.put(_snapshot(record))
         return True
 
     # ---- in the thread that writes
 
     def _run(self) -> None:
-        going = True
-        while going:
+        running = True
+        while running:
             lines = list(self._unwritten_notice())
             size = count = 0
             record = self._records.get()
             while record is not None:
                 count += 1
                 if self._live and record.name == STATS and record.levelno == logging.INFO:
-                    self._status = _shown(record)
+                    self._status = _one_line(record)
                 else:
                     lines.append(self._line(record))
                     size += len(lines[-1])
                 if size >= BATCH or self._records.empty():
                     break
                 record = self._records.get()
-            going = record is not None
-            if not going or self._records.empty():
+            running = record is not None
+            if not running or self._records.empty():
                 lines += self._dropped_notice()
-            self._write(self._drawn(lines, last=not going), count)
+            self._write(self._render(lines, last=not running), count)
 
     def _line(self, record: logging.LogRecord) -> str:
         try:
             return self.format(record) + "\n"
-        except Exception as error:  # the log goes on, whatever is in a record
+        except Exception as error:  # no record may end the log
             return self.format(_own_record("a record cannot be formatted: %s", _str(error))) + "\n"
 
     def _dropped_notice(self) -> Iterator[str]:
@@ -269,15 +270,15 @@ class LogWriter(logging.Handler):
 
     def _unwritten_notice(self) -> Iterator[str]:
         if self._unwritten:
-            yield self._notice(self._unwritten, self._why)
+            yield self._notice(self._unwritten, self._reason)
 
-    def _notice(self, n: int, why: str) -> str:
-        record = _own_record("dropped %d log record%s: %s", n, "" if n == 1 else "s", why)
+    def _notice(self, n: int, reason: str) -> str:
+        record = _own_record("dropped %d log record%s: %s", n, "" if n == 1 else "s", reason)
         record.__dict__["fields"] = {"event": "dropped", "records": n}
         return self._line(record)
 
-    def _drawn(self, lines: list[str], *, last: bool) -> str:
-        """The lines, and the line of statistics below them."""
+    def _render(self, lines: list[str], *, last: bool) -> str:
+        """Return the lines as text, with the line of statistics below them."""
         text = "".join(lines)
         if self._status is None:
             return text
@@ -285,7 +286,7 @@ class LogWriter(logging.Handler):
             text = BACK + CLEAR + text
         if last:
             return f"{text}{BACK}{self._status}{CLEAR}\n"
-        # Longer than the terminal is wide, it would take two lines, and BACK would find only the second.
+        # Cut the line to the terminal's width: if it wrapped, BACK would return to the start of its second row only.
         try:
             columns = os.get_terminal_size(self._fd).columns or 80
         except OSError:
@@ -293,37 +294,37 @@ class LogWriter(logging.Handler):
         return f"{text}{BACK}{self._status[: columns - 1]}{CLEAR}"
 
     def _write(self, text: str, count: int) -> None:
-        """Write the text of so many records, however long it takes; what cannot be written is given up and counted."""
-        data = self._owed + text.encode(self._encoding, "backslashreplace")
+        """Write the text of ``count`` records, however long it takes. After an error, give them up and count them."""
+        data = self._pending_newline + text.encode(self._encoding, "backslashreplace")
         rest = memoryview(data)
         try:
             while rest:
                 try:
                     rest = rest[os.write(self._fd, rest) :]
-                except BlockingIOError:  # who has the other end may have made it so: it is shared
+                except BlockingIOError:  # another process that shares the open file may have set O_NONBLOCK
                     writable = select.poll()
                     writable.register(self._fd, select.POLLOUT)
                     writable.poll()
         except OSError as error:
             self._unwritten += count
-            self._why = error.strerror or str(error)
+            self._reason = error.strerror or str(error)
             if written := len(data) - len(rest):
-                self._owed = b"" if data[written - 1] == ord("\n") else b"\n"
+                self._pending_newline = b"" if data[written - 1] == ord("\n") else b"\n"
         else:
             self._unwritten = 0
-            self._owed = b""
+            self._pending_newline = b""
 
 
-def _kept(record: logging.LogRecord) -> logging.LogRecord:
-    """The record as it can be formatted at any later time.
+def _snapshot(record: logging.LogRecord) -> logging.LogRecord:
+    """Return the record in a form that can be formatted at any later time.
 
-    Left for later is what takes the most time, a message of arguments that are ATOMS: they are the same then. Of others
-    the text is made now: they may change, and an exception keeps its frames alive with all that is in them.
+    A message whose arguments are all ATOMS is formatted later, which saves the caller most of the time. Any other is
+    formatted now: its arguments may change, and an exception would keep its frames and their variables alive.
     """
     args = record.args
     plain = type(record.msg) is str and (not args or (type(args) is tuple and ATOMS.issuperset(map(type, args))))
     if record.exc_info or not plain:
-        record = copy.copy(record)  # other handlers have it, too
+        record = copy.copy(record)  # other handlers use the original
         record.msg, record.args = _message(record), None
         if record.exc_info:
             record.exc_text = record.exc_text or logging.Formatter().formatException(record.exc_info)
@@ -341,12 +342,12 @@ def _own_record(message: str, *args: object) -> logging.LogRecord:
 
 
 class StatsLine:
-    """Logs a server's counts every so many seconds, at INFO to "rioecho.stats", whatever the level of the rest is.
+    """Logs a server's counts every ``every`` seconds, at INFO to "rioecho.stats", whatever the level of the log.
 
-    ``stats()`` returns the counts by name, as ``EchoServer.stats`` does; it is called in a thread of this one's own.
-    The rates are those since the line before. The record's fields are the counts, ``event`` ("stats"), ``interval`` in
-    seconds, and ``lines_per_s``, ``bytes_in_per_s``, ``bytes_out_per_s``. ``stop()`` logs a last line if a count has
-    changed since the one before. As a context manager it runs from entering to leaving the block.
+    ``stats()`` returns the counts by name, as ``EchoServer.stats`` does; it is called in a thread of its own. Rates are
+    computed since the previous line. The record's fields are the counts, ``event`` ("stats"), ``interval`` in seconds,
+    and ``lines_per_s``, ``bytes_in_per_s``, ``bytes_out_per_s``. ``stop()`` logs a last line if a count has changed
+    since the previous one. As a context manager it runs for the length of the block.
     """
 
     def __init__(self, stats: Callable[[], Mapping[str, int]], every: float) -> None:
@@ -360,12 +361,12 @@ class StatsLine:
 
     def start(self) -> None:
         self._log.setLevel(logging.INFO)
-        # What has been counted by now is news, too: the server may have begun before.
+        # Begin at zero: the first line also covers what the server counted before this call.
         self._then, self._counts = monotonic(), dict.fromkeys(self._stats(), 0)
         self._thread.start()
 
     def stop(self) -> None:
-        """Log what is left to log, and end; at once, unless stats() takes its time."""
+        """Log a last line if there is anything new, and stop. Waits only for ``stats()``."""
         self._stopped.set()
         self._thread.join()
 
@@ -379,22 +380,22 @@ class StatsLine:
         self.stop()
 
     def _run(self) -> None:
-        start, beat = self._then, 0
+        start, tick = self._then, 0
         while True:
-            # The lines are due at multiples of the interval, however late one is; what is missed is left out.
+            # Lines are due at multiples of the interval, even after a late one. Lines that are missed are left out.
             elapsed = monotonic() - start
-            beat = max(beat, int(elapsed / self._every)) + 1
-            stopped = self._stopped.wait(min(max(0.0, beat * self._every - elapsed), threading.TIMEOUT_MAX))
+            tick = max(tick, int(elapsed / self._every)) + 1
+            stopped = self._stopped.wait(min(max(0.0, tick * self._every - elapsed), threading.TIMEOUT_MAX))
             try:
-                self._say(only_news=stopped)
+                self._log_counts(only_if_changed=stopped)
             except Exception:
                 self._log.exception("no statistics")
             if stopped:
                 return
 
-    def _say(self, *, only_news: bool) -> None:
+    def _log_counts(self, *, only_if_changed: bool) -> None:
         now, counts = monotonic(), dict(self._stats())
-        if only_news and counts == self._counts:
+        if only_if_changed and counts == self._counts:
             return
         interval = max(now - self._then, 1e-6)
         rates = {
@@ -404,14 +405,14 @@ class StatsLine:
         self._then, self._counts = now, counts
         fields = {"event": "stats", **counts, "interval": round(interval, 6), **rates}
         parts = [f"{counts[name]} {name}" for name in ("active", "accepted", "refused", "errors")]
-        if counts["lines"]:  # else the framing has none
+        if counts["lines"]:  # raw framing counts no lines
             parts.append(f"{rates['lines_per_s']:,.0f} lines/s")
         parts += [f"{_amount(rates['bytes_in_per_s'])}/s in", f"{_amount(rates['bytes_out_per_s'])}/s out"]
         self._log.info("stats: %s", ", ".join(parts), extra={"fields": fields})
 
 
 def _amount(n: float) -> str:
-    """A number of bytes: 999 B, 1.0 kB, 51.2 kB, 3.3 MB; GB without end."""
+    """Format a number of bytes: 999 B, 1.0 kB, 51.2 kB, 3.3 MB; GB is the largest unit."""
     unit = "B"
     for larger in ("kB", "MB", "GB"):
         if n < 999.5:

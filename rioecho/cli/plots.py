@@ -1,8 +1,8 @@
-"""The pictures of rioecho-bench: latency by percentile beside the rate, for one run or for several.
+"""The plots of rioecho-bench: latency by percentile beside the rate, for one run or several.
 
-Matplotlib is imported by the functions that draw, without pyplot: there is no window, and no state between two figures.
-The percentiles stand on HdrHistogram's axis, on which each nine is as wide as the one before. A picture is made for
-the width of a README, about 800 pixels.
+The drawing functions import Matplotlib, without pyplot: no window is opened and no state is shared between figures.
+Percentiles use HdrHistogram's logarithmic axis, on which 90%, 99%, 99.9% and so on are equally spaced. A plot is sized
+for the width of a README, about 800 pixels.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from rioecho.cli.tables import Run
 
 SUFFIXES = (".png", ".svg")
-#: Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+#: Okabe and Ito's palette, which is distinguishable with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-#: Beyond so many percentiles a line is drawn through some of them.
+#: Maximum number of points of a line; a curve with more percentiles is thinned out.
 POINTS = 2000
 
 
 def prepare() -> None:
-    """Import Matplotlib, with none of the user's settings; an ImportError if it is not there, or does not work."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its remarks on caches and fonts are not ours to make
-    os.environ.pop("MPLBACKEND", None)  # a name that it does not know would be an error
+    """Import Matplotlib without the user's settings. Raises ``ImportError`` if it is missing or does not work."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # hide its warnings about caches and fonts
+    os.environ.pop("MPLBACKEND", None)  # an unknown backend would be an error
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg
     import matplotlib.figure
@@ -42,7 +42,7 @@ def prepare() -> None:
 
 
 def draw_run(result: Result) -> _Figure:
-    """One run: both latencies in an open loop, and the rate over time."""
+    """Draw one run: the latency (corrected and uncorrected in an open loop) and the rate over time."""
     run = result.to_json()
     figure, latency, rate = _figure()
     figure.suptitle(setting(run), x=0.01, ha="left", fontsize=10, parse_math=False)
@@ -55,7 +55,7 @@ def draw_run(result: Result) -> _Figure:
         latency.legend(loc="upper left", frameon=False)
     _latency_axes(latency, curves)
 
-    # A sample is of the time before it, so the first one begins at 0.
+    # A sample covers the time up to it, so the first one begins at 0.
     times = [0.0, *(elapsed for elapsed, _, _ in result.samples)]
     rates = [value for _, value, _ in result.samples]
     rates = [*rates[:1], *rates] or [0.0]
@@ -73,11 +73,11 @@ def draw_run(result: Result) -> _Figure:
 
 
 def draw_comparison(runs: Sequence[tuple[str, Run]]) -> _Figure:
-    """Several runs: a line through the percentiles that the files hold, and a bar for the rate."""
+    """Draw several runs: for each a line through the percentiles in its file, and a bar for its rate."""
     figure, latency, rate = _figure()
     curves = [_curve(_held_percentiles(run), run["messages"]) for _, run in runs]
     for index, ((name, _), curve) in enumerate(zip(runs, curves, strict=True)):
-        dashed = index >= len(COLOURS)  # they begin again
+        dashed = index >= len(COLOURS)  # the colours repeat
         _percentile_line(latency, curve, COLOURS[index % len(COLOURS)], _plain(name), marked=True, dashed=dashed)
     latency.legend(loc="upper left", frameon=False)
     _latency_axes(latency, curves)
@@ -97,15 +97,15 @@ def draw_comparison(runs: Sequence[tuple[str, Run]]) -> _Figure:
 
 
 def save(figure: _Figure, path: str) -> None:
-    """Write PNG or SVG, as the name ends."""
+    """Write the figure as PNG or SVG, according to the suffix of ``path``."""
     kind = os.path.splitext(path)[1].lower().removeprefix(".")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a letter that the font does not have is a box, and no more than that
+        warnings.simplefilter("ignore")  # a character that the font lacks is drawn as a box
         figure.savefig(path, format=kind, dpi=200)
 
 
 def _figure() -> tuple[_Figure, _Axes, _Axes]:
-    """An empty figure with its two halves."""
+    """Return an empty figure and its left and right axes."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -121,7 +121,10 @@ def _figure() -> tuple[_Figure, _Axes, _Axes]:
 
 
 def _curve(percentiles: Iterable[tuple[float, float]], count: int) -> list[tuple[float, float]]:
-    """Points of 1 / (1 - quantile) and latency, which is never 0; the greatest of n stands where 1 of n is above."""
+    """Return points of 1 / (1 - quantile) and latency, the latter at least 0.1 us for the logarithmic axis.
+
+    The maximum of ``count`` values, whose quantile is 1, is placed at the quantile 1 - 1 / ``count``.
+    """
     last = max(float(count), 10.0)
     points = [(min(last, 100 / (100 - p)) if p < 100 else last, max(us, 0.1)) for p, us in percentiles]
     if len(points) > POINTS:
@@ -163,7 +166,7 @@ def _percentile_line(
 
 
 def _latency_axes(axes: _Axes, curves: Iterable[list[tuple[float, float]]]) -> None:
-    """Scales, ticks and room for these curves."""
+    """Set the scales, ticks and limits of the axes for the curves."""
     from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
     points = [point for curve in curves for point in curve] or [(10.0, 1.0)]
@@ -172,11 +175,11 @@ def _latency_axes(axes: _Axes, curves: Iterable[list[tuple[float, float]]]) -> N
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(1, last * 1.1)
-    ends = [1, 2] if last < 1e5 else [2]  # 0% and 50% come close to each other
+    ends = [1, 2] if last < 1e5 else [2]  # on a long axis the labels of 0% and 50% would overlap
     axes.xaxis.set_major_locator(FixedLocator([*ends, *(10**n for n in range(1, 10) if 10**n <= last * 1.1)]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(_percentile)
-    # A decade at least, so that a run without surprises looks like one; and room for the legend above the lines.
+    # Show at least a decade, so that small variations do not look large, and leave room for the legend above the lines.
     low, high = min(values), max(values)
     widen = max(1.0, 10 / (high / low)) ** 0.5
     low, high = low / widen / 1.2, high * widen * 1.2
@@ -194,7 +197,7 @@ def _latency_axes(axes: _Axes, curves: Iterable[list[tuple[float, float]]]) -> N
 def _percentile(x: float, _: object = None) -> str:
     if x <= 1:
         return "0%"
-    # 100 - 100 / x has as many nines as x has zeros.
+    # For x a power of ten, 100 - 100 / x has as many nines as x has zeros.
     return f"{100 - 100 / x:.10g}%"
 
 
@@ -213,7 +216,7 @@ def _short(value: float, _: object = None) -> str:
 
 
 def _plain(name: str) -> str:
-    """A file's name as a label: two dollars would be mathematics, and a leading underscore no entry in the legend."""
+    """Escape a file name for use as a label: $...$ would be mathematics, and a leading _ hides it from the legend."""
     name = name.replace("$", r"\$")
     return f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name
 

@@ -1,6 +1,6 @@
-"""What rioecho-bench says in text: the table of a run, its histogram, and several runs beside each other.
+"""The text output of rioecho-bench: the table and histogram of a run, and a comparison of several runs.
 
-All of it is made of what ``Result.to_json()`` gives, so a run read from a file looks as it did when it ended.
+The input is the dict of ``Result.to_json()``, so that a run read from a file prints the same as when it ended.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: As to_json() gives it.
+#: A run, as returned by to_json().
 Run: TypeAlias = Mapping[str, Any]
-#: Of a histogram: from, to, how many.
+#: A bucket of a histogram: lower bound and upper bound in microseconds, and count.
 Bucket: TypeAlias = tuple[float, float, int]
 
-#: The latencies of a run, as to_json() calls them.
+#: The names of a run's latencies in to_json().
 LATENCIES = ("mean", "p50", "p90", "p99", "p99.9", "max")
-#: Those that the comparison has room for.
+#: The columns of the comparison, which has no room for all latencies.
 COMPARED = LATENCIES[1:]
-#: What two runs must have in common to be compared, and what it is called.
+#: The settings that comparable runs have in common, and their names in messages.
 SETTINGS = {
     "connections": "connections",
     "message_bytes": "bytes per message",
@@ -29,23 +29,23 @@ SETTINGS = {
 }
 
 BLOCKS = "▏▎▍▌▋▊▉█"
-#: Where the output cannot show blocks.
+#: For an encoding that has no block characters.
 PLAIN_BLOCKS = ".#"
 
 
 def micros(value: float | None) -> str:
-    """Show a latency with three digits and its unit; a dash for none, which 0.0 is: nothing takes no time."""
+    """Format a latency in microseconds with three digits and a unit, or "-" for None and 0.0 (no measurement)."""
     if not value or value != value:
         return "-"
     for unit, size in (("us", 1.0), ("ms", 1e3), ("s", 1e6)):
-        # 999.7 us is 1.00 ms: the unit follows the rounded number.
+        # Choose the unit by the rounded number: 999.7 us is 1.00 ms.
         if value < 999.5 * size or unit == "s":
             return f"{_three_digits(value / size)} {unit}"
     raise AssertionError
 
 
 def number(value: float | None) -> str:
-    """Show a rate or a count: whole from 100 on, three digits below unless it is whole."""
+    """Format a rate or a count: an integer from 100 up, three digits below that unless it is an integer."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 99.95 or value == int(value) else _three_digits(value)
@@ -62,7 +62,7 @@ def counted(n: int, thing: str) -> str:
 
 
 def setting(run: Run) -> str:
-    """What was done, in a line."""
+    """Return one line that describes the target and the settings of a run."""
     threads = f", {run['threads']} threads" if run["threads"] > 1 else ""
     target = run["target"] if run["target"].isprintable() else repr(run["target"])
     return (
@@ -72,7 +72,7 @@ def setting(run: Run) -> str:
 
 
 def report(run: Run, buckets: Sequence[Bucket], width: int = 80, blocks: str = BLOCKS) -> list[str]:
-    """The table of a run, and its histogram, as lines of at most `width` columns."""
+    """Return the table and the histogram of a run, as lines of at most ``width`` columns."""
     rate, asked = run["rate"], run["rate_asked"]
     lines = [setting(run), ""]
     against = f"  ({rate / asked:.1%} of the {number(asked)} asked for)" if asked else ""
@@ -94,7 +94,7 @@ def report(run: Run, buckets: Sequence[Bucket], width: int = 80, blocks: str = B
 
 
 def histogram(buckets: Sequence[Bucket], width: int = 80, blocks: str = BLOCKS) -> list[str]:
-    """A bar for each bucket, from the first to the last that holds something."""
+    """Return one line with a bar for each bucket, from the first to the last with a count."""
     held = [i for i, (_, _, count) in enumerate(buckets) if count]
     if not held:
         return []
@@ -111,7 +111,7 @@ def histogram(buckets: Sequence[Bucket], width: int = 80, blocks: str = BLOCKS) 
 
 
 def bar(share: float, room: int, blocks: str = BLOCKS) -> str:
-    """A bar of `share` of `room` columns, in steps of a part of one; something that is not nothing shows."""
+    """Return a bar that fills ``share`` of ``room`` columns, to a fraction of a column. A share above 0 is visible."""
     if share <= 0:
         return ""
     steps = max(1, round(share * room * len(blocks)))
@@ -127,7 +127,7 @@ def _percent(count: int, total: int) -> str:
 
 
 def comparison(runs: Sequence[tuple[str, Run]]) -> list[str]:
-    """The runs one below the other, and below each but the first what it is of the first: 2.00x is twice as much."""
+    """Return a table of the runs. Below each run but the first stand its ratios to the first: 2.00x is twice as much."""
     rows = [["", "rate/s", "MB/s", *COMPARED]]
     first = _measures(runs[0][1])
     for index, (name, run) in enumerate(runs):
@@ -157,7 +157,7 @@ def _ratio(value: float | None, base: float | None) -> str:
 
 
 def differences(runs: Iterable[tuple[str, Run]]) -> list[str]:
-    """In what the runs are not alike: a line for each setting, with the values in the order of the runs."""
+    """Return one line for each setting in which the runs differ, with the values in the order of the runs."""
     data = [run for _, run in runs]
     found = []
     for key, words in SETTINGS.items():
