@@ -1,4 +1,4 @@
-"""What a row of the table is, and how its figures become a ratio: paired runs, medians, quartiles, a verdict."""
+"""Rows of the table, and the evaluation of their paired runs: medians, quartiles, a ratio and a verdict."""
 
 from __future__ import annotations
 
@@ -9,39 +9,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-Pairs = list[tuple[float, float]]  # ours and the peer's figure, run one after the other
+Pairs = list[tuple[float, float]]  # our figure and the peer's, measured one after the other
 
 
 class Skipped(Exception):
-    """The row cannot be measured here: what is missing."""
+    """The row cannot be measured on this machine; the message says what is missing."""
 
 
 @dataclass
 class Settings:
-    """How long and how often: what the command line says."""
+    """The settings of a run, from the command line."""
 
-    pairs: int | None = None  # runs of a pair in a session; None: as many as the row likes
-    sessions: int | None = None  # starts of a row's programs
-    seconds: float = 0.25  # of a run under load
-    warm_up: float = 0.05  # before it, not counted
-    idle: int = 10_000  # connections that are idle
-    pin: bool = False  # a server on the first core, its load on the second
-    build: Path = Path()  # where programs are compiled
+    pairs: int | None = None  # pairs per session; None for the row's own number
+    sessions: int | None = None  # sessions per row; None for the row's own number
+    seconds: float = 0.25  # length of a run under load
+    warm_up: float = 0.05  # seconds before the run, not counted
+    idle: int = 10_000  # number of idle connections
+    pin: bool = False  # pin servers to the first core and load generators to the second
+    build: Path = Path()  # directory for compiled programs
 
 
 @dataclass
 class Measured:
     pairs: Pairs
-    beside: str = ""  # what else these runs tell, in a few words
-    details: dict[str, Any] = field(default_factory=dict)  # the same for the JSON
+    beside: str = ""  # further figures of these runs, for the table
+    details: dict[str, Any] = field(default_factory=dict)  # the same, for the JSON
 
 
 @dataclass
 class Row:
-    """Something that is measured beside a peer.
+    """A measurement compared with a peer.
 
-    `unit` is that of the figures: "s" (seconds an operation takes), "/s" (messages per second) or "B" (bytes for each).
-    The goal is for the ratio of the two, ours divided by the peer's; with `difference`, for ours less the peer's.
+    ``unit`` is the unit of the figures: "s" (seconds per operation), "/s" (messages per second) or "B" (bytes per
+    connection). The goal applies to the ratio, ours divided by the peer's, or with ``difference`` to ours minus the
+    peer's.
     """
 
     name: str
@@ -49,8 +50,8 @@ class Row:
     peer: str
     unit: str
     measure: Callable[[Settings], Measured]
-    goal: float | None = None  # None: for information
-    limit: float | None = None  # our own figure is at most this, too
+    goal: float | None = None  # None for a row that is only informative
+    limit: float | None = None  # upper limit for our figure, in addition to the goal
     difference: bool = False
 
     @property
@@ -59,19 +60,19 @@ class Row:
 
 
 def compared(row: Row, pairs: Pairs) -> list[float]:
-    """The ratios, or differences, in order. A run in which nothing came back counts as what it is."""
+    """Return the ratios, or differences, in ascending order. A peer's figure of 0 gives an infinite ratio."""
     if row.difference:
         return sorted(ours - peer for ours, peer in pairs)
     return sorted(ours / peer if peer else math.inf for ours, peer in pairs)
 
 
 def quartiles(values: list[float]) -> tuple[float, float]:
-    """Between these two lies the middle half of values that are in order."""
+    """Return the limits of the middle half of ``values``, which are in ascending order."""
     return values[len(values) // 4], values[-1 - len(values) // 4]
 
 
 def evaluated(row: Row, measured: Measured) -> dict[str, Any]:
-    """What is known of a row once it has been run, as the JSON has it."""
+    """Return the result of a row as a dict for the JSON."""
     values = compared(row, measured.pairs)
     ratio = statistics.median(values)
     ours, peer = (statistics.median(pair[side] for pair in measured.pairs) for side in (0, 1))
@@ -97,7 +98,7 @@ def evaluated(row: Row, measured: Measured) -> dict[str, Any]:
 
 
 def figure(value: float, unit: str) -> str:
-    """A figure with three digits and its unit."""
+    """Format a figure with three digits and its unit."""
     if unit == "B":
         return f"{value:.0f} B" if value < 10_000 else f"{value / 1024:.0f} KiB"
     if unit == "/s":
@@ -115,7 +116,7 @@ def three_digits(value: float) -> str:
 
 
 def goal_of(result: dict[str, Any]) -> str:
-    """The goal in words; "" for none."""
+    """Format the goal, or "" if there is none."""
     if result["goal"] is None:
         return ""
     if "difference" in result:

@@ -1,4 +1,4 @@
-"""The README's picture: how many times better than its peer each row with a goal is, and the goal."""
+"""The picture in the README: for each row with a goal, the factor by which it beats its peer, and the goal."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+#: Okabe and Ito's palette, which is distinguishable with any kind of colour vision.
 REACHED, MISSED, GOAL = "#0072B2", "#E69F00", "#000000"
 TITLE = "rioecho: how many times as good as its peer, socket.makefile unless another is named; black: the goal"
 
 
 def draw(results: dict[str, dict[str, Any]], path: str) -> None:
-    """Write the picture: .png or .svg, as the name ends."""
+    """Write the picture as PNG or SVG, according to the suffix of ``path``."""
     shown = {name: result for name, result in results.items() if result.get("goal") and "ratio" in result}
     figure = Figure(figsize=(8, 0.8 + 0.3 * max(len(shown), 1)), layout="constrained", facecolor="white")
     axes = figure.subplots()
     for place, result in enumerate(shown.values()):
         times, goal = (better(value, result["unit"]) for value in (result["ratio"], result["goal"]))
         colour = REACHED if result["verdict"] == "ok" else MISSED
-        # From 1, as good as the peer: to the right better, to the left worse.
+        # Bars begin at 1, equal to the peer; better is to the right.
         axes.barh(place, times - 1, left=1, height=0.62, color=colour)
         axes.plot([goal, goal], [place - 0.42, place + 0.42], color=GOAL, linewidth=2)
         axes.annotate(
@@ -48,5 +48,5 @@ def draw(results: dict[str, dict[str, Any]], path: str) -> None:
 
 
 def better(ratio: float, unit: str) -> float:
-    """How many times as good: of rates more is better, of times and bytes less."""
+    """Return the factor of improvement: the ratio of rates, the inverse ratio of times and bytes."""
     return ratio if unit == "/s" else 1 / ratio

@@ -1,4 +1,4 @@
-"""Programs to be measured, as child processes: how they are compiled, started, found, asked and ended. Linux only."""
+"""Compile, start, measure and stop the measured programs, as child processes. Linux only."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from measure import Settings, Skipped
 
 PEERS = Path(__file__).resolve().parent / "peers"
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-PATIENCE = 90  # seconds until a program has to be ready
+STARTUP_TIMEOUT = 90  # seconds
 
-#: -P: the rioecho of this interpreter or PYTHONPATH, not the one that happens to lie in the working directory
+#: -P imports the rioecho of this interpreter or PYTHONPATH, not one in the working directory.
 RIOECHO_SERVER = [sys.executable, "-P", "-m", "rioecho.cli.server"]
 
 
 @dataclass
 class Server:
-    """A server program: `command` gives its command line for a unix socket's path, or None for TCP."""
+    """A server program. ``command`` returns its command line for a unix socket's path, or for TCP if that is None."""
 
     name: str
     command: Callable[[Settings, str | None], list[str]]
@@ -38,7 +38,7 @@ class Server:
 
 @functools.cache
 def compiled(name: str, build: Path) -> str:
-    """Compile a program of `peers`: its path."""
+    """Compile a C program of ``peers`` and return the path of the executable."""
     program = build / name
     compiler = os.environ.get("CC", "cc")
     if shutil.which(compiler) is None:
@@ -90,9 +90,9 @@ GO = Server("Go", lambda settings, path: [compiled_go("echo", settings.build), *
 
 @contextmanager
 def running(command: list[str], core: int, settings: Settings, **streams) -> Iterator[subprocess.Popen]:
-    """Run a program, on one core if the programs are pinned."""
+    """Run a program for the length of the block; with ``settings.pin``, on one core."""
     if settings.pin:
-        os.sched_setaffinity(0, {CORES[core % len(CORES)]})  # the child inherits it, and its threads from birth
+        os.sched_setaffinity(0, {CORES[core % len(CORES)]})  # inherited by the child and all its threads
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **streams)
     finally:
@@ -114,10 +114,13 @@ def running(command: list[str], core: int, settings: Settings, **streams) -> Ite
 
 
 def next_line(process: subprocess.Popen) -> str:
-    """The next line that a program prints: none comes while another waits, so the buffer is empty."""
-    select.select([process.stdout], [], [], PATIENCE)
+    """Read the next line that a program prints.
+
+    Programs print one line at a time, so no line is left in the buffer, where select could not see it.
+    """
+    select.select([process.stdout], [], [], STARTUP_TIMEOUT)
     if process.poll() is None and not select.select([process.stdout], [], [], 0)[0]:
-        raise RuntimeError(f"{process.args[0]} says nothing")
+        raise RuntimeError(f"{process.args[0]} printed nothing for {STARTUP_TIMEOUT} seconds")
     line = process.stdout.readline()
     if not line:
         raise RuntimeError(f"{' '.join(map(str, process.args))} failed with status {process.wait()}")
@@ -126,7 +129,7 @@ def next_line(process: subprocess.Popen) -> str:
 
 @contextmanager
 def serving(server: Server, settings: Settings, *, unix: bool) -> Iterator[tuple[int, str]]:
-    """Run a server: its process id, and its port or path."""
+    """Run a server; yield its process ID, and its port or path."""
     with tempfile.TemporaryDirectory() as directory:
         path = f"{directory}/socket" if unix else None
         with running(server.command(settings, path), 0, settings) as process:
@@ -136,7 +139,7 @@ def serving(server: Server, settings: Settings, *, unix: bool) -> Iterator[tuple
 
 @contextmanager
 def loading(where: str, settings: Settings, *options: object) -> Iterator[subprocess.Popen]:
-    """Run the load generator: it is connected, and does a run for each line it is given."""
+    """Start the load generator and wait until it is connected. It does one run for each line on its stdin."""
     command = [compiled("load", settings.build), "-w", *map(str, options), where]
     with running(command, 1, settings, stdin=subprocess.PIPE) as process:
         assert next_line(process) == "ready\n"
@@ -144,33 +147,33 @@ def loading(where: str, settings: Settings, *options: object) -> Iterator[subpro
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Return the IDs of a process and all its descendants."""
     parents = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            with contextlib.suppress(OSError):  # it has ended
+            with contextlib.suppress(OSError):  # the process has ended
                 parents[int(entry)] = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
     found = [pid]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
     return found
 
 
 def cpu_seconds(pid: int) -> float:
-    """What all threads of a server have computed, in user space and in the kernel."""
+    """Return the processor time of all threads and children of a server, user and kernel, in seconds."""
     return sum(
         int((thread / "schedstat").read_text().split()[0]) / 1e9
-        for one in family(pid)
-        for thread in Path(f"/proc/{one}/task").iterdir()
+        for member in family(pid)
+        for thread in Path(f"/proc/{member}/task").iterdir()
     )
 
 
 def memory_bytes(pid: int) -> int:
-    """The memory that a server has taken in user space; what its processes share counts once.
+    """Return the anonymous memory of a server and its children in bytes; shared pages count once.
 
-    Not what it has mapped from files: of that, a process has the less, the more others there are.
+    Mapped files are excluded: the proportional share of a process shrinks with the number of other processes.
     """
     return sum(
-        int(re.search(r"^Pss_Anon:\s+(\d+) kB", Path(f"/proc/{one}/smaps_rollup").read_text(), re.MULTILINE)[1]) * 1024
-        for one in family(pid)
+        int(re.search(r"^Pss_Anon:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[1]) * 1024
+        for pid in family(pid)
     )

@@ -1,4 +1,4 @@
-"""The row about rioecho-bench's own loop: what one core of it drives, beside load.c, both against the C server."""
+"""The row about the loop of rioecho-bench: the rate of one core, compared with load.c, both against the C server."""
 
 from __future__ import annotations
 

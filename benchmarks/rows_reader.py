@@ -1,6 +1,6 @@
-"""The rows about class Rio: time per line, per read and per round trip, beside socket.makefile and asyncio.
+"""The rows about class Rio: time per line, read and round trip, compared with socket.makefile and asyncio.
 
-Both sides run in turn in this process, on socket pairs with the same options.
+Both sides run alternately in this process, on socket pairs with the same options.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rioecho import Rio
 
 LINE = b"x" * 63 + b"\n"
 SOCKET_BUFFER = 1 << 20
-HELD = 1 << 16  # bytes that a socket holds in any case
-IN_A_RUN = 1 << 25  # bytes that a run reads
+HELD = 1 << 16  # bytes that the socket buffer certainly holds
+IN_A_RUN = 1 << 25  # bytes read in a run
 PAIRS = 15
 
 
@@ -38,7 +38,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 @contextmanager
 def child(work: Callable[[socket.socket], None]) -> Iterator[socket.socket]:
-    """Run `work` on the other end of a socket pair, in a process of its own: this end."""
+    """Run ``work`` with one end of a socket pair in a child process; yield the other end."""
     near, far = pair()
     pid = os.fork()
     if pid == 0:
@@ -61,7 +61,7 @@ class Clock:
         self._cpu, self._wall = time.process_time(), time.perf_counter()
 
     def read(self) -> tuple[float, float]:
-        """Seconds that have passed, and that this process has computed."""
+        """Return the elapsed time and the processor time of this process, in seconds."""
         return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 
@@ -113,10 +113,12 @@ def flood(sock: socket.socket) -> None:
 
 @dataclass
 class Reading:
-    """Two ways to read the same, each a maker of files and what is done with one; so many operations and bytes each.
+    """A comparison of two ways to read the same data.
 
-    What is small lies in the socket before: the reading is timed, not the sender, and no wait. What is large comes from
-    a child meanwhile. The two take turns at short intervals, so what the machine does to one it does to the other.
+    ``ours`` and ``peer`` are pairs of a function that opens a file and one that reads from it. A turn is ``operations``
+    operations, ``size`` bytes in all. Small data is in the socket before the turn, so that the time excludes the sender
+    and any wait; large data comes from a child process during the turn. The two sides alternate at short intervals, so
+    that the load on the machine affects both alike.
     """
 
     ours: tuple[Callable, Callable]
@@ -197,7 +199,7 @@ def echo_lines(sock: socket.socket) -> None:
 
 
 def ping_pong(talk: Callable[[socket.socket], None]) -> float:
-    """Seconds a line of pipelined round trips takes, with another thread of this process computing all the while."""
+    """Return the seconds per line of pipelined round trips while another thread of this process computes."""
     over = threading.Event()
 
     def burn() -> None:

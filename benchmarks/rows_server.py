@@ -1,4 +1,4 @@
-"""The rows about the echo server beside others: messages per second, CPU and memory, under the load of load.c."""
+"""The rows about the echo server and its peers: messages per second, CPU time and memory, under the load of load.c."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ SESSIONS, PAIRS = 3, 8
 
 @dataclass
 class Run:
-    """What a run found out about a server."""
+    """The figures of one run."""
 
     rate: float  # messages per second
-    cpu: float  # its CPU seconds per message
-    busy: float  # the part of the time in which it computed
-    load_cpu: float  # the load generator's CPU seconds per message
-    load_busy: float  # and the part of the time in which it computed
+    cpu: float  # CPU seconds per message of the server
+    busy: float  # CPU seconds per second of the server
+    load_cpu: float  # CPU seconds per message of the load generator
+    load_busy: float  # CPU seconds per second of the load generator
 
 
 def run_once(pid: int, load: subprocess.Popen) -> Run:
-    before = cpu_seconds(pid)  # all is quiet before and after: it belongs to all messages, those of the warm-up, too
+    before = cpu_seconds(pid)  # the server is idle before and after, so the difference includes the warm-up's messages
     load.stdin.write("\n")
     load.stdin.flush()
     result = json.loads(next_line(load))
@@ -51,11 +51,11 @@ def run_once(pid: int, load: subprocess.Popen) -> Run:
 
 @dataclass
 class Traffic:
-    """Lines of 64 bytes on so many connections, so many in flight on each."""
+    """A load of 64-byte lines on ``connections`` connections, with ``in_flight`` lines in flight on each."""
 
     ours: Server
     peer: Server
-    of: str  # "rate" or "cpu": what the row is about; the other is told beside it
+    of: str  # "rate" or "cpu", the subject of the row; the other is shown in the last column
     in_flight: int = 32
     connections: int = 50
     unix: bool = False
@@ -80,7 +80,7 @@ class Traffic:
         )
 
     def session(self, settings: Settings) -> list[tuple[Run, Run]]:
-        """Start both servers and a load for each, and have them run in turn: what is not running waits."""
+        """Start both servers and a load generator for each, and run them alternately, so that only one pair is busy."""
         with ExitStack() as stack:
             ends = []
             for server in (self.ours, self.peer):
@@ -94,7 +94,7 @@ class Traffic:
 
 @dataclass
 class Idle:
-    """The memory that a connection takes which has had one line echoed and is idle since."""
+    """The memory of a connection that has had one line echoed and is idle since."""
 
     ours: Server
     peer: Server
@@ -102,30 +102,30 @@ class Idle:
 
     def __call__(self, settings: Settings) -> Measured:
         needs_proc()
-        # One pair: the figures hardly vary.
+        # One pair is enough, because the figures hardly vary.
         return Measured([(self.memory(self.ours, settings), self.memory(self.peer, settings))])
 
     def memory(self, server: Server, settings: Settings) -> float:
         connections = self.connections or settings.idle
         with serving(server, settings, unix=False) as (pid, where):
             with loading(where, settings, "-c", 1):
-                pass  # what every server does once
+                pass  # allocations that the server makes once
             before = settled(pid)
             with loading(where, settings, "-c", connections):
                 return (settled(pid) - before) / connections
 
 
 def settled(pid: int) -> int:
-    """The memory of a server once it is quiet: it has not computed for a while."""
-    computed = -1.0
-    while computed != (computed := cpu_seconds(pid)):
+    """Return the memory of a server in bytes, after waiting until it uses no more processor time."""
+    cpu = -1.0
+    while cpu != (cpu := cpu_seconds(pid)):
         time.sleep(0.1)
     return memory_bytes(pid)
 
 
 def needs_proc() -> None:
     if not os.path.exists("/proc/self/schedstat"):
-        raise Skipped("it takes Linux to tell what a process has computed")
+        raise Skipped("only Linux reports processor time per thread")
 
 
 def traffic(name: str, ours: Server, peer: Server, of: str, in_flight: int, goal: float | None = None, **more) -> Row:

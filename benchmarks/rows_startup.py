@@ -1,4 +1,4 @@
-"""The row about the time that `import rioecho` takes."""
+"""The row about the time of ``import rioecho``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PAIRS = 21
 
 
 def took(code: str) -> float:
-    """The seconds that a Python takes which runs this."""
+    """Return the seconds that a new Python process takes to run ``code``."""
     path = str(Path(rioecho.__file__).parents[1])
-    # As usual it keeps what it has compiled, which the environment of a build may forbid.
+    # Let Python write .pyc files, as it does by default; the environment of a build may forbid it.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-P", "-c", code], check=True, env=environment | {"PYTHONPATH": path})
@@ -26,7 +26,7 @@ def took(code: str) -> float:
 
 
 def measure(settings: Settings) -> Measured:
-    took("import rioecho")  # from now on the files are in memory
+    took("import rioecho")  # fill the page cache
     return Measured([(took("import rioecho"), took("pass")) for _ in range(settings.pairs or PAIRS)])
 
 

@@ -1,4 +1,4 @@
-"""Every claim about speed beside its peer: runs the rows, prints the table, and writes JSON, the results and a picture.
+"""Run the benchmarks, print a table, and write the results as JSON, Markdown and a picture.
 
 A row is measured in pairs, A B A B ..., and its ratio is the median of the ratios of the pairs: see README.md.
 """
@@ -40,20 +40,20 @@ def parser() -> argparse.ArgumentParser:
     option = p.add_argument
     option("words", metavar="WORD", nargs="*", help="run the rows whose name contains one of these (all)")
     option("--list", action="store_true", help="print the names of the rows")
-    option("--goals", action="store_true", help="only the rows that have a goal")
-    option("--json", metavar="FILE", help="write what was measured, every pair of it")
+    option("--goals", action="store_true", help="run only the rows that have a goal")
+    option("--json", metavar="FILE", help="write all results, with every pair, as JSON")
     option("--results", metavar="FILE", help="write the table as Markdown")
     option("--picture", metavar="FILE", help="draw the rows that have a goal: .png or .svg (pip install matplotlib)")
-    option("--check", action="store_true", help="end with status 1 if a goal is missed")
-    option("--pairs", type=_count, help="paired runs (each row has its own number)")
-    option("--sessions", type=_count, help="starts of a row's programs (3, or 1 without a goal)")
-    option("--seconds", type=interval, default=0.25, help="length of a run under load (%(default)g)")
-    option("--warm-up", type=seconds, default=0.05, help="before it, not counted (%(default)g)")
-    option("--idle", type=_count, default=10_000, help="connections that are idle (%(default)s)")
+    option("--check", action="store_true", help="exit with status 1 if a goal is missed")
+    option("--pairs", type=_count, help="number of pairs per session (default: depends on the row)")
+    option("--sessions", type=_count, help="number of sessions per row (default: 3, or 1 for a row without a goal)")
+    option("--seconds", type=interval, default=0.25, help="length of a run under load (default: %(default)g)")
+    option("--warm-up", type=seconds, default=0.05, help="seconds before a run, not counted (default: %(default)g)")
+    option("--idle", type=_count, default=10_000, help="number of idle connections (default: %(default)s)")
     option(
         "--pin",
         action="store_true",
-        help="a server on the first core, its load on the second (where the scheduler wants)",
+        help="pin servers to the first core and load generators to the second (default: no pinning)",
     )
     return p
 
@@ -123,7 +123,7 @@ def _allow_descriptors() -> None:
 
 
 def about() -> dict[str, str]:
-    """The machine's shape and the versions."""
+    """Return a description of the machine, and the versions of the programs."""
     names = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "rioecho": __version__}
     names["Python"] = platform.python_version()
     for module in ("uvloop",):
@@ -133,10 +133,10 @@ def about() -> dict[str, str]:
             continue
     for name, command in (("C compiler", [os.environ.get("CC", "cc"), "-dumpfullversion"]), ("Go", ["go", "version"])):
         try:
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         except (OSError, subprocess.CalledProcessError):
             continue
-        names[name] = said.removeprefix("go version ").strip()
+        names[name] = output.removeprefix("go version ").strip()
     names["system"] = f"{platform.system()} {platform.release()}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names["cores"] = f"{cores} of {_processor()}"
@@ -154,7 +154,7 @@ def _processor() -> str:
 
 
 def measured(row: Row, settings: Settings) -> dict[str, Any]:
-    """Run a row and print it: what goes into the JSON."""
+    """Run a row, print it, and return its result for the JSON."""
     try:
         result = evaluated(row, row.measure(settings))
     except Skipped as reason:
@@ -176,8 +176,8 @@ def measured(row: Row, settings: Settings) -> dict[str, Any]:
 
 
 def markdown(machine: dict[str, str], results: dict[str, dict[str, Any]]) -> str:
-    """The results as a page."""
-    lines = ["# Results", "", "One run of `python benchmarks/run.py`, as it came out.", ""]
+    """Return the results as a Markdown page."""
+    lines = ["# Results", "", "The results of one run of `python benchmarks/run.py`.", ""]
     lines += [f"- {name}: {value}" for name, value in machine.items()]
     lines += [
         "",

@@ -1,6 +1,6 @@
-"""An echo that counts the bytes of all clients together: echo_cnt.c of CS:APP section 12.5.5, line for line.
+"""An echo that counts the bytes of all clients: echo_cnt.c of CS:APP section 12.5.5, line for line.
 
-The book's Pthread_once is the import of this module, which happens once.
+Importing this module, which happens once, takes the place of the book's Pthread_once.
 """
 
 from sbuf import P, Semaphore, V

@@ -2,8 +2,8 @@
 
 usage: echoclient.py <host> <port>
 
-It sends each line of stdin and prints the line that comes back. As in the book, it waits for ever for the echo of a
-last line without a newline, for the server echoes whole lines; rioecho-client does not.
+It sends each line of stdin and prints the echo. As in the book, it waits without limit for the echo of a last line that
+has no newline, because the server echoes whole lines only; rioecho-client does not.
 """
 
 import signal
@@ -11,7 +11,7 @@ import sys
 
 from rioecho.csapp import MAXLINE, Close, Fgets, Fputs, Open_clientfd, Rio_readinitb, Rio_readlineb, Rio_writen
 
-stdin, stdout = sys.stdin.buffer, sys.stdout.buffer  # bytes in and out, whatever their encoding
+stdin, stdout = sys.stdin.buffer, sys.stdout.buffer  # bytes, independent of the encoding
 
 
 def main(argv):

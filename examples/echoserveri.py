@@ -2,8 +2,8 @@
 
 usage: echoserveri.py <port>
 
-It serves one client at a time; the others wait in the kernel's queue. As in the book, an error on one connection
-(a client that resets it, say) ends the server, but with status 1. For a server that goes on see rioecho-server.
+It serves one client at a time; the others wait in the listen queue. As in the book, an error on one connection, such
+as a reset by the client, ends the server, but with status 1. rioecho-server continues after such errors.
 """
 
 import signal
@@ -15,7 +15,7 @@ from rioecho.csapp import MAXLINE, Accept, Close, Getnameinfo, Open_listenfd, Ri
 def echo(connfd):
     rio = Rio_readinitb(connfd)
     while (buf := Rio_readlineb(rio, MAXLINE)) != b"":
-        print(f"server received {len(buf)} bytes\n", end="", flush=True)  # in one piece: threads call this, too
+        print(f"server received {len(buf)} bytes\n", end="", flush=True)  # one write, because threads call this too
         Rio_writen(connfd, buf)
 
 

@@ -2,10 +2,10 @@
 
 usage: echoserverp.py <port>
 
-It forks a child for each connection; echo() is echoserveri's. As in the book, an error on one connection (a client
-that resets it, say) ends its child, which says so on stderr, and the server goes on. Accept is not disturbed by
-SIGCHLD: the book's Signal has it restarted, and Python calls it again (EINTR, PEP 475). No threads here: a fork copies
-only one.
+It forks a child for each connection and calls the echo() of echoserveri. As in the book, an error on one connection,
+such as a reset by the client, ends the child with a message on stderr, and the server continues. SIGCHLD does not
+disturb Accept: the book's Signal restarts interrupted system calls, and Python retries after EINTR (PEP 475). The
+program has no threads, because a fork copies only the calling thread.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from rioecho.csapp import Accept, Close, Open_listenfd
 
 
 def sigchld_handler(sig, frame):
-    with contextlib.suppress(ChildProcessError):  # there is no child any more
-        while os.waitpid(-1, os.WNOHANG)[0] > 0:  # all that have ended: signals do not queue
+    with contextlib.suppress(ChildProcessError):  # no child is left
+        while os.waitpid(-1, os.WNOHANG)[0] > 0:  # reap all that have exited: signals do not queue
             pass
 
 

@@ -2,15 +2,14 @@
 
 usage: echoservers.py <port>
 
-What differs is how check_clients reads. The book's calls Rio_readlineb when the descriptor is ready, which is wrong
-both ways: of a partial line it waits for the rest, and all other clients with it; and of several lines that came at
-once it takes one, while the others wait in the Rio buffer, where select cannot see them. Here fill() takes what has
-come, without waiting, and then every whole line that is held goes back; so what is left in the buffer when select is
-called is never a line.
+check_clients differs from the book's, which calls Rio_readlineb when the descriptor is ready. That has two faults. On
+a partial line it blocks until the rest arrives, and so do all other clients. If several lines arrive at once, it echoes
+one of them and leaves the others in the Rio buffer, where select cannot see them. Here fill() reads what has arrived,
+without blocking, and every whole line in the buffer is echoed, so that select is never called while a whole line is in
+a buffer.
 
-As in the book, an error on one connection (a client that resets it, say) ends the server, but with status 1, and a
-client that sends and never reads holds up all others in Rio_writen. For a server without these limits see
-rioecho-server.
+As in the book, an error on one connection, such as a reset by the client, ends the server, but with status 1, and a
+client that sends and never reads blocks all others in Rio_writen. rioecho-server has neither limit.
 """
 
 import select
@@ -19,7 +18,7 @@ import sys
 
 from rioecho.csapp import MAXLINE, Accept, Close, Open_listenfd, Rio_readinitb, Rio_readlineb, Rio_writen
 
-FD_SETSIZE = 1024  # of <sys/select.h>: select knows the descriptors below it
+FD_SETSIZE = 1024  # from <sys/select.h>: select handles only descriptors below it
 
 
 class Pool:
@@ -74,7 +73,7 @@ def add_client(connfd, p):
     p.nready -= 1
     if connfd >= FD_SETSIZE:  # the book's FD_SET writes past the end of the set
         sys.exit("add_client error: Too many clients")
-    for i in range(FD_SETSIZE):  # find an available slot; there is one, for each has a descriptor
+    for i in range(FD_SETSIZE):  # find an available slot; there are as many as descriptors
         if p.clientfd[i] < 0:
             # Add connected descriptor to the pool
             p.clientfd[i] = connfd
@@ -111,18 +110,18 @@ def check_clients(p):
 
 
 def fill(rio):
-    """Take what has come into the buffer, without waiting; False at EOF."""
+    """Read what has arrived into the buffer, without blocking. Returns False at EOF."""
     held = rio.buffered
     try:
         return rio.fill(held + 1, timeout=0) > held
-    except BlockingIOError:  # nothing has: select may be wrong, see its man page
+    except BlockingIOError:  # nothing has arrived: select may report a descriptor by mistake, see its man page
         return True
     except OSError as exc:
         sys.exit(f"Rio_readlineb error: {exc.strerror}")
 
 
 def echo_line(rio, connfd):
-    """Echo a line that is held, or what is left at EOF: nothing that Rio_readlineb would have to wait for."""
+    """Echo a line in the buffer, or the rest at EOF, so that Rio_readlineb does not block."""
     global byte_cnt
     buf = Rio_readlineb(rio, MAXLINE)
     byte_cnt += len(buf)

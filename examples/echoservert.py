@@ -2,10 +2,10 @@
 
 usage: echoservert.py <port>
 
-Each connection has a thread of its own; echo() is echoserveri's. The thread gets connfd as the value that it was at
-that moment: what the book needs Malloc and Free for. A daemon thread is a detached one, nobody joins it. As in the
-book, an error on one connection (a client that resets it, say) ends the server with all its threads, but with status
-1: the wrappers of rioecho.csapp end the process, where sys.exit() would end the thread only.
+Each connection has its own thread, which calls the echo() of echoserveri. connfd is passed to the thread by value, for
+which the book needs Malloc and Free. A daemon thread takes the place of a detached thread. As in the book, an error on
+one connection, such as a reset by the client, ends the server with all its threads, but with status 1: the wrappers of
+rioecho.csapp end the process, whereas sys.exit() would end only the thread.
 """
 
 import signal

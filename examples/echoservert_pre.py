@@ -2,9 +2,9 @@
 
 usage: echoservert_pre.py <port>
 
-NTHREADS clients are served at a time; SBUFSIZE more wait in the shared buffer, and the rest in the kernel's queue. As
-in the book, an error on one connection (a client that resets it, say) ends the server with all its threads, but with
-status 1: the wrappers of rioecho.csapp end the process, where sys.exit() would end the thread only.
+It serves NTHREADS clients at a time. SBUFSIZE more wait in the shared buffer, and the rest in the listen queue. As in
+the book, an error on one connection, such as a reset by the client, ends the server with all its threads, but with
+status 1: the wrappers of rioecho.csapp end the process, whereas sys.exit() would end only the thread.
 """
 
 import signal

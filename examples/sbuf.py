@@ -1,6 +1,6 @@
-"""A bounded buffer that producers and consumers share: sbuf.c of CS:APP section 12.5.4, line for line.
+"""A bounded buffer for producers and consumers: sbuf.c of CS:APP section 12.5.4, line for line.
 
-sbuf_init returns the buffer, and there is no sbuf_deinit: its memory goes when nobody holds it any more.
+sbuf_init returns the buffer. There is no sbuf_deinit, because Python frees the memory.
 """
 
 from threading import Semaphore

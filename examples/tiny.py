@@ -2,25 +2,26 @@
 
 usage: tiny.py <port>
 
-It serves the files of the current directory and runs the programs in its folder cgi-bin; tiny-home has an example of
-both: cd tiny-home; python ../tiny.py 8000. Everything else that the book leaves out is left out here, HEAD too (501).
+It serves the files of the current directory and runs the programs in its directory cgi-bin. tiny-home has an example of
+both: cd tiny-home; python ../tiny.py 8000. Whatever the book's Tiny does not implement is missing here too, for example
+HEAD (501).
 
-What was dangerous in the book's Tiny, and is mended:
+The following faults of the book's Tiny are fixed:
 
-* "/../x", "//cgi-bin/x" and symbolic links led out of the served directory, or to the text of a CGI program, and a
-  "cgi-bin" anywhere in the URI had the file run. What a name really leads to is looked at now, and gets a 403.
-* A client that vanished, or a file that could not be opened or was empty, ended the server (SIGPIPE, the wrappers, mmap
-  of 0 bytes; a mapped file that another program cuts is a SIGBUS). Here reading and writing are Rio's methods, which
-  raise, and an error on one connection is told on stderr and ends that connection.
-* A client that said nothing, or stopped reading, stopped the server, and one that left in the middle of the headers
-  sent it into an endless loop. Now every wait has an end (TIMEOUT, CGI_TIMEOUT, LINGER).
-* Request lines of less than three words were read past their end, and a header longer than a buffer was taken for two.
-  Those are a 400 now, as is every line of MAXLINE bytes or more, and more than MAXHDRS headers.
-* Headers that nobody had read yet turned the close into a reset, which discards the answer on its way, so hang_up waits
+* "/../x", "//cgi-bin/x" and symbolic links led out of the served directory, or to the source of a CGI program, and a
+  "cgi-bin" anywhere in the URI executed the file. Now the resolved path is checked, and the answer is a 403.
+* A client that disconnected, or a file that could not be opened or was empty, ended the server (SIGPIPE, the wrappers,
+  mmap of 0 bytes; truncating a mapped file raises SIGBUS). Now an error on one connection is an exception of a Rio
+  method; it is reported on stderr and ends that connection only.
+* A client that sent nothing or stopped reading blocked the server, and one that disconnected in the middle of the
+  headers caused an endless loop. Now every wait is limited (TIMEOUT, CGI_TIMEOUT, LINGER).
+* Request lines of fewer than three words were read past their end, and a header longer than a buffer was parsed as two.
+  Now both are a 400, as are lines of MAXLINE bytes or more and more than MAXHDRS headers.
+* Closing the connection with unread headers caused a reset, which discards the response in transit. Now hang_up waits
   for the client to close.
-* The client's text is quoted where it is shown: in an error page (scripts), and on the terminal (escape sequences).
-* It waits for the CGI program that it started, and tells on stderr if that failed (the client has had its 200 by then,
-  as in the book).
+* Text from the client is escaped in error pages (scripts) and on the terminal (escape sequences).
+* The server waits for the CGI program and reports on stderr if it failed. As in the book, the client has received a 200
+  by then.
 """
 
 import html
@@ -34,9 +35,9 @@ import time
 from rioecho import LineTooLong, Rio
 from rioecho.csapp import MAXLINE, RIO_BUFSIZE, Accept, Close, Getnameinfo, Open_listenfd, rio_readn
 
-TIMEOUT = 10.0  # seconds, for the whole request, and for each piece of the answer
+TIMEOUT = 10.0  # seconds for the whole request, and for each write of the response
 CGI_TIMEOUT = 60.0  # seconds that a CGI program may run
-LINGER = 2.0  # seconds for the client to close the connection, once it has been sent all
+LINGER = 2.0  # seconds to wait for the client to close, after the response has been sent
 MAXHDRS = 100  # lines
 PIECE = 1 << 16  # bytes
 
@@ -56,7 +57,7 @@ def main(argv):
             rio = Rio(connfd, bufsize=RIO_BUFSIZE, max_line=MAXLINE - 1, timeout=TIMEOUT)
             doit(rio)
             hang_up(rio)
-        except OSError as exc:  # the client is gone, or does nothing
+        except OSError as exc:  # the client has disconnected or timed out
             print(f"doit error: {exc}", file=sys.stderr, flush=True)
         Close(connfd)
 
@@ -85,7 +86,7 @@ def doit(rio):
     else:
         reason = "Tiny couldn't run the CGI program"
         allowed = leads_into(filename, b"cgi-bin")
-    if not allowed:  # nor is it told whether there is such a file
+    if not allowed:  # before stat(), so that the answer does not reveal whether the file exists
         clienterror(rio, filename, "403", "Forbidden", reason)
         return
     try:
@@ -101,7 +102,7 @@ def doit(rio):
     if is_static:  # serve static content
         try:
             srcfd = os.open(filename, os.O_RDONLY)
-        except OSError:  # another user's, or just removed
+        except OSError:  # unreadable, or removed in the meantime
             clienterror(rio, filename, "403", "Forbidden", reason)
             return
         try:
@@ -113,13 +114,13 @@ def doit(rio):
 
 
 def read_line(rio, deadline):
-    """Read a text line, and print it; a LineTooLong is a ValueError."""
+    """Read a text line and print it. Raises ValueError for a line that is too long."""
     try:
         buf = rio.readline(timeout=max(0.0, deadline - time.monotonic()))
     except LineTooLong as exc:
         raise ValueError(f"a line of more than {exc.limit} bytes") from None
     if buf:
-        print(repr(buf.rstrip(b"\r\n"))[2:-1], flush=True)  # what a terminal would obey is shown as \x1b and the like
+        print(repr(buf.rstrip(b"\r\n"))[2:-1], flush=True)  # with control characters escaped, for the terminal
     return buf
 
 
@@ -130,7 +131,7 @@ def read_requesthdrs(rio, deadline):
         if buf in (b"\r\n", b"\n"):
             return
         if not buf.endswith(b"\n"):
-            raise ValueError("the end of the input in the headers")
+            raise ValueError("end of input in the headers")
     raise ValueError(f"more than {MAXHDRS} headers")
 
 
@@ -138,9 +139,9 @@ def parse_request(buf):
     """Parse the request line into method, URI and version."""
     words = buf.split()
     if len(words) != 3:
-        raise ValueError("a request line is: method URI version")
+        raise ValueError("a request line must be: method URI version")
     if not words[1].startswith(b"/") or b"\0" in words[1]:
-        raise ValueError("a URI that does not begin with a slash, or has a NUL in it")
+        raise ValueError("a URI must begin with a slash and have no NUL")
     return words
 
 
@@ -157,7 +158,7 @@ def parse_uri(uri):
 
 
 def leads_into(filename, folder):
-    """Is the file in the folder, after all ".." and symbolic links?"""
+    """Report whether the file is in the folder after ".." and symbolic links are resolved."""
     real = os.path.realpath(folder)
     return os.path.commonpath([real, os.path.realpath(filename)]) == real
 
@@ -204,8 +205,8 @@ def serve_dynamic(rio, filename, cgiargs):
         try:
             # Real server would set all CGI vars here
             environ = {**os.environb, b"QUERY_STRING": cgiargs}
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and a program inherits that
-            signal.setitimer(signal.ITIMER_REAL, CGI_TIMEOUT)  # goes on in the program: SIGALRM ends it
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores SIGPIPE, and execve keeps that
+            signal.setitimer(signal.ITIMER_REAL, CGI_TIMEOUT)  # execve keeps the timer: SIGALRM ends the program
             os.dup2(rio.fileno(), 1)  # redirect stdout to client
             os.execve(filename, [filename], environ)  # noqa: S606 - run CGI program
         except OSError as exc:
@@ -235,14 +236,14 @@ def clienterror(rio, cause, errnum, shortmsg, longmsg):
 
 
 def hang_up(rio):
-    """Say that this was all, and wait for the client to close, throwing away what it still sends."""
+    """Half-close the connection and wait for the client to close, discarding what it still sends."""
     with socket.socket(fileno=os.dup(rio.fileno())) as sock:
         sock.shutdown(socket.SHUT_WR)
     deadline = time.monotonic() + LINGER
     try:
         while rio.read1(timeout=max(0.0, deadline - time.monotonic())):
             pass
-    except (TimeoutError, BlockingIOError):  # it has had its time
+    except (TimeoutError, BlockingIOError):  # the time to linger is over
         pass
 
 

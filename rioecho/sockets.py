@@ -90,7 +90,7 @@ if TYPE_CHECKING:
 def connect(
     host: Path, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: Any
 ) -> Rio:
-    """Return a ``Rio`` that owns a new connection: ``connect(host, port)`` for TCP, ``connect(path)`` for a unix socket.
+    """Return a ``Rio`` that owns a new connection: ``connect(host, port)`` or, for a unix socket, ``connect(path)``.
 
     ``timeout`` in seconds limits connecting, over all addresses together, and is then the timeout of each call on the
     Rio; ``None`` waits without limit. (A name lookup cannot be interrupted, but its time counts.) ``rio_options`` are

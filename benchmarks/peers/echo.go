@@ -1,4 +1,4 @@
-// A line echo server: a goroutine for each client, buffered both ways, flushed when no line waits.
+// A line echo server: a goroutine per client, buffered in both directions, flushed when no line is left in the buffer.
 // usage: echo [UNIX-PATH]
 package main
 

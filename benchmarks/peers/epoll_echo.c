@@ -2,8 +2,8 @@
  *
  * usage: epoll_echo [UNIX-PATH]      prints "Listening on 127.0.0.1:PORT" (or the path) when it is ready
  *
- * All connections share one read buffer. What a write leaves over is kept by its connection, which is not read from
- * until the rest is out. */
+ * All connections share one read buffer. After a partial write the connection keeps the rest, and is not read from until
+ * the rest is written. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
@@ -21,7 +21,7 @@ enum { CHUNK = 64 * 1024, EVENTS = 256 };
 
 struct conn {
     int fd;
-    size_t start, end; /* what is left to write in rest */
+    size_t start, end; /* the unwritten part of rest */
     char *rest;
 };
 
@@ -122,7 +122,7 @@ static int listen_at(const char *path) {
         struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         socklen_t size = sizeof at;
         int on = 1;
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* the accepted ones inherit it */
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* inherited by accepted sockets */
         if (bind(fd, (struct sockaddr *)&at, size) < 0 || listen(fd, 4096) < 0 ||
             getsockname(fd, (struct sockaddr *)&at, &size) < 0)
             die("listen");

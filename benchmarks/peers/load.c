@@ -1,18 +1,19 @@
-/* A closed-loop load on an echo server: one thread, epoll, every byte checked.
+/* A closed-loop load generator for echo servers: one thread, epoll, every byte checked.
  *
  * usage: load [-c CONNECTIONS] [-p IN-FLIGHT] [-s BYTES, at most 65536] [-d SECONDS] [-u WARM-UP] [-w] PORT|UNIX-PATH
  *
- * Connects (each connection has one message echoed, so that the server has accepted it), keeps IN-FLIGHT messages
- * under way on every connection for WARM-UP + SECONDS, then waits for what is still under way. Prints one line:
+ * It connects, and has one message echoed on each connection, so that the server has accepted it. Then it keeps
+ * IN-FLIGHT messages in flight on every connection for WARM-UP + SECONDS, waits for the outstanding echoes, and prints
+ * one line:
  *
  *   {"messages": in SECONDS, "seconds": measured, "rate": per second, "total": with warm-up and end, "elapsed":, "cpu":}
  *
- * where "total", "elapsed" and the generator's own "cpu" belong to the whole run. With -w it prints "ready" when it is
- * connected, and does a run for each line on stdin, until stdin ends: between the runs all is quiet.
+ * "total", "elapsed" and the load generator's "cpu" cover the whole run. With -w it prints "ready" when it is connected,
+ * does one run for each line on stdin, and ends at the end of stdin; between runs it is idle.
  *
- * The messages are a cycle of 251 different ones that end in '\n'; each connection starts at another place in it, so a
- * byte lost, repeated, changed, or sent to another connection is an error. Exit status: 0; 1 lost; 2 usage; 3 a wrong
- * echo. */
+ * The messages are a cycle of 251 different ones that end in '\n'. Each connection starts at another position in the
+ * cycle, so that a byte lost, repeated, changed, or sent to another connection is detected. Exit status: 0 success, 1
+ * connection lost or system error, 2 usage, 3 wrong echo. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -27,19 +28,19 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CYCLE = 251, CHUNK = 64 * 1024, LONGEST = CHUNK, EVENTS = 256, PATIENCE = 10 };
+enum { CYCLE = 251, CHUNK = 64 * 1024, MAX_SIZE = CHUNK, EVENTS = 256, PATIENCE = 10 };
 
 struct conn {
     int fd, blocked;
-    size_t out, in;             /* the place in the cycle of the next byte to send, and of the next to come */
+    size_t out, in;             /* positions in the cycle of the next byte to send and the next byte to receive */
     unsigned long long unsent;  /* bytes that may be sent now */
-    size_t part;                /* bytes that have come of a message that is not complete */
+    size_t part;                /* bytes received of an incomplete message */
 };
 
 static size_t connections = 50, in_flight = 1, size = 64, cycle;
 static double seconds = 1, warm_up = 0.2;
 static int waiting, poller, sending;
-static char *pattern; /* the cycle, and as much of it again as a write or a read may want in one piece */
+static char *pattern; /* the cycle, followed by its beginning, so that CHUNK bytes from any position are contiguous */
 static unsigned long long echoed;
 
 static void die(int status, const char *what) {
@@ -194,7 +195,7 @@ static void run(struct conn *conns) {
     while ((to = now()) < from + seconds)
         turn(100);
     unsigned long long messages = echoed - first;
-    /* what is under way, or still has to go, comes back before the end: each echo gave leave for one more */
+    /* Wait for all outstanding messages: each echo so far allowed one more to be sent. */
     sending = 0;
     due += echoed;
     for (double last = now(); echoed < due;) {
@@ -210,7 +211,7 @@ static void run(struct conn *conns) {
     fflush(stdout);
 }
 
-static int told(void) {
+static int read_newline(void) {
     char c;
     while (read(0, &c, 1) == 1)
         if (c == '\n')
@@ -229,7 +230,7 @@ int main(int argc, char **argv) {
         case 'w': waiting = 1; break;
         default: exit(2);
         }
-    if (optind != argc - 1 || !connections || !in_flight || !size || size > LONGEST)
+    if (optind != argc - 1 || !connections || !in_flight || !size || size > MAX_SIZE)
         die(2, "usage: load [-c CONNECTIONS] [-p IN-FLIGHT] [-s BYTES] [-d SECONDS] [-u WARM-UP] [-w] PORT|UNIX-PATH");
     make_pattern();
     poller = epoll_create1(EPOLL_CLOEXEC);
@@ -244,7 +245,7 @@ int main(int argc, char **argv) {
     }
     puts("ready");
     fflush(stdout);
-    while (told())
+    while (read_newline())
         run(conns);
     return 0;
 }

@@ -1,4 +1,4 @@
-"""A line echo server with a thread for each client. usage: threads.py rio|makefile [UNIX-PATH]."""
+"""A line echo server with a thread per client. usage: threads.py rio|makefile [UNIX-PATH]."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import sys
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError):
         while line := await reader.readline():
-            writer.write(line)  # no drain(): it would only cost
+            writer.write(line)  # no drain(), which would only cost time
     writer.close()
 
 

@@ -1,7 +1,7 @@
 """The log of a command on stderr, as text or as JSON, and an optional line of statistics.
 
-A separate thread writes the log, so that a log nobody reads never stops the server. Records that do not fit in the queue
-are dropped and counted.
+A separate thread writes the log, so that a log nobody reads never stops the server. Records that do not fit in the
+queue are dropped and counted.
 """
 
 from __future__ import annotations

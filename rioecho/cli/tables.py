@@ -127,7 +127,7 @@ def _percent(count: int, total: int) -> str:
 
 
 def comparison(runs: Sequence[tuple[str, Run]]) -> list[str]:
-    """Return a table of the runs. Below each run but the first stand its ratios to the first: 2.00x is twice as much."""
+    """Return a table of the runs. Each run but the first is followed by its ratios to the first: 2.00x is twice."""
     rows = [["", "rate/s", "MB/s", *COMPARED]]
     first = _measures(runs[0][1])
     for index, (name, run) in enumerate(runs):

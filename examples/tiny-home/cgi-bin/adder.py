@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A CGI program that adds two numbers: adder.c of CS:APP section 11.5.
 
-The numbers are in QUERY_STRING: "15000&213". Where it has something else the book's crashes, or takes it for 0.
+The numbers are in QUERY_STRING: "15000&213". For other input the book's program crashes or reads it as 0; this one
+returns an error text.
 """
 
 import os
@@ -15,7 +16,7 @@ def main():
         n1, n2 = int(arg1), int(arg2)
         answer = f"The answer is: {n1} + {n2} = {n1 + n2}"
     except ValueError:
-        answer = "Two numbers are wanted, as in: ?15000&amp;213"
+        answer = "This program needs two numbers, for example ?15000&amp;213"
 
     # Make the response body
     content = "Welcome to add.com: "
