@@ -1,4 +1,4 @@
-"""The pictures of rioecho-bench: what is on their axes, and that they are files of the kind that was asked for."""
+"""The plots of rioecho-bench: their axes and curves, and the format of the files."""
 
 import json
 import math
@@ -20,7 +20,7 @@ MODULE = "rioecho.cli.bench"
 
 
 class Latencies:
-    """A histogram of the values 1, 2 ... n, as HdrHistogram would list it."""
+    """A histogram of the values 1, 2, ... n, listed as HdrHistogram lists them."""
 
     def __init__(self, n, factor=1.0):
         self.count = n
@@ -45,7 +45,7 @@ def result(*, rate_asked=None, count=1000, samples=((0.5, 9_000.0, 80.0), (1.0, 
 
 @pytest.fixture(scope="module", autouse=True)
 def _fonts():
-    """Matplotlib keeps the files of its fonts open from the first picture on."""
+    """Draw a plot before the tests: Matplotlib keeps its font files open from the first plot on."""
     plots.prepare()
     plots.draw_run(result(rate_asked=5.0)).canvas.draw()
 
@@ -66,7 +66,7 @@ def labels(axis, locations):
 
 
 def written(path):
-    """The picture at `path`, its width and height; None where it has no pixels."""
+    """Check the format of the plot at ``path``. Returns its width and height in pixels, or None for an SVG file."""
     data = path.read_bytes()
     if path.suffix == ".svg":
         assert data.startswith(b"<?xml")
@@ -76,7 +76,7 @@ def written(path):
     return struct.unpack(">II", data[16:24])
 
 
-def test_percentiles_stand_on_an_axis_on_which_every_nine_is_as_wide_as_the_last():
+def test_the_percentile_axis_spaces_the_nines_equally():
     latency, _ = plots.draw_run(result(count=90_000)).axes
     assert (latency.get_xscale(), latency.get_yscale()) == ("log", "log")
     assert labels(latency.xaxis, latency.get_xticks()) == [
@@ -89,25 +89,25 @@ def test_percentiles_stand_on_an_axis_on_which_every_nine_is_as_wide_as_the_last
     ]
     curve = points(latency.get_lines()[0])
     assert curve[0][0] == 1.0
-    assert curve[-1] == (90_000.0, 1_800_000.0)  # the greatest of n, at 1 of n
+    assert curve[-1] == (90_000.0, 1_800_000.0)  # the maximum of n values, at 1 / n
     assert curve == sorted(curve)
     assert len(curve) <= plots.POINTS + 1
 
 
-def test_where_there_are_many_nines_the_labels_keep_their_distance():
+def test_the_labels_of_a_long_percentile_axis_do_not_overlap():
     run = RUN | {"messages": 5_000_000}
     latency = plots.draw_comparison([("a", run)]).axes[0]
     assert labels(latency.xaxis, latency.get_xticks())[:2] == ["50%", "90%"]
     assert labels(latency.xaxis, latency.get_xticks())[-1] == "99.9999%"
 
 
-def test_latencies_have_their_units():
+def test_latency_labels_have_units():
     latency, _ = plots.draw_run(result()).axes
     assert labels(latency.yaxis, [1, 50, 1000, 20_000, 1e6]) == ["1 µs", "50 µs", "1 ms", "20 ms", "1 s"]
 
 
 @pytest.mark.parametrize("high", [100.1, 1000.0, 1e6])
-def test_the_latency_axis_has_several_labels_whatever_the_spread(high):
+def test_the_latency_axis_has_several_labels_for_any_range(high):
     run = RUN | {"latency_us": dict.fromkeys(LATENCY, 100.0) | {"max": high}}
     figure = plots.draw_comparison([("a", run), ("b", run)])
     latency = figure.axes[0]
@@ -116,7 +116,7 @@ def test_the_latency_axis_has_several_labels_whatever_the_spread(high):
     assert len([tick for tick in latency.get_yticks() if low <= tick <= top]) >= 3
 
 
-def test_a_closed_loop_is_one_line_and_an_open_loop_two_with_the_rate_that_was_asked_for():
+def test_a_closed_loop_has_one_curve_and_an_open_loop_two_and_the_requested_rate():
     latency, rate = plots.draw_run(result()).axes
     assert len(latency.get_lines()) == 1
     assert latency.get_legend() is None
@@ -136,7 +136,7 @@ def test_a_closed_loop_is_one_line_and_an_open_loop_two_with_the_rate_that_was_a
 
 
 @pytest.mark.parametrize("samples", [[], [(0.01, 5.0, 1.0)]])
-def test_a_run_of_next_to_nothing_can_be_drawn(samples, tmp_path):
+def test_a_run_with_few_or_no_messages_can_be_drawn(samples, tmp_path):
     path = tmp_path / "run.png"
     for count in (0, 1, 2):
         plots.save(plots.draw_run(result(count=count, samples=samples)), str(path))
@@ -158,17 +158,17 @@ def test_a_comparison_has_a_line_and_a_bar_for_each_run():
     ]
     assert [patch.get_width() for patch in rate.patches] == [10_000.0, 5_000.0]
     assert {text.get_text() for text in rate.texts} == {"10,000", "5,000"}
-    assert rate.yaxis_inverted()  # the first on top, as in the table
+    assert rate.yaxis_inverted()  # the first run is at the top, as in the table
 
 
-def test_more_runs_than_colours_are_told_apart():
+def test_more_runs_than_colours_have_distinct_lines():
     latency, _ = plots.draw_comparison([(f"run {i}", RUN) for i in range(10)]).axes
-    looks = {(line.get_color(), line.get_linestyle()) for line in latency.get_lines()}
-    assert len(looks) == 10
+    styles = {(line.get_color(), line.get_linestyle()) for line in latency.get_lines()}
+    assert len(styles) == 10
 
 
 @pytest.mark.parametrize("name", ["run.png", "run.svg", "run.PNG"])
-def test_a_picture_is_of_the_kind_that_its_name_says_and_twice_as_wide_as_a_readme(name, tmp_path):
+def test_the_suffix_selects_the_format_and_the_width_is_twice_that_of_a_readme(name, tmp_path):
     path = tmp_path / name
     plots.save(plots.draw_run(result(rate_asked=5.0)), str(path))
     size = written(path)
@@ -187,9 +187,9 @@ def test_the_command_draws_a_run(address, tmp_path, name, options):
 @pytest.mark.parametrize(
     "name", [r"$\frac$", "\u6e2c\u8a66", os.fsdecode(b"\xff")], ids=["dollars", "no glyph", "no text"]
 )
-def test_a_target_is_drawn_as_it_is_called(name, tmp_path):
+def test_the_title_shows_the_target_literally(name, tmp_path):
     if not sys.platform.startswith("linux") and not name.isprintable():
-        pytest.skip("no such names here")
+        pytest.skip("this system has no such file names")
     made = result()
     made.to_json().update(target=f"unix:{name}")
     figure = plots.draw_run(made)
@@ -199,7 +199,7 @@ def test_a_target_is_drawn_as_it_is_called(name, tmp_path):
     assert written(tmp_path / "x.png")
 
 
-def test_settings_of_the_user_for_matplotlib_are_not_those_of_the_picture(tmp_path):
+def test_the_user_s_matplotlib_settings_do_not_affect_the_plot(tmp_path):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: banana\n")
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_text(json.dumps(RUN))

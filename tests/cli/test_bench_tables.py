@@ -1,4 +1,4 @@
-"""The texts of rioecho-bench: units, bars, tables. Nothing is run for them."""
+"""The text output of rioecho-bench: units, bars and tables, from given results."""
 
 import pytest
 
@@ -39,18 +39,18 @@ def words(line):
         (float("nan"), "-"),
     ],
 )
-def test_a_latency_has_three_digits_and_the_unit_that_follows_from_them(value, shown):
+def test_a_latency_has_three_digits_and_a_matching_unit(value, shown):
     assert micros(value) == shown
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(0, "0"), (3, "3"), (3.14159, "3.14"), (99.96, "100"), (1234567.8, "1,234,568"), (None, "-")]
 )
-def test_a_rate_has_three_digits_or_is_whole(value, shown):
+def test_a_rate_has_three_digits_or_is_an_integer(value, shown):
     assert number(value) == shown
 
 
-def test_a_bar_is_as_long_as_its_share_and_never_nothing_for_something():
+def test_a_bar_is_proportional_to_its_share_and_visible_above_zero():
     assert bar(1.0, 10) == "█" * 10
     assert bar(0.5, 10) == "█" * 5
     assert bar(0.55, 10) == "█" * 5 + "▌"
@@ -60,7 +60,7 @@ def test_a_bar_is_as_long_as_its_share_and_never_nothing_for_something():
     assert bar(0.55, 10, PLAIN_BLOCKS) == "#####."
 
 
-def test_the_histogram_goes_from_the_first_bucket_that_holds_something_to_the_last():
+def test_the_histogram_omits_empty_buckets_at_both_ends():
     lines = histogram(BUCKETS, 60)
     assert [words(line)[:6] for line in lines] == [
         ["10.0", "us", "-", "100", "us", "75.00%"],
@@ -87,7 +87,7 @@ def test_the_table_of_a_closed_loop():
     assert max(map(len, text)) <= 80
 
 
-def test_the_table_of_an_open_loop_has_both_latencies_and_the_rate_that_was_asked_for():
+def test_the_table_of_an_open_loop_has_both_latencies_and_the_requested_rate():
     run = RUN | {"rate_asked": 130_000.0, "latency_uncorrected_us": LATENCY | {"p99.9": 66.0}}
     text = report(run, [], 80)
     table = {words(line)[0]: words(line)[1:] for line in text if line}
@@ -98,7 +98,7 @@ def test_the_table_of_an_open_loop_has_both_latencies_and_the_rate_that_was_aske
     assert len({len(line) for line in columns}) == 1, columns
 
 
-def test_a_run_in_which_nothing_came_back_has_no_latencies():
+def test_a_run_without_an_echo_has_no_latencies():
     nothing = dict.fromkeys(LATENCY, 0.0)
     run = RUN | {"rate": 0.0, "messages": 0, "latency_us": nothing, "latency_uncorrected_us": nothing}
     table = {words(line)[0]: words(line)[1:] for line in report(run, []) if line}
@@ -106,7 +106,7 @@ def test_a_run_in_which_nothing_came_back_has_no_latencies():
     assert table["rate"] == ["0", "messages/s"]
 
 
-def test_threads_are_named_where_there_are_several_and_one_of_a_thing_is_one():
+def test_the_title_shows_the_threads_if_there_are_several_and_uses_the_singular():
     run = RUN | {"threads": 2, "connections": 1, "message_bytes": 1, "pipeline": 8}
     assert report(run, [])[0] == "localhost:8000: 1 connection, 2 threads, 8 x 1 byte in flight on each, 10.0 s"
 
@@ -126,12 +126,12 @@ def test_the_comparison_is_aligned_and_gives_ratios_to_the_first():
     assert max(map(len, lines)) <= 80
 
 
-def test_a_ratio_to_nothing_is_a_dash():
+def test_a_ratio_to_zero_is_a_dash():
     lines = comparison([("a", RUN | {"rate": 0.0}), ("b", RUN)])
     assert words(lines[3])[0] == "-"
 
 
-def test_runs_that_are_not_alike_are_said_not_to_be():
+def test_differences_in_the_settings_are_listed():
     assert differences([("a", RUN), ("b", RUN | {"rate": 1.0})]) == []
     assert differences([("a", RUN), ("b", RUN | {"connections": 1000, "rate_asked": 500.0})]) == [
         "the runs differ in connections: 50, 1,000",

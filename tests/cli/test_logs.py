@@ -1,4 +1,4 @@
-"""The server's log: text and JSON, what is dropped when nobody reads it, the line of statistics."""
+"""The server's log: text and JSON, dropping records when nobody reads it, and the line of statistics."""
 
 import calendar
 import contextlib
@@ -32,7 +32,7 @@ def stop(server):
 
 
 def send(server, data, times=1):
-    """Have data echoed so often over one connection."""
+    """Have data echoed this many times over one connection."""
     with dial(server.address) as sock:
         for _ in range(times):
             sock.sendall(data)
@@ -40,7 +40,7 @@ def send(server, data, times=1):
 
 
 def objects(text):
-    """The JSON objects of a log, one in each line."""
+    """Parse a log of one JSON object per line."""
     assert text.endswith("\n")
     parsed = []
     for line in text[:-1].split("\n"):
@@ -51,7 +51,10 @@ def objects(text):
 
 
 def logged(code, *, log_format="json", **options):
-    """What a child process logs with `log`, a logger, and `writer`, started and in the end finished."""
+    """Return the log of a child that runs ``code``, with a logger ``log`` and a LogWriter ``writer``.
+
+    The writer is started before the code and finished after it.
+    """
     code = (
         "import logging, os, sys\nfrom rioecho.cli.logs import LogWriter\n"
         f"writer = LogWriter(logging.DEBUG, {log_format!r})\nwriter.start()\nlog = logging.getLogger('test')\n"
@@ -65,7 +68,7 @@ def logged(code, *, log_format="json", **options):
 # ---- formats
 
 
-def test_json_is_one_object_in_each_line():
+def test_json_has_one_object_per_line():
     with Server("-v", "--log-format", "json") as server:
         with dial(server.address) as sock:
             name = sock.getsockname()
@@ -96,7 +99,7 @@ def test_json_has_the_time_in_utc():
     assert int(before) <= calendar.timegm(shown) <= after
 
 
-def test_json_has_the_fields_of_the_record_and_they_replace_nothing():
+def test_json_has_the_fields_of_the_record_and_none_replaces_a_standard_one():
     (line,) = objects(
         logged(
             "log.warning('m', extra={'fields': {'event': 'connected', 'peer': '127.0.0.1:41234', 'n': 3, 'x': None,"
@@ -118,7 +121,7 @@ def test_json_has_the_fields_of_the_record_and_they_replace_nothing():
     }
 
 
-def test_fields_are_those_of_the_call_and_none_stops_the_log():
+def test_fields_have_the_values_at_the_time_of_the_call_and_none_stops_the_log():
     code = """
 fields = {"all": [1]}
 log.info("first", extra={"fields": fields})
@@ -153,7 +156,7 @@ def test_json_has_the_text_of_an_exception():
 HOSTILE = 'a\nb\r\tc\0\x1b[2J\x7f\x85\u2028\u202e\ud800\ue000 \U000e0001\\ \u00e9\u4e16\U0001f600 "'
 
 
-def test_json_gives_every_string_back_and_has_no_control_character_raw():
+def test_json_preserves_every_string_and_escapes_control_characters():
     text = logged(f"log.info('%s', {HOSTILE!r}, extra={{'fields': {{{HOSTILE!r}: [{HOSTILE!r}]}}}})")
     (line,) = objects(text)
     assert line["message"] == HOSTILE
@@ -161,7 +164,7 @@ def test_json_gives_every_string_back_and_has_no_control_character_raw():
     assert "\u00e9\u4e16\U0001f600" in text
 
 
-def test_text_escapes_what_does_not_print_and_keeps_the_rest():
+def test_text_escapes_unprintable_characters_and_keeps_the_rest():
     text = logged(f"log.info('%s', {HOSTILE!r})", log_format="text")
     line, end, rest = text.partition("\n")
     assert (end, rest) == ("\n", "")
@@ -173,7 +176,7 @@ def test_text_escapes_what_does_not_print_and_keeps_the_rest():
     )
 
 
-def test_text_indents_an_exception_so_that_none_of_its_lines_looks_like_the_log():
+def test_text_indents_an_exception_so_that_no_line_of_it_can_pass_for_a_record():
     code = "try:\n  raise ValueError('one\\n2024-01-01 00:00:00,000 INFO two\\x1b[2J')\nexcept ValueError as error:\n"
     lines = logged(code + "  log.exception('oh')", log_format="text").splitlines()
     assert lines[0].endswith(" ERROR oh")
@@ -182,7 +185,7 @@ def test_text_indents_an_exception_so_that_none_of_its_lines_looks_like_the_log(
     assert all(line.startswith("    ") for line in lines[1:])
 
 
-def test_a_terminal_that_cannot_show_a_character_gets_its_number():
+def test_a_character_outside_the_encoding_of_stderr_is_escaped():
     with Command(
         "",
         code="import logging; from rioecho.cli.logs import LogWriter; w = LogWriter(20); w.start();"
@@ -193,14 +196,14 @@ def test_a_terminal_that_cannot_show_a_character_gets_its_number():
         assert command.err.text.endswith(" WARNING caf\\xe9\n")
 
 
-def test_a_message_shows_its_arguments_as_they_were_and_keeps_none_of_them():
+def test_a_message_shows_its_arguments_at_the_time_of_the_call_and_keeps_no_reference():
     code = """
 import gc, os, weakref
 class Thing(list): pass
 thing = Thing([1])
 gone = weakref.ref(thing)
 reader, end = os.pipe()
-held = LogWriter(logging.DEBUG, "json", end)  # not started: what it is given stays there
+held = LogWriter(logging.DEBUG, "json", end)  # not started, so that it keeps its records
 log.addHandler(held)
 log.info("%s", thing)
 thing.append(2)
@@ -218,7 +221,7 @@ assert gone() is None
     assert log[1]["thing"] == [1, 2]
 
 
-def test_a_wrong_format_is_logged_as_it_is():
+def test_a_message_with_wrong_arguments_is_logged_unformatted():
     log = objects(logged("log.info('%d bytes', 'many')\nlog.info('%s and %s', 'one')\nlog.info('next')"))
     assert log[0]["message"].startswith("%d bytes [cannot be formatted: ")
     assert log[1]["message"].startswith("%s and %s [cannot be formatted: ")
@@ -226,7 +229,7 @@ def test_a_wrong_format_is_logged_as_it_is():
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter, JsonFormatter])
-def test_the_formatters_serve_any_handler(formatter):
+def test_the_formatters_work_with_any_handler(formatter):
     record = logging.LogRecord("name", logging.INFO, "", 0, "%(a)s", ({"a": [1]},), None)
     record.stack_info = "Stack:\n  here"
     text = formatter().format(record)
@@ -239,7 +242,7 @@ def test_the_formatters_serve_any_handler(formatter):
 
 @contextlib.contextmanager
 def unread(*arguments, blocking=True):
-    """A server whose log nobody reads, and the function that starts to read it."""
+    """Run a server whose log nobody reads; yield it, and a function that starts to read the log."""
     with contextlib.ExitStack() as stack:
         reader, writer = (stack.enter_context(open(fd, mode)) for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
         os.set_blocking(writer.fileno(), blocking)
@@ -247,12 +250,12 @@ def unread(*arguments, blocking=True):
 
         def read():
             writer.close()
-            return Output(open(os.dup(reader.fileno()), "rb"))  # closes it at the end
+            return Output(open(os.dup(reader.fileno()), "rb"))  # Output closes the file
 
         yield server, read
 
 
-def test_what_nobody_reads_is_dropped_and_counted_and_the_server_goes_on():
+def test_records_that_nobody_reads_are_dropped_and_counted_and_the_server_goes_on():
     with unread("--log-format", "json") as (server, read):
         send(server, b"\n" * 1000, 30)
         memory = peak_memory(server.pid)
@@ -271,13 +274,13 @@ def test_what_nobody_reads_is_dropped_and_counted_and_the_server_goes_on():
     assert notice["event"] == "dropped"
     n = notice["records"]
     assert notice["message"] == f"dropped {n} log records: nobody reads the log fast enough"
-    # Nothing else is missing: both ends of two connections, each of their lines, and the third one's.
+    # No other record is missing: two connections and their lines, and the third connection with one line.
     assert len(log) - 1 + n == 2 * 3 + 130_000 + 1
     assert "server received 6 bytes" in [line["message"] for line in log[log.index(notice) :]]
 
 
-def test_what_waits_is_written_when_somebody_reads_and_nothing_is_dropped():
-    """Also where the other end has made the descriptor non-blocking, which it may."""
+def test_queued_records_are_written_once_the_log_is_read():
+    """The descriptor may also be non-blocking, because another process has set O_NONBLOCK on the open file."""
     for blocking in (True, False):
         with unread(blocking=blocking) as (server, read):
             send(server, b"\n" * 1000, 5)
@@ -298,7 +301,7 @@ def test_a_server_whose_log_nobody_reads_stops_in_time():
         read().join()
 
 
-def test_what_could_not_be_written_is_counted_and_said_with_the_reason_when_it_can(tmp_path):
+def test_records_that_could_not_be_written_are_reported_later_with_the_reason(tmp_path):
     path = tmp_path / "log"
     code = f"""
 import resource
@@ -325,7 +328,7 @@ log.info("fits again")
     ]
 
 
-def test_a_forked_child_has_an_empty_log_of_its_own_and_writes_it_when_it_starts_to():
+def test_a_forked_child_has_its_own_empty_log_and_writes_it_after_start():
     code = """
 import warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads
@@ -347,7 +350,7 @@ log.info("parent %d", 2)
 
 
 @pytest.mark.parametrize("quiet", [[], ["-q"]])
-def test_the_rates_are_those_of_the_bytes_that_were_sent(quiet):
+def test_the_rates_match_the_bytes_that_were_sent(quiet):
     line = b"x" * 999 + b"\n"
     with Server("--log-format", "json", "--stats", "0.05", *quiet) as server:
         for _ in range(5):
@@ -369,7 +372,7 @@ def test_the_rates_are_those_of_the_bytes_that_were_sent(quiet):
             assert after[f"{name}_per_s"] == pytest.approx(rate, rel=0.001, abs=0.1)
 
 
-def test_the_text_of_the_statistics_is_for_people_and_is_shown_when_all_else_is_quiet(tmp_path):
+def test_the_text_of_the_statistics_is_readable_and_is_logged_despite_quiet(tmp_path):
     path = tmp_path / "log"
     with open(path, "wb") as log, Server("-q", "--stats", "1000", stderr=log) as server:
         send(server, b"a line of 18 byte\n")
@@ -386,7 +389,7 @@ def test_the_text_of_the_statistics_is_for_people_and_is_shown_when_all_else_is_
     assert re.fullmatch(r"\S+ \S+", time_and_level)
 
 
-def test_without_lines_only_bytes_are_shown():
+def test_raw_framing_shows_only_bytes():
     with Server("-q", "--raw", "--stats", "1000") as server:
         send(server, b"\n" * 1000)
         stop(server)
@@ -396,13 +399,13 @@ def test_without_lines_only_bytes_are_shown():
     assert match[6] != "0 B"
 
 
-def test_the_last_line_comes_only_if_something_has_changed():
+def test_the_last_line_is_logged_only_if_a_count_has_changed():
     with Server("-q", "--stats", "1000") as server:
         stop(server)
         assert server.err.text == ""
     with Server("-q", "--stats", "0.02") as server:
         send(server, b"hello\n")
-        server.err.wait_for("0 active, 1 accepted", 2)  # the counts were final with the first of them
+        server.err.wait_for("0 active, 1 accepted", 2)  # the counts are final from the first of these on
         stop(server)
         last = STATS.fullmatch(server.err.text.splitlines()[-1].partition("INFO ")[2])
         assert last[5] == "0"
@@ -410,7 +413,7 @@ def test_the_last_line_comes_only_if_something_has_changed():
 
 @contextlib.contextmanager
 def collected():
-    """The records of statistics that are logged in this process."""
+    """Yield the list of the statistics records that this process logs in the block."""
     records = []
     handler = logging.Handler()
     handler.handle = records.append
@@ -427,7 +430,7 @@ def collected():
 ZEROS = dict.fromkeys(("accepted", "active", "refused", "closed", "errors", "bytes_in", "bytes_out", "lines"), 0)
 
 
-def test_the_lines_keep_their_rhythm_when_the_counts_take_time():
+def test_the_lines_keep_the_interval_when_stats_is_slow():
     enough = threading.Event()
     calls = []
 
@@ -455,7 +458,7 @@ def test_stopping_does_not_wait_for_the_interval():
     assert records == []
 
 
-def test_counts_that_fail_are_logged_and_end_nothing():
+def test_an_error_in_stats_is_logged_and_the_statistics_continue():
     results = iter([ZEROS, ZEROS | {"accepted": 1}])
     failed = threading.Event()
 
@@ -474,7 +477,7 @@ def test_counts_that_fail_are_logged_and_end_nothing():
 
 
 @pytest.mark.parametrize("every", [0, -1.0, float("nan")])
-def test_an_interval_that_is_none_is_refused(every):
+def test_an_interval_that_is_not_positive_is_refused(every):
     with pytest.raises(ValueError, match="above 0"):
         StatsLine(lambda: ZEROS, every)
 
@@ -502,7 +505,7 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words):
 
 
 class Master:
-    """The other end of a terminal, whose end is an error."""
+    """The master side of a terminal, with the error at a hang-up turned into an end of input."""
 
     def __init__(self, fd):
         self._file = open(fd, "rb", buffering=0)  # noqa: SIM115
@@ -521,7 +524,7 @@ class Master:
 
 @contextlib.contextmanager
 def on_a_terminal(*arguments, columns=0, term="xterm"):
-    """A server whose stderr is a terminal; `err` is all that it shows."""
+    """Run a server whose stderr is a terminal; ``err`` is the terminal's output."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24 * bool(columns), columns, 0, 0))
     err = Output(Master(master))
@@ -535,7 +538,7 @@ def on_a_terminal(*arguments, columns=0, term="xterm"):
 
 
 def screen(data):
-    """What is left on a terminal, line by line; none may be longer than it is wide, which is not looked at."""
+    """Return the lines that a terminal shows after this output. Wrapping of long lines is not emulated."""
     rows = [""]
     column = 0
     for piece in re.findall(r"\r|\n|\x1b\[K|[ -~]|.", data, re.DOTALL):
@@ -564,7 +567,7 @@ def test_on_a_terminal_the_line_is_drawn_in_place_and_the_log_goes_above_it():
         server.err.wait_for("0 active, 2 accepted")
         stop(server)
         text = server.err.text
-    # Each is drawn from the left and clears what is behind it; a line of the log first clears it.
+    # Each line of statistics starts at the left and clears the rest of the row; a log line clears it first.
     drawn = r"\rstats: [^\r\n\x1b]*\x1b\[K"
     line = r"[^\r\n\x1b]* INFO [^\r\n\x1b]*\r\n"
     assert re.fullmatch(rf"(?:{line})*(?:{drawn}|\r\x1b\[K(?:{line})+(?={drawn}))*\r\n", text), text
@@ -588,7 +591,7 @@ def test_the_live_line_fits_the_terminal_and_is_complete_at_the_end():
 
 
 @pytest.mark.parametrize(("arguments", "term"), [([], "dumb"), (["--log-format", "json"], "xterm")])
-def test_a_terminal_that_is_dumb_and_json_have_whole_lines(arguments, term):
+def test_a_dumb_terminal_and_the_json_format_get_whole_lines(arguments, term):
     with on_a_terminal("--stats", "0.02", *arguments, term=term) as server:
         server.err.wait_for("stats: ", 3)
         stop(server)

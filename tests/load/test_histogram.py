@@ -1,4 +1,4 @@
-"""The histogram of latencies, against the sorted list of all values (in nanoseconds here, microseconds there)."""
+"""The histogram of latencies, compared with the sorted list of values (nanoseconds here, microseconds in the API)."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def counted(values):
 
 
 def highest_equivalent(value):
-    """The highest value that HdrHistogram, with three digits, counts with this one."""
+    """Return the highest value that HdrHistogram, with three digits, counts in the same bucket as ``value``."""
     bits = max(value.bit_length() - 11, 0)
     return (((value >> bits) + 1) << bits) - 1
 
@@ -41,7 +41,7 @@ def test_a_percentile_is_the_highest_equivalent_of_the_value_at_its_rank(values,
 
 
 @given(VALUES)
-def test_count_mean_least_and_most_are_exact(values):
+def test_count_mean_minimum_and_maximum_are_exact(values):
     h = counted(values)
     assert h.count == len(values)
     assert h.mean == pytest.approx(sum(values) / len(values) / 1000, rel=1e-12)
@@ -53,7 +53,7 @@ def test_count_mean_least_and_most_are_exact(values):
 
 
 @given(VALUES, VALUES)
-def test_adding_is_as_counting_both_and_since_is_the_way_back(first, second):
+def test_add_merges_two_histograms_and_since_subtracts_one(first, second):
     both, earlier = counted(first), counted(first)
     both.add(counted(second))
     assert [both.percentile(p) for p in (0, 50, 99, 100)] == [
@@ -68,20 +68,20 @@ def test_adding_is_as_counting_both_and_since_is_the_way_back(first, second):
 
 
 @given(VALUES, st.integers(1, 40))
-def test_classes_for_a_picture_hold_every_value_without_a_gap(values, n):
+def test_buckets_are_contiguous_and_hold_every_value(values, n):
     h = counted(values)
-    classes = h.buckets(n)
-    assert 1 <= len(classes) <= n
-    assert sum(count for _, _, count in classes) == len(values)
-    assert classes[0][0] == h.min
-    assert classes[-1][1] == h.max
-    for (_, high, _), (low, _, _) in itertools.pairwise(classes):
+    buckets = h.buckets(n)
+    assert 1 <= len(buckets) <= n
+    assert sum(count for _, _, count in buckets) == len(values)
+    assert buckets[0][0] == h.min
+    assert buckets[-1][1] == h.max
+    for (_, high, _), (low, _, _) in itertools.pairwise(buckets):
         assert high == low
-    assert all(low <= high for low, high, _ in classes)
+    assert all(low <= high for low, high, _ in buckets)
 
 
 @given(VALUES, st.integers(1, 10))
-def test_the_curve_rises_to_the_maximum_and_its_counts_are_right(values, ticks):
+def test_percentiles_rise_to_the_maximum_with_exact_counts(values, ticks):
     h = counted(values)
     curve = h.percentiles(ticks)
     assert curve[-1] == (h.max, 100.0, len(values))
@@ -94,12 +94,12 @@ def test_the_curve_rises_to_the_maximum_and_its_counts_are_right(values, ticks):
         assert 100 * count / len(values) >= level
 
 
-def test_more_than_an_hour_is_counted_and_is_the_maximum():
+def test_a_value_above_an_hour_is_counted_and_is_the_maximum():
     h = counted([5 * HOUR, 1000])
     assert (h.count, h.max, h.percentile(50)) == (2, 5 * HOUR / 1000, 1.0)
 
 
-def test_many_of_a_value_are_counted_at_once():
+def test_one_call_records_a_value_many_times():
     h = Histogram()
     h.record(7.5, 10**12)
     h.record(7.5, 0)
@@ -107,7 +107,7 @@ def test_many_of_a_value_are_counted_at_once():
     assert h.buckets(10) == [(7.5, 7.5, 10**12)]
 
 
-def test_the_mean_of_more_than_64_bits_can_add_up_has_three_digits():
+def test_the_mean_has_three_digits_when_the_sum_exceeds_64_bits():
     h, earlier = Histogram(), Histogram()
     h.record(1e9, 10**9)  # 1e21 nanoseconds
     h.record(3e9, 10**9)
@@ -117,7 +117,7 @@ def test_the_mean_of_more_than_64_bits_can_add_up_has_three_digits():
     assert h.since(earlier).mean == 5.0
 
 
-def test_an_empty_one_has_nothing():
+def test_an_empty_histogram_returns_zeros_and_empty_lists():
     h = Histogram()
     assert (h.count, h.mean, h.min, h.max, h.stddev, h.percentile(99)) == (0, 0.0, 0.0, 0.0, 0.0, 0.0)
     assert h.buckets(5) == []
@@ -137,18 +137,18 @@ def test_an_empty_one_has_nothing():
         ("percentiles", 0),
     ],
 )
-def test_what_is_no_latency_and_no_percentile_is_refused(method, value):
+def test_an_invalid_latency_or_percentile_is_refused(method, value):
     with pytest.raises(ValueError, match="not"):
         getattr(Histogram(), method)(value)
 
 
-def test_a_tenth_of_a_percent_of_a_thousand_is_one_whatever_it_is_in_binary():
+def test_percentiles_in_steps_of_a_tenth_suffer_no_rounding_error():
     h = counted(range(1, 1001))
     assert [h.percentile(tenths / 10) for tenths in range(1, 1001)] == [n / 1000 for n in range(1, 1001)]
 
 
 @pytest.mark.parametrize("n", [10**15, 10**17, 2**63])
-def test_the_curve_of_very_many_comes_to_its_end(n):
+def test_percentiles_of_very_many_values_are_a_short_list(n):
     h = Histogram()
     h.record(1, n)
     h.record(2)

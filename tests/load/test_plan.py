@@ -1,4 +1,4 @@
-"""Plans of load tests: what is understood, and what is refused by its name."""
+"""Plans of load tests: valid targets, and error messages that name the wrong value."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from rioecho.bench import Plan
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "expected"),
     [
         ("localhost:8000", ("localhost", 8000)),
         ("127.0.0.1:1", ("127.0.0.1", 1)),
@@ -21,8 +21,8 @@ from rioecho.bench import Plan
         ("unix:./8000", ("./8000",)),
     ],
 )
-def test_a_target_is_a_host_and_port_or_a_path(text, meant):
-    assert parse_target(text) == meant
+def test_a_target_is_a_host_and_port_or_a_path(text, expected):
+    assert parse_target(text) == expected
     assert Plan(text).target == text
 
 
@@ -33,7 +33,7 @@ def test_a_target_is_a_host_and_port_or_a_path(text, meant):
         *("a:0", "a:65536", "a:-1", "a:http", "a: 8", "a:\u0668", "a:" + 5000 * "9"),
     ],
 )
-def test_what_is_no_target_is_refused(text):
+def test_an_invalid_target_is_refused(text):
     with pytest.raises(ValueError, match="target"):
         Plan(text)
 
@@ -69,19 +69,19 @@ def test_what_is_no_target_is_refused(text):
         ("target", None, TypeError),
     ],
 )
-def test_a_wrong_value_is_named(name, value, error):
+def test_an_error_names_the_wrong_value(name, value, error):
     with pytest.raises(error, match=name):
         Plan(**({"target": "localhost:8000"} | {name: value}))
 
 
-def test_a_plan_is_frozen_and_its_warm_up_is_no_longer_than_its_duration():
+def test_a_plan_is_frozen_and_limits_the_warm_up_to_the_duration():
     plan = Plan("localhost:8000", duration=0.5)
     assert (plan.warmup, plan.warmup_s) == (1.0, 0.5)
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.duration = 3
 
 
-def test_as_many_messages_may_be_under_way_on_a_connection_as_a_load_loop_takes():
+def test_the_pipeline_is_limited_to_what_a_load_loop_accepts():
     assert Plan("localhost:8000", connections=4, pipeline=1 << 20).pipeline == 1 << 20
     with pytest.raises(ValueError, match="pipeline must be 1 to 1048576"):
         Plan("localhost:8000", connections=1, pipeline=(1 << 20) + 1)

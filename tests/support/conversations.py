@@ -1,4 +1,4 @@
-"""What conversations between the standard library's clients and servers need: whose files, a server, a certificate."""
+"""Fixtures for tests of the standard library's clients and servers: makefile, a server, a certificate."""
 
 import contextlib
 import shutil
@@ -13,21 +13,24 @@ import pytest
 
 import rioecho
 
-LONG = 20.0  # seconds, for what does not happen unless something is broken
+LONG = 20.0  # timeout in seconds; expires only if something is broken
 
 
 @pytest.fixture(autouse=True, params=["rioecho", "stdlib"])
 def files_of(request, monkeypatch):
-    """Have every socket file made by rioecho, or as ever: what fails in both ways is not for rioecho to mend."""
+    """Run the test with rioecho's makefile and with the standard library's.
+
+    A failure with both is not a fault of rioecho.
+    """
     if request.param == "rioecho":
         monkeypatch.setattr(socket.socket, "makefile", rioecho.makefile)
     return request.param
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """A server on a free port of the loopback interface that keeps what its handlers raise; over TLS with a context."""
+    """A server on a free loopback port. ``errors`` has its handlers' exceptions; ``tls`` is an SSLContext or None."""
 
-    daemon_threads = False  # so that closing the server waits for them
+    daemon_threads = False  # closing the server waits for its threads
 
     def __init__(self, handler, tls=None, **attributes):
         self.errors = []
@@ -39,13 +42,13 @@ class Server(socketserver.ThreadingTCPServer):
     def get_request(self):
         sock, address = super().get_request()
         sock.settimeout(LONG)
-        if self.tls:  # the handshake is the handler's, in its first read: here it would hold up the accepting
+        if self.tls:  # the handler's first read does the handshake; here it would block the accept loop
             sock = self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         return sock, address
 
     def handle_error(self, request, client_address):
         error = sys.exception()
-        if not isinstance(error, ConnectionError):  # a client may leave in the middle of what it refuses
+        if not isinstance(error, ConnectionError):  # a client may disconnect in the middle of data that it rejects
             self.errors.append(error)
 
     @property
@@ -55,7 +58,7 @@ class Server(socketserver.ThreadingTCPServer):
 
 @contextlib.contextmanager
 def serving(handler, server_class=Server, **attributes):
-    """Serve in a thread; the server, with the attributes, has ended after the block, and an error of it is raised."""
+    """Run a server with the attributes in a thread and yield it. At the end, stop it and raise its first error."""
     server = server_class(handler, **attributes)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     try:
@@ -68,24 +71,24 @@ def serving(handler, server_class=Server, **attributes):
                 thread.join(LONG)
     except BaseException as error:
         for each in server.errors:
-            error.add_note(f"the server met {each!r}")
+            error.add_note(f"error in the server: {each!r}")
         raise
     if server.errors:
         raise server.errors[0]
 
 
 def dial(port):
-    """Give a connection to a port. It must end before the server's block, which waits for what serves it."""
+    """Connect to a port. Close the connection before the end of ``serving``, which waits for its handler."""
     return socket.create_connection(("127.0.0.1", port), timeout=LONG)
 
 
 def taken(wire, n):
-    """N bytes that were sent over a wire of delivery.py."""
+    """Receive exactly n bytes from a Wire of delivery.py."""
     data = b""
     while len(data) < n:
-        assert wire.readable(LONG), f"only {data!r} came"
+        assert wire.readable(LONG), f"received only {data!r}"
         data += wire.take(n - len(data))
-        assert data, "the end came instead"
+        assert data, "end of input"
     return data
 
 
@@ -106,9 +109,9 @@ subjectAltName = DNS:localhost, IP:127.0.0.1
 
 @pytest.fixture(scope="session")
 def contexts(tmp_path_factory):
-    """The server's TLS context and that of a client which trusts it, with a certificate made for this run."""
+    """Return a TLS context for the server and one for a client that trusts it, with a certificate made for this run."""
     if not shutil.which("openssl"):
-        pytest.skip("no openssl command to make a certificate with")
+        pytest.skip("the openssl command, which makes the certificate, is not installed")
     folder = tmp_path_factory.mktemp("certificate")
     config, key, certificate = folder / "config", folder / "key.pem", folder / "certificate.pem"
     config.write_text(CERTIFICATE)
@@ -116,5 +119,5 @@ def contexts(tmp_path_factory):
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key)
-    server.num_tickets = 0  # a client that only writes would close over the unread tickets, which is a reset
+    server.num_tickets = 0  # a client that only writes would close with unread tickets, which causes a reset
     return server, ssl.create_default_context(cafile=certificate)

@@ -1,4 +1,4 @@
-"""A crowd of clients in one thread: hundreds of connections at once, and every byte that comes back is checked."""
+"""A crowd of clients in one thread: hundreds of concurrent connections, with every received byte checked."""
 
 import contextlib
 import errno
@@ -18,8 +18,8 @@ from support.peers import SECONDS, SIZES, binary, reset
 
 BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
 
-#: How a client ends. It half-closes and reads to the end; closes when all has come back; keeps the connection when all
-#: has come back; sends on until the server ends it; resets, or just closes, when it has sent `cut` bytes.
+#: How a client ends. FINISH half-closes and reads to the end; LEAVE closes after all echoes; STAY keeps the connection
+#: open after all echoes; TOLD sends until the server closes; RESET resets and VANISH closes after sending `cut` bytes.
 FINISH, LEAVE, STAY, TOLD, RESET, VANISH = "finish", "leave", "stay", "told", "reset", "vanish"
 
 
@@ -29,13 +29,13 @@ def _stream():
 
 
 def stretch(n, at=0):
-    """N random bytes, newlines among them; `at` says which."""
+    """Return n random bytes, including newlines; ``at`` selects them."""
     at = at * 7919 % (len(_stream()) - n)
     return _stream()[at : at + n]
 
 
 def sizes(n, seed=0):
-    """N sizes, of one byte to hundreds of kilobytes, and each of SIZES among them."""
+    """Return n sizes from one byte to hundreds of kilobytes, including all SIZES."""
     chance = random.Random(f"sizes {seed}")
     more = [int(2 ** chance.uniform(0, 17)) + chance.choice([-1, 0, 1]) for _ in range(n - len(SIZES))]
     chosen = [*SIZES, *more][:n]
@@ -44,10 +44,10 @@ def sizes(n, seed=0):
 
 
 class Client:
-    """One of a crowd. It sends `data`, and fails where anything else comes back.
+    """A client that sends ``data`` and raises AssertionError if it receives anything else.
 
-    `piece`: bytes sent at once, at most; `gulp`: read at once; `pauses`: how often and how long it does nothing, as
-    (chance, most seconds); `room`: of its receive buffer.
+    ``piece`` and ``gulp`` are the maximum numbers of bytes per send and per receive; ``pauses`` is the probability and
+    the maximum length in seconds of a pause; ``room`` is the size of the receive buffer in bytes.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Client:
         self.data, self.end, self.cut = data, end, len(data) if cut is None else cut
         self.sent = self.received = 0
         self.connected = self.ended = self.over = False
-        self.error = None  # the number of what the connection ended with
+        self.error = None  # the errno with which the connection ended
         self._piece, self._gulp, self._pauses = piece, gulp, pauses
         self._chance = random.Random(seed)
         self._half_closed = False
@@ -72,7 +72,7 @@ class Client:
         return f"<{self.end} after {self.sent} sent and {self.received} received of {len(self.data)}>"
 
     def wants(self):
-        """The events it waits for; 0 where nothing is to be done any more."""
+        """Return the events to wait for, or 0 if the client is done."""
         if self.over:
             return 0
         if not self.connected or self._may_send():
@@ -80,7 +80,7 @@ class Client:
         return selectors.EVENT_READ
 
     def move(self, events):
-        """Do what can be done; the seconds that it takes a rest afterwards."""
+        """Send and receive as the events allow. Returns the number of seconds to pause."""
         try:
             if events & selectors.EVENT_WRITE:
                 self._send()
@@ -91,20 +91,20 @@ class Client:
             pass
         except OSError as error:
             if self.end != TOLD:
-                raise AssertionError(f"{error} of {self}") from error
+                raise AssertionError(f"{error} in {self}") from error
             self.error = error.errno
             self.close()
         often, longest = self._pauses
         return self._chance.uniform(0, longest) if often and self._chance.random() < often else 0
 
     def promised(self):
-        """How many of its bytes the server's kernel has acknowledged."""
+        """Return the number of bytes that the server's kernel has acknowledged."""
         if self.over or not self.connected or sys.platform != "linux":
             return 0
         return self.sent - struct.unpack("i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, b"\0" * 4))[0]
 
     def hush(self):
-        """Send nothing more."""
+        """Stop sending."""
         self.cut = self.sent
 
     def close(self, how=socket.socket.close):
@@ -129,17 +129,17 @@ class Client:
 
     def _receive(self):
         part = self.sock.recv(self._gulp)
-        assert self.data.startswith(part, self.received), f"other bytes than were sent, to {self}"
+        assert self.data.startswith(part, self.received), f"wrong echo in {self}"
         self.received += len(part)
-        assert self.received <= self.sent, f"more than was sent, to {self}"
+        assert self.received <= self.sent, f"received more than was sent in {self}"
         if not part:
             whole = self.end == FINISH and self.received == len(self.data)
-            assert whole or self.end == TOLD, f"the end too soon: {self}"
+            assert whole or self.end == TOLD, f"unexpected end of input in {self}"
             self.ended = True
             self.close()
 
     def _end(self):
-        """Having sent all, or got all back: end it."""
+        """Close, half-close or reset the connection if the client has sent or received all data."""
         if self.over or self.sent < self.cut:
             return
         if self.end == FINISH and not self._half_closed:
@@ -152,16 +152,16 @@ class Client:
 
     @property
     def settled(self):
-        """Is there nothing more to come?"""
+        """Whether the client has received all it waits for."""
         return self.over or (self.end == STAY and self.connected and self.received == len(self.data))
 
 
 class Crowd:
-    """Clients, all at once; leaving the block closes what is left of them."""
+    """A set of concurrent clients; leaving the block closes those that are left."""
 
     def __init__(self):
         self._selector = selectors.DefaultSelector()
-        self._resting = []  # (when it goes on, a number, the client)
+        self._resting = []  # (time at which it resumes, sequence number, client)
         self._numbers = itertools.count()
         self.clients = []
         self.unsettled = set()
@@ -182,13 +182,13 @@ class Crowd:
         return client
 
     def dismiss(self, client):
-        """Close a client's connection, if it is still there, and know it no more."""
+        """Close a client's connection if it is open, and remove the client."""
         client.close()
         self.clients.remove(client)
         self.unsettled.discard(client)
 
     def turn(self, longest=SECONDS):
-        """Let each client that can do something do it; how many did."""
+        """Wait up to ``longest`` seconds for events and handle them. Returns the number of clients with events."""
         now = time.monotonic()
         while self._resting and self._resting[0][0] <= now:
             client = heapq.heappop(self._resting)[2]
@@ -211,28 +211,28 @@ class Crowd:
         return len(ready)
 
     def _forget(self, sock):
-        """Watch a socket no longer. Before it is closed: a child just forked may hold it too, and epoll watches on."""
-        with contextlib.suppress(KeyError):  # its client takes a rest
+        """Unregister a socket. Must precede the close: epoll keeps a socket that a forked child still has open."""
+        with contextlib.suppress(KeyError):  # its client is pausing
             self._selector.unregister(sock)
 
     def run(self, until=None):
-        """Go on until it is so, or until every client is settled; fails where nothing moves for long."""
+        """Run until ``until()`` is true, by default until all clients are settled. Fails if there is no progress."""
         until = until or (lambda: not self.unsettled)
         moved = time.monotonic()
         while not until():
             if self.turn(1.0):
                 moved = time.monotonic()
-            assert time.monotonic() - moved < SECONDS, f"nothing moves any more: {list(self.unsettled)[:5]}"
+            assert time.monotonic() - moved < SECONDS, f"no progress: {list(self.unsettled)[:5]}"
 
     def run_for(self, turns):
-        """Go on for so many turns, as long as there is something to do at once."""
+        """Run for up to this many turns, while there are events."""
         for _ in range(turns):
             if not self.turn(0.01):
                 return
 
 
 def crowd_of(addresses, data, end=FINISH, **options):
-    """A crowd with one client for each of the data, and the addresses in turn."""
+    """Return a crowd with one client for each item of ``data``, spread over the addresses."""
     crowd = Crowd()
     try:
         for i, each in enumerate(data):

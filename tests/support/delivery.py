@@ -1,4 +1,4 @@
-"""Wires to put a Rio on, and ways to deliver bytes over them."""
+"""Connected descriptors of each kind for a Rio and a test, and ways to deliver bytes over them."""
 
 import os
 import random
@@ -13,20 +13,20 @@ WAYS = ("whole", "one by one", "halves", "inside the separators", "with pauses",
 
 
 def tcp_pair():
-    """Two connected TCP sockets on the loopback interface."""
+    """Return two connected TCP sockets on the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname(), timeout=10)
         near, _ = listener.accept()
     for end in (near, far):
         end.settimeout(None)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for size in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # or the kernel lets them grow to megabytes
+        for size in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # keep the kernel from growing the buffers to megabytes
             end.setsockopt(socket.SOL_SOCKET, size, 1 << 16)
     return near, far
 
 
 class Wire:
-    """Two connected ends: `near` is for the Rio, `far` is the test's. With `output`, the Rio writes and we read."""
+    """Two connected ends: ``near`` for the Rio, ``far`` for the test. ``output``: the Rio writes and the test reads."""
 
     def __init__(self, kind, *, blocking=True, output=False):
         self.kind = kind
@@ -37,7 +37,7 @@ class Wire:
         elif kind == "tcp":
             self.near, self.far = tcp_pair()
         elif kind == "pty":
-            # The master side gets all that was written before it sees that the slave side has been closed.
+            # The master side reads all data written to the slave side before it sees the close of the slave side.
             self.near, self.far = os.openpty()
             tty.setraw(self.far)
         else:
@@ -48,41 +48,41 @@ class Wire:
             os.set_blocking(fileno(self.near), False)
 
     def feed(self, data):
-        """Deliver data; it must fit."""
+        """Send data, which must fit in the kernel's buffers."""
         data = memoryview(data)
         while data:
             data = data[os.write(fileno(self.far), data) :]
 
     def take(self, n=1 << 16):
-        """Up to n bytes that the Rio has sent; b"" at the end."""
+        """Receive up to n bytes from the Rio; b"" at the end."""
         return os.read(fileno(self.far), n)
 
     def take_exactly(self, n):
-        """N bytes that the Rio has sent."""
+        """Receive exactly n bytes from the Rio."""
         parts = []
         while n:
             parts.append(self.take(n))
-            assert parts[-1], "the end came too soon"
+            assert parts[-1], "unexpected end of input"
             n -= len(parts[-1])
         return b"".join(parts)
 
     def readable(self, seconds=0):
-        """Has the Rio sent something, or closed?"""
+        """Report whether the Rio has sent data or closed within this many seconds."""
         return bool(select.select([self.far], [], [], seconds)[0])
 
     def drained(self):
-        """Has the Rio taken all that has been delivered?"""
+        """Report whether the Rio has read all data that was sent."""
         return not select.select([self.near], [], [], 0)[0]
 
     def end(self):
-        """The end of the Rio's input."""
+        """End the Rio's input."""
         if isinstance(self.far, socket.socket):
             self.far.shutdown(socket.SHUT_WR)
         else:
             self.close_far()
 
     def reset(self):
-        """Close a TCP connection with a reset instead of an end."""
+        """Close the TCP connection with a reset."""
         self.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_far()
 
@@ -92,13 +92,13 @@ class Wire:
         self.far = None
 
     def close(self):
-        """Close what is still open."""
+        """Close both ends, if they are still open."""
         for end in (self.near, self.far):
             close(end)
 
 
 def fileno(end):
-    """The number of an end."""
+    """Return the file descriptor of an end."""
     return end if isinstance(end, int) else end.fileno()
 
 
@@ -110,12 +110,12 @@ def close(end):
         try:
             os.close(end)
         except OSError as error:
-            if error.errno != 9:  # EBADF: the Rio owned it and has closed it
+            if error.errno != 9:  # EBADF: the Rio owned the descriptor and has closed it
                 raise
 
 
 def pieces(data, way, separators=(b"\n",), seed=0):
-    """The data, cut for a way of delivery."""
+    """Cut the data into the pieces of one of the WAYS of delivery."""
     cuts = set()
     if way == "one by one":
         cuts.update(range(len(data)))
@@ -134,7 +134,7 @@ def pieces(data, way, separators=(b"\n",), seed=0):
 
 
 def deliver(wire, parts, stop, pause=0.0):
-    """Deliver the parts and then the end, each part once the Rio has taken the one before. `stop` gives up."""
+    """Send the parts, each after the Rio has read the previous one, and end the input. The event ``stop`` gives up."""
     for part in parts:
         while not wire.drained() and not stop.is_set():
             os.sched_yield()

@@ -1,4 +1,4 @@
-"""An EventLoop that runs in a thread of the test, and its clients' ends."""
+"""An EventLoop in a thread of the test, and its clients."""
 
 import contextlib
 import os
@@ -10,14 +10,14 @@ import time
 from rioecho._server.eventloop import EventLoop
 from support.peers import SECONDS, Running
 
-CHUNK = 65_536  # what the loop receives at once
+CHUNK = 65_536  # maximum number of bytes that the loop receives at once
 
 
 def until(condition):
-    """Wait until it holds."""
+    """Wait until ``condition()`` is true, by polling."""
     deadline = time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out waiting for a condition"
         os.sched_yield()
 
 
@@ -26,7 +26,7 @@ def nothing_comes(sock, seconds=0.02):
 
 
 def tcp_pair(room=None):
-    """Both ends of a TCP connection: the client's, the server's. `room`: in the client's receive buffer."""
+    """Return the client's and the server's end of a TCP connection. ``room``: size of the client's receive buffer."""
     theirs = socket.socket()
     if room is not None:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
@@ -38,10 +38,10 @@ def tcp_pair(room=None):
 
 
 class Loop:
-    """An event loop; entering the block runs it, leaving it closes the clients, waits for its end and closes it.
+    """An event loop. The block runs it; leaving the block closes the clients, waits for its end and closes it.
 
-    `closings` has what on_closed was called with, in order, and `closed_then` how many had been closed by then: the
-    same number for those that were closed in one turn. next_closing() waits for one more of them.
+    ``closings`` lists the arguments of the calls of on_closed, and ``closed_then`` the count of closed connections at
+    each call, which is the same for connections closed in one turn. ``next_closing()`` waits for the next call.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Loop:
         return self._closed.get(timeout=SECONDS)
 
     def client(self, peer=None, *, kind="unix", small=False):
-        """A connection that the loop has adopted: the client's end. `small`: the kernel holds little for it."""
+        """Return the client's end of a connection that the loop has adopted. ``small``: with small kernel buffers."""
         theirs, ours = socket.socketpair() if kind == "unix" else tcp_pair()
         if small:
             for sock in (theirs, ours):
@@ -97,7 +97,7 @@ class Loop:
         self._running = Running(self.loop.run)
 
     def finish(self):
-        """No more connections: wait until run() has returned."""
+        """Tell the loop that no more connections follow, and wait until run() has returned."""
         self.loop.no_more()
         self._running.result()
 

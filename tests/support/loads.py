@@ -1,4 +1,4 @@
-"""What the tests of the load test share: a loop on sockets of ours, what talks at their other ends, and a result."""
+"""Shared by the tests of the load test: a load loop on socket pairs, peers for their other ends, and a result."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ from rioecho._load.histogram import Histogram
 from rioecho._load.loop import LoadLoop, messages
 from support.peers import SECONDS, Running, dial
 
-#: As --json gives it.
+#: As written by --json.
 LATENCY = {"mean": 40.0, "p50": 33.0, "p90": 52.0, "p99": 99.0, "p99.9": 1200.0, "max": 5000.0}
 RUN = {
     "target": "localhost:8000",
@@ -43,7 +43,7 @@ def latencies(load, *, corrected=True):
 
 @contextlib.contextmanager
 def peer(talk, pairs=1):
-    """Run `talk(*ends)` at the other ends of socket pairs, which it leaves closed; gives ours."""
+    """Run ``talk(*ends)`` in a thread with one end of each socket pair; yield the other ends. Closes all ends."""
     ours, theirs = zip(*(socket.socketpair() for _ in range(pairs)), strict=True)
     with contextlib.ExitStack() as opened:
         for end in (*ours, *theirs):
@@ -65,7 +65,7 @@ def peer(talk, pairs=1):
 
 
 def echo(end):
-    """Send back what comes, to the end."""
+    """Echo until the end of input."""
     with contextlib.suppress(ConnectionError):
         while data := end.recv(1 << 16):
             end.sendall(data)

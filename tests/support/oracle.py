@@ -1,8 +1,8 @@
-"""What a reader has to answer, in plain Python: the whole input is known, and nothing is clever."""
+"""A reference implementation of the reader in simple Python, which knows the whole input in advance."""
 
 
 class WouldWait(Exception):
-    """The answer is not known before more input comes."""
+    """The result depends on further input."""
 
 
 class TooLong(Exception):
@@ -14,7 +14,7 @@ class Incomplete(Exception):
 
 
 class Oracle:
-    """A reader of bytes that are all there. Without `ended`, more may still come."""
+    """A reader of ``data``. With ``ended=False``, more input may follow."""
 
     def __init__(self, data=b"", *, ended=True, max_line=1 << 20):
         self.data = data
@@ -30,19 +30,19 @@ class Oracle:
             raise WouldWait
 
     def readline(self, limit=-1):
-        most = self.max_line if limit < 0 else limit
-        end = self.data.find(b"\n", 0, most) + 1
-        if not end and len(self.data) > most and limit < 0:
+        max_size = self.max_line if limit < 0 else limit
+        end = self.data.find(b"\n", 0, max_size) + 1
+        if not end and len(self.data) > max_size and limit < 0:
             raise TooLong
         self.or_wait(end or 0 <= limit <= len(self.data))
-        return self.take(end or most)
+        return self.take(end or max_size)
 
     def readuntil(self, sep=b"\n", limit=-1):
-        most = self.max_line if limit < 0 else limit
-        at = self.data.find(sep, 0, most)
+        max_size = self.max_line if limit < 0 else limit
+        at = self.data.find(sep, 0, max_size)
         if at >= 0:
             return self.take(at + len(sep))
-        if len(self.data) >= most:
+        if len(self.data) >= max_size:
             raise TooLong
         self.or_wait(False)
         raise Incomplete(self.take(len(self.data)))

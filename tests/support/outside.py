@@ -1,4 +1,4 @@
-"""Modules that are compiled against the package from outside of it, as a user of its .pxd files compiles them."""
+"""Compile Cython modules against the installed package, as a user of its .pxd files does."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ PACKAGE = Path(rioecho.__file__).parent
 
 needs_compiler = pytest.mark.skipif(
     shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) is None,
-    reason="the C compiler that this Python was built with is not here",
+    reason="the C compiler that this Python was built with is not installed",
 )
 
 SETUP = """\
@@ -30,12 +30,12 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
 def compiler_environment() -> dict[str, str]:
-    # A sanitizer preloaded for the tests would look for leaks in the compiler, and find them.
+    # Without the sanitizer preloaded for the tests, which would report leaks in the compiler.
     return {name: value for name, value in os.environ.items() if name not in {"LD_PRELOAD", "RIOECHO_BUILD"}}
 
 
 def compile_outside(source: str, folder: Path, *, inner: bool = False):
-    """Compile and import a module. `inner`: it takes what is not public, and is built as the package itself is."""
+    """Compile and import a module. ``inner``: it may cimport private modules and has the package's build options."""
     options = {}
     if inner:
         options["include_dirs"] = [str(PACKAGE.parent)]
@@ -43,7 +43,7 @@ def compile_outside(source: str, folder: Path, *, inner: bool = False):
             options |= {"extra_compile_args": ["-g", "-O1", *SANITIZERS], "extra_link_args": SANITIZERS}
     (folder / "outside.pyx").write_text(source)
     (folder / "setup.py").write_text(SETUP.replace("OPTIONS", repr(options)))
-    # Cython looks for .pxd files along sys.path, where an editable install does not appear.
+    # Cython searches for .pxd files along sys.path, which does not contain an editable install.
     environment = compiler_environment() | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"],

@@ -1,4 +1,4 @@
-"""Peers of the echo server and the echo client: sockets that talk to them, and the commands as child processes."""
+"""Peers of the echo server and the echo client, and the commands as child processes."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ import pytest
 
 from support.delivery import fileno
 
-SECONDS = 30  # for what does not take long unless something is broken
+SECONDS = 30  # timeout; expires only if something is broken
 SIZES = (0, 1, 2, 7, 64, 1023, 4096, 65_535, 65_536, 65_537, 300_000, (1 << 20) + 1, 3_000_001)
 
 
@@ -34,52 +34,52 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
 
 
 def binary(n, seed=0):
-    """Random bytes, newlines among them as often as chance has it."""
+    """Return n random bytes, including newlines."""
     return random.Random(f"{seed} {n}").randbytes(n)
 
 
 def lines(n, longest=120, seed=0):
-    """Random lines without a newline inside; some are empty."""
+    """Return n random lines of at most ``longest`` bytes, newline included; some are empty."""
     chance = random.Random(f"{seed} {n}")
     return [chance.randbytes(chance.randrange(longest)).replace(b"\n", b"n") + b"\n" for _ in range(n)]
 
 
 def dial(address):
-    """Connect; no call on the socket takes longer than it should."""
+    """Connect to an address, with a timeout of SECONDS for each call on the socket."""
     return socket.create_connection(address[:2], timeout=SECONDS)
 
 
 def reset(sock):
-    """Close a TCP connection with a reset instead of an end."""
+    """Close a TCP connection with a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 def receive(sock, n):
-    """Exactly n bytes."""
+    """Receive exactly n bytes."""
     parts = []
     while n:
         parts.append(sock.recv(min(n, 1 << 16)))
-        assert parts[-1], f"the end came {n} bytes too soon"
+        assert parts[-1], f"end of input with {n} bytes missing"
         n -= len(parts[-1])
     return b"".join(parts)
 
 
 def receive_all(sock):
-    """All that comes, to the end."""
+    """Receive until the end of input."""
     return b"".join(iter(lambda: sock.recv(1 << 16), b""))
 
 
 def ask(sock, line=b"are you there?\n"):
-    """Send a line and have it back: the server is serving this connection now."""
+    """Send a line and receive its echo, which shows that the server is serving this connection."""
     sock.sendall(line)
     assert receive(sock, len(line)) == line
 
 
 def exchange(end, data, *, finish=True):
-    """Send data and receive at the same time; then half-close, and receive to the end: all that came back.
+    """Send data and receive at the same time, half-close, and receive to the end. Returns what was received.
 
-    Without `finish` nothing is closed, and as many bytes are awaited as were sent.
+    With ``finish=False``, nothing is closed, and the call returns when as many bytes were received as sent.
     """
     fd, view, back = fileno(end), memoryview(data), bytearray()
     os.set_blocking(fd, False)
@@ -105,28 +105,28 @@ def exchange(end, data, *, finish=True):
 
 
 def fill(sock):
-    """Send, and never read, until nothing more is taken for a while; how much was."""
+    """Send without reading until the socket is not writable for 0.3 seconds. Returns the number of bytes sent."""
     sock.setblocking(False)
     chunk, total = b"x" * 4095 + b"\n", 0
     while select.select([], [sock], [], 0.3)[1]:
         with contextlib.suppress(BlockingIOError):
             total += sock.send(chunk * 16)
-        assert total < 1 << 28, "the server reads and reads what nobody takes back"
+        assert total < 1 << 28, "the server goes on reading although nobody reads its echoes"
     return total
 
 
 def acknowledged(sock):
-    """Wait until the peer's kernel has got all that was sent, where this can be asked for."""
+    """Wait until the peer's kernel has acknowledged all data sent. Does nothing if the system cannot tell."""
     if sys.platform != "linux":
         return
     deadline = time.monotonic() + SECONDS
     while struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0]:
-        assert time.monotonic() < deadline, "what was sent does not arrive"
+        assert time.monotonic() < deadline, "timed out waiting for the peer's acknowledgement"
         os.sched_yield()
 
 
 class Running:
-    """A function in a thread of its own; result() is what it returned, or raises what it raised."""
+    """Runs a function in a thread. ``result()`` waits and returns its result or raises its exception."""
 
     def __init__(self, function, *arguments, **options):
         self._call = function, arguments, options
@@ -150,7 +150,7 @@ class Running:
 
 @contextlib.contextmanager
 def answering(talk):
-    """A server of ours for one connection, `talk(sock)`; gives its address."""
+    """Run a server that calls ``talk(sock)`` for one connection; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(SECONDS)
 
@@ -166,7 +166,7 @@ def answering(talk):
 
 
 class Output:
-    """What a child writes to one of its pipes, read as it comes."""
+    """Collects the output of a child from a pipe, in a thread."""
 
     def __init__(self, pipe):
         self.data = b""
@@ -191,7 +191,7 @@ class Output:
         return self.data.decode()
 
     def wait_for(self, wanted, times=1):
-        """Wait until it has been said so often."""
+        """Wait until the output contains ``wanted`` at least this many times."""
         if isinstance(wanted, str):
             wanted = wanted.encode()
         with self._changed:
@@ -200,11 +200,11 @@ class Output:
 
     def join(self):
         self._thread.join(SECONDS)
-        assert not self._thread.is_alive(), "somebody still holds the pipe open"
+        assert not self._thread.is_alive(), "another process holds the pipe open"
 
 
 class Screen:
-    """A terminal's master side as a pipe for Output; a hang-up is its end."""
+    """A terminal's master side in the form of a pipe for Output. A hang-up is the end of input."""
 
     def __init__(self, fd):
         self._fd = fd
@@ -216,18 +216,18 @@ class Screen:
         os.close(self._fd)
 
     def read1(self, n):
-        with contextlib.suppress(OSError):  # EIO: nobody is on the terminal any more
+        with contextlib.suppress(OSError):  # EIO: no process has the terminal open
             return os.read(self._fd, n)
         return b""
 
 
 class Command:
-    """A command of the project as a child process; leaving the block ends it."""
+    """A command of the project as a child process; leaving the block kills it."""
 
     def __init__(self, module, *arguments, code=None, prelude=None, environment=None, **options):
         program = ["-c", code] if code else ["-m", module]
         command = [sys.executable, "-X", "faulthandler", "-W", "error", *program, *map(str, arguments)]
-        if prelude:  # what the shell does before it becomes the command
+        if prelude:  # shell code that runs before the command, or a redirection
             command = [
                 "/bin/sh",
                 "-c",
@@ -254,7 +254,7 @@ class Command:
         self.process.send_signal(number)
 
     def status(self):
-        """Wait for the end; the exit status. All output is there then."""
+        """Close stdin, wait for the end, and return the exit status. All output has been collected then."""
         if self.stdin and not self.stdin.closed:
             with contextlib.suppress(BrokenPipeError):
                 self.stdin.close()
@@ -265,7 +265,7 @@ class Command:
         return status
 
     def complaint(self):
-        """The one line on stderr that says what was wrong."""
+        """Return the error message, which must be the only line on stderr."""
         text = self.err.text
         assert text.endswith("\n"), f"no line on stderr: {text!r}"
         assert text.count("\n") == 1, text
@@ -273,7 +273,7 @@ class Command:
 
 
 def piped(address, data):
-    """What a client that is given data in a pipe ends with: its status, its output, and what it says on stderr."""
+    """Run rioecho-client with data on stdin. Returns its exit status, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-W", "error", "-m", "rioecho.cli.client", *map(str, address)],
         input=data,
@@ -285,7 +285,7 @@ def piped(address, data):
 
 
 class Server(Command):
-    """rioecho-server on a free port, ready; `addresses` are its (host, port) pairs, `address` the first."""
+    """rioecho-server on a free port. ``addresses`` are its (host, port) pairs, ``address`` is the first of them."""
 
     def __init__(self, *arguments, port=0, ready=True, **options):
         super().__init__("rioecho.cli.server", port, *arguments, **options)
@@ -302,7 +302,7 @@ class Server(Command):
 
 
 def peak_memory(pid):
-    """The most memory that a process has had, in bytes; None where this cannot be asked for."""
+    """Return the peak resident memory of a process in bytes, or None if the system cannot tell."""
     if os.environ.get("RIOECHO_BUILD") == "sanitize":
         pytest.skip("AddressSanitizer keeps freed memory")
     return _status_field(pid, "VmHWM")
@@ -320,7 +320,7 @@ def _status_field(pid, name):
 
 
 def processor_seconds(pid):
-    """Seconds of processor time that a process has had; None where this cannot be asked for."""
+    """Return the processor time of a process in seconds, or None if the system cannot tell."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
             fields = stat.read().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""What /proc says of a process: its descriptors, threads, children and memory. Linux only: `needs_proc` skips."""
+"""Read the descriptors, threads, children and memory of a process from /proc. Linux only: see ``needs_proc``."""
 
 import contextlib
 import os
@@ -8,22 +8,22 @@ import pytest
 
 from support.peers import SECONDS
 
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc to ask")
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="there is no /proc")
 
 
-def until(condition, what="it"):
-    """Wait until it is so; nobody tells when, so it is asked for again and again."""
+def until(condition, what="a condition"):
+    """Wait until ``condition()`` is true, by polling, for conditions that no event reports."""
     deadline = time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"{what} does not come true"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         os.sched_yield()
 
 
 def descriptors(pid):
-    """What each open descriptor of a process is, by number."""
+    """Return the open files of a process by descriptor."""
     found = {}
     for number in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
             found[int(number)] = os.readlink(f"/proc/{pid}/fd/{number}")
     return found
 
@@ -33,7 +33,7 @@ def threads(pid):
 
 
 def children(pid):
-    """The children of a process, the dead that nobody has waited for among them."""
+    """Return the process IDs of a process's children, including zombies."""
     found = set()
     for task in os.listdir(f"/proc/{pid}/task"):
         with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{task}/children") as listed:
@@ -42,7 +42,7 @@ def children(pid):
 
 
 def gone(pid):
-    """Has the process ended? (Who waits for it is another question.)"""
+    """Report whether the process has ended. It may still be a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] in "ZX"
@@ -51,7 +51,7 @@ def gone(pid):
 
 
 def memory(pid, field="VmRSS"):
-    """The memory that a process has now, in bytes; or another field of its status."""
+    """Return the resident memory of a process, or another field of its status, in bytes."""
     if os.environ.get("RIOECHO_BUILD") == "sanitize":
         pytest.skip("AddressSanitizer keeps freed memory")
     with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/status") as status:

@@ -1,4 +1,4 @@
-"""The programs of examples/, and the commands that talk to them, as child processes."""
+"""Run the programs of examples/, and clients for them, as child processes."""
 
 import contextlib
 import os
@@ -17,23 +17,23 @@ import rioecho
 from rioecho import Rio, connect
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-LONG = 20.0  # seconds, for what does not happen unless something is broken
+LONG = 20.0  # timeout in seconds; expires only if something is broken
 
 OTHERS = {
-    "nc": ["nc", "-N"],  # end the sending side at the end of stdin: OpenBSD's nc
+    "nc": ["nc", "-N"],  # half-close at the end of stdin (OpenBSD's nc)
     "socat": ["socat", "-t", "20", "-"],
 }
 
 
 def other(name, host, port):
-    """Give the command of another program that sends stdin and prints what comes back."""
+    """Return the command line of another program that sends stdin and prints what it receives."""
     if shutil.which(name) is None:
-        pytest.skip(f"there is no {name} here")
+        pytest.skip(f"{name} is not installed")
     if name == "socat":
         return [*OTHERS[name], f"TCP:{host}:{port}"]
     usage = subprocess.run(["nc", "-h"], capture_output=True, text=True, timeout=LONG, check=False)
     if not re.search(r"^\s*-N|\[-\w*N", usage.stdout + usage.stderr, re.MULTILINE):
-        pytest.skip("this nc has no -N")
+        pytest.skip("this nc has no option -N")
     return [*OTHERS[name], host, str(port)]
 
 
@@ -42,7 +42,7 @@ def command(name, *args):
 
 
 def environment():
-    """Let the children have the rioecho that is tested, and the CGI programs this Python."""
+    """Return an environment in which children import the tested rioecho and CGI programs run this Python."""
     return os.environ | {
         "PYTHONPATH": str(Path(rioecho.__file__).parents[1]),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
@@ -51,9 +51,10 @@ def environment():
 
 @pytest.fixture
 def start():
-    """Start a child, which is ended and waited for after the test; its three streams are pipes of bytes.
+    """Return a function that starts a child process. The fixture terminates the children after the test.
 
-    `output` and `complaints` read two of them, a line at a time, and wait for no longer than LONG.
+    Their standard streams are unbuffered pipes. ``child.output`` and ``child.complaints`` are Rios that read stdout and
+    stderr with a timeout of LONG.
     """
     children = []
 
@@ -77,7 +78,7 @@ def start():
 
 
 def run(argv, data=b"", **kwargs):
-    """Run a child with this input to its end: status, what it printed, and its complaints."""
+    """Run a child with this input and wait for its end. Returns its status, stdout and stderr."""
     child = subprocess.run(argv, input=data, capture_output=True, timeout=60, env=environment(), check=False, **kwargs)
     return child.returncode, child.stdout, child.stderr
 
@@ -88,7 +89,7 @@ class Server:
         self.port = port
 
     def lines(self, count):
-        """Read this many lines of what it prints, without the numbers of the clients' ports."""
+        """Read this many lines of its output, with the addresses of clients removed."""
         lines = [self.child.output.readline().decode() for _ in range(count)]
         return [re.sub(r"^Connected to \(.+, \w+\)$", "Connected", line.rstrip("\n")) for line in lines]
 
@@ -96,7 +97,7 @@ class Server:
         return connect("127.0.0.1", self.port, timeout=LONG)
 
     def end(self):
-        """End it as a user does, and return its complaints."""
+        """Interrupt it as Ctrl-C does, wait for its end, and return what it wrote to stderr."""
         self.child.send_signal(signal.SIGINT)
         _, complaints = self.child.communicate(timeout=LONG)
         assert self.child.returncode == -signal.SIGINT
@@ -104,7 +105,7 @@ class Server:
 
 
 def free_port():
-    """A port that is free, and not of those that systems give to whoever connects or asks for any."""
+    """Return a free port outside the ranges from which systems assign ephemeral ports."""
     while True:
         port = random.SystemRandom().randrange(10_000, 30_000)
         with socket.socket() as sock, contextlib.suppress(OSError):
@@ -113,7 +114,7 @@ def free_port():
 
 
 def accepting(child, *address):
-    """Wait until this child takes connections to a host and port, or a path; the first one says nothing."""
+    """Wait until the child accepts connections at a host and port, or a path. The test connection sends nothing."""
     while True:
         try:
             return connect(*address, timeout=LONG).close()
@@ -124,9 +125,9 @@ def accepting(child, *address):
 
 @pytest.fixture
 def serve(start):
-    """Start a server, `serve("echoserveri.py")`, and wait until it has taken a client, which says nothing.
+    """Return a function that starts a server, ``serve("echoserveri.py")``, and waits until it has accepted a client.
 
-    `code` is run in place of the program: Python source, which has the port in sys.argv[1].
+    That client sends nothing. ``code`` is Python source to run instead of the program, with the port in sys.argv[1].
     """
 
     def serve(name, *, code=None, **options):

@@ -1,4 +1,4 @@
-"""Servers of the protocols that the standard library has clients for, each as small as the client allows."""
+"""Minimal servers for the protocols of the standard library's clients."""
 
 import contextlib
 import http.server
@@ -8,12 +8,12 @@ import socketserver
 
 from support.conversations import LONG
 
-#: Long enough to fill every buffer on the way several times.
+#: Fills every buffer between the two ends several times.
 BIG = b"".join(b"%031d\n" % number for number in range(1 << 16))  # 2 MiB
 
 
 class Http(http.server.BaseHTTPRequestHandler):
-    """Pages of every kind of length; POST sends the body back. The files' types go into a header."""
+    """Serves responses framed in every way; POST returns the body. The header Reader is the type of ``rfile``."""
 
     protocol_version = "HTTP/1.1"
     timeout = LONG
@@ -73,13 +73,13 @@ class BufferedHttp(Http):
 
 
 def pieces(data):
-    """The data in pieces of 1 byte, 10 bytes and so on, and the rest."""
+    """Cut the data into pieces of 1 byte, 10 bytes, 100 bytes and so on, and the rest."""
     ends = [0, 1, 11, 111, 1111, 11111, 111111, len(data)]
     return [data[start:end] for start, end in itertools.pairwise(ends)]
 
 
 class LineHandler(socketserver.StreamRequestHandler):
-    """A protocol of commands, a line each; every file of it is a socket file."""
+    """The base of line-based protocols; all its I/O goes through socket files."""
 
     timeout = LONG
     wbufsize = -1
@@ -90,29 +90,29 @@ class LineHandler(socketserver.StreamRequestHandler):
         self.wfile.flush()
 
     def commands(self):
-        """The commands as (verb, argument)."""
+        """Yield the commands as (verb, argument)."""
         for line in self.rfile:
             verb, _, argument = line.decode().rstrip("\r\n").partition(" ")
             yield verb.upper(), argument
 
     def stuffed(self, message):
-        """The lines of a message on its way out, with the dots that RFC 1939 and RFC 5321 add, and the last one."""
+        """Yield the lines of a message with dot-stuffing (RFC 1939, RFC 5321) and the final dot."""
         for line in message.splitlines(keepends=True):
             yield b"." + line if line.startswith(b".") else line
         yield b".\r\n"
 
 
 class Smtp(LineHandler):
-    """`server.messages` takes the messages, and `server.starttls` is the context, if there is one."""
+    """Appends messages to ``server.messages``. ``server.starttls`` is an SSLContext, or None for no STARTTLS."""
 
-    LONGEST = 1000  # RFC 5321, 4.5.3.1.6
+    MAX_LINE = 1000  # RFC 5321, 4.5.3.1.6
 
     def handle(self):
         self.say("220 localhost ready")
-        while line := self.rfile.readline(self.LONGEST + 1):
-            if len(line) > self.LONGEST:
+        while line := self.rfile.readline(self.MAX_LINE + 1):
+            if len(line) > self.MAX_LINE:
                 while not line.endswith(b"\n"):
-                    line = self.rfile.readline(self.LONGEST)
+                    line = self.rfile.readline(self.MAX_LINE)
                 self.say("500 line too long")
                 continue
             match line.split(None, 1)[0].upper():
@@ -138,7 +138,7 @@ class Smtp(LineHandler):
 
     def message(self):
         while (line := self.rfile.readline()) != b".\r\n":
-            assert line, "the end came inside a message"
+            assert line, "end of input inside a message"
             yield line.removeprefix(b".")
 
     def encrypt(self):
@@ -149,11 +149,11 @@ class Smtp(LineHandler):
 
     def finish(self):
         super().finish()
-        self.request.close()  # the server closes the one it accepted, which is not this one after STARTTLS
+        self.request.close()  # the server closes only the accepted socket, not the TLS socket of STARTTLS
 
 
 class Pop3(LineHandler):
-    """`server.messages` are those in the mailbox."""
+    """Serves ``server.messages`` as the mailbox."""
 
     def handle(self):
         self.say("+OK ready")
@@ -181,7 +181,7 @@ class Pop3(LineHandler):
 
 
 class Imap(LineHandler):
-    """`server.messages` are those in INBOX."""
+    """Serves ``server.messages`` as INBOX."""
 
     def handle(self):
         self.say("* OK ready")
@@ -213,7 +213,7 @@ class Imap(LineHandler):
 
 
 class Ftp(LineHandler):
-    """`server.files` are the files, by name; data connections are passive."""
+    """Serves ``server.files``, a dict by name, over passive data connections."""
 
     def handle(self):
         self.say("220-several lines", " of welcome", "220 ready")
@@ -253,7 +253,7 @@ class Ftp(LineHandler):
 
     @contextlib.contextmanager
     def transfer(self, mode, **text):
-        """A file over the data connection, on which only the file holds in the end."""
+        """Yield a file over the data connection. The socket is closed first, so that closing the file ends it."""
         self.say("150 here it comes")
         with self.listener:
             data, _ = self.listener.accept()

@@ -1,4 +1,4 @@
-"""A unix socket's two ends, for the tests of who listens on one."""
+"""Unix sockets for tests of listening on a path."""
 
 import os
 import socket
@@ -7,20 +7,20 @@ from support.peers import SECONDS
 
 
 def bound(path, kind=socket.SOCK_STREAM):
-    """Give a socket that has the path and does not listen: closed, it leaves a stale file."""
+    """Return a socket that is bound to the path and does not listen. Closing it leaves a stale socket file."""
     sock = socket.socket(socket.AF_UNIX, kind)
     sock.bind(path)
     return sock
 
 
 def stale(path):
-    """Leave a socket there that nobody has, and that no server has just made to listen on."""
+    """Create a stale socket file, old enough that no server can be about to listen on it."""
     bound(path).close()
     os.utime(path, (1, 1))
 
 
 def answers(path, listener):
-    """Whether a client of the path reaches this listener."""
+    """Report whether a client that connects to the path reaches this listener."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(SECONDS)
         client.connect(path)
