@@ -1,4 +1,4 @@
-"""The book's names: what they give, where the book's code goes wrong, and how the capital ones end the process."""
+"""The book's functions: their results, the faults of the book's code, and how the capitalized wrappers exit."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ import rioecho
 from rioecho import Rio, csapp
 from support.peers import needs_ipv6
 
-LONG = 20.0  # seconds, for what does not happen unless something is broken
+LONG = 20.0  # timeout in seconds; expires only if something is broken
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def pipe():
 
 @pytest.fixture
 def rio_of():
-    """Make a Rio of the book's size whose input is the pieces, to the end."""
+    """Return a function that makes a Rio with the book's buffer size, whose input is the given pieces and the end."""
     with contextlib.ExitStack() as stack:
 
         def rio_of(*pieces):
@@ -55,7 +55,7 @@ def rio_of():
 
 
 def python(code):
-    """Run a child that may not live long, with the rioecho that is tested: its status and what it printed."""
+    """Run code in a child with a timeout, with the tested rioecho. Returns its exit status, stdout and stderr."""
     code = "import sys, threading\nfrom rioecho.csapp import *\n" + code
     path = str(Path(rioecho.__file__).parents[1])
     child = subprocess.run(
@@ -69,23 +69,23 @@ def python(code):
 
 
 def interrupted(on_alarm, call, seconds=0.05):
-    """Have a signal handler raise KeyboardInterrupt in the call, and return what is known of it."""
+    """Have a signal handler raise KeyboardInterrupt during the call. Returns pytest's record of the exception."""
 
     def interrupt(*_):
         signal.setitimer(signal.ITIMER_REAL, 0)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        # Again and again, for one signal may come between Python's last look and the system call.
+        # Repeat the signal, because one may arrive between Python's check for signals and the system call.
         on_alarm(interrupt, seconds, interval=0.05)
         call()
     return caught
 
 
-# What is there
+# Names
 
 
-def test_names_of_the_book_are_all_there():
+def test_all_names_of_the_book_are_defined():
     names = """
         Socket Bind Listen Accept Connect Close Getaddrinfo Freeaddrinfo Getnameinfo Open_clientfd Open_listenfd
         Rio_readn Rio_writen Rio_readinitb Rio_readlineb Rio_readnb Fgets Fputs
@@ -105,13 +105,13 @@ def test_address_constants_are_those_of_the_socket_module():
         assert getattr(csapp, name) == getattr(socket, name)
 
 
-def test_every_function_says_what_it_does():
+def test_every_function_has_a_docstring():
     for name in csapp.__all__:
         if callable(getattr(csapp, name)) and not name.isupper():
             assert inspect.getdoc(getattr(csapp, name)), name
 
 
-def test_wrapper_has_its_own_name_and_the_arguments_of_what_it_wraps():
+def test_wrapper_has_its_own_name_and_the_signature_of_the_wrapped_function():
     assert csapp.Rio_readlineb.__name__ == "Rio_readlineb"
     assert inspect.signature(csapp.Rio_readlineb) == inspect.signature(csapp.rio_readlineb)
     assert inspect.signature(csapp.Open_listenfd) == inspect.signature(csapp.open_listenfd)
@@ -121,7 +121,7 @@ def test_wrapper_has_its_own_name_and_the_arguments_of_what_it_wraps():
 # The RIO package
 
 
-def test_readn_takes_exactly_n_bytes_and_leaves_the_rest_in_the_descriptor(pipe):
+def test_readn_reads_exactly_n_bytes_and_leaves_the_rest_in_the_descriptor(pipe):
     reader, writer = pipe
     writer.write(b"abcdefgh")
     writer.close()
@@ -131,7 +131,7 @@ def test_readn_takes_exactly_n_bytes_and_leaves_the_rest_in_the_descriptor(pipe)
     assert os.read(reader.fileno(), 100) == b"h"
 
 
-def test_readn_waits_for_what_comes_in_pieces(pair):
+def test_readn_waits_for_data_that_arrives_in_pieces(pair):
     a, b = pair
     sending = threading.Thread(target=lambda: [b.send(b"%d" % i) for i in range(10)])
     sending.start()
@@ -139,7 +139,7 @@ def test_readn_waits_for_what_comes_in_pieces(pair):
     sending.join(LONG)
 
 
-def test_readn_is_short_at_the_end_only(pipe):
+def test_readn_returns_fewer_bytes_only_at_the_end(pipe):
     reader, writer = pipe
     writer.write(b"abc")
     writer.close()
@@ -147,7 +147,7 @@ def test_readn_is_short_at_the_end_only(pipe):
     assert csapp.rio_readn(reader.fileno(), 10) == b""
 
 
-def test_readn_gives_what_came_before_an_error_with_the_error(pair):
+def test_readn_attaches_the_bytes_read_to_an_error(pair):
     a, b = pair
     a.settimeout(0.05)
     b.send(b"abcd")
@@ -159,7 +159,7 @@ def test_readn_gives_what_came_before_an_error_with_the_error(pair):
     assert caught.value.partial == b""
 
 
-def test_readn_gives_what_came_before_a_signal_handler_raised_with_what_it_raised(pair, on_alarm):
+def test_readn_attaches_the_bytes_read_to_the_exception_of_a_signal_handler(pair, on_alarm):
     a, b = pair
     b.send(b"abcd")
 
@@ -179,7 +179,7 @@ def test_writen_sends_all(pair):
     assert csapp.rio_writen(a, b"") == 0
 
 
-def test_writen_tells_how_much_went_before_an_error(pair):
+def test_writen_reports_the_number_of_bytes_sent_before_an_error(pair):
     a, b = pair
     data = os.urandom(1 << 22)
     a.settimeout(0.05)
@@ -212,7 +212,7 @@ def test_readinitb_leaves_the_descriptor_to_the_caller(pair):
 
 
 @pytest.mark.parametrize("n", [-1, -(10**30)])
-def test_negative_count_is_a_value_error_and_takes_nothing(pipe, n):
+def test_negative_count_is_a_value_error_and_consumes_nothing(pipe, n):
     reader, writer = pipe
     writer.write(b"abc")
     rp = csapp.rio_readinitb(reader)
@@ -223,7 +223,7 @@ def test_negative_count_is_a_value_error_and_takes_nothing(pipe, n):
 
 
 @pytest.mark.parametrize("size", [1.5, None, "10", b"10"], ids=repr)
-def test_size_of_another_type_is_a_type_error_and_takes_nothing(pipe, size):
+def test_size_of_another_type_is_a_type_error_and_consumes_nothing(pipe, size):
     reader, writer = pipe
     writer.write(b"abc")
     rp = csapp.rio_readinitb(reader)
@@ -239,18 +239,18 @@ def test_size_of_another_type_is_a_type_error_and_takes_nothing(pipe, size):
     assert csapp.rio_readnb(rp, 3) == b"abc"
 
 
-# Where the book's C code goes wrong
+# Faults of the book's C code
 
 
 @pytest.mark.parametrize("readlineb", [csapp.rio_readlineb, csapp.Rio_readlineb])
-def test_line_longer_than_maxlen_is_not_cut_in_silence(rio_of, readlineb):
+def test_line_longer_than_maxlen_is_returned_in_pieces(rio_of, readlineb):
     rp = rio_of(b"a" * 20 + b"\n" + b"next\n")
     pieces = [readlineb(rp, 9) for _ in range(4)]
     assert pieces == [b"a" * 8, b"a" * 8, b"aaaa\n", b"next\n"]
     assert [piece.endswith(b"\n") for piece in pieces] == [False, False, True, True]
 
 
-def test_line_that_just_fits_is_whole(rio_of):
+def test_line_that_just_fits_is_returned_whole(rio_of):
     rp = rio_of(b"x" * 8190 + b"\n", b"y" * 8191 + b"\n")
     assert csapp.rio_readlineb(rp) == b"x" * 8190 + b"\n"
     assert csapp.rio_readlineb(rp) == b"y" * 8191
@@ -258,7 +258,7 @@ def test_line_that_just_fits_is_whole(rio_of):
 
 
 @pytest.mark.parametrize("maxlen", [1, 0, -1, -8192])
-def test_maxlen_without_room_for_a_byte_is_an_error_and_not_the_end_of_the_input(rio_of, maxlen):
+def test_maxlen_without_room_for_a_byte_is_an_error_and_not_an_end_of_input(rio_of, maxlen):
     rp = rio_of(b"line\n")
     for readlineb in (csapp.rio_readlineb, csapp.Rio_readlineb):
         with pytest.raises(ValueError, match=r"maxlen must be 2 or more, not .*: it counts the NUL"):
@@ -268,19 +268,19 @@ def test_maxlen_without_room_for_a_byte_is_an_error_and_not_the_end_of_the_input
 
 
 @pytest.mark.parametrize("maxlen", [4, 5, 8192])
-def test_unterminated_last_line_has_its_own_length(rio_of, maxlen):
+def test_unterminated_last_line_is_returned_without_a_newline(rio_of, maxlen):
     rp = rio_of(b"abc")
     assert csapp.rio_readlineb(rp, maxlen) == b"abc"
     assert csapp.rio_readlineb(rp, maxlen) == b""
 
 
-def test_line_may_have_nul_bytes_in_it(rio_of):
+def test_line_may_contain_nul_bytes(rio_of):
     rp = rio_of(b"a\0b\n\0\n")
     assert csapp.rio_readlineb(rp) == b"a\0b\n"
     assert csapp.rio_readlineb(rp) == b"\0\n"
 
 
-def test_error_after_progress_does_not_discard_what_came(pair):
+def test_error_after_progress_does_not_discard_the_bytes_received(pair):
     a, b = pair
     a.settimeout(0.05)
     rp = csapp.rio_readinitb(a)
@@ -292,13 +292,13 @@ def test_error_after_progress_does_not_discard_what_came(pair):
         assert read() == b"halfhalf\n"
 
 
-def test_failure_is_not_called_a_success():
+def test_failure_does_not_exit_with_status_0():
     status, out, err = python("Close(12345)")
     assert (status, out) == (1, "")
     assert err == f"Close error: {os.strerror(errno.EBADF)}\n"
 
 
-# How the wrappers end the process
+# Exit of the wrappers
 
 
 FAILURES = {
@@ -331,13 +331,13 @@ def test_wrapper_prints_its_name_and_the_reason_and_exits_with_status_1(name):
     assert "Traceback" not in err
 
 
-def test_every_wrapper_that_can_fail_is_among_those_tried():
+def test_failures_cover_every_wrapper_that_can_fail():
     wrappers = {name for name in csapp.__all__ if name[0].isupper() and not name.isupper()}
     assert wrappers - {"Freeaddrinfo"} == set(FAILURES)
 
 
 @pytest.mark.parametrize("host", ["..", "a" * 70 + ".x", "no host", ""], ids=repr)
-def test_name_without_an_address_ends_the_process_too(host, capsys):
+def test_host_without_an_address_ends_the_process(host, capsys):
     for call in (csapp.Getaddrinfo, csapp.Open_clientfd):
         with pytest.raises(SystemExit) as caught:
             call(host, 80)
@@ -347,7 +347,7 @@ def test_name_without_an_address_ends_the_process_too(host, capsys):
         assert re.fullmatch(rf"{call.__name__} error: .+\n", err)
 
 
-def test_reason_names_host_and_port(capsys):
+def test_the_reason_contains_host_and_port(capsys):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -357,7 +357,7 @@ def test_reason_names_host_and_port(capsys):
     assert capsys.readouterr().err == f"Open_clientfd error: {reason}\n"
 
 
-def test_timeout_is_a_failure_like_any_other(pair, capsys):
+def test_timeout_is_a_failure(pair, capsys):
     a, _ = pair
     a.settimeout(0.01)
     with pytest.raises(SystemExit):
@@ -371,16 +371,16 @@ def test_text_that_cannot_be_decoded_is_a_failure_of_fgets(capsys):
     assert capsys.readouterr().err.startswith("Fgets error: ")
 
 
-NO_ADDRESSES = {
+INVALID_ADDRESSES = {
     "Open_clientfd": (lambda: csapp.Open_clientfd("127.0.0.1", 70000), "a port is a number from 0 to 65535 or"),
     "Open_listenfd": (lambda: csapp.Open_listenfd("-1"), "a port is a number from 0 to 65535 or"),
     "Getaddrinfo": (lambda: csapp.Getaddrinfo("127.0.0.1\0.x", 80), "a NUL in the host name"),
 }
 
 
-@pytest.mark.parametrize("name", NO_ADDRESSES)
-def test_a_host_or_port_that_cannot_be_one_is_a_failure_like_any_other(name, capsys):
-    call, reason = NO_ADDRESSES[name]
+@pytest.mark.parametrize("name", INVALID_ADDRESSES)
+def test_an_invalid_host_or_port_is_a_failure(name, capsys):
+    call, reason = INVALID_ADDRESSES[name]
     with pytest.raises(SystemExit) as raised:
         call()
     assert raised.value.code == 1
@@ -399,7 +399,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_in_the_program_is_raised_and_does_not_exit(mistake):
+def test_a_wrong_argument_raises_and_does_not_exit(mistake):
     call, error = MISTAKES[mistake]
     with pytest.raises(error):
         call()
@@ -410,7 +410,7 @@ def test_keyboard_interrupt_passes_through(pair, on_alarm):
     interrupted(on_alarm, lambda: csapp.Rio_readlineb(rp))
 
 
-def test_failure_in_another_thread_ends_the_process_and_not_that_thread_alone():
+def test_failure_in_another_thread_ends_the_process_and_not_only_the_thread():
     status, out, err = python(
         "print('buffered', end='')\n"
         "thread = threading.Thread(target=Close, args=(12345,))\n"
@@ -420,7 +420,7 @@ def test_failure_in_another_thread_ends_the_process_and_not_that_thread_alone():
     assert err == f"Close error: {os.strerror(errno.EBADF)}\n"
 
 
-def test_failure_in_another_thread_ends_the_process_where_nothing_can_be_printed():
+def test_failure_in_another_thread_ends_the_process_even_if_printing_fails():
     status, _, _ = python(
         "sys.stderr.close(); sys.stdout.close()\n"
         "thread = threading.Thread(target=Close, args=(12345,))\n"
@@ -453,7 +453,7 @@ def port_of(fd):
         return sock.getsockname()[1]
 
 
-def test_server_and_client_from_the_single_calls():
+def test_server_and_client_with_the_basic_calls():
     listenfd = csapp.Socket(csapp.AF_INET, csapp.SOCK_STREAM)
     csapp.Bind(listenfd, ("127.0.0.1", 0))
     csapp.Listen(listenfd, csapp.LISTENQ)
@@ -471,7 +471,7 @@ def test_server_and_client_from_the_single_calls():
         assert csapp.Close(fd) is None
 
 
-def test_client_of_a_server_for_both_families_has_its_plain_ipv4_address():
+def test_ipv4_client_of_a_server_for_both_families_has_a_plain_ipv4_address():
     listenfd = csapp.Open_listenfd(0)
     clientfd = csapp.Open_clientfd("127.0.0.1", port_of(listenfd))
     connfd, clientaddr = csapp.Accept(listenfd)
@@ -504,7 +504,7 @@ def test_unix_sockets_have_paths_for_addresses(tmp_path):
         csapp.Close(fd)
 
 
-def test_signals_do_not_pass_an_unconnected_unix_socket_off_as_connected(tmp_path, on_alarm):
+def test_connect_to_a_unix_socket_retries_after_signals(tmp_path, on_alarm):
     path = str(tmp_path / "full")
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as queued:
         listener.bind(path)
@@ -514,7 +514,7 @@ def test_signals_do_not_pass_an_unconnected_unix_socket_off_as_connected(tmp_pat
 
         def accept(*_):
             calls.append(1)
-            assert len(calls) < LONG / 0.02, "it waits for ever"
+            assert len(calls) < LONG / 0.02, "Connect does not return"
             if len(calls) == 3:
                 listener.accept()[0].close()
 
@@ -525,7 +525,7 @@ def test_signals_do_not_pass_an_unconnected_unix_socket_off_as_connected(tmp_pat
         csapp.Close(fd)
 
 
-def test_accept_goes_on_after_a_signal(listenfd, on_alarm):
+def test_accept_continues_after_a_signal(listenfd, on_alarm):
     clients = []
 
     def connect(*_):
@@ -554,13 +554,13 @@ def test_failed_calls_leave_the_descriptor_open(pair, capsys):
 
 
 def test_signal_handler_that_raises_leaves_the_listening_descriptor_open(listenfd, on_alarm):
-    for microseconds in range(1, 200):  # before, in and after what it does before it waits
+    for microseconds in range(1, 200):  # interrupt Accept at every point up to and including its wait
         interrupted(on_alarm, lambda: csapp.Accept(listenfd), microseconds / 1e6)
     gc.collect()
     os.fstat(listenfd)
 
 
-def test_default_timeout_of_the_socket_module_changes_no_descriptor(listenfd):
+def test_default_timeout_of_the_socket_module_makes_no_descriptor_non_blocking(listenfd):
     address = ("127.0.0.1", port_of(listenfd))
     socket.setdefaulttimeout(5)
     try:
@@ -575,7 +575,7 @@ def test_default_timeout_of_the_socket_module_changes_no_descriptor(listenfd):
     csapp.Close(connfd)
 
 
-def test_non_blocking_listener_stays_so_and_gives_blocking_connections(listenfd, capsys):
+def test_non_blocking_listener_stays_non_blocking_and_returns_blocking_connections(listenfd, capsys):
     os.set_blocking(listenfd, False)
     with pytest.raises(SystemExit):
         csapp.Accept(listenfd)
@@ -588,7 +588,7 @@ def test_non_blocking_listener_stays_so_and_gives_blocking_connections(listenfd,
     csapp.Close(connfd)
 
 
-def test_getaddrinfo_gives_a_list_that_freeaddrinfo_need_not_free():
+def test_getaddrinfo_returns_a_list_and_freeaddrinfo_does_nothing():
     found = csapp.Getaddrinfo(
         "127.0.0.1", "80", csapp.AF_INET, csapp.SOCK_STREAM, 0, csapp.AI_NUMERICHOST | csapp.AI_NUMERICSERV
     )
@@ -600,7 +600,7 @@ def test_getaddrinfo_gives_a_list_that_freeaddrinfo_need_not_free():
     assert csapp.Getaddrinfo("127.0.0.1", None)
 
 
-def test_getnameinfo_takes_the_addresses_of_both_families():
+def test_getnameinfo_accepts_addresses_of_both_families():
     numeric = csapp.NI_NUMERICHOST | csapp.NI_NUMERICSERV
     assert csapp.Getnameinfo(("127.0.0.1", 7), numeric) == ("127.0.0.1", "7")
     assert csapp.Getnameinfo(("::1", 7, 0, 0), numeric) == ("::1", "7")
@@ -612,7 +612,7 @@ def test_getnameinfo_takes_the_addresses_of_both_families():
 
 
 @pytest.mark.parametrize("error", [socket.EAI_AGAIN, socket.EAI_FAIL])
-def test_getnameinfo_gives_the_number_where_the_name_servers_do_not_answer(monkeypatch, capsys, error):
+def test_getnameinfo_returns_the_numeric_address_if_no_name_server_answers(monkeypatch, capsys, error):
     def without_name_servers(address, flags, getnameinfo=socket.getnameinfo):
         if not flags & socket.NI_NUMERICHOST:
             raise socket.gaierror(error, "no answer")

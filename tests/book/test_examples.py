@@ -1,4 +1,4 @@
-"""The programs of examples/, run as programs: against each other, against nc and against socat."""
+"""The iterative server and the client of examples/, run against each other, nc and socat."""
 
 # ruff: noqa: F811, the fixtures are imported
 
@@ -16,13 +16,13 @@ from support.programs import LONG, OTHERS, command, other, run, serve, start  # 
 
 @pytest.fixture
 def server(serve):
-    """Start the iterative server, and wait until it has served a client that said nothing."""
+    """Start the iterative server, and wait until it has served a client that sent nothing."""
     server = serve("echoserveri.py")
     assert server.lines(1) == ["Connected"]
     return server
 
 
-def test_server_and_client_of_the_book_echo_each_other(server):
+def test_server_and_client_of_the_book_work_together(server):
     text = b"one\n\n\xc3\xa4\xff\n" + b"x" * 8190 + b"\n"
     assert run(command("echoclient.py", "127.0.0.1", server.port), text) == (0, text, b"")
     sizes = [len(line) for line in text.splitlines(keepends=True)]
@@ -30,14 +30,14 @@ def test_server_and_client_of_the_book_echo_each_other(server):
     assert server.end() == b""
 
 
-def test_line_longer_than_maxline_goes_through_in_pieces(server):
+def test_line_longer_than_maxline_is_echoed_in_pieces(server):
     text = b"y" * 20000 + b"\n"
     assert run(command("echoclient.py", "127.0.0.1", server.port), text) == (0, text, b"")
     assert server.lines(4) == ["Connected"] + [f"server received {size} bytes" for size in (8191, 8191, 3619)]
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_server_answers_another_program(server, name):
+def test_server_works_with_other_clients(server, name):
     text = b"hello\nworld\nand no newline"
     status, out, _ = run(other(name, "127.0.0.1", server.port), text)
     assert (status, out) == (0, text)
@@ -72,7 +72,7 @@ def test_server_serves_one_client_at_a_time_and_the_next_waits(server):
     ]
 
 
-def test_server_shows_what_it_does_at_once_also_in_a_pipe(server):
+def test_server_flushes_each_line_of_output_to_a_pipe(server):
     with connect("127.0.0.1", server.port, timeout=LONG) as rio:
         assert re.fullmatch(rb"Connected to \(.+, \w+\)\n", server.child.output.readline())
         rio.writen(b"12345\n")
@@ -82,33 +82,33 @@ def test_server_shows_what_it_does_at_once_also_in_a_pipe(server):
 def socat_echo(start):
     """Start socat as the echo server, and return its port."""
     if shutil.which("socat") is None:
-        pytest.skip("there is no socat here")
+        pytest.skip("socat is not installed")
     child = start(["socat", "-d", "-d", "TCP4-LISTEN:0,bind=127.0.0.1", "PIPE"])
     for line in child.complaints:
         if found := re.search(rb"listening on .*:(\d+)", line):
             return int(found[1])
-    pytest.fail("socat does not say where it listens")
+    pytest.fail("socat did not print its port")
 
 
-def test_client_talks_to_socat(start):
+def test_client_works_with_socat(start):
     text = b"hello\nworld\n"
     assert run(command("echoclient.py", "127.0.0.1", socat_echo(start)), text) == (0, text, b"")
 
 
-def test_client_shows_each_line_at_once_also_in_a_pipe(start):
+def test_client_flushes_each_line_of_output_to_a_pipe(start):
     client = start(command("echoclient.py", "127.0.0.1", socat_echo(start)))
     for line in (b"one\n", b"two\n"):
         client.stdin.write(line)
         assert client.output.readline() == line
 
 
-def test_client_talks_to_nc(start):
+def test_client_works_with_nc(start):
     if shutil.which("nc") is None:
-        pytest.skip("there is no nc here")
+        pytest.skip("nc is not installed")
     nc = start(["nc", "-n", "-l", "-v", "127.0.0.1", "0"])
     found = re.search(rb"Listening on .* (\d+)", nc.complaints.readline())
     if not found or found[1] == b"0":
-        pytest.skip("this nc does not say where it listens")
+        pytest.skip("this nc does not print its port")
     client = start(command("echoclient.py", "127.0.0.1", int(found[1])))
     client.stdin.write(b"question\n")
     assert nc.output.readline() == b"question\n"
@@ -126,18 +126,18 @@ def test_client_talks_to_nc(start):
         ("echoclient.py", ["localhost", "80", "90"], b"usage: echoclient.py <host> <port>\n"),
     ],
 )
-def test_wrong_number_of_arguments_prints_the_usage_and_is_a_failure(name, args, usage):
+def test_wrong_number_of_arguments_prints_the_usage_and_exits_with_status_1(name, args, usage):
     assert run(command(name, *args)) == (1, b"", usage)
 
 
-def test_port_in_use_is_a_failure_that_names_it(server):
+def test_port_in_use_exits_with_status_1_and_names_the_port(server):
     status, out, err = run(command("echoserveri.py", server.port))
     assert (status, out) == (1, b"")
     assert err.startswith(f"Open_listenfd error: cannot listen on port {server.port}: ".encode())
     assert err.count(b"\n") == 1
 
 
-def test_server_that_is_not_there_is_a_failure_of_the_client():
+def test_client_exits_with_status_1_if_no_server_listens():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -147,7 +147,7 @@ def test_server_that_is_not_there_is_a_failure_of_the_client():
     assert err.count(b"\n") == 1
 
 
-def test_client_ends_at_an_interrupt_without_a_traceback(start, server):
+def test_interrupt_ends_the_client_without_a_traceback(start, server):
     client = start(command("echoclient.py", "127.0.0.1", server.port))
     client.stdin.write(b"hello\n")
     assert client.output.readline() == b"hello\n"

@@ -1,4 +1,4 @@
-"""The concurrent echo servers of examples/, run as programs: what all have in common, then each by itself."""
+"""The concurrent echo servers of examples/, run as programs: their common behaviour, then that of each."""
 
 # ruff: noqa: F811, the fixtures are imported
 
@@ -31,7 +31,7 @@ def server(request, serve):
 
 
 def ask(rio, line):
-    """Send a line and have it back: the server is serving this client now."""
+    """Send a line and receive its echo, which shows that the server is serving this client."""
     rio.writen(line)
     if (answer := rio.readline()) == b"":
         raise ConnectionError("the server has closed the connection")
@@ -39,7 +39,7 @@ def ask(rio, line):
 
 
 def counted(server, count):
-    """Read what the server says of this many lines: their sizes, and the totals where it gives them."""
+    """Read the server's output for this many lines. Returns their sizes, and the totals if it prints them."""
     sizes, totals = [], []
     for line in server.lines(count):
         found = re.fullmatch(r"[Ss]erver received (\d+)(?: \((\d+) total\))? bytes(?: on fd \d+)?", line)
@@ -49,10 +49,10 @@ def counted(server, count):
     return sizes, totals
 
 
-# All of them
+# All servers
 
 
-def test_client_of_the_book_has_its_lines_back(server):
+def test_client_of_the_book_receives_its_lines(server):
     text = b"one\n\n\xc3\xa4\xff\n" + b"x" * 8190 + b"\n" + b"y" * 20000 + b"\n"
     assert run(command("echoclient.py", "127.0.0.1", server.port), text) == (0, text, b"")
     assert counted(server, 7)[0] == [4, 1, 4, 8191, 8191, 8191, 3619]
@@ -60,7 +60,7 @@ def test_client_of_the_book_has_its_lines_back(server):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_another_program_has_its_lines_back_and_the_end_without_a_newline(server, name):
+def test_other_clients_receive_their_lines_and_an_unterminated_last_line(server, name):
     text = b"hello\nworld\nand no newline"
     status, out, _ = run(other(name, "127.0.0.1", server.port), text)
     assert (status, out) == (0, text)
@@ -68,7 +68,7 @@ def test_another_program_has_its_lines_back_and_the_end_without_a_newline(server
     assert server.end() == b""
 
 
-def test_partial_line_of_one_client_does_not_hold_up_another(server):
+def test_partial_line_of_one_client_does_not_block_another(server):
     with server.connect() as first, server.connect() as second:
         ask(first, b"whole\n")
         first.writen(b"ha")
@@ -82,7 +82,7 @@ def test_partial_line_of_one_client_does_not_hold_up_another(server):
     assert counted(server, 4)[0] == [6, 4, 4, 5]
 
 
-def test_lines_that_come_at_once_are_all_answered_before_more_is_sent(server):
+def test_lines_that_arrive_together_are_all_echoed_before_more_is_sent(server):
     with server.connect() as rio:
         rio.writen(b"one\n\nthree\nfo")
         assert [rio.readline() for _ in range(3)] == [b"one\n", b"\n", b"three\n"]
@@ -90,7 +90,7 @@ def test_lines_that_come_at_once_are_all_answered_before_more_is_sent(server):
         assert rio.readline() == b"four\n"
 
 
-def test_clients_of_several_programs_at_once_have_their_own_lines(server, start):
+def test_concurrent_clients_of_several_programs_receive_their_own_lines(server, start):
     clients = [start(command("echoclient.py", "127.0.0.1", server.port)) for _ in range(2)]
     clients += [start(other(name, "127.0.0.1", server.port)) for name in OTHERS]
     assert len(clients) <= NTHREADS
@@ -110,11 +110,11 @@ def test_clients_of_several_programs_at_once_have_their_own_lines(server, start)
 
 @pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize("args", [[], ["80", "90"]], ids=["none", "two"])
-def test_wrong_number_of_arguments_prints_the_usage_and_is_a_failure(name, args):
+def test_wrong_number_of_arguments_prints_the_usage_and_exits_with_status_1(name, args):
     assert run(command(name, *args)) == (1, b"", f"usage: {name} <port>\n".encode())
 
 
-def test_port_in_use_is_a_failure_that_names_it(server):
+def test_port_in_use_exits_with_status_1_and_names_the_port(server):
     status, out, err = run([*server.child.args[:-1], str(server.port)])
     assert (status, out) == (1, b"")
     assert err.startswith(f"Open_listenfd error: cannot listen on port {server.port}: ".encode())
@@ -122,7 +122,7 @@ def test_port_in_use_is_a_failure_that_names_it(server):
 
 
 @pytest.mark.parametrize("name", [SELECT, THREADS, PRETHREADED])
-def test_reset_by_a_client_ends_the_server_as_a_failure(serve, name):
+def test_reset_by_a_client_ends_the_server_with_status_1(serve, name):
     server = serve(name)
     rio = server.connect()
     ask(rio, b"hello\n")
@@ -131,13 +131,13 @@ def test_reset_by_a_client_ends_the_server_as_a_failure(serve, name):
     assert (server.child.returncode, err) == (1, b"Rio_readlineb error: Connection reset by peer\n")
 
 
-# Each by itself: processes
+# Processes
 
 
 def children_of(pid):
-    """Give the states of the children of a process, by their numbers."""
+    """Return the states of the children of a process, by process ID."""
     if not Path("/proc/self/stat").exists():
-        pytest.skip("there is no /proc here")
+        pytest.skip("there is no /proc")
     children = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -150,13 +150,13 @@ def children_of(pid):
 
 
 def wait_for_children(server, wanted):
-    """Wait until the server's children are in these states, a letter for each."""
+    """Wait until the server's children are in these states, one letter per child."""
     for _ in range(int(LONG / 0.02)):
         if "".join(states := children_of(server.child.pid).values()) == wanted:
             return
         with pytest.raises(subprocess.TimeoutExpired):
             server.child.wait(0.02)
-    pytest.fail(f"the states of the children that there are: {states}")
+    pytest.fail(f"the children's states are {states}, not {wanted}")
 
 
 def test_processes_leave_no_zombie_when_many_end_at_once(serve):
@@ -165,7 +165,7 @@ def test_processes_leave_no_zombie_when_many_end_at_once(serve):
     for rio in clients:
         ask(rio, b"hello\n")
     wait_for_children(server, "S" * 8)
-    server.child.send_signal(signal.SIGSTOP)  # so that they end before the server hears of the first
+    server.child.send_signal(signal.SIGSTOP)  # the children end before the server handles the first SIGCHLD
     for rio in clients:
         rio.close()
     wait_for_children(server, "Z" * 8)
@@ -177,7 +177,7 @@ def test_processes_leave_no_zombie_when_many_end_at_once(serve):
     assert server.end() == b""
 
 
-def test_reset_by_a_client_ends_its_process_only_which_says_so(serve):
+def test_reset_by_a_client_ends_only_its_process_with_a_message(serve):
     server = serve(PROCESSES)
     with server.connect() as neighbour:
         ask(neighbour, b"hello\n")
@@ -192,23 +192,23 @@ def test_reset_by_a_client_ends_its_process_only_which_says_so(serve):
     assert server.end() == b""
 
 
-def test_process_of_a_client_goes_on_without_the_server_and_does_not_listen(serve):
+def test_process_of_a_client_outlives_the_server_and_does_not_listen(serve):
     server = serve(PROCESSES)
     with server.connect() as rio:
         ask(rio, b"before\n")
-        wait_for_children(server, "S")  # that of the client that waited for the start has gone
+        wait_for_children(server, "S")  # the child of the client that waited for the start has ended
         server.child.send_signal(signal.SIGINT)
         assert server.child.wait(LONG) == -signal.SIGINT
         ask(rio, b"after\n")
         with pytest.raises(ConnectionRefusedError):
             server.connect()
-    assert server.child.communicate(timeout=LONG)[1] == b""  # the pipe is closed: the process has ended
+    assert server.child.communicate(timeout=LONG)[1] == b""  # returns when the client's process has closed the pipe
 
 
 # Select
 
 
-def test_select_answers_a_client_that_drips_among_others(serve):
+def test_select_echoes_a_line_that_arrives_byte_by_byte_between_other_clients_lines(serve):
     server = serve(SELECT)
     with server.connect() as slow, server.connect() as rio:
         for byte in b"drip\n":
@@ -218,23 +218,23 @@ def test_select_answers_a_client_that_drips_among_others(serve):
     assert counted(server, 6)[1] == [5, 10, 15, 20, 25, 30]
 
 
-def test_select_echoes_each_client_s_rest_at_its_end_and_takes_new_ones_in_its_place(serve):
+def test_select_echoes_an_unterminated_last_line_and_reuses_the_client_s_slot(serve):
     server = serve(SELECT)
     descriptors = set()
     for _ in range(5):
         status, out, _ = run(other("socat", "127.0.0.1", server.port), b"z" * 9000)
         assert (status, out) == (0, b"z" * 9000)
-        said = [server.child.output.readline().split() for _ in range(2)]
-        assert [int(words[2]) for words in said] == [8191, 809]
-        descriptors |= {words[-1] for words in said}
-    assert len(descriptors) <= 2  # the first may have come before the client that waited for the start was gone
+        lines = [server.child.output.readline().split() for _ in range(2)]
+        assert [int(words[2]) for words in lines] == [8191, 809]
+        descriptors |= {words[-1] for words in lines}
+    assert len(descriptors) <= 2  # the first client may have connected before the one that waited for the start closed
     assert server.end() == b""
 
 
-def test_select_ends_with_a_word_where_a_descriptor_is_too_high_for_it(serve):
+def test_select_exits_with_a_message_if_a_descriptor_is_too_high(serve):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 1100:
-        pytest.skip("so many descriptors are not allowed here")
+        pytest.skip("the limit of descriptors is below 1100")
     code = f"""
 import os, resource, runpy, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (max({soft}, 1100), {hard}))
@@ -255,10 +255,10 @@ runpy.run_path({str(EXAMPLES / SELECT)!r}, run_name="__main__")
     assert server.child.returncode == 1
 
 
-# Threads, and threads made before
+# Threads and prethreaded
 
 
-def test_prethreaded_serves_so_many_at_a_time_and_the_next_when_one_leaves(serve):
+def test_prethreaded_serves_a_fixed_number_of_clients_and_the_next_when_one_leaves(serve):
     server = serve(PRETHREADED)
     clients = [server.connect() for _ in range(NTHREADS)]
     for rio in clients:
@@ -273,7 +273,7 @@ def test_prethreaded_serves_so_many_at_a_time_and_the_next_when_one_leaves(serve
             rio.readline(timeout=0)
     for leaving, rio in zip(clients, waiting, strict=False):
         leaving.close()
-        assert rio.readline() == b"waiting\n"  # in the order in which they came
+        assert rio.readline() == b"waiting\n"  # in the order of their connects
     for rio in [*clients, *waiting]:
         rio.close()
     totals = counted(server, 2 * NTHREADS + 3)[1]
@@ -282,7 +282,7 @@ def test_prethreaded_serves_so_many_at_a_time_and_the_next_when_one_leaves(serve
 
 
 @pytest.mark.parametrize("name", [THREADS, PRETHREADED])
-def test_threads_that_print_at_the_same_time_do_not_mix_their_lines(serve, name):
+def test_concurrent_threads_do_not_interleave_their_output(serve, name):
     server = serve(name)
     lines = 300
 
@@ -308,18 +308,18 @@ def load(name):
     return module
 
 
-def test_shared_buffer_gives_each_item_once_in_order_and_never_holds_more_than_its_slots():
+def test_shared_buffer_returns_each_item_once_in_order_and_never_exceeds_its_slots():
     sbuf = load("sbuf")
     sp = sbuf.sbuf_init(3)
-    taken = []
+    removed = []
 
     def consume():
         while (item := sbuf.sbuf_remove(sp)) is not None:
-            taken.append(item)
+            removed.append(item)
             assert sp.rear - sp.front <= 3
 
     consumer = threading.Thread(target=consume)
-    for item in range(3):  # as many as fit, and nobody takes them
+    for item in range(3):  # fill the buffer before the consumer starts
         sbuf.sbuf_insert(sp, item)
     assert not sp.slots.acquire(blocking=False)
     consumer.start()
@@ -327,5 +327,5 @@ def test_shared_buffer_gives_each_item_once_in_order_and_never_holds_more_than_i
         sbuf.sbuf_insert(sp, item)
     consumer.join(LONG)
     assert not consumer.is_alive()
-    assert taken == list(range(1000))
+    assert removed == list(range(1000))
     assert not sp.items.acquire(blocking=False)

@@ -1,4 +1,4 @@
-"""The Tiny web server of examples/, run as a program: asked by curl, nc and socat, and by sockets that misbehave."""
+"""The Tiny web server of examples/, run as a program, with curl, nc, socat and misbehaving clients."""
 
 # ruff: noqa: F811, the fixtures are imported
 
@@ -21,7 +21,7 @@ HOME = EXAMPLES / "tiny-home"
 
 @pytest.fixture
 def home(tmp_path):
-    """A served directory, beside which there is a secret."""
+    """Create the served directory, with a secret file beside it."""
     home = tmp_path / "home"
     shutil.copytree(HOME, home)
     (tmp_path / "secret").write_bytes(b"top secret")
@@ -34,7 +34,7 @@ def home(tmp_path):
 
 
 def program(home, name, text):
-    """Put a CGI program in its place."""
+    """Create a CGI program in cgi-bin."""
     path = home / "cgi-bin" / name
     path.write_text(text)
     path.chmod(0o755)
@@ -46,8 +46,8 @@ def tiny(serve, home):
 
 
 @pytest.fixture
-def hasty(serve, home):
-    """Tiny with little patience, which takes nothing away from what it promises."""
+def limited_tiny(serve, home):
+    """Return a function that starts Tiny with other timeouts and limits."""
 
     def start(**limits):
         lines = [f"tiny.{name} = {value}" for name, value in limits.items()]
@@ -60,9 +60,9 @@ def hasty(serve, home):
 
 
 def curl(tiny, path, *options):
-    """Ask with curl: the status, the headers with names in lower case, the body."""
+    """Send a request with curl. Returns the status, the headers with lower-case names, and the body."""
     if shutil.which("curl") is None:
-        pytest.skip("there is no curl here")
+        pytest.skip("curl is not installed")
     url = f"http://127.0.0.1:{tiny.port}{path}"
     argv = ["curl", "-q", "-s", "-S", "-i", "--noproxy", "*", "--max-time", str(LONG), "--path-as-is", *options, url]
     done = subprocess.run(argv, capture_output=True, timeout=2 * LONG, check=False)
@@ -71,7 +71,7 @@ def curl(tiny, path, *options):
 
 
 def ask(tiny, request):
-    """Send these bytes and nothing more: as curl()."""
+    """Send these bytes as the request. Returns the same as curl()."""
     with tiny.connect() as rio:
         rio.writen(request)
         return parsed(rio.read())
@@ -82,7 +82,7 @@ def get(tiny, uri):
 
 
 def get_nothing(tiny, uri):
-    """Ask for a CGI program that says nothing: what Tiny says before comes alone."""
+    """Request a CGI program that prints nothing, and check that only Tiny's own headers arrive."""
     with tiny.connect() as rio:
         rio.writen(b"GET %s HTTP/1.0\r\n\r\n" % uri)
         assert rio.read() == b"HTTP/1.0 200 OK\r\nServer: Tiny Web Server\r\n"
@@ -96,7 +96,7 @@ def parsed(answer):
 
 
 def alive(tiny):
-    """Tiny still serves."""
+    """Report whether Tiny still serves."""
     return get(tiny, b"/page.html")[2] == b"<p>page"
 
 
@@ -104,7 +104,7 @@ def complaint(tiny):
     return tiny.child.complaints.readline().decode().rstrip("\n")
 
 
-# What the book's does
+# Behaviour of the book's Tiny
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,14 @@ def complaint(tiny):
         ("empty.txt", "text/plain"),
     ],
 )
-def test_file_comes_back_as_it_is(tiny, home, name, kind):
+def test_file_is_served_unchanged(tiny, home, name, kind):
     content = (home / name).read_bytes()
     headers = {"server": "Tiny Web Server", "content-length": str(len(content)), "content-type": kind}
     assert curl(tiny, f"/{name}") == (200, headers, content)
     assert tiny.end() == b""
 
 
-def test_slash_gives_the_home_page(tiny):
+def test_slash_serves_the_home_page(tiny):
     status, headers, body = curl(tiny, "/")
     assert (status, headers["content-type"], body) == (200, "text/html", (HOME / "home.html").read_bytes())
 
@@ -148,7 +148,7 @@ def test_the_cgi_program_explains_its_arguments(tiny, arguments):
 @pytest.mark.parametrize(
     "path", ["/nothing.html", "/page.html/", "/page.html?query", "/cgi-bin/nothing", "/" + "x" * 999]
 )
-def test_what_is_not_there_is_a_404(tiny, path):
+def test_missing_file_is_a_404(tiny, path):
     status, headers, body = curl(tiny, path)
     assert (status, headers["content-type"]) == (404, "text/html")
     assert b"404: Not found" in body
@@ -157,7 +157,7 @@ def test_what_is_not_there_is_a_404(tiny, path):
 
 
 @pytest.mark.parametrize("path", ["/folder", "/locked.txt", "/cgi-bin", "/cgi-bin/", "/cgi-bin/notes.txt"])
-def test_what_cannot_be_read_or_run_is_a_403(tiny, home, path):
+def test_file_that_cannot_be_read_or_run_is_a_403(tiny, home, path):
     (home / "locked.txt").touch(0o000)
     (home / "cgi-bin" / "notes.txt").touch(0o644)
     status, _, body = curl(tiny, path)
@@ -174,26 +174,26 @@ def test_other_methods_are_a_501(tiny, options):
 
 @pytest.mark.parametrize("newline", [b"\r\n", b"\n"], ids=["CRLF", "LF"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_another_program_can_ask(tiny, name, newline):
+def test_other_clients_are_served(tiny, name, newline):
     request = newline.join([b"GET /file.gif HTTP/1.0", b"Host: localhost", b"", b""])
     status, out, _ = run(other(name, "127.0.0.1", tiny.port), request)
     assert (status, parsed(out)[2]) == (0, BINARY)
 
 
-def test_it_prints_who_asks_and_what(tiny):
+def test_it_prints_the_client_and_the_request(tiny):
     ask(tiny, b"GET /page.html HTTP/1.0\r\nHost: localhost\r\n\r\n")
     lines = tiny.lines(5)
-    for line in lines[:2]:  # the first is the client that waited for the start
+    for line in lines[:2]:  # the first line is of the client that waited for the start
         assert re.fullmatch(r"Accepted connection from \(.+, \w+\)", line)
     assert lines[2:] == ["GET /page.html HTTP/1.0", "Host: localhost", ""]
 
 
 @pytest.mark.parametrize("args", [[], ["80", "90"]], ids=["none", "two"])
-def test_wrong_number_of_arguments_prints_the_usage_and_is_a_failure(args):
+def test_wrong_number_of_arguments_prints_the_usage_and_exits_with_status_1(args):
     assert run(command("tiny.py", *args)) == (1, b"", b"usage: tiny.py <port>\n")
 
 
-# What is mended: the names
+# Fixed faults: paths
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_wrong_number_of_arguments_prints_the_usage_and_is_a_failure(args):
         b"/source",
     ],
 )
-def test_no_name_leads_out_of_the_directory_or_into_a_program_s_text(tiny, home, uri):
+def test_no_path_leads_out_of_the_directory_or_to_the_source_of_a_program(tiny, home, uri):
     (home / "link").symlink_to(home.parent / "secret")
     (home / "linked").symlink_to(home.parent)
     (home / "cgi-bin" / "link").symlink_to("/bin/sh")
@@ -230,7 +230,7 @@ def test_no_name_leads_out_of_the_directory_or_into_a_program_s_text(tiny, home,
     assert tiny.end() == b""
 
 
-def test_cgi_bin_elsewhere_in_the_uri_runs_nothing(tiny, home):
+def test_cgi_bin_elsewhere_in_the_uri_does_not_run_the_file(tiny, home):
     (home / "run.sh").write_text("#!/bin/sh\necho I ran\n")
     (home / "run.sh").chmod(0o755)
     assert get(tiny, b"/run.sh?cgi-bin")[0] == 404
@@ -238,7 +238,7 @@ def test_cgi_bin_elsewhere_in_the_uri_runs_nothing(tiny, home):
     assert get(tiny, b"/run.sh")[2] == b"#!/bin/sh\necho I ran\n"
 
 
-def test_names_inside_may_be_links_and_have_dots_in_them(tiny, home):
+def test_links_and_dots_are_allowed_inside_the_directory(tiny, home):
     (home / "inside").symlink_to("page.html")
     (home / "..page").write_bytes(b"dots")
     assert get(tiny, b"/inside")[2] == b"<p>page"
@@ -246,7 +246,7 @@ def test_names_inside_may_be_links_and_have_dots_in_them(tiny, home):
     assert get(tiny, b"/..page")[2] == b"dots"
 
 
-# The requests
+# Fixed faults: requests
 
 
 @pytest.mark.parametrize(
@@ -267,20 +267,20 @@ def test_names_inside_may_be_links_and_have_dots_in_them(tiny, home):
     ],
     ids=lambda request: f"{request[:18]!r} {len(request)}",
 )
-def test_request_that_is_none_is_a_400_that_arrives(tiny, request_):
+def test_malformed_request_receives_a_400(tiny, request_):
     status, _, body = ask(tiny, request_)
     assert (status, b"400: Bad Request" in body) == (400, True)
     assert alive(tiny)
     assert tiny.end() == b""
 
 
-def test_request_up_to_the_limits_is_answered(tiny):
+def test_request_at_the_limits_is_served(tiny):
     longest = b"Long: " + b"x" * (8191 - 8) + b"\r\n"
     assert ask(tiny, b"GET /page.html HTTP/1.0\r\n" + longest + b"More: 1\r\n" * 99 + b"\r\n")[2] == b"<p>page"
 
 
 @pytest.mark.parametrize("request_", [b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.0\r\nHost: lo", b"GET / HT"])
-def test_end_in_the_middle_of_a_request_is_a_400(tiny, request_):
+def test_end_of_input_inside_a_request_is_a_400(tiny, request_):
     with tiny.connect() as rio:
         rio.writen(request_)
         with socket.socket(fileno=os.dup(rio.fileno())) as sock:
@@ -289,14 +289,14 @@ def test_end_in_the_middle_of_a_request_is_a_400(tiny, request_):
     assert alive(tiny)
 
 
-def test_answer_arrives_whole_although_nobody_read_the_body_of_the_request(tiny, tmp_path):
+def test_response_arrives_whole_although_the_body_of_the_request_is_unread(tiny, tmp_path):
     (tmp_path / "body").write_bytes(BINARY * 10)
     status, _, body = curl(tiny, "/", "--data-binary", f"@{tmp_path / 'body'}", "-H", "Expect:")
     assert (status, body.endswith(b"<hr><em>The Tiny Web server</em>\r\n")) == (501, True)
     assert tiny.end() == b""
 
 
-def test_client_s_text_is_quoted_in_the_page_and_on_the_terminal(tiny):
+def test_text_from_the_client_is_escaped_in_the_page_and_on_the_terminal(tiny):
     status, _, body = get(tiny, b"/<script>alert(1)</script>\xff")
     assert status == 404
     assert b"./&lt;script&gt;alert(1)&lt;/script&gt;\\xff" in body
@@ -304,10 +304,10 @@ def test_client_s_text_is_quoted_in_the_page_and_on_the_terminal(tiny):
     assert "Title: \\x1b]0;gotcha\\x07\\xe4" in tiny.lines(8)
 
 
-# The clients
+# Fixed faults: clients
 
 
-def test_client_that_resets_while_it_is_served_is_reported_and_the_next_is_served(tiny, home):
+def test_reset_during_a_response_is_reported_and_the_next_client_is_served(tiny, home):
     with (home / "big").open("wb") as big:
         big.truncate(1 << 28)
     rio = tiny.connect()
@@ -319,8 +319,8 @@ def test_client_that_resets_while_it_is_served_is_reported_and_the_next_is_serve
     assert tiny.end() == b""
 
 
-def test_client_that_says_nothing_or_stops_in_between_has_only_so_much_time(hasty):
-    tiny = hasty(TIMEOUT=0.2)
+def test_client_that_sends_no_complete_request_times_out(limited_tiny):
+    tiny = limited_tiny(TIMEOUT=0.2)
     for beginning in (b"", b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.0\r\nHos"):
         with tiny.connect() as rio:
             rio.writen(beginning)
@@ -329,8 +329,8 @@ def test_client_that_says_nothing_or_stops_in_between_has_only_so_much_time(hast
     assert alive(tiny)
 
 
-def test_time_for_a_request_is_not_renewed_by_each_header(hasty):
-    tiny = hasty(TIMEOUT=0.3, MAXHDRS=10**9)
+def test_headers_do_not_renew_the_timeout_of_the_request(limited_tiny):
+    tiny = limited_tiny(TIMEOUT=0.3, MAXHDRS=10**9)
     with tiny.connect() as rio, contextlib.suppress(ConnectionError):
         rio.writen(b"GET / HTTP/1.0\r\n")
         for _ in range(int(LONG / 0.02)):
@@ -339,33 +339,33 @@ def test_time_for_a_request_is_not_renewed_by_each_header(hasty):
                 assert rio.fill(timeout=0.02) == 0
                 break
         else:
-            pytest.fail("it still listens")
+            pytest.fail("the request did not time out")
     assert complaint(tiny).startswith("doit error: ")
     assert alive(tiny)
 
 
-def test_client_that_does_not_read_has_only_so_much_time(hasty, home):
+def test_client_that_does_not_read_times_out(limited_tiny, home):
     with (home / "big").open("wb") as big:
         big.truncate(1 << 28)
-    tiny = hasty(TIMEOUT=0.2)
+    tiny = limited_tiny(TIMEOUT=0.2)
     with tiny.connect() as rio:
         rio.writen(b"GET /big HTTP/1.0\r\n\r\n")
         assert "timed out" in complaint(tiny)
         assert alive(tiny)
 
 
-def test_client_that_does_not_close_has_only_so_much_time(hasty):
-    tiny = hasty(LINGER=0.2)
+def test_client_that_does_not_close_times_out(limited_tiny):
+    tiny = limited_tiny(LINGER=0.2)
     with tiny.connect() as rio:
         rio.writen(b"GET /page.html HTTP/1.0\r\n\r\n")
         assert parsed(rio.read())[2] == b"<p>page"
         assert alive(tiny)
 
 
-# The files
+# Fixed faults: files
 
 
-def test_file_that_is_cut_while_it_is_sent_ends_the_answer_only(tiny, home):
+def test_file_truncated_while_it_is_sent_ends_only_the_response(tiny, home):
     with (home / "big").open("wb") as big:
         big.truncate(1 << 28)
     with tiny.connect() as rio:
@@ -377,23 +377,23 @@ def test_file_that_is_cut_while_it_is_sent_ends_the_answer_only(tiny, home):
     assert tiny.end() == b""
 
 
-def test_file_that_the_system_does_not_let_it_open_is_a_403(hasty, home):
+def test_file_without_read_permission_is_a_403(limited_tiny, home):
     if os.geteuid() != 0:
-        pytest.skip("only root can make a file that its owner may read and Tiny may not")
+        pytest.skip("only root can create a file that Tiny's user may not read")
     home.chmod(0o755)
     (home / "locked.txt").touch(0o600)
-    tiny = hasty(TIMEOUT="tiny.os.setuid(65534) or 10.0")
+    tiny = limited_tiny(TIMEOUT="tiny.os.setuid(65534) or 10.0")
     assert get(tiny, b"/locked.txt")[0] == 403
     assert alive(tiny)
 
 
-# The CGI programs
+# Fixed faults: CGI programs
 
 
-def test_cgi_program_inherits_no_descriptor_of_the_server_s(tiny, home):
+def test_cgi_program_inherits_no_descriptor_of_the_server(tiny, home):
     program(home, "fds", "#!/bin/sh\nprintf 'Content-type: text/plain\\r\\n\\r\\n'\nls /dev/fd/ | tr '\\n' ' '\n")
     numbers = get(tiny, b"/cgi-bin/fds")[2].split()
-    assert len(numbers) <= 4, numbers  # 0, 1, 2, and that of ls, for the folder
+    assert len(numbers) <= 4, numbers  # 0, 1, 2, and the directory that ls reads
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_cgi_program_inherits_no_descriptor_of_the_server_s(tiny, home):
         ("#!/no/such/interpreter\n", "Execve error: .*"),
     ],
 )
-def test_cgi_program_that_fails_is_reported_and_the_next_is_served(tiny, home, text, words):
+def test_failing_cgi_program_is_reported_and_the_next_client_is_served(tiny, home, text, words):
     program(home, "failing", text)
     get_nothing(tiny, b"/cgi-bin/failing")
     assert re.fullmatch(words, complaint(tiny))
@@ -415,16 +415,16 @@ def test_cgi_program_that_fails_is_reported_and_the_next_is_served(tiny, home, t
     assert tiny.end() == b""
 
 
-def test_cgi_program_that_does_not_end_has_only_so_much_time(hasty, home):
+def test_endless_cgi_program_times_out(limited_tiny, home):
     program(home, "endless", "#!/bin/sh\nexec tail -f /dev/null\n")
-    tiny = hasty(CGI_TIMEOUT=0.3)
+    tiny = limited_tiny(CGI_TIMEOUT=0.3)
     get_nothing(tiny, b"/cgi-bin/endless")
     assert complaint(tiny) == "CGI program ended with -14"
     assert alive(tiny)
 
 
-def test_cgi_program_ends_when_its_client_is_gone(tiny, home):
-    # It takes no notice of an error: only SIGPIPE ends it.
+def test_cgi_program_ends_when_its_client_disconnects(tiny, home):
+    # The program ignores write errors, so that only SIGPIPE ends it.
     talk = "exec 2>/dev/null\nprintf 'Content-type: text/plain\\r\\n\\r\\n'\nwhile :; do echo y; done\n"
     program(home, "talking", "#!/bin/sh\n" + talk)
     rio = tiny.connect()
@@ -437,12 +437,12 @@ def test_cgi_program_ends_when_its_client_is_gone(tiny, home):
     assert alive(tiny)
 
 
-def test_cgi_program_is_waited_for(tiny):
+def test_cgi_program_leaves_no_zombie(tiny):
     for _ in range(3):
         assert get(tiny, b"/cgi-bin/adder.py?1&2")[0] == 200
     assert alive(tiny)
     ps = ["ps", "-A", "-o", "ppid=,stat="]
     if shutil.which("ps") is None:
-        pytest.skip("there is no ps here")
+        pytest.skip("ps is not installed")
     lines = subprocess.run(ps, capture_output=True, text=True, timeout=LONG, check=True).stdout.splitlines()
     assert [line for line in lines if line.split()[0] == str(tiny.child.pid)] == []

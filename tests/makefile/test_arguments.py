@@ -1,4 +1,4 @@
-"""rioecho.makefile has the signature, the modes and the arguments of socket.makefile, and goes on after a timeout."""
+"""rioecho.makefile has the signature, the modes and the arguments of socket.makefile."""
 
 import inspect
 import io
@@ -10,22 +10,22 @@ import sys
 import pytest
 
 import rioecho
-from support.conversations import LONG, taken
+from support.conversations import LONG, receive
 
-#: Before a test, or a program, puts rioecho's in its place.
+#: The standard library's function, before a test replaces it.
 STDLIB = socket.socket.makefile
 
 
 @pytest.fixture
 def stream(stream):
-    """The wire, on which no read or write waits for ever."""
+    """A wire whose near end has a timeout of LONG."""
     stream.near.settimeout(LONG)
     return stream
 
 
 @pytest.fixture(params=[rioecho.makefile, STDLIB], ids=["rioecho", "stdlib"])
 def makefile(request):
-    """Either one, for what they have in common."""
+    """Run the test with either function, for their common behaviour."""
     return request.param
 
 
@@ -48,7 +48,7 @@ def abilities(file):
 
 
 @pytest.mark.parametrize("mode", BINARY)
-def test_a_binary_mode_gives_a_rio_that_can_do_what_the_mode_says(stream, mode):
+def test_a_binary_mode_returns_a_rio_with_the_abilities_of_the_mode(stream, mode):
     with rioecho.makefile(stream.near, mode) as file, STDLIB(stream.near, mode) as other:
         assert type(file) is rioecho.Rio
         assert isinstance(file, io.BufferedIOBase)
@@ -57,7 +57,7 @@ def test_a_binary_mode_gives_a_rio_that_can_do_what_the_mode_says(stream, mode):
 
 
 @pytest.mark.parametrize("mode", TEXT)
-def test_a_text_mode_gives_a_text_wrapper_over_a_rio(stream, mode):
+def test_a_text_mode_returns_a_text_wrapper_over_a_rio(stream, mode):
     with rioecho.makefile(stream.near, mode) as file, STDLIB(stream.near, mode) as other:
         assert type(file) is io.TextIOWrapper
         assert type(file.buffer) is rioecho.Rio
@@ -66,7 +66,7 @@ def test_a_text_mode_gives_a_text_wrapper_over_a_rio(stream, mode):
         assert (file.encoding, file.errors, file.newlines) == (other.encoding, other.errors, other.newlines)
 
 
-def test_the_mode_is_to_read_text_if_nothing_else_is_said(stream, makefile):
+def test_the_default_mode_is_to_read_text(stream, makefile):
     with makefile(stream.near) as file:
         assert file.mode == "r"
         assert file.readable()
@@ -75,7 +75,7 @@ def test_the_mode_is_to_read_text_if_nothing_else_is_said(stream, makefile):
 
 @pytest.mark.parametrize("mode", ["x", "a", "r+", "rb+", "U", "rt", "R", " r"])
 @pytest.mark.parametrize("buffering", [None, 0])
-def test_any_other_mode_is_a_value_error_in_the_standard_librarys_words(stream, mode, buffering):
+def test_any_other_mode_is_a_value_error_with_the_standard_librarys_message(stream, mode, buffering):
     with pytest.raises(ValueError, match="invalid mode") as expected:
         STDLIB(stream.near, mode, buffering)
     with pytest.raises(ValueError, match="invalid mode") as caught:
@@ -84,20 +84,20 @@ def test_any_other_mode_is_a_value_error_in_the_standard_librarys_words(stream, 
 
 
 @pytest.mark.parametrize("call", ["read", "read1", "readline", "readlines", "__next__"])
-def test_a_file_to_write_cannot_be_read(stream, makefile, call):
+def test_a_write_only_file_cannot_be_read(stream, makefile, call):
     stream.feed(b"a line\n")
     with makefile(stream.near, "wb") as file, pytest.raises(io.UnsupportedOperation):
         getattr(file, call)()
 
 
 @pytest.mark.parametrize("call", ["peek", "readuntil", "readlines1", "skipline", "fill"])
-def test_a_rio_to_write_cannot_be_read_in_its_own_ways_either(stream, call):
+def test_a_write_only_rio_cannot_be_read_by_its_own_methods_either(stream, call):
     stream.feed(b"a line\n")
     with rioecho.makefile(stream.near, "wb") as file, pytest.raises(io.UnsupportedOperation):
         getattr(file, call)()
 
 
-def test_a_file_to_read_cannot_be_written(stream, makefile):
+def test_a_read_only_file_cannot_be_written(stream, makefile):
     with makefile(stream.near, "rb") as file:
         for call, data in [("write", b"x"), ("writelines", [b"x"])]:
             with pytest.raises(io.UnsupportedOperation):
@@ -106,7 +106,7 @@ def test_a_file_to_read_cannot_be_written(stream, makefile):
     assert not stream.readable()
 
 
-def test_text_files_keep_to_their_mode_too(stream, makefile):
+def test_text_files_enforce_their_mode_too(stream, makefile):
     with makefile(stream.near, "r") as reader, pytest.raises(io.UnsupportedOperation):
         reader.write("x")
     with makefile(stream.near, "w") as writer, pytest.raises(io.UnsupportedOperation):
@@ -123,7 +123,7 @@ def test_a_socket_file_has_no_position(stream, makefile, call):
 
 
 @pytest.mark.parametrize("mode", BINARY)
-def test_no_buffering_gives_what_the_standard_library_gives(stream, makefile, mode):
+def test_unbuffered_mode_returns_the_standard_librarys_socket_io(stream, makefile, mode):
     stream.feed(b"bytes")
     with makefile(stream.near, mode, 0) as file:
         assert type(file) is socket.SocketIO
@@ -131,7 +131,7 @@ def test_no_buffering_gives_what_the_standard_library_gives(stream, makefile, mo
             assert file.read(2) == b"by"
         if file.writable():
             assert file.write(b"x") == 1
-            assert taken(stream, 1) == b"x"
+            assert receive(stream, 1) == b"x"
 
 
 @pytest.mark.parametrize("mode", TEXT)
@@ -142,7 +142,7 @@ def test_text_without_a_buffer_is_a_value_error(stream, makefile, mode):
 
 @pytest.mark.parametrize("buffering", [None, -1, -2, 1, 2, 7, 100_000, True])
 @pytest.mark.parametrize("mode", ["rwb", "rw"])
-def test_lines_go_both_ways_through_a_buffer_of_any_size(stream, makefile, mode, buffering):
+def test_lines_are_read_and_written_through_a_buffer_of_any_size(stream, makefile, mode, buffering):
     convert = bytes if "b" in mode else bytes.decode
     stream.feed(b"one\ntwo\nthree")
     stream.end()
@@ -150,17 +150,17 @@ def test_lines_go_both_ways_through_a_buffer_of_any_size(stream, makefile, mode,
         assert list(file) == [convert(line) for line in (b"one\n", b"two\n", b"three")]
         file.writelines([convert(b"four\n"), convert(b"five\n" * 100)])
         file.flush()
-        assert taken(stream, 505) == b"four\n" + b"five\n" * 100
+        assert receive(stream, 505) == b"four\n" + b"five\n" * 100
 
 
-def test_what_is_written_stays_in_the_buffer_until_it_is_full_or_flushed(stream, makefile):
+def test_written_data_stays_in_the_buffer_until_it_is_full_or_flushed(stream, makefile):
     with makefile(stream.near, "wb", 10) as file:
         file.write(b"12345")
         assert not stream.readable()
         file.flush()
-        assert taken(stream, 5) == b"12345"
+        assert receive(stream, 5) == b"12345"
         file.write(b"x" * 1000)
-        assert taken(stream, 990)
+        assert receive(stream, 990)
 
 
 def test_a_line_has_no_limit(stream, makefile, background):
@@ -170,11 +170,11 @@ def test_a_line_has_no_limit(stream, makefile, background):
         assert file.readline() == line
 
 
-def test_a_rio_sends_what_was_written_before_it_waits_for_an_answer(stream, background):
+def test_a_rio_sends_buffered_output_before_it_waits_for_an_answer(stream, background):
     for mode, question, answer in [("rwb", b"question\n", b"answer\n"), ("rw", "question\n", "answer\n")]:
         with rioecho.makefile(stream.near, mode) as file:
             file.write(question)
-            background(lambda: stream.feed(taken(stream, 9).replace(b"question", b"answer")))
+            background(lambda: stream.feed(receive(stream, 9).replace(b"question", b"answer")))
             assert file.readline() == answer
 
 
@@ -183,13 +183,13 @@ def test_objects_can_be_unpickled_from_a_connection_that_stays_open(stream, make
     with makefile(stream.near, "rb") as file:
         for value in values:
             stream.feed(pickle.dumps(value))
-            assert pickle.load(file) == value  # noqa: S301, our own
+            assert pickle.load(file) == value  # noqa: S301, data of this test
 
 
 # ---- text
 
 
-def test_text_is_encoded_and_decoded_as_asked(stream, makefile):
+def test_text_is_encoded_and_decoded_with_the_given_arguments(stream, makefile):
     with makefile(stream.near, "rw", encoding="utf-16-le", errors="replace", newline="\r\n") as file:
         assert (file.encoding, file.errors) == ("utf-16-le", "replace")
         stream.feed("größe\nhalf\r\n".encode("utf-16-le") + b"\x00\xd8" + "\r\n".encode("utf-16-le"))
@@ -197,7 +197,7 @@ def test_text_is_encoded_and_decoded_as_asked(stream, makefile):
         assert file.readline() == "\ufffd\r\n"
         file.write("größe\n")
         file.flush()
-        assert taken(stream, 14) == "größe\r\n".encode("utf-16-le")
+        assert receive(stream, 14) == "größe\r\n".encode("utf-16-le")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_text_is_encoded_and_decoded_as_asked(stream, makefile):
         ("\r\n", ["a\rb\r\n", "c\n"]),
     ],
 )
-def test_newlines_are_those_of_text_files(stream, makefile, newline, lines):
+def test_newlines_are_translated_as_in_text_files(stream, makefile, newline, lines):
     stream.feed(b"a\rb\r\nc\n")
     stream.end()
     with makefile(stream.near, "r", newline=newline) as file:
@@ -231,7 +231,7 @@ def test_text_that_cannot_be_decoded_is_an_error(stream, makefile):
         file.readline()
 
 
-def test_python_warns_of_a_missing_encoding_where_the_file_is_made(makefile):
+def test_python_warns_of_a_missing_encoding_at_the_callers_line(makefile):
     code = f"""
         import rioecho, socket, warnings
         makefile = {"rioecho" if makefile is rioecho.makefile else "socket.socket"}.makefile

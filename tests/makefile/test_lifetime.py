@@ -1,4 +1,4 @@
-"""The life of a socket file is as in the standard library: the descriptor stays open until the last one is closed."""
+"""A socket file has the standard library's life time: the descriptor stays open until the last file is closed."""
 
 import errno
 import gc
@@ -8,19 +8,19 @@ import socket
 import pytest
 
 import rioecho
-from support.conversations import LONG, taken
+from support.conversations import LONG, receive
 
 
 @pytest.fixture
 def stream(stream):
-    """The wire, on which no read or write waits for ever."""
+    """A wire whose near end has a timeout of LONG."""
     stream.near.settimeout(LONG)
     return stream
 
 
 @pytest.fixture(params=[rioecho.makefile, socket.socket.makefile], ids=["rioecho", "stdlib"])
 def makefile(request):
-    """Either one: these rules they have in common."""
+    """Run the test with either function, for their common behaviour."""
     return request.param
 
 
@@ -29,7 +29,7 @@ RAW = pytest.mark.parametrize("buffering", [None, 0, 1, 100])
 
 
 def is_open(wire):
-    """Does the wire's near end still have its descriptor? The far end sees when the last one is closed."""
+    """Report whether the wire's near end is still open, which the far end can tell."""
     if wire.readable():
         assert wire.take() == b""
         return False
@@ -66,7 +66,7 @@ def test_a_file_works_while_its_socket_is_closed(stream, makefile, buffering):
         assert file.readline() == b"question\n"
         file.write(b"answer\n")
         file.flush()
-        assert taken(stream, 7) == b"answer\n"
+        assert receive(stream, 7) == b"answer\n"
     assert not is_open(stream)
 
 
@@ -86,7 +86,7 @@ def test_closing_again_does_nothing(stream, makefile, mode):
     for _ in range(3):
         first.close()
         assert first.closed
-    assert is_open(stream)  # a second close() of the one must not count as the other's
+    assert is_open(stream)  # the second close() of the first file must not count as the close of the second file
     second.close()
     assert not is_open(stream)
 
@@ -100,7 +100,7 @@ def test_a_closed_file_refuses_everything_with_value_error(stream, makefile, mod
         calls += [file.readline, file.__next__, file.read]
     if "w" in mode:
         calls += [lambda: file.write(b"x" if "b" in mode else "x")]
-    if makefile is rioecho.makefile:  # the standard library's read-write pair answers some of these
+    if makefile is rioecho.makefile:  # the standard library's read-write pair allows some of these
         calls += [file.fileno, file.isatty, file.readable, file.writable, file.seekable]
     for call in calls:
         with pytest.raises(ValueError, match=r"closed|uninitialized"):
@@ -108,13 +108,13 @@ def test_a_closed_file_refuses_everything_with_value_error(stream, makefile, mod
 
 
 @pytest.mark.parametrize("mode", ["wb", "rwb", "w", "rw"])
-def test_closing_sends_what_was_written(stream, makefile, mode):
+def test_closing_sends_buffered_output(stream, makefile, mode):
     file = makefile(stream.near, mode)
     stream.near.close()
     file.write(b"the end" if "b" in mode else "the end")
     assert not stream.readable()
     file.close()
-    assert taken(stream, 7) == b"the end"
+    assert receive(stream, 7) == b"the end"
     assert not is_open(stream)
 
 
@@ -127,22 +127,22 @@ def test_a_file_that_is_dropped_unclosed_sends_and_closes_without_a_warning(stre
     del file
     gc.collect()
     if "w" in mode:
-        assert taken(stream, 7) == b"the end"
+        assert receive(stream, 7) == b"the end"
     assert not is_open(stream)
 
 
-def test_a_rio_to_read_and_write_that_is_dropped_sends_too_which_the_standard_librarys_does_not(stream):
+def test_a_dropped_read_write_rio_sends_its_output_unlike_the_standard_librarys_file(stream):
     file = rioecho.makefile(stream.near, "rwb")
     stream.near.close()
     file.write(b"the end")
     del file
     gc.collect()
-    assert taken(stream, 7) == b"the end"
+    assert receive(stream, 7) == b"the end"
     assert not is_open(stream)
 
 
 @pytest.mark.parametrize("mode", ["wb", "rwb"])
-def test_a_file_that_is_dropped_and_cannot_send_closes_in_silence(wire, mode):
+def test_a_dropped_file_that_cannot_send_closes_silently(wire, mode):
     stream = wire("socketpair")
     file = rioecho.makefile(stream.near, mode)
     number = stream.near.fileno()
@@ -156,7 +156,7 @@ def test_a_file_that_is_dropped_and_cannot_send_closes_in_silence(wire, mode):
 
 
 @pytest.mark.parametrize("mode", ["wb", "rwb", "w", "rw"])
-def test_a_close_that_cannot_send_raises_and_closes_all_the_same(stream, makefile, mode):
+def test_a_close_that_cannot_send_raises_and_closes_the_file(stream, makefile, mode):
     file = makefile(stream.near, mode)
     stream.near.close()
     file.write(b"x" if "b" in mode else "x")
@@ -187,14 +187,14 @@ def test_a_socket_that_is_shut_down_ends_the_file(stream, makefile):
 
 
 WRONG = {
-    "a buffer size that is no number": (("rb", "many"), {}),
-    "a buffer size that is a float": (("rb", 1.5), {}),
-    "no such encoding": (("r",), {"encoding": "klingon"}),
-    "an encoding that is no text": (("rw",), {"encoding": 1}),
-    "no such newline": (("w",), {"newline": "x"}),
-    "errors that is no text": (("r",), {"errors": 1}),
-    "text without a buffer": (("r", 0), {}),
-    "no such mode": (("x",), {}),
+    "buffer size of type str": (("rb", "many"), {}),
+    "buffer size of type float": (("rb", 1.5), {}),
+    "unknown encoding": (("r",), {"encoding": "klingon"}),
+    "encoding of type int": (("rw",), {"encoding": 1}),
+    "invalid newline": (("w",), {"newline": "x"}),
+    "errors of type int": (("r",), {"errors": 1}),
+    "unbuffered text": (("r", 0), {}),
+    "invalid mode": (("x",), {}),
 }
 
 
@@ -210,7 +210,7 @@ def test_a_wrong_argument_leaves_no_file_that_holds_the_socket_open(stream, make
 
 
 @pytest.mark.parametrize("wrong", [wrong for wrong, (arguments, _) in WRONG.items() if 0 not in arguments])
-def test_a_wrong_argument_holds_nothing_open_while_its_error_is_held_either(stream, wrong):
+def test_the_error_of_a_wrong_argument_does_not_keep_the_socket_open(stream, wrong):
     positional, named = WRONG[wrong]
     with pytest.raises((LookupError, TypeError, ValueError)) as held:
         rioecho.makefile(stream.near, *positional, **named)
@@ -226,7 +226,7 @@ def test_a_file_over_a_closed_socket_is_an_oserror(stream, makefile, mode):
         file.readline()
 
 
-def test_detach_gives_the_socket_io_and_what_was_not_read(stream):
+def test_detach_returns_the_socket_io_and_the_unread_bytes(stream):
     file = rioecho.makefile(stream.near, "rwb")
     stream.near.close()
     stream.feed(b"line\nmore")
@@ -240,7 +240,7 @@ def test_detach_gives_the_socket_io_and_what_was_not_read(stream):
     assert not is_open(stream)
 
 
-def test_text_can_be_taken_off_its_rio_and_put_on_again(stream):
+def test_the_text_layer_can_be_detached_and_replaced(stream):
     text = rioecho.makefile(stream.near, "rw", encoding="ascii")
     rio = text.detach()
     assert type(rio) is rioecho.Rio

@@ -1,4 +1,4 @@
-"""The life of a socket file over TLS is as in the standard library; what came before a timeout is kept there too."""
+"""A socket file over TLS has the standard library's life time, and loses no data on a timeout."""
 
 import gc
 import socket
@@ -11,13 +11,13 @@ from support.conversations import LONG, contexts  # noqa: F401, a fixture
 
 @pytest.fixture(params=[rioecho.makefile, socket.socket.makefile], ids=["rioecho", "stdlib"])
 def makefile(request):
-    """Either one: these rules they have in common."""
+    """Run the test with either function, for their common behaviour."""
     return request.param
 
 
 @pytest.fixture
 def encrypted(wire, contexts, background):  # noqa: F811
-    """Two ends of a TLS connection."""
+    """Yield both ends of a TLS connection."""
     ends = wire("tcp")
     server, client = contexts
     ends.near.settimeout(LONG)

@@ -1,4 +1,4 @@
-"""With rioecho.makefile in the place of socket.makefile the standard library's mail and FTP clients go on talking."""
+"""The standard library's mail and FTP clients work with rioecho.makefile in place of socket.makefile."""
 
 import ftplib
 import imaplib
@@ -32,7 +32,7 @@ def smtp(post_office):
         yield client
 
 
-def test_smtplib_delivers_messages_as_they_are(post_office, smtp):
+def test_smtplib_delivers_messages_unchanged(post_office, smtp):
     for message in MESSAGES:
         assert smtp.sendmail("a@localhost", ["b@localhost", "c@localhost"], message) == {}
     assert post_office.messages == MESSAGES
@@ -130,7 +130,7 @@ def store():
 
 @pytest.fixture
 def ftp(store):
-    with ftplib.FTP(timeout=LONG) as client:  # noqa: S321, to ourselves
+    with ftplib.FTP(timeout=LONG) as client:  # noqa: S321, on loopback
         client.connect("127.0.0.1", store.port)
         assert client.getwelcome() == "220-several lines\n of welcome\n220 ready"
         client.login("me", "secret")

@@ -1,4 +1,4 @@
-"""With rioecho.makefile in the place of socket.makefile socketserver's handlers and XML-RPC go on talking."""
+"""socketserver's handlers and XML-RPC work with rioecho.makefile in place of socket.makefile."""
 
 import socket
 import socketserver
@@ -35,7 +35,7 @@ def test_xmlrpc_calls_return_what_they_were_given():
     with serving(xmlrpc.server.SimpleXMLRPCRequestHandler, XmlRpcServer) as server:
         url, transport = f"http://127.0.0.1:{server.port}/RPC2", BoundedTransport(use_builtin_types=True)
         with xmlrpc.client.ServerProxy(url, transport) as proxy:
-            for value in (1, "text", BIG, [{"a": 1.5}] * 1000):  # the larger answers come compressed
+            for value in (1, "text", BIG, [{"a": 1.5}] * 1000):  # the larger answers are compressed
                 assert proxy.echo(value) == value
             with pytest.raises(xmlrpc.client.Fault, match="not supported"):
                 proxy.nothing()
@@ -73,7 +73,7 @@ def test_a_stream_request_handler_echoes_lines_with_every_buffer_size(rbufsize, 
 
 
 def test_a_threading_server_serves_many_clients_at_once(background):
-    everybody = threading.Barrier(10, timeout=LONG)
+    barrier = threading.Barrier(10, timeout=LONG)
 
     def talk(port):
         with socket.create_connection(("127.0.0.1", port), timeout=LONG) as sock, sock.makefile("rwb") as file:
@@ -82,14 +82,14 @@ def test_a_threading_server_serves_many_clients_at_once(background):
                 file.flush()
                 assert file.readline() == b"%d\n" % number
                 if number % 50 == 0:
-                    everybody.wait()
+                    barrier.wait()
 
     with serving(EchoHandler) as server:
         for thread in [background(talk, server.port) for _ in range(10)]:
             thread.join(LONG)
 
 
-def test_a_handler_that_leaves_its_output_in_the_buffer_has_sent_it_when_it_ends():
+def test_output_that_a_handler_leaves_in_the_buffer_is_sent_at_its_end():
     class Handler(socketserver.StreamRequestHandler):
         wbufsize = -1
 

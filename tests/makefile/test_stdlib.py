@@ -1,4 +1,4 @@
-"""With rioecho.makefile in the place of socket.makefile the standard library's HTTP client and server go on talking."""
+"""The standard library's HTTP client and server work with rioecho.makefile in place of socket.makefile."""
 
 import contextlib
 import http.client
@@ -31,7 +31,7 @@ def fetch(client, method, path, body=None, **options):
         return response.read()
 
 
-def test_the_files_of_client_and_server_are_those_of_the_one_that_is_in_place(client, files_of):  # noqa: F811
+def test_client_and_server_use_the_installed_makefile(client, files_of):  # noqa: F811
     client.request("GET", "/small")
     with client.getresponse() as response:
         names = {type(response.fp).__name__, response.headers["Reader"]}
@@ -40,7 +40,7 @@ def test_the_files_of_client_and_server_are_those_of_the_one_that_is_in_place(cl
 
 
 @pytest.mark.parametrize("path", ["/big", "/chunked", "/until-close"])
-def test_an_http_body_of_every_kind_of_length_comes_whole(client, path):
+def test_an_http_body_with_any_framing_is_received_whole(client, path):
     assert fetch(client, "GET", path) == BIG
 
 
@@ -62,7 +62,7 @@ def into_pieces(response):
 
 @pytest.mark.parametrize("reading", READING)
 @pytest.mark.parametrize("path", ["/big", "/chunked", "/until-close"])
-def test_an_http_body_can_be_read_in_every_way_that_a_response_has(client, path, reading):
+def test_an_http_body_can_be_read_by_every_method_of_a_response(client, path, reading):
     client.request("GET", path)
     with client.getresponse() as response:
         assert b"".join(READING[reading](response)) == BIG
@@ -80,7 +80,7 @@ def test_many_requests_share_an_http_connection(client):
 
 
 @pytest.mark.parametrize("method", ["whole", "chunked"])
-def test_a_big_body_goes_both_ways(client, method):
+def test_a_large_body_is_sent_and_received(client, method):
     body = BIG if method == "whole" else iter(pieces(BIG))
     assert fetch(client, "POST", "/", body, encode_chunked=method == "chunked") == BIG
 
@@ -124,11 +124,11 @@ def test_an_http_client_can_wait_for_100_continue():
         assert read_answer(file) == b"body"
 
 
-def test_an_http_client_that_does_not_wait_passes_over_100_continue(client):
+def test_an_http_client_that_does_not_wait_skips_100_continue(client):
     assert fetch(client, "POST", "/", b"body", headers={"Expect": "100-continue"}) == b"body"
 
 
-def test_a_body_that_ends_too_soon_is_an_incomplete_read_with_what_came():
+def test_a_truncated_body_is_an_incomplete_read_with_the_bytes_received():
     class Liar(socketserver.StreamRequestHandler):
         def handle(self):
             while self.rfile.readline() != b"\r\n":

@@ -1,4 +1,4 @@
-"""The time of a socket file is its socket's; a Rio goes on after it, which a file of the standard library does not."""
+"""A socket file has its socket's timeout. Unlike the standard library's, a Rio stays usable after a timeout."""
 
 import io
 import socket
@@ -6,10 +6,10 @@ import socket
 import pytest
 
 import rioecho
-from support.conversations import taken
+from support.conversations import receive
 
 STDLIB = socket.socket.makefile
-SHORT = 0.02  # seconds, for what is to time out
+SHORT = 0.02  # timeout in seconds, meant to expire
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ SHORT = 0.02  # seconds, for what is to time out
     ],
     ids=["readline", "readline(limit)", "read", "iteration", "readuntil", "readlines", "readlines1"],
 )
-def test_after_a_timeout_the_same_call_gives_the_whole_line(stream, reading):
+def test_after_a_timeout_the_same_call_returns_the_whole_line(stream, reading):
     stream.near.settimeout(SHORT)
     with rioecho.makefile(stream.near, "rb") as file:
         for _ in range(3):
@@ -36,7 +36,7 @@ def test_after_a_timeout_the_same_call_gives_the_whole_line(stream, reading):
         assert reading(file) == b"parparpart\n"
 
 
-def test_the_standard_librarys_file_is_of_no_use_after_a_timeout(stream):
+def test_the_standard_librarys_file_is_unusable_after_a_timeout(stream):
     stream.near.settimeout(SHORT)
     with STDLIB(stream.near, "rb") as file:
         stream.feed(b"part")
@@ -57,7 +57,7 @@ def test_the_timeout_is_looked_up_at_every_call(stream, makefile):
             file.readline()
 
 
-def test_a_timeout_can_be_changed_and_taken_away_while_the_file_is_open(stream, background):
+def test_a_timeout_can_be_changed_and_removed_while_the_file_is_open(stream, background):
     with rioecho.makefile(stream.near, "rb") as file:
         for timeout in (SHORT, 60, None, 0):
             stream.near.settimeout(timeout)
@@ -69,7 +69,7 @@ def test_a_timeout_can_be_changed_and_taken_away_while_the_file_is_open(stream, 
         assert file.readline() == b"a line\n"
 
 
-def test_the_timeout_of_one_call_goes_before_the_sockets(stream):
+def test_the_timeout_of_a_call_overrides_the_sockets(stream):
     stream.near.settimeout(60)
     with rioecho.makefile(stream.near, "rb") as file:
         with pytest.raises(TimeoutError):
@@ -80,7 +80,7 @@ def test_the_timeout_of_one_call_goes_before_the_sockets(stream):
     assert stream.near.gettimeout() == 60
 
 
-def test_settimeout_counts_also_after_the_socket_has_been_closed(stream):
+def test_settimeout_takes_effect_after_the_socket_has_been_closed(stream):
     with rioecho.makefile(stream.near, "rb") as file:
         stream.near.close()
         stream.near.settimeout(SHORT)
@@ -91,7 +91,7 @@ def test_settimeout_counts_also_after_the_socket_has_been_closed(stream):
         assert file.readline() == b"part\n"
 
 
-def test_a_socket_that_must_not_wait_raises_and_keeps_what_came(stream):
+def test_a_non_blocking_socket_raises_and_keeps_the_bytes_received(stream):
     stream.near.setblocking(False)
     with rioecho.makefile(stream.near, "rb") as file:
         stream.feed(b"part")
@@ -101,7 +101,7 @@ def test_a_socket_that_must_not_wait_raises_and_keeps_what_came(stream):
         assert file.readline() == b"part\n"
 
 
-def test_a_flush_that_timed_out_goes_on(stream):
+def test_a_flush_that_timed_out_can_be_continued(stream):
     data = bytes(range(256)) * 20_000
     stream.near.settimeout(SHORT)
     with rioecho.makefile(stream.near, "wb", len(data) + 1) as file:
@@ -113,7 +113,7 @@ def test_a_flush_that_timed_out_goes_on(stream):
                 break
             except TimeoutError:
                 received += stream.take(1 << 20)
-        received += taken(stream, len(data) - len(received))
+        received += receive(stream, len(data) - len(received))
     assert received == data
 
 
@@ -130,7 +130,7 @@ def test_in_text_mode_the_part_of_the_line_before_a_timeout_is_dropped(stream, m
         assert file.readline() == "next\n"
 
 
-def test_in_text_mode_nothing_is_lost_by_a_timeout_between_lines(stream):
+def test_in_text_mode_a_timeout_between_lines_loses_nothing(stream):
     stream.near.settimeout(SHORT)
     with rioecho.makefile(stream.near, "r", encoding="utf-8") as file:
         for number in range(3):
@@ -140,7 +140,7 @@ def test_in_text_mode_nothing_is_lost_by_a_timeout_between_lines(stream):
             assert file.readline() == f"{number}\n"
 
 
-def test_a_line_of_text_can_be_had_whole_from_the_rio_under_the_text(stream):
+def test_the_rio_under_the_text_layer_keeps_the_whole_line(stream):
     stream.near.settimeout(SHORT)
     with io.TextIOWrapper(rioecho.makefile(stream.near, "rb"), encoding="utf-8") as file:
         stream.feed("grö".encode())

@@ -1,4 +1,4 @@
-"""The conversations of the standard library over TLS, with rioecho.makefile in the place of socket.makefile."""
+"""The standard library's clients and servers work over TLS with rioecho.makefile in place of socket.makefile."""
 
 import contextlib
 import http.client
@@ -31,7 +31,7 @@ def site(request, server_context):
         yield server
 
 
-def test_https_bodies_go_both_ways_over_one_connection(site, client_context):
+def test_https_bodies_are_sent_and_received_over_one_connection(site, client_context):
     client = http.client.HTTPSConnection("127.0.0.1", site.port, timeout=LONG, context=client_context)
     with contextlib.closing(client):
         for path, body, answer in [
@@ -55,7 +55,7 @@ def test_urllib_reads_https_pages(site, client_context):
             assert response.read() == BIG
 
 
-def test_smtplib_goes_on_over_tls_after_starttls(server_context, client_context):
+def test_smtplib_continues_over_tls_after_starttls(server_context, client_context):
     with (
         serving(Smtp, messages=[], starttls=server_context) as server,
         smtplib.SMTP("127.0.0.1", server.port, local_hostname="localhost", timeout=LONG) as client,
@@ -66,7 +66,7 @@ def test_smtplib_goes_on_over_tls_after_starttls(server_context, client_context)
     assert server.messages == [MESSAGE] * 2
 
 
-def test_smtplib_talks_tls_from_the_start(server_context, client_context):
+def test_smtplib_works_over_tls_from_the_start(server_context, client_context):
     with (
         serving(Smtp, tls=server_context, messages=[]) as server,
         smtplib.SMTP_SSL(
@@ -77,7 +77,7 @@ def test_smtplib_talks_tls_from_the_start(server_context, client_context):
     assert server.messages == [MESSAGE]
 
 
-def test_poplib_talks_tls(server_context, client_context):
+def test_poplib_works_over_tls(server_context, client_context):
     with serving(Pop3, tls=server_context, messages=[MESSAGE]) as server:
         client = poplib.POP3_SSL("127.0.0.1", server.port, timeout=LONG, context=client_context)
         with contextlib.closing(client):
@@ -85,7 +85,7 @@ def test_poplib_talks_tls(server_context, client_context):
             client.quit()
 
 
-def test_imaplib_talks_tls(server_context, client_context):
+def test_imaplib_works_over_tls(server_context, client_context):
     with (
         serving(Imap, tls=server_context, messages=[MESSAGE]) as server,
         imaplib.IMAP4_SSL("127.0.0.1", server.port, timeout=LONG, ssl_context=client_context) as client,

@@ -82,7 +82,7 @@ def dial(port):
     return socket.create_connection(("127.0.0.1", port), timeout=LONG)
 
 
-def taken(wire, n):
+def receive(wire, n):
     """Receive exactly n bytes from a Wire of delivery.py."""
     data = b""
     while len(data) < n:
