@@ -5,7 +5,7 @@ No error loses data: the docstring says where the bytes are. The object that rai
 
 
 class LineTooLong(ValueError):
-    """A line is longer than the limit. Nothing was consumed: its bytes are still in the buffer.
+    """No newline or separator was found within the limit. Nothing was consumed: the bytes are still in the buffer.
 
     To continue, call ``skipline()`` to discard the line, ``readline(limit)`` to read it in pieces, or
     ``read_buffered()`` to read what the buffer holds.

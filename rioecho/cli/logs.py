@@ -266,7 +266,7 @@ class LogWriter(logging.Handler):
         with self._lock:
             dropped, self._dropped = self._dropped, 0
         if dropped:
-            yield self._notice(dropped, "nobody reads the log fast enough")
+            yield self._notice(dropped, "the log is not read fast enough")
 
     def _unwritten_notice(self) -> Iterator[str]:
         if self._unwritten:
@@ -352,7 +352,7 @@ class StatsLine:
 
     def __init__(self, stats: Callable[[], Mapping[str, int]], every: float) -> None:
         if not every > 0:
-            raise ValueError(f"the seconds between two lines must be above 0, not {every!r}")
+            raise ValueError(f"the interval must be above 0 seconds, not {every!r}")
         self._stats = stats
         self._every = max(every, MIN_INTERVAL)
         self._stopped = threading.Event()
@@ -389,7 +389,7 @@ class StatsLine:
             try:
                 self._log_counts(only_if_changed=stopped)
             except Exception:
-                self._log.exception("no statistics")
+                self._log.exception("cannot log the statistics")
             if stopped:
                 return
 

@@ -88,7 +88,7 @@ def report(run: Run, buckets: Sequence[Bucket], width: int = 80, blocks: str = B
             line += f" {micros(run['latency_uncorrected_us'][name]):>12}"
         lines.append(line)
     if asked:
-        lines.append("  (from when a message was due; from when it was sent)")
+        lines.append("  (corrected: since a message was due; uncorrected: since it was sent)")
     drawn = histogram(buckets, width, blocks)
     return [*lines, "", *drawn] if drawn else lines
 
