@@ -2,7 +2,7 @@
 
     from rioecho import Rio, connect      the buffered reader and writer (rio.pyx); connecting one (sockets.py)
     from rioecho import makefile, echo    the drop-in for socket.makefile; the book's echo()
-    from rioecho.csapp import *           the book's names, lower case and capitalized
+    from rioecho.csapp import *           the book's names, lower case and capitalised
     from rioecho import EchoServer        the echo server (server.py)
 
 Layers, bottom up: _core is shared by all; _rio, _server and _load implement Rio, the servers and the load test; the

@@ -1,6 +1,6 @@
 """The names of csapp.h, for programs that follow the book: CS:APP chapters 10 to 12.
 
-The lower-case functions raise exceptions. The capitalized ones, the book's wrappers, take Python's arguments; when the
+The lower-case functions raise exceptions. The capitalised ones, the book's wrappers, take Python's arguments; when the
 system reports an error they print ``NAME error: reason`` to stderr and exit with status 1. (The book's status 0 would
 report success.) Both raise ``TypeError`` and ``ValueError`` for a wrong argument, which is a bug in the program.
 

@@ -1,4 +1,4 @@
-"""The book's functions: their results, the faults of the book's code, and how the capitalized wrappers exit."""
+"""The book's functions: their results, the faults of the book's code, and how the capitalised wrappers exit."""
 
 import contextlib
 import errno
