@@ -273,43 +273,6 @@ static inline void rio_wake_exactly(int on)
 #endif
 }
 
-/* What a child that will never run Python again has to undo of its parent, which ran it: every handler (Python's own
- * would write to a descriptor that is not there any more), and every descriptor but those in `keep`, ascending. */
-static inline void rio_child_signals(void)
-{
-    struct sigaction act, old;
-    sigset_t none;
-    int number;
-    memset(&act, 0, sizeof act);
-    sigemptyset(&act.sa_mask);
-    for (number = 1; number < NSIG; number++) {
-        if (sigaction(number, NULL, &old) < 0 || old.sa_handler == SIG_IGN)
-            continue;
-        act.sa_handler = number == SIGINT || number == SIGTERM || number == SIGPIPE ? SIG_IGN : SIG_DFL;
-        (void)sigaction(number, &act, NULL);
-    }
-    sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-static inline void rio_close_all_but(const int *keep, size_t n)
-{
-    long end = sysconf(_SC_OPEN_MAX);
-    int fd = 0;
-    size_t i;
-    for (i = 0; i < n; i++) {
-        for (; fd < keep[i]; fd++)
-            (void)close(fd);
-        fd = keep[i] + 1;
-    }
-#if defined(__linux__) && defined(SYS_close_range)
-    if (syscall(SYS_close_range, (unsigned)fd, ~0U, 0U) == 0)
-        return;
-#endif
-    for (; fd < end; fd++)
-        (void)close(fd);
-}
-
 /* Cut a bytes object that nobody else has seen to its first n bytes, in place: it may have moved. NULL: no memory, and
  * it is as it was (_PyBytes_Resize would have freed it). */
 static inline PyObject *rio_bytes_cut(PyObject *bytes, Py_ssize_t n)

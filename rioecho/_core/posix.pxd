@@ -123,11 +123,14 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     void rio_wake_exactly(int on)
     void rio_bool_set(int *flag, int value)
     int rio_bool_get(const int *flag)
-    void rio_child_signals()
-    void rio_close_all_but(const int *keep, size_t n)
     int RIO_FREE
     int RIO_TAKEN
     int RIO_CLOSED
     bint rio_flag_take(int *flag)
     void rio_flag_put(int *flag, int state)
     int rio_flag_state(int *flag)
+
+
+cdef extern from "rioecho/_core/forked.h" nogil:
+    void rio_child_signals()
+    void rio_close_all_but(const int *keep, size_t n)   # keep: ascending
