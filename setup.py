@@ -5,18 +5,25 @@ RIOECHO_BUILD chooses the variant:
     release    what is shipped (the default)
     debug      assertions and bounds checks on, symbols kept
     sanitize   AddressSanitizer and UndefinedBehaviorSanitizer, assertions and bounds checks on
+    race       ThreadSanitizer, assertions and bounds checks on
     coverage   line tracing for Cython's coverage plugin
 
 Build each variant from a clean copy of the tree: build_ext compares file times, not flags.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 
+if sys.implementation.name != "cpython":
+    # Elsewhere it compiles and then aborts: it cuts bytes objects in place, which PyPy keeps elsewhere.
+    raise SystemExit(f"rioecho needs CPython: it relies on how its objects lie in memory ({sys.executable})")
+
 WARNINGS = ["-Wall", "-Wextra", "-Werror=implicit-function-declaration"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+RACES = "-fsanitize=thread"
 
 # The one place for compiler directives: a header in a module would override the variant's.
 DIRECTIVES = {
@@ -44,6 +51,7 @@ VARIANTS = {
         ASSERTIONS,
         CHECKS,
     ),
+    "race": (["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", RACES], [RACES], ASSERTIONS, CHECKS),
     "coverage": (
         ["-O0", "-g0"],
         [],
@@ -55,7 +63,7 @@ VARIANTS = {
 
 variant = os.environ.get("RIOECHO_BUILD", "release")
 if variant not in VARIANTS:
-    raise SystemExit(f"RIOECHO_BUILD={variant!r}: use one of {', '.join(VARIANTS)}")
+    raise SystemExit(f"rioecho needs CPython: it relies on how its objects lie in memory ({sys.executable})")
 cflags, ldflags, macros, further = VARIANTS[variant]
 
 SOURCES = Path("rioecho")
@@ -81,7 +89,7 @@ setup(
         "build_ext": {
             # The coverage plugin wants the .c beside the .so; no other build leaves it there.
             "cython_c_in_temp": variant != "coverage",
-            "cython_line_directives": variant in ("debug", "sanitize"),
+            "cython_line_directives": further is CHECKS,
             "cython_directives": DIRECTIVES | further,
             "force": variant != "release",
         }

@@ -1,0 +1,161 @@
+"""The book's functions at C level, from a module that is compiled against the installed package."""
+
+import socket
+
+import pytest
+
+from support.outside import compile_outside, needs_compiler
+
+OUTSIDE = """\
+# cython: language_level=3, freethreading_compatible=True
+import os
+
+from libc.errno cimport errno
+from rioecho.rio cimport rio_t, rio_readinitb, rio_readlineb, rio_readnb, rio_readn, rio_writen
+
+
+cdef class Book:
+    cdef rio_t rio
+
+    def __init__(self, int fd):
+        with nogil:
+            rio_readinitb(&self.rio, fd)
+
+    def readlineb(self, size_t maxlen):
+        cdef bytearray room = bytearray(b"?" * maxlen)
+        cdef char *p = room
+        cdef ssize_t n
+        cdef int err = 0
+        with nogil:
+            n = rio_readlineb(&self.rio, p, maxlen)
+            if n < 0:
+                err = errno
+        return answer(n, err, room)
+
+    def readnb(self, size_t size):
+        cdef bytearray room = bytearray(size)
+        cdef char *p = room
+        cdef ssize_t n
+        cdef int err = 0
+        with nogil:
+            n = rio_readnb(&self.rio, p, size)
+            if n < 0:
+                err = errno
+        return answer(n, err, room)[:max(n, 0)]
+
+
+def readn(int fd, size_t size):
+    cdef bytearray room = bytearray(size)
+    cdef char *p = room
+    cdef ssize_t n
+    cdef int err = 0
+    with nogil:
+        n = rio_readn(fd, p, size)
+        if n < 0:
+            err = errno
+    return answer(n, err, room)[:max(n, 0)]
+
+
+def writen(int fd, bytearray data):
+    cdef char *p = data
+    cdef size_t size = len(data)
+    cdef ssize_t n
+    cdef int err = 0
+    with nogil:
+        n = rio_writen(fd, p, size)
+        if n < 0:
+            err = errno
+    answer(n, err, None)
+    return n
+
+
+cdef answer(ssize_t n, int err, room):
+    if n == -1:
+        raise OSError(err, os.strerror(err))
+    assert n >= 0
+    # With the NUL that rio_readlineb puts behind a line: the tests want to see it.
+    return bytes(room[:n + 1]) if n and room is not None else b""
+"""
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory):
+    """Return a module that knows of rioecho only what is installed."""
+    return compile_outside(OUTSIDE, tmp_path_factory.mktemp("outside"))
+
+
+@pytest.fixture
+def pair():
+    left, right = socket.socketpair()
+    with left, right:
+        yield left, right
+
+
+@needs_compiler
+def test_an_outside_module_reads_lines_with_the_book_s_functions(outside, pair) -> None:
+    ours, theirs = pair
+    book = outside.Book(ours.fileno())
+    theirs.sendall(b"one\ntwo\n\nrest")
+    theirs.shutdown(socket.SHUT_WR)
+    assert book.readlineb(100) == b"one\n\0"
+    assert book.readlineb(100) == b"two\n\0"
+    assert book.readlineb(100) == b"\n\0"
+    assert book.readlineb(100) == b"rest\0"
+    assert book.readlineb(100) == b""
+    assert book.readlineb(100) == b""
+
+
+@needs_compiler
+def test_a_line_longer_than_maxlen_is_cut_and_the_next_call_has_the_rest(outside, pair) -> None:
+    ours, theirs = pair
+    book = outside.Book(ours.fileno())
+    theirs.sendall(b"abcdefghij\nk\n")
+    assert book.readlineb(5) == b"abcd\0"
+    assert book.readlineb(5) == b"efgh\0"
+    assert book.readlineb(5) == b"ij\n\0"
+    assert book.readlineb(5) == b"k\n\0"
+
+
+@needs_compiler
+def test_lines_and_counted_bytes_can_be_mixed_at_c_level(outside, pair) -> None:
+    ours, theirs = pair
+    book = outside.Book(ours.fileno())
+    body = bytes(range(256)) * 100  # more than RIO_BUFSIZE, and more than one fill
+    theirs.sendall(b"25600\n" + body + b"end")
+    theirs.shutdown(socket.SHUT_WR)
+    assert book.readlineb(64) == b"25600\n\0"
+    assert book.readnb(25600) == body
+    assert book.readnb(10) == b"end"
+    assert book.readnb(10) == b""
+
+
+@needs_compiler
+def test_the_unbuffered_functions_move_exactly_what_is_asked(outside, pair) -> None:
+    ours, theirs = pair
+    assert outside.writen(ours.fileno(), bytearray(b"ping pong")) == 9
+    assert outside.readn(theirs.fileno(), 4) == b"ping"
+    ours.shutdown(socket.SHUT_WR)
+    assert outside.readn(theirs.fileno(), 100) == b" pong"
+    assert outside.readn(theirs.fileno(), 100) == b""
+
+
+@needs_compiler
+@pytest.mark.parametrize("call", ["readn", "writen", "readnb", "readlineb"])
+def test_an_error_at_c_level_is_minus_one_and_errno(outside, call: str) -> None:
+    bad = -1
+    calls = {
+        "readn": lambda: outside.readn(bad, 1),
+        "writen": lambda: outside.writen(bad, bytearray(b"x")),
+        "readnb": lambda: outside.Book(bad).readnb(1),
+        "readlineb": lambda: outside.Book(bad).readlineb(10),
+    }
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        calls[call]()
+
+
+@needs_compiler
+def test_writing_to_a_peer_that_is_gone_is_epipe_at_c_level(outside, pair) -> None:
+    ours, theirs = pair
+    theirs.close()
+    with pytest.raises(BrokenPipeError):
+        outside.writen(ours.fileno(), bytearray(b"x"))

@@ -1,0 +1,175 @@
+"""Which module may import which: folders and files stand in one order, from the descriptor to the user.
+
+Read from the sources, where they are there; an installed wheel is tested without them.
+"""
+
+import re
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+needs_sources = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="the source tree is not here")
+# The folders, from the descriptor to the user: an edge points to a line above, and between the three in the middle
+# there is none.
+FOLDERS = [
+    ("_core",),
+    ("_rio", "_server", "_load"),
+    ("public",),
+    ("cli",),
+]
+RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
+# Within a folder: a file imports only from those before it.
+FILES = {
+    "_core": ["posix", "buffer", "fdio", "poller", "counts", "convert", "addresses"],
+    "_rio": ["capi", "tls", "channel", "reader", "lines"],
+    "_server": [
+        "blocking",
+        "child",
+        "connection",
+        "eventloop",
+        "engines",
+        "acceptor",
+        "folderlock",
+        "listeners",
+        "udp",
+    ],
+    "_load": ["histogram", "connection", "loop", "plan"],
+    "public": ["errors", "rio", "sockets", "csapp", "server", "client", "bench", "__init__"],
+}
+# What everything may import, although it is public: the classes of errors.
+ERRORS = ("public", "errors")
+# The buffer knows memory, not descriptors: all that it may have of POSIX.
+MEMORY_FUNCTIONS = {"memmem", "memrchr", "memchr", "rio_assert"}
+
+IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+(?P<module>[\w.]+)[ \t]+c?import[ \t]+(?P<names>\([^)]*\)|[^\n]+)"
+    r"|c?import[ \t]+(?P<modules>[\w., \t]+))",
+    re.MULTILINE,
+)
+
+
+def imports(text: str, package: str = "rioecho") -> set[tuple[str, str, str]]:
+    """Return (folder, file, name) for all that a file of `package` takes from modules of rioecho, wherever it does so.
+
+    One reading for Python, stubs and Cython, function bodies and type-checking blocks included. The name is "" where
+    the file itself is imported.
+    """
+    text = re.sub(r"(\"\"\"|''').*?\1", "''", text, flags=re.DOTALL)
+    text = re.sub(r"#.*", "", text).replace("\\\n", " ")
+    found = set()
+    for match in IMPORT.finditer(text):
+        if match["modules"]:
+            found |= {(module.split()[0], "") for module in match["modules"].split(",")}
+        else:
+            names = match["names"].strip("() \t").split(",")
+            module = resolve_name(match["module"], package)
+            found |= {(module, name.split()[0]) for name in names if name.strip()}
+    return {place for module, name in found for place in places(module, name)}
+
+
+def places(module: str, name: str) -> set[tuple[str, str, str]]:
+    """Where in the house something is taken from: the folder, the file, the name; empty for what is not ours."""
+    top, _, inner = module.partition(".")
+    if top != "rioecho":
+        return set()
+    if not inner and name in {*FILES["public"], *RANK}:
+        inner, name = name, ""
+    folder, _, file = inner.partition(".")
+    if folder in RANK:
+        return {(folder, file, name)} if file else {(folder, name, "")}
+    return {("public", folder or "__init__", name)}
+
+
+def place_of(path: Path) -> tuple[str, str]:
+    """The folder and the file of a source."""
+    *folders, file = path.relative_to(ROOT / "rioecho").with_suffix("").parts
+    return folders[0] if folders else "public", file
+
+
+def source_files() -> list[Path]:
+    if not (ROOT / "setup.py").is_file():
+        return []
+    return sorted(path for path in (ROOT / "rioecho").rglob("*") if path.suffix in {".py", ".pyx", ".pxd", ".pyi"})
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("from rioecho.rio import Rio", {("public", "rio", "Rio")}),
+        (
+            "    from rioecho.rio cimport (\n    rio_t,  # the struct\n    rio_readn as r,\n)",
+            {("public", "rio", "rio_t"), ("public", "rio", "rio_readn")},
+        ),
+        ("from .rio import Rio, _socket_file", {("public", "rio", "Rio"), ("public", "rio", "_socket_file")}),
+        ("from . import rio", {("public", "rio", "")}),
+        ("from rioecho import rio, __version__", {("public", "rio", ""), ("public", "__init__", "__version__")}),
+        ("import os, rioecho.server as s", {("public", "server", "")}),
+        ("cimport rioecho.rio", {("public", "rio", "")}),
+        ("from rioecho.cli.server import main", {("cli", "server", "main")}),
+        ("from rioecho._core.buffer cimport rio_buffer", {("_core", "buffer", "rio_buffer")}),
+        ("from rioecho._core import counts", {("_core", "counts", "")}),
+        ("import rioecho._core.counts", {("_core", "counts", "")}),
+        (
+            "from rioecho.rio cimport rio_t, \\\n  rio_readn",
+            {("public", "rio", "rio_t"), ("public", "rio", "rio_readn")},
+        ),
+        ('"""\nfrom rioecho import EchoServer\n"""\n# from rioecho.server import EchoServer', set()),
+        ("from socket import socket\nimport io", set()),
+    ],
+)
+def test_the_import_finder_sees_every_form(line: str, expected: set[tuple[str, str, str]]) -> None:
+    assert imports(line) == expected
+
+
+def test_the_import_finder_counts_dots_from_the_file_s_package() -> None:
+    assert imports("from ..server import EchoServer", "rioecho.cli") == {("public", "server", "EchoServer")}
+    assert imports("from . import Parser", "rioecho.cli") == {("cli", "Parser", "")}
+
+
+@needs_sources
+def test_every_file_has_its_place_in_the_house() -> None:
+    for path in source_files():
+        folder, file = place_of(path)
+        assert folder in RANK, path
+        assert folder == "cli" or file == "__init__" or file in FILES[folder], path
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_only_from_below(path: Path) -> None:
+    folder, file = place_of(path)
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    for theirs, their_file, name in imports(path.read_text(), package):
+        if (theirs, their_file) == ERRORS or folder == theirs == "cli":
+            continue
+        if theirs != folder:
+            assert RANK[theirs] < RANK[folder], f"{theirs}/{their_file}: {name}"
+        elif file != "__init__":
+            own = FILES[folder]
+            assert own.index(their_file) <= own.index(file), f"{theirs}/{their_file}: {name}"
+
+
+@needs_sources
+def test_the_buffer_knows_no_descriptor() -> None:
+    taken = imports((ROOT / "rioecho" / "_core" / "buffer.pxd").read_text())
+    assert {(folder, file) for folder, file, _ in taken} <= {("_core", "posix")}
+    assert {name for _, _, name in taken} <= MEMORY_FUNCTIONS
+
+
+@needs_sources
+def test_every_public_extension_has_a_stub() -> None:
+    public = {path for path in source_files() if path.suffix == ".pyx" and place_of(path)[0] == "public"}
+    assert {path for path in public if not path.with_suffix(".pyi").is_file()} == set()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in source_files() if path.suffix in {".pyx", ".pxd"}],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_file_overrides_the_compiler_directives_of_the_build(path: Path) -> None:
+    text = path.read_text()
+    assert re.findall(r"^#\s*(?:cython|distutils):.*", text, re.MULTILINE) == []
+    assert re.findall(r"(?:boundscheck|wraparound|initializedcheck|nonecheck|cdivision)\(.*", text) == []
