@@ -66,6 +66,7 @@ cdef inline void buffer_consume(rio_buffer *b, size_t n) noexcept nogil:
     To ask for more is a mistake, which the debug build ends at. Elsewhere it must not make the buffer claim memory that
     lies behind it: a comparison is cheap beside that.
     """
+    buffer_check(b)
     rio_assert(n <= b.w - b.r)
     n = min(n, b.w - b.r)
     b.r += n
@@ -76,6 +77,7 @@ cdef inline void buffer_consume(rio_buffer *b, size_t n) noexcept nogil:
 cdef inline void buffer_drop_last(rio_buffer *b, size_t n) noexcept nogil:
     """Drop the last n held bytes; of more than are held, those that are, as buffer_consume."""
     cdef size_t held
+    buffer_check(b)
     rio_assert(n <= b.w - b.r)
     b.w -= min(n, b.w - b.r)
     held = b.w - b.r
@@ -172,6 +174,7 @@ cdef inline framing find_frame(
 
 
 cdef inline framing find_line(rio_buffer *b, size_t limit, size_t *n) noexcept nogil:
+    buffer_check(b)
     return find_frame(b.data + b.r, b.w - b.r, b"\n", 1, &b.scanned, limit, n)
 
 

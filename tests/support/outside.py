@@ -23,10 +23,21 @@ needs_compiler = pytest.mark.skipif(
 SETUP = """\
 from setuptools import Extension, setup
 
-setup(name="outside", py_modules=[], ext_modules=[Extension("outside", ["outside.pyx"], **OPTIONS)])
+setup(
+    name="outside",
+    py_modules=[],
+    ext_modules=[Extension("outside", ["outside.pyx"], **OPTIONS)],
+    options={"build_ext": {"cython_directives": DIRECTIVES}},
+)
 """
 
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+# As in setup.py, which is not there where an installed package is tested.
+VARIANT = os.environ.get("RIOECHO_BUILD", "release")
+SANITIZERS = {
+    "sanitize": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "race": ["-fsanitize=thread"],
+}
+CHECKS = {"boundscheck": True, "initializedcheck": True, "nonecheck": True}
 
 
 def compiler_environment() -> dict[str, str]:
@@ -36,13 +47,18 @@ def compiler_environment() -> dict[str, str]:
 
 def compile_outside(source: str, folder: Path, *, inner: bool = False):
     """Compile and import a module. ``inner``: it may cimport private modules and has the package's build options."""
-    options = {}
+    options = {"extra_compile_args": ["-O0"]}  # compiles sooner
+    directives = {}
     if inner:
         options["include_dirs"] = [str(PACKAGE.parent)]
-        if os.environ.get("RIOECHO_BUILD") == "sanitize":
-            options |= {"extra_compile_args": ["-g", "-O1", *SANITIZERS], "extra_link_args": SANITIZERS}
+        if VARIANT in ("debug", *SANITIZERS):
+            options["define_macros"] = [("RIOECHO_ASSERT", "1")]
+            directives = CHECKS
+        if VARIANT in SANITIZERS:
+            flags = SANITIZERS[VARIANT]
+            options |= {"extra_compile_args": ["-g", "-O1", *flags], "extra_link_args": flags}
     (folder / "outside.pyx").write_text(source)
-    (folder / "setup.py").write_text(SETUP.replace("OPTIONS", repr(options)))
+    (folder / "setup.py").write_text(SETUP.replace("OPTIONS", repr(options)).replace("DIRECTIVES", repr(directives)))
     # Cython searches for .pxd files along sys.path, which does not contain an editable install.
     environment = compiler_environment() | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(

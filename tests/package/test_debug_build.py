@@ -1,0 +1,73 @@
+"""The debug build ends the run at a broken invariant and at an index out of range; corrupted objects show it.
+
+In child processes, since that is how they end. Only in the builds that check: elsewhere what follows is undefined.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("RIOECHO_BUILD") not in ("debug", "sanitize", "race"), reason="this build does not check"
+)
+
+# A Rio of which the words of the input buffer can be told from all others: 7 of 100 bytes read, room for 12,347.
+CORRUPT = """if True:
+    import ctypes, socket
+    from rioecho import Rio
+    ours, theirs = socket.socketpair()
+    rio = Rio(ours, bufsize=12_347)
+    theirs.sendall(b"x" * 100)
+    assert rio.read(7) == b"x" * 7
+    words = (ctypes.c_size_t * (Rio.__basicsize__ // ctypes.sizeof(ctypes.c_size_t))).from_address(id(rio))
+    (r,) = [i for i in range(len(words) - 2) if list(words[i : i + 3]) == [7, 100, 12_347]]
+    w, cap = r + 1, r + 2
+    CHANGE
+    theirs.sendall(b"y" * 12_347 + b"\\n")
+    rio.CALL
+"""
+
+# The event loop looks up in a tuple why a connection was closed; what its callbacks raise is unraisable.
+OUT_OF_RANGE = """if True:
+    import ctypes, gc, logging, os, socket, sys
+    from rioecho import EchoServer
+    from rioecho._server.eventloop import EventLoop
+    (namespace,) = gc.get_referents(EventLoop.__dict__)
+    assert namespace["REASONS"]
+    namespace["REASONS"] = ()
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(EventLoop))
+
+    def end(unraisable):
+        print(repr(unraisable.exc_value), flush=True)
+        os._exit(0)
+
+    sys.unraisablehook = end
+    logging.getLogger("rioecho.server").setLevel("INFO")  # else nobody asks why
+    logging.getLogger("rioecho.server").addHandler(logging.NullHandler())
+    with EchoServer(engine="event") as server:
+        sock = socket.create_connection(server.addresses[0], timeout=20)
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(1)
+    sys.exit("nothing was raised")
+"""
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize("change", ["words[r] = 101", "words[w] = 12_348", "words[cap] = 99"])
+@pytest.mark.parametrize("call", ["readline()", "read(3)", "read(1000)", "readlines1()", "skipline()"])
+def test_a_broken_invariant_of_a_buffer_ends_the_process(change, call):
+    done = run(CORRUPT.replace("CHANGE", change).replace("CALL", call))
+    assert done.returncode == -signal.SIGABRT, done.stdout + done.stderr
+    assert "this must hold: " in done.stderr
+
+
+def test_an_index_out_of_range_is_an_error():
+    done = run(OUT_OF_RANGE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("IndexError(")
