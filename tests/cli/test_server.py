@@ -1,6 +1,7 @@
 """rioecho-server as a command: what it says, what it refuses, and who can talk to it."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -53,7 +54,7 @@ def test_a_port_in_use_is_one_line_and_status_1():
         status, line = refused(port)
     assert status == 1
     assert line.startswith("rioecho-server: ")
-    assert f"127.0.0.1 port {port}: Address already in use" in line
+    assert f"127.0.0.1 port {port}: {os.strerror(errno.EADDRINUSE)}" in line
 
 
 def test_a_port_in_use_at_one_family_only_is_refused_too():
@@ -61,7 +62,7 @@ def test_a_port_in_use_at_one_family_only_is_refused_too():
         port = taken.getsockname()[1]
         status, line = refused(port)
     assert status == 1
-    assert f"::1 port {port}: Address already in use" in line
+    assert f"::1 port {port}: {os.strerror(errno.EADDRINUSE)}" in line
 
 
 def unprivileged():

@@ -4,10 +4,9 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rioecho._load.histogram import Histogram
+from support.properties import given, st
 
 HOUR = 3600 * 10**9
 VALUES = st.lists(

@@ -5,11 +5,10 @@ import socket
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from rioecho import IncompleteRead, LineTooLong, Rio
 from support.oracle import Incomplete, Oracle, TooLong, WouldWait
+from support.properties import HealthCheck, given, settings, st
 
 deterministic = settings(
     derandomize=True,

@@ -16,11 +16,10 @@ import threading
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rioecho._server.udp import BATCH, LAST, Limiter, UdpEcho, packed, refusal, udp_sockets
 from support.peers import SECONDS, Output, Running, binary
+from support.properties import given, settings, st
 
 V4, V6 = "127.0.0.1", "::1"
 ANY = "0.0.0.0"  # noqa: S104

@@ -112,6 +112,9 @@ SCENARIOS = {
     "echo": echoing,
 }
 
+# From 3.14 on set_nomemory lets raw allocations alone, and these scenarios make no other.
+OUT_OF_REACH = {"readinto"} if sys.version_info >= (3, 14) else set()
+
 
 def main():
     for name, scenario in SCENARIOS.items():
@@ -127,7 +130,7 @@ def main():
                 continue
             passed = 0 if failed else passed + 1
             made += failed
-        assert made, f"{name}: no allocation failed"
+        assert made or name in OUT_OF_REACH, f"{name}: no allocation failed"
         assert set(os.listdir("/proc/self/fd")) == before, f"{name}: a descriptor is left open"
         print(f"{name}: {made}")
 
