@@ -14,6 +14,7 @@ import pytest
 
 from rioecho import LineTooLong
 from support.delivery import Wire
+from support.sampling import mark_the_rest_slow
 
 DESCRIPTORS = Path("/dev/fd")
 
@@ -22,6 +23,11 @@ DESCRIPTORS = Path("/dev/fd")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda number, frame: None)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items):
+    mark_the_rest_slow(items)
 
 
 def open_descriptors():

@@ -322,6 +322,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FAILURES)
 def test_wrapper_prints_its_name_and_the_reason_and_exits_with_status_1(name):
     code = f"print('before')\ntry:\n    {FAILURES[name]}\nexcept Exception: pass\nprint('after')"

@@ -116,6 +116,7 @@ def test_client_works_with_nc(start):
     assert client.output.readline() == b"answer\n"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "args", "usage"),
     [

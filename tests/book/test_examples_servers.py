@@ -52,6 +52,7 @@ def counted(server, count):
 # All servers
 
 
+@pytest.mark.sampled(1)
 def test_client_of_the_book_receives_its_lines(server):
     text = b"one\n\n\xc3\xa4\xff\n" + b"x" * 8190 + b"\n" + b"y" * 20000 + b"\n"
     assert run(command("echoclient.py", "127.0.0.1", server.port), text) == (0, text, b"")
@@ -59,6 +60,7 @@ def test_client_of_the_book_receives_its_lines(server):
     assert server.end() == b""
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_clients_receive_their_lines_and_an_unterminated_last_line(server, name):
     text = b"hello\nworld\nand no newline"
@@ -68,6 +70,7 @@ def test_other_clients_receive_their_lines_and_an_unterminated_last_line(server,
     assert server.end() == b""
 
 
+@pytest.mark.sampled(2)
 def test_partial_line_of_one_client_does_not_block_another(server):
     with server.connect() as first, server.connect() as second:
         ask(first, b"whole\n")
@@ -82,6 +85,7 @@ def test_partial_line_of_one_client_does_not_block_another(server):
     assert counted(server, 4)[0] == [6, 4, 4, 5]
 
 
+@pytest.mark.sampled(2)
 def test_lines_that_arrive_together_are_all_echoed_before_more_is_sent(server):
     with server.connect() as rio:
         rio.writen(b"one\n\nthree\nfo")
@@ -90,6 +94,7 @@ def test_lines_that_arrive_together_are_all_echoed_before_more_is_sent(server):
         assert rio.readline() == b"four\n"
 
 
+@pytest.mark.sampled(1)
 def test_concurrent_clients_of_several_programs_receive_their_own_lines(server, start):
     clients = [start(command("echoclient.py", "127.0.0.1", server.port)) for _ in range(2)]
     clients += [start(other(name, "127.0.0.1", server.port)) for name in OTHERS]
@@ -108,12 +113,14 @@ def test_concurrent_clients_of_several_programs_receive_their_own_lines(server, 
     assert server.end() == b""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize("args", [[], ["80", "90"]], ids=["none", "two"])
 def test_wrong_number_of_arguments_prints_the_usage_and_exits_with_status_1(name, args):
     assert run(command(name, *args)) == (1, b"", f"usage: {name} <port>\n".encode())
 
 
+@pytest.mark.sampled(1)
 def test_port_in_use_exits_with_status_1_and_names_the_port(server):
     status, out, err = run([*server.child.args[:-1], str(server.port)])
     assert (status, out) == (1, b"")

@@ -107,6 +107,7 @@ def complaint(tiny):
 # Behaviour of the book's Tiny
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -138,6 +139,7 @@ def test_cgi_program_adds(tiny):
     assert tiny.end() == b""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("arguments", ["", "?", "?1", "?a&b", "?1&2&3", "?" + "9" * 5000 + "&1"])
 def test_the_cgi_program_explains_its_arguments(tiny, arguments):
     status, _, body = curl(tiny, "/cgi-bin/adder.py" + arguments)
@@ -196,6 +198,7 @@ def test_wrong_number_of_arguments_prints_the_usage_and_exits_with_status_1(args
 # Fixed faults: paths
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "uri",
     [
@@ -249,6 +252,7 @@ def test_links_and_dots_are_allowed_inside_the_directory(tiny, home):
 # Fixed faults: requests
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "request_",
     [
@@ -396,6 +400,7 @@ def test_cgi_program_inherits_no_descriptor_of_the_server(tiny, home):
     assert len(numbers) <= 4, numbers  # 0, 1, 2, and the directory that ls reads
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -85,6 +85,7 @@ def whole(run):
 # ---- Runs ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 def test_a_closed_loop_ends_with_a_table_and_a_histogram(address):
     out, err = measured(address, *SHORT)
     rows = table(out)
@@ -99,6 +100,7 @@ def test_a_closed_loop_ends_with_a_table_and_a_histogram(address):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_while_it_runs_there_is_a_line_a_second_on_stderr(target):
     _, err = measured(target, "-d", "1.2", "-c", "2", "--warmup", "0")
     lines = [line for line in err.splitlines() if PROGRESS.fullmatch(line)]
@@ -205,6 +207,7 @@ def test_what_it_writes_is_left_alone_by_somebody_who_reads_only_a_line(target):
         assert "Broken pipe" not in bench.err.text
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stream", [">&-", "2>&-"])
 def test_a_closed_stream_does_no_harm(target, tmp_path, stream):
     path = tmp_path / "run.json"
@@ -280,6 +283,7 @@ def test_a_second_ctrl_c_leaves_the_terminal_its_cursor():
     assert screen.text.rfind("\x1b[?25h") > screen.text.rfind("\x1b[?25l") >= 0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [(3, 10), (1, 1), (0, 0)])
 def test_the_live_view_fits_any_terminal(target, size):
     pytest.importorskip("rich", reason="the extra 'bench' is not installed")
@@ -293,6 +297,7 @@ def test_the_live_view_fits_any_terminal(target, size):
         assert max(len(line) for line in re.split(r"[\r\n]+", plain)) <= size[1]
 
 
+@pytest.mark.slow
 def test_the_live_view_of_a_terminal_that_cannot_show_blocks_is_plain(target):
     pytest.importorskip("rich", reason="the extra 'bench' is not installed")
     with on_terminal(target, "-d", "0.6", "-c", "4", environment={"PYTHONIOENCODING": "ascii"}) as (bench, screen):
@@ -302,6 +307,7 @@ def test_the_live_view_of_a_terminal_that_cannot_show_blocks_is_plain(target):
     assert screen.text.isascii()
 
 
+@pytest.mark.slow
 def test_the_live_view_is_seen_while_json_goes_into_a_pipe(target):
     pytest.importorskip("rich", reason="the extra 'bench' is not installed")
     with on_terminal(target, "-d", "0.6", "-c", "4", "--json", stdout=subprocess.PIPE) as (bench, screen):
@@ -310,6 +316,7 @@ def test_the_live_view_is_seen_while_json_goes_into_a_pipe(target):
     assert "━" in screen.text
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("why", ["no rich", "a dumb terminal"])
 def test_a_terminal_that_cannot_have_a_live_view_gets_lines(target, tmp_path, why):
     (tmp_path / "rich.py").write_text("raise ImportError('not installed')")

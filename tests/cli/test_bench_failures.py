@@ -110,6 +110,7 @@ def of_another_connection():
     return answer
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("answer", "offset"),
     [(flipped, "1000"), (one_too_many, "128"), (swapped, r"\d"), (of_another_connection(), r"\d")],
@@ -141,6 +142,7 @@ ENDS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", ENDS)
 def test_a_server_that_ends_a_connection_is_status_1(how):
     end, goes_on = ENDS[how]
@@ -162,6 +164,7 @@ def test_a_server_that_ends_a_connection_is_status_1(how):
     )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("part", [0, 63], ids=["nothing", "all but the last byte"])
 def test_a_server_that_leaves_something_out_is_status_1(part):
     with serving(lambda sock, data, before: before > 0 or sock.sendall(data[:part])) as address:
@@ -179,6 +182,7 @@ def test_a_server_that_does_not_even_accept_is_status_1():
     assert "nothing came back for 0.4 s, and 2 messages" in complaint
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_a_byte_at_a_time_is_only_slow():
     def drip(sock, data, before):
         for i in range(len(data)):
@@ -193,6 +197,7 @@ def test_a_server_that_answers_a_byte_at_a_time_is_only_slow():
             assert json.loads(bench.out.text)["latency_us"]["max"] > 1_200_000
 
 
+@pytest.mark.slow
 def test_a_test_that_was_suspended_goes_on_and_has_not_stalled():
     """With an answer on its way meanwhile, for longer than --stall-timeout."""
 
@@ -217,6 +222,7 @@ def test_a_test_that_was_suspended_goes_on_and_has_not_stalled():
             assert json.loads(bench.out.text)["latency_us"]["max"] > 1_000_000
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("after", [0, 1000])
 def test_a_server_that_stalls_is_status_1_and_the_age_of_what_is_on_its_way_is_shown(after, tmp_path):
     path = tmp_path / "run.json"
@@ -231,6 +237,7 @@ def test_a_server_that_stalls_is_status_1_and_the_age_of_what_is_on_its_way_is_s
         assert "max" in out
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_to_the_end_of_a_short_run_is_status_1_too():
     with serving(lambda sock, data, before: True) as address:
         status, _, _ = failed(address, "-c", "2", "-d", "0.3", "--stall-timeout", "0.6")
@@ -299,6 +306,7 @@ def test_warnings_that_cannot_be_written_do_not_cost_the_result(target):
             assert bench.status() == 3
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("number", "status", "words"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
@@ -315,6 +323,7 @@ def test_a_signal_ends_it_and_what_was_measured_is_printed(target, tmp_path, num
     assert path.read_text().split()[0] == "Value"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("times", "signals"),
     [
@@ -342,6 +351,7 @@ def test_ctrl_c_while_nothing_comes_back_is_status_130(times, signals):
             assert ("p99.9" in bench.out.text) == ("60" not in times[3:])
 
 
+@pytest.mark.slow
 def test_json_of_a_run_that_was_broken_off_is_whole(target):
     with Command(MODULE, target, "-d", "60", "-c", "4", "--warmup", "0", "--json") as bench:
         bench.err.wait_for("p50")
@@ -384,6 +394,7 @@ CONNECTING = """if True:
 """
 
 
+@pytest.mark.slow
 def test_a_pipe_that_nobody_reads_does_not_hold_up_the_run(target):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

@@ -135,6 +135,7 @@ def test_a_closed_loop_has_one_curve_and_an_open_loop_two_and_the_requested_rate
     assert rate.get_ylim()[1] > 20_000
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("samples", [[], [(0.01, 5.0, 1.0)]])
 def test_a_run_with_few_or_no_messages_can_be_drawn(samples, tmp_path):
     path = tmp_path / "run.png"
@@ -167,6 +168,7 @@ def test_more_runs_than_colours_have_distinct_lines():
     assert len(styles) == 10
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["run.png", "run.svg", "run.PNG"])
 def test_the_suffix_selects_the_format_and_the_width_is_twice_that_of_a_readme(name, tmp_path):
     path = tmp_path / name
@@ -175,6 +177,7 @@ def test_the_suffix_selects_the_format_and_the_width_is_twice_that_of_a_readme(n
     assert size is None or 1600 <= size[0] <= 2000
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("name", "options"), [("run.png", ()), ("run.svg", ("--rate", "2000"))])
 def test_the_command_draws_a_run(address, tmp_path, name, options):
     path = tmp_path / name
@@ -184,6 +187,7 @@ def test_the_command_draws_a_run(address, tmp_path, name, options):
     written(path)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "name", [r"$\frac$", "\u6e2c\u8a66", os.fsdecode(b"\xff")], ids=["dollars", "no glyph", "no text"]
 )
@@ -199,6 +203,7 @@ def test_the_title_shows_the_target_literally(name, tmp_path):
     assert written(tmp_path / "x.png")
 
 
+@pytest.mark.slow
 def test_the_user_s_matplotlib_settings_do_not_affect_the_plot(tmp_path):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: banana\n")
     for name in ("a", "b"):
@@ -211,6 +216,7 @@ def test_the_user_s_matplotlib_settings_do_not_affect_the_plot(tmp_path):
     assert written(tmp_path / "x.png")
 
 
+@pytest.mark.slow
 def test_the_command_draws_a_comparison(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_text(json.dumps(RUN))

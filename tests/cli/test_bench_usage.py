@@ -59,6 +59,7 @@ def test_what_a_file_is_called_does_nothing_to_the_terminal(tmp_path):
     assert [line.split()[0] for line in (out.splitlines()[i] for i in (1, 2, 4))] == names
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -95,6 +96,7 @@ def test_a_file_that_is_no_result_is_named(tmp_path, content, words):
         assert bench.out.text == ""
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("arguments", [(), ("a.json",), ("a.json", "b.json", "--rate", "5")])
 def test_a_wrong_comparison_is_status_2(arguments):
     with Command(MODULE, "compare", *arguments) as bench:
@@ -180,6 +182,7 @@ def test_no_target_is_one_line_and_status_2():
     assert "'localhost:8000' was taken for the FILE of --json" in refused("--json", "localhost:8000")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("option", ["--json", "--hdr", "--plot"])
 def test_a_file_that_cannot_be_written_is_noticed_before_the_run(unasked, tmp_path, option):
     missing = tmp_path / "nowhere" / "x.png"

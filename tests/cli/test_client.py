@@ -26,6 +26,7 @@ def lines_server():
         yield running.addresses[0]
 
 
+@pytest.mark.sampled(1)
 def test_a_hundred_thousand_lines_come_out_identical(server):
     data = b"".join(lines(100_000))
     status, output, complaint = piped(server, data)
@@ -33,6 +34,7 @@ def test_a_hundred_thousand_lines_come_out_identical(server):
     assert output == data
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "data",
     [
@@ -77,6 +79,7 @@ def test_each_line_comes_out_before_the_next_is_put_in(lines_server):
         assert client.status() == 0
 
 
+@pytest.mark.slow
 def test_the_memory_is_the_same_for_a_long_stream_as_for_a_short_one(lines_server):
     data = b"".join(lines(10_000))
     with Command(MODULE, *lines_server, stdout=subprocess.DEVNULL) as client:

@@ -120,6 +120,7 @@ def test_an_unknown_host_is_status_1():
     assert "no-such-host.invalid" in complaint
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -255,6 +255,7 @@ def unread(*arguments, blocking=True):
         yield server, read
 
 
+@pytest.mark.slow
 def test_records_that_nobody_reads_are_dropped_and_counted_and_the_server_goes_on():
     with unread("--log-format", "json") as (server, read):
         send(server, b"\n" * 1000, 30)
@@ -291,6 +292,7 @@ def test_queued_records_are_written_once_the_log_is_read():
         assert "dropped" not in err.text
 
 
+@pytest.mark.slow
 def test_a_server_whose_log_nobody_reads_stops_in_time():
     with unread("--stats", "0.02") as (server, read):
         send(server, b"\n" * 1000, 20)
@@ -349,6 +351,7 @@ log.info("parent %d", 2)
 # ---- statistics
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("quiet", [[], ["-q"]])
 def test_the_rates_match_the_bytes_that_were_sent(quiet):
     line = b"x" * 999 + b"\n"
@@ -430,6 +433,7 @@ def collected():
 ZEROS = dict.fromkeys(("accepted", "active", "refused", "closed", "errors", "bytes_in", "bytes_out", "lines"), 0)
 
 
+@pytest.mark.slow
 def test_the_lines_keep_the_interval_when_stats_is_slow():
     enough = threading.Event()
     calls = []
@@ -482,6 +486,7 @@ def test_an_interval_that_is_not_positive_is_refused(every):
         StatsLine(lambda: ZEROS, every)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -93,6 +93,7 @@ def test_an_unknown_host_is_one_line_and_status_1():
     assert "no-such-host.invalid" in line
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -184,6 +185,7 @@ def test_a_line_that_is_typed_piecemeal_comes_back_whole_as_telnet_sends_it():
         assert receive(sock, 7) == b"\xff\xf4\xff\xfd\x06\r\n"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("options", [[], ["--raw"], ["--framing", "raw"], ["--engine", "iterative"]])
 @pytest.mark.parametrize(
     "program",

@@ -21,6 +21,7 @@ def engine(request):
     return request.param
 
 
+@pytest.mark.sampled(3)
 def test_an_idle_server_exits_0_and_says_nothing_more(number, engine):
     with Server("--engine", engine) as server:
         server.signal(number)
@@ -29,6 +30,7 @@ def test_an_idle_server_exits_0_and_says_nothing_more(number, engine):
         assert server.err.text == ""
 
 
+@pytest.mark.sampled(3)
 def test_with_a_client_connected_what_it_sent_comes_back_and_then_the_end(number, engine):
     with Server("--engine", engine) as server, dial(server.address) as sock:
         ask(sock)
@@ -88,6 +90,7 @@ def test_under_load_every_client_gets_its_lines_and_the_end_and_no_reset(number)
         assert server.err.text == ""
 
 
+@pytest.mark.sampled(2)
 def test_a_client_that_was_connected_but_not_yet_accepted_gets_its_line_back(engine):
     with Server("--engine", "iterative") as server, dial(server.address) as first, dial(server.address) as second:
         ask(first)
@@ -101,6 +104,7 @@ def test_a_client_that_was_connected_but_not_yet_accepted_gets_its_line_back(eng
         assert server.status() == 0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("flood", [False, True])
 def test_a_client_that_does_not_end_is_left_after_the_drain_timeout(number, engine, flood):
     with Server("--engine", engine, "--drain-timeout", "0.3") as server, dial(server.address) as sock:
@@ -114,6 +118,7 @@ def test_a_client_that_does_not_end_is_left_after_the_drain_timeout(number, engi
         assert "drain timeout" in server.err.text
 
 
+@pytest.mark.sampled(3)
 def test_a_second_signal_exits_at_once(number, engine):
     with Server("--engine", engine, "--drain-timeout", "1000") as server, dial(server.address) as sock:
         ask(sock)
@@ -145,6 +150,7 @@ def test_a_drain_timeout_of_ages_ends_when_the_clients_do(seconds):
         assert "Traceback" not in server.err.text
 
 
+@pytest.mark.sampled(1)
 def test_a_signal_right_after_the_ready_line_is_not_lost(number):
     for _ in range(5):
         with Server() as server:
@@ -152,6 +158,7 @@ def test_a_signal_right_after_the_ready_line_is_not_lost(number):
             assert server.status() == 0
 
 
+@pytest.mark.sampled(1)
 def test_a_signal_that_comes_while_bytes_move_is_not_lost(number, engine):
     """It then finds no wait to interrupt, and nothing else may come that would wake the server."""
     for _ in range(5):

@@ -136,6 +136,7 @@ def told_alone(fd, events):
     return dict(ready.poll(0)).get(fd, 0)
 
 
+@pytest.mark.sampled(1)
 def test_the_pointer_comes_back_with_the_events(poller, pair):
     ours, theirs = pair
     poller.add(ours.fileno(), IN, 0xABCDEF0123)

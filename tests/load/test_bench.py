@@ -67,6 +67,7 @@ def check(result, plan):
     assert result.messages <= result.total_messages
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["event", "thread", "process"])
 @pytest.mark.parametrize("size", [1, 64, 1 << 20])
 def test_a_result_adds_up_and_agrees_with_the_server(engine, size):
@@ -84,6 +85,7 @@ def test_a_result_adds_up_and_agrees_with_the_server(engine, size):
     assert result.histogram is result.histogram_uncorrected
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_threads_share_the_connections_and_the_rate(threads):
     with EchoServer() as server:
@@ -240,6 +242,7 @@ def test_the_threads_take_turns_on_the_schedule():
         assert run(plan).total_messages == 1
 
 
+@pytest.mark.slow
 def test_after_a_stop_it_waits_for_what_is_under_way_without_computing():
     stop = threading.Event()
     with answering(hold) as address:
@@ -359,6 +362,7 @@ def test_who_does_not_listen_is_an_error_that_names_the_target():
         run(Plan("unix:/nowhere/at all"))
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_one_at_a_time_leaves_the_others_stalled():
     with EchoServer(engine="iterative") as server, pytest.raises(Stalled) as raised:
         run(short(server.addresses[0], connections=3, stall_timeout=0.3))
@@ -369,6 +373,7 @@ def test_a_server_that_takes_one_at_a_time_leaves_the_others_stalled():
 # ---- what it leaves, and what it takes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer keeps freed memory")
 def test_its_memory_does_not_grow_with_the_messages(child):

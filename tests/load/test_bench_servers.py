@@ -43,6 +43,7 @@ def echoed(server, times):
     return [int(n) for n in re.findall(r"end of input, (\d+) bytes echoed", server.err.text)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("framing", ["line", "raw"])
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
 def test_its_count_agrees_with_that_of_rioecho_server(engine, framing, tmp_path):
@@ -62,6 +63,7 @@ def test_its_count_agrees_with_that_of_rioecho_server(engine, framing, tmp_path)
         assert server.status() == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_stands_still_shows_in_the_corrected_latencies_and_hardly_in_the_others():
     with Server("--host", "127.0.0.1") as server:
         arguments = [
@@ -90,6 +92,7 @@ def test_a_server_that_stands_still_shows_in_the_corrected_latencies_and_hardly_
     assert uncorrected["p99"] < corrected["p99"] / 3
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_status_1_with_what_was_measured():
     with Server("--host", "127.0.0.1") as server:
         arguments = [f"127.0.0.1:{server.address[1]}", "-c", CONNECTIONS, "-d", "60", "--warmup", "0"]
@@ -107,6 +110,7 @@ def test_a_server_that_dies_is_status_1_with_what_was_measured():
     )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("transport", ["tcp", "unix"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_it_can_load_the_servers_of_others(start, name, transport, tmp_path):  # noqa: F811

@@ -47,6 +47,7 @@ def test_a_message_of_nothing_is_refused(size):
 # ---- right echoes
 
 
+@pytest.mark.sampled(6)
 @pollers
 @pytest.mark.parametrize("pipeline", [1, 3, 100])
 @pytest.mark.parametrize("size", SIZES)
@@ -73,6 +74,7 @@ def test_what_it_counts_is_what_the_server_counts(size, pipeline, without_epoll)
             assert stats["lines"] == echoed
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [1, 2, 64, 5000])
 def test_echoes_may_come_in_any_pieces(size):
     def talk(end):
@@ -128,6 +130,7 @@ def test_a_connection_begins_at_another_place_for_each_number():
 # ---- the schedule
 
 
+@pytest.mark.sampled(1)
 @pollers
 def test_with_a_rate_nothing_is_sent_before_it_is_due(without_epoll):
     with EchoServer() as server:
@@ -186,6 +189,7 @@ def test_a_stall_shows_in_the_corrected_latencies_and_hardly_in_the_uncorrected(
     assert corrected.count >= uncorrected.count  # what was due and could not be sent before the end
 
 
+@pytest.mark.slow
 def test_the_uncorrected_latency_is_from_when_it_was_sent_though_another_has_waited_for_longer():
     def talk(one, two):
         first = receive(one, 64)

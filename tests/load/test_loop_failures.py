@@ -98,6 +98,7 @@ def test_a_reset_is_lost_with_its_errno_and_what_came_before_it_counts():
             assert load.counts()[0] >= 1
 
 
+@pytest.mark.sampled(1)
 @pollers
 @pytest.mark.parametrize("rate", [None, 1000.0])
 def test_when_nothing_comes_back_it_has_stalled_and_the_ages_count(rate, without_epoll):

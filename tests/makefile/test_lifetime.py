@@ -118,6 +118,7 @@ def test_closing_sends_buffered_output(stream, makefile, mode):
     assert not is_open(stream)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", ["rb", "wb", "r", "w", "rw"])
 def test_a_file_that_is_dropped_unclosed_sends_and_closes_without_a_warning(stream, makefile, mode):
     file = makefile(stream.near, mode)
@@ -198,6 +199,7 @@ WRONG = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_argument_leaves_no_file_that_holds_the_socket_open(stream, makefile, wrong):
     positional, named = WRONG[wrong]

@@ -30,6 +30,7 @@ def encrypted(wire, contexts, background):  # noqa: F811
             yield near, far[0]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("mode", ["rb", "wb", "rwb", "r", "w", "rw"])
 def test_over_tls_the_rules_are_the_same(encrypted, makefile, mode):
     near, far = encrypted

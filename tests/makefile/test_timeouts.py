@@ -12,6 +12,7 @@ STDLIB = socket.socket.makefile
 SHORT = 0.02  # timeout in seconds, meant to expire
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "reading",
     [

@@ -146,6 +146,7 @@ def test_a_row_of_the_reader_runs_and_is_written(tmp_path):
     assert "| read(1024) | Rio.read | makefile.read | " in (tmp_path / "out.md").read_text()
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(not LINUX, reason="Linux tells what a process has computed")
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="what is compiled would have to be, too")
@@ -168,6 +169,7 @@ def test_a_row_of_a_server_runs(tmp_path, word):
         assert row.get("verdict") in ("ok", "missed") or row == {"skipped": "uvloop is not installed"}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -186,6 +188,7 @@ def test_a_wrong_command_line_is_an_error_that_says_so(arguments, complaint):
     assert done.stderr.splitlines()[-1] == f"run.py: error: {complaint}"
 
 
+@pytest.mark.slow
 def test_the_picture_is_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="the extra 'bench' is not installed")
     done = run("read(1024)", "read(4096)", "--pairs", 1, "--picture", tmp_path / "x.png")

@@ -15,6 +15,7 @@ MARGIN = 0.10  # another compiler's choices, another C library's memchr
 RECORDED = instruction_counts.recorded()
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("valgrind") is None, reason="there is no valgrind here"),
     pytest.mark.skipif(RECORDED is None, reason=f"nothing is recorded for {instruction_counts.PLATFORM}"),
     pytest.mark.skipif(os.environ.get("RIOECHO_BUILD", "release") != "release", reason="not what is shipped"),

@@ -235,6 +235,7 @@ def test_last_error_is_raised_when_no_address_answers(resolves, host, closed_por
         open_clientfd("many.test", closed_port)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LINUX, reason="where source ports are random it would take too many tries to meet one's own")
 def test_connection_to_oneself_is_refused():
     # The port of a connection that has gone: the kernel will offer it as a source port, in the course of one round
@@ -266,6 +267,7 @@ def test_signal_handler_that_raises_while_connecting_leaves_no_descriptor(full_l
     interrupted(on_alarm, lambda: open_clientfd(*full_listener.getsockname()))
 
 
+@pytest.mark.slow
 def test_signal_handler_that_returns_does_not_end_the_connecting(full_listener, on_alarm):
     calls = []
 

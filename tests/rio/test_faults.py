@@ -23,6 +23,7 @@ def run_child(script, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the shim is preloaded, and reads /proc")
 def test_no_fault_at_any_system_call_loses_a_byte_or_a_descriptor(tmp_path):
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")

@@ -125,6 +125,7 @@ OPERATIONS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 def test_an_operation_leaks_neither_memory_nor_descriptors(child, operation):
     assert child(COUNT.replace("BODY", operation)) == "clean\n"

@@ -79,6 +79,7 @@ def interrupted(request, alarm, on_alarm):
     return call
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("bufsize", [4, 64])
 @pytest.mark.parametrize("kind", ["pipe", "socketpair"])
 def test_an_interrupted_read_loses_nothing_at_any_byte(kind, bufsize, method, interrupted):

@@ -109,6 +109,7 @@ HUGE = """if True:
 """
 
 
+@pytest.mark.sampled(7)
 @limits_memory
 @pytest.mark.parametrize(
     ("call", "answer"),

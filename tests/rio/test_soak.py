@@ -14,6 +14,8 @@ import pytest
 
 from rioecho import Rio
 
+pytestmark = pytest.mark.slow
+
 SECONDS = float(os.environ.get("RIOECHO_SOAK", "3"))
 BLOCK = random.Random(0).randbytes(1 << 16).replace(b"\0", b"\n")
 

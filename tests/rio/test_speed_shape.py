@@ -24,6 +24,7 @@ BYTEWISE = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("call", BYTEWISE.values(), ids=BYTEWISE)
 def test_a_byte_more_of_a_long_line_costs_the_same_however_long_it_is(stream, background, call):
     def work(size):
@@ -45,6 +46,7 @@ def test_a_byte_more_of_a_long_line_costs_the_same_however_long_it_is(stream, ba
     assert cost(work, 16 << 20) < 16 * cost(work, 1 << 16)  # looking at all of it again: hundreds
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "drain",
     [

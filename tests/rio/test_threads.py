@@ -71,6 +71,7 @@ def test_a_second_reader_is_refused_and_disturbs_nothing(pair, call, background)
     assert not rio.closed
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("call", WRITERS.values(), ids=WRITERS)
 def test_a_second_writer_is_refused_and_disturbs_nothing(pair, wire, call, background):
     outward = wire(pair.kind, output=True)
@@ -103,6 +104,7 @@ def test_a_read_in_a_signal_handler_that_interrupted_a_read_is_refused(pair, cal
     assert len(met) == 1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("call", WRITERS.values(), ids=WRITERS)
 def test_a_write_in_a_signal_handler_that_interrupted_a_write_is_refused(pair, wire, call, on_alarm, background):
     outward = wire(pair.kind, output=True)
@@ -136,6 +138,7 @@ def test_an_error_that_a_handler_does_not_catch_ends_the_read_and_loses_nothing(
     assert rio.readline() == b"begun\n"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["socketpair", "tcp", "pty"])
 def test_one_reader_and_one_writer_work_at_the_same_time(wire, kind, background):
     both = wire(kind)
@@ -192,6 +195,7 @@ def gil_is_there():
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.skipif(not gil_is_there(), reason="no GIL to give up")
 @pytest.mark.parametrize(("kind", "blocking"), [("socketpair", True), ("tcp", True), ("pipe", False)])
 def test_the_gil_is_not_given_up_while_there_is_data(wire, kind, blocking, background):

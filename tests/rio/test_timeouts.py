@@ -65,11 +65,13 @@ def test_a_timeout_of_zero_never_waits_and_is_a_blocking_io_error(wire, call, ki
     assert min(elapsed(call, rio, timeout=0, error=BlockingIOError) for _ in range(5)) < 0.05
 
 
+@pytest.mark.sampled(8)
 def test_a_timeout_ends_the_call_and_never_before_its_time(pair, call):
     rio = Rio(pair.near, timeout=0.03)
     assert 0.03 <= elapsed(call, rio, timeout=0.03) < SOON
 
 
+@pytest.mark.sampled(4)
 def test_a_peer_that_drips_does_not_renew_the_timeout(pair, call, dripping):
     dripping(pair)
     rio = Rio(pair.near, timeout=0.06)
@@ -79,6 +81,7 @@ def test_a_peer_that_drips_does_not_renew_the_timeout(pair, call, dripping):
 INSATIABLE = ["readline", "read, more than the buffer", "read to the end", "readuntil", "readlines", "skipline"]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", INSATIABLE)
 @pytest.mark.parametrize("kind", ["pipe", "socketpair", "tcp"])
 def test_a_peer_that_floods_does_not_keep_a_call_beyond_its_timeout(wire, kind, name, background):
@@ -169,6 +172,7 @@ def test_a_flush_has_a_timeout(pair, wire):
     assert min(elapsed(rio.flush, timeout=0, error=BlockingIOError) for _ in range(5)) < 1
 
 
+@pytest.mark.sampled(2)
 def test_signal_handlers_run_and_the_call_goes_on_with_the_time_left(pair, call, on_alarm):
     rings = []
     on_alarm(lambda *_: rings.append(None), 0.005, 0.005)

@@ -17,6 +17,8 @@ from support.crowd import FINISH, LEAVE, RESET, STAY, TOLD, VANISH, Client, Crow
 from support.peers import SECONDS, Running, Server, ask, dial, receive, receive_all
 from support.procfs import children, descriptors, memory, needs_proc, threads, until
 
+pytestmark = pytest.mark.slow
+
 FULL = "RIOECHO_SOAK" in os.environ
 ENGINES = ("iterative", "process", "thread", "event")
 KINDS = {**{engine: {"engine": engine} for engine in ENGINES}, "event 2": {"engine": "event", "workers": 2}}

@@ -84,6 +84,7 @@ def test_random_bytes_come_back_identical(sockets, framing, n):
     assert running.result()[0] == n
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("n", [1, 64, 5000, 200_000])
 def test_random_bytes_come_back_identical_from_a_terminal(wire, framing, n):
     terminal = wire("pty")

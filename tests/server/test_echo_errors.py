@@ -81,6 +81,7 @@ def test_a_silent_peer_is_a_timeout_and_its_partial_line_on_the_error(pair):
     assert pair.take_exactly(4) == b"one\n"
 
 
+@pytest.mark.slow
 def test_every_byte_that_comes_renews_the_timeout(stream, framing):
     """Also those of a line that does not end for a long time."""
 
@@ -98,6 +99,7 @@ def test_every_byte_that_comes_renews_the_timeout(stream, framing):
     assert receive_all(stream.far) == b"x" * count
 
 
+@pytest.mark.sampled(1)
 def test_a_peer_that_never_reads_is_a_timeout_and_no_byte_is_lost(stream, framing):
     running = Running(echo, stream.near, framing, timeout=1.0)
     sent = fill(stream.far)
@@ -112,6 +114,7 @@ def test_a_peer_that_never_reads_is_a_timeout_and_no_byte_is_lost(stream, framin
     assert back == (b"x" * 4095 + b"\n") * (sent // 4096) + b"x" * (sent % 4096)
 
 
+@pytest.mark.sampled(1)
 def test_a_peer_that_reads_slowly_renews_the_timeout(stream, framing):
     running = Running(echo, stream.near, framing, timeout=1.0)
     sent = fill(stream.far)  # takes 0.3 s without progress at its end
@@ -129,6 +132,7 @@ def test_a_peer_that_reads_slowly_renews_the_timeout(stream, framing):
     assert running.result() == sent
 
 
+@pytest.mark.slow
 def test_a_peer_that_takes_less_than_poll_can_tell_renews_the_timeout_too(framing):
     """Of the send buffer, which the kernel lets grow to megabytes, a third must be free before there is room."""
     data = (b"x" * 4095 + b"\n") * 4096  # more than it holds

@@ -39,6 +39,7 @@ def test_random_bytes_come_back_identical(engine, framing, n):
     assert stats["lines"] == (data.count(b"\n") if framing == "line" else 0)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("engine", "clients"), [("event", 50), ("thread", 50), ("process", 50), ("iterative", 20)])
 def test_many_clients_at_once_each_get_their_own_bytes_back(engine, framing, clients):
     with EchoServer(engine=engine, framing=framing) as server:
@@ -58,6 +59,7 @@ def test_many_clients_at_once_each_get_their_own_bytes_back(engine, framing, cli
     }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_fifty_clients_are_served_at_the_same_time(engine):
     with EchoServer(engine=engine) as server:
@@ -143,6 +145,7 @@ def test_a_reset_ends_one_connection_only_and_is_counted(engine):
     assert (stats["accepted"], stats["closed"], stats["errors"]) == (6, 6, 5)
 
 
+@pytest.mark.sampled(1)
 def test_clients_that_are_gone_before_they_are_accepted_harm_nobody(engine):
     with EchoServer(engine=engine) as server:
         for i in range(50):
@@ -154,6 +157,7 @@ def test_clients_that_are_gone_before_they_are_accepted_harm_nobody(engine):
         assert converse(server.addresses[1], b"hello\n") == b"hello\n"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_clients_that_do_not_read_get_no_one_else_into_trouble(engine):
     with EchoServer(engine=engine) as server:
@@ -196,6 +200,7 @@ def test_no_thread_is_left_behind(engine):
     assert set(threading.enumerate()) == before
 
 
+@pytest.mark.sampled(1)
 def test_several_servers_run_in_one_process(framing):
     with (
         EchoServer(engine="thread", framing=framing) as first,
@@ -211,6 +216,7 @@ def test_several_servers_run_in_one_process(framing):
     assert [server.stats()["closed"] for server in servers] == [5, 5, 5, 5]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_an_idle_client_is_closed_and_a_busy_one_is_not(engine):
     with (
@@ -225,6 +231,7 @@ def test_an_idle_client_is_closed_and_a_busy_one_is_not(engine):
     assert server.stats()["errors"] == 0
 
 
+@pytest.mark.sampled(1)
 def test_a_client_that_sends_and_never_reads_is_closed_as_idle(engine):
     with EchoServer(engine=engine, idle_timeout=0.5) as server, dial(server.addresses[0]) as deaf:
         running = Running(send_for_ever, deaf)

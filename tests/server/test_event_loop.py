@@ -216,6 +216,7 @@ class Conversation:
         self.sock.close()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("framing", "max_line"), [("raw", 1), *(("line", n) for n in (0, 1, 2, 7, 200, CHUNK - 1, CHUNK, CHUNK + 1))]
 )
@@ -264,6 +265,7 @@ def test_whatever_clients_do_each_gets_back_what_is_due(loop_with, framing, max_
 # ---- back-pressure
 
 
+@pytest.mark.sampled(1)
 def test_a_client_that_does_not_read_is_not_read_from_until_it_does(loop_with, framing, kind):
     with loop_with(framing) as run:
         deaf = run.client("deaf", kind=kind)
@@ -283,6 +285,7 @@ def test_a_client_that_does_not_read_is_not_read_from_until_it_does(loop_with, f
         assert run.next_closing() == ("deaf", "end of input", 0, sent)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer keeps freed memory")
 def test_a_connection_holds_at_most_a_line_and_a_chunk_and_nothing_when_all_is_back(loop_with, framing):
     line = 300_000
@@ -320,6 +323,7 @@ def ask_rest(sock, tail):
     receive(sock, tail + 1)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer keeps freed memory")
 def test_an_idle_connection_costs_less_than_a_quarter_of_a_kilobyte(loop_with):
     with loop_with() as run:
@@ -347,6 +351,7 @@ def test_an_idle_connection_costs_less_than_a_quarter_of_a_kilobyte(loop_with):
 # ---- time
 
 
+@pytest.mark.sampled(1)
 def test_idle_connections_are_closed_in_the_order_of_their_last_progress(loop_with):
     idle = 0.4
     chance = random.Random(7)
@@ -373,6 +378,7 @@ def test_idle_connections_are_closed_in_the_order_of_their_last_progress(loop_wi
     assert run.counts()["errors"] == 0
 
 
+@pytest.mark.sampled(1)
 def test_no_connection_is_closed_before_its_time(loop_with):
     idle = 0.3
     with loop_with(idle=idle) as run:
@@ -389,6 +395,7 @@ def test_no_connection_is_closed_before_its_time(loop_with):
         assert time.monotonic() - last >= idle
 
 
+@pytest.mark.sampled(1)
 def test_bytes_that_make_no_line_are_progress_too(loop_with):
     with loop_with(idle=1.0) as run:
         silent, dripping = run.client("silent"), run.client("dripping")
@@ -410,6 +417,7 @@ def test_a_client_that_sends_and_never_reads_is_closed_as_idle(loop_with, kind):
         assert run.next_closing()[:3] == ("deaf", "idle timeout", 0)
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_slowly_makes_progress_and_stays(loop_with):
     data = b"".join(lines(10_000))
     with loop_with(idle=1.0) as run:
@@ -424,6 +432,7 @@ def test_a_client_that_reads_slowly_makes_progress_and_stays(loop_with):
         sending.result()
 
 
+@pytest.mark.slow
 def test_a_client_that_takes_less_than_poll_can_tell_makes_progress_too(loop_with):
     """Of the send buffer, which the kernel lets grow to megabytes, a third must be free before there is room."""
     data = b"x" * (16 << 20)  # more than it holds
@@ -479,6 +488,7 @@ def test_what_is_sent_after_the_end_is_thrown_away_and_no_reset_comes(loop_with)
     assert run.counts()["bytes_in"] == 15
 
 
+@pytest.mark.sampled(1)
 def test_those_who_stay_are_left_when_the_time_to_drain_is_over(loop_with, kind):
     with loop_with(drain=0.2) as run:
         lingering = [run.client(i, kind=kind) for i in range(10)]
@@ -499,6 +509,7 @@ def test_those_who_stay_are_left_when_the_time_to_drain_is_over(loop_with, kind)
     assert run.counts()["errors"] == 0
 
 
+@pytest.mark.sampled(1)
 def test_one_who_never_stops_sending_is_left_when_the_time_to_drain_is_over(loop_with, framing):
     with loop_with(framing, drain=0.2) as run:
         sock = run.client("a", kind="tcp")
@@ -538,6 +549,7 @@ def test_without_a_drain_timeout_the_last_one_is_waited_for(loop_with):
         assert run.next_closing()[:2] == ("a", "server stopped")
 
 
+@pytest.mark.sampled(1)
 def test_one_who_reads_late_gets_everything_that_had_been_sent(loop_with, framing):
     with loop_with(framing) as run:
         late = run.client("late")
@@ -549,6 +561,7 @@ def test_one_who_reads_late_gets_everything_that_had_been_sent(loop_with, framin
         assert run.next_closing() == ("late", "server stopped", 0, sent)
 
 
+@pytest.mark.sampled(1)
 def test_one_who_had_half_closed_gets_everything_too(loop_with):
     with loop_with() as run:
         late = run.client("late")
@@ -710,6 +723,7 @@ def test_a_loop_in_a_garbage_cycle_still_counts_into_memory_that_is_there(child)
     """)
 
 
+@pytest.mark.sampled(1)
 def test_descriptors_and_memory_come_back_with_lines_held(loop_with):
     before = set(os.listdir("/dev/fd"))
     for _ in range(3):
@@ -811,6 +825,7 @@ def test_a_reset_is_told_with_its_errno(loop_with):
     assert run.counts()["errors"] == 1
 
 
+@pytest.mark.sampled(1)
 def test_a_reset_while_the_client_does_not_read_is_told_too(loop_with):
     with loop_with() as run:
         sock = run.client("a", kind="tcp")
@@ -1027,6 +1042,7 @@ def test_connections_that_come_as_others_go_are_not_mixed_up(loop_with):
             old = new
 
 
+@pytest.mark.sampled(1)
 def test_nothing_is_heard_of_a_connection_whose_file_lives_on_in_another_process(loop_with):
     with loop_with() as run:
         for _ in range(3):
@@ -1053,6 +1069,7 @@ def test_nothing_is_heard_of_a_connection_whose_file_lives_on_in_another_process
         assert time.process_time() - time_before < 0.15  # and the loop sleeps
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("without_epoll", [False, True])
 def test_a_forked_child_that_holds_every_descriptor_disturbs_nothing(child, without_epoll):
     """The poller's, the inbox's and the connections': the loop ends, and hears nothing of what has gone."""

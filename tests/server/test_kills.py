@@ -26,6 +26,7 @@ CLIENTS = """if True:
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_clients_that_are_killed_end_their_own_connections_only(engine):
     with EchoServer(engine=engine) as server, dial(server.addresses[0]) as witness:
@@ -131,6 +132,7 @@ def test_children_whose_parent_is_killed_do_not_outlive_the_drain_timeout():
             assert receive_all(sock) == b""
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
 def test_a_signal_to_the_whole_process_group_loses_nothing(engine, number):
@@ -150,6 +152,7 @@ def test_a_signal_to_the_whole_process_group_loses_nothing(engine, number):
         assert server.err.text == ""
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_suspended_child_is_ended_when_the_time_to_drain_is_over():
     server = Server("--engine", "process", "--drain-timeout", "0.3")

@@ -16,6 +16,7 @@ HIGH_NUMBERS = """if True:
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("framing", ["line", "raw"])
 @pytest.mark.parametrize("engine", ["thread", "event"])
 def test_a_client_that_only_sends_takes_little_memory_and_the_others_are_served(engine, framing):
@@ -46,6 +47,7 @@ def test_a_line_without_end_takes_no_more_memory_than_max_line(engine):
         assert peak_memory(server.pid) - before < 8 << 20
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
 def test_a_thousand_lines_in_one_piece_come_back_from_a_server_with_a_small_max_line(engine):
     data = b"".join(lines(1000))
@@ -53,6 +55,7 @@ def test_a_thousand_lines_in_one_piece_come_back_from_a_server_with_a_small_max_
         ask(sock, data)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("high", [False, True])
 def test_without_descriptors_the_server_pauses_does_not_spin_and_goes_on(high):
     limit, count = (1100, 200) if high else (64, 200)

@@ -155,6 +155,7 @@ AFTER = (
 )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("make", "number", "words"),
     [

@@ -13,6 +13,7 @@ from support.procfs import until
 ENGINES = ("iterative", "process", "thread", "event")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poller", ["epoll", "poll"])
 def test_a_server_that_stood_still_does_not_take_its_clients_for_idle(poller):
     """More of them than are told of at once: it looks what has come before it closes any."""
@@ -58,6 +59,7 @@ FORKED = """if True:
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_forked_child_that_closes_its_copy_leaves_the_server_alone(child, engine):
     code = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n"  # fork() beside threads
@@ -72,6 +74,7 @@ def test_a_server_whose_engine_cannot_start_does_not_say_that_it_listens():
         assert server.complaint() == f"rioecho-server: {os.strerror(errno.EMFILE)}"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_counts_are_never_of_different_moments(engine):
     """Clients come and go all the time, one at once: no look shows more than one."""

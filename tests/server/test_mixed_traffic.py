@@ -55,6 +55,7 @@ def some_client(chance, addresses, *, may_stay):
     return Client(chance.choice(addresses), data, end, cut=cut, seed=chance.random(), **options)
 
 
+@pytest.mark.sampled(1)
 def test_in_mixed_traffic_every_byte_is_accounted_for(kind, framing):
     chance = random.Random(f"{kind} {framing}")
     one_by_one = kind["engine"] == "iterative"
@@ -91,6 +92,7 @@ def test_in_mixed_traffic_every_byte_is_accounted_for(kind, framing):
     assert clean <= received <= stats["bytes_out"] <= stats["bytes_in"] <= sent
 
 
+@pytest.mark.sampled(1)
 def test_in_mixed_traffic_of_clients_who_behave_what_came_in_went_out(kind, framing):
     chance = random.Random(f"{kind} {framing}")
     sent = 0
@@ -109,6 +111,7 @@ def test_in_mixed_traffic_of_clients_who_behave_what_came_in_went_out(kind, fram
     assert stats["errors"] <= 40 - sum(client.end in (FINISH, LEAVE) for client in crowd.clients)
 
 
+@pytest.mark.sampled(1)
 def test_a_stop_at_any_moment_loses_nothing_that_was_acknowledged(kind, framing):
     chance = random.Random(f"{kind} {framing}")
     for _ in range(ROUNDS):

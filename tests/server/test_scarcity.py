@@ -31,6 +31,7 @@ def ends(sock):
 # ---- memory
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("framing", ["line", "raw"])
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
@@ -62,6 +63,7 @@ def test_who_only_sends_costs_little_memory_and_is_closed_as_idle_and_the_others
         assert server.err.text == ""
 
 
+@pytest.mark.sampled(1)
 @needs_proc
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_idle_connection_costs_less_than_a_kibibyte(workers):
@@ -86,6 +88,7 @@ def test_an_idle_connection_costs_less_than_a_kibibyte(workers):
 # ---- descriptors
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_without_descriptors_clients_wait_and_are_served_as_others_leave(engine):
     server = Server("--engine", engine, "--host", "127.0.0.1", prelude="ulimit -n 64")
@@ -115,6 +118,7 @@ def test_without_descriptors_clients_wait_and_are_served_as_others_leave(engine)
         assert "Traceback" not in server.err.text
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_without_descriptors_sigterm_has_those_who_wait_served_as_others_end(engine):
     server = Server("-q", "--engine", engine, "--host", "127.0.0.1", "--drain-timeout", SECONDS, prelude="ulimit -n 64")
@@ -150,6 +154,7 @@ def few_processes(n):
     return f'exec prlimit --nproc={n}:{n} {" ".join(drop)} "$@"'
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread"])
 def test_without_processes_clients_wait_and_are_served_as_others_leave(engine):
     with Server("--engine", engine, "--host", "127.0.0.1", prelude=few_processes(30)) as server:

@@ -60,6 +60,7 @@ def test_what_had_arrived_is_echoed_to_a_client_that_reads_late(engine):
     assert server.stats()["bytes_out"] == server.stats()["bytes_in"] == len(back) + 15
 
 
+@pytest.mark.sampled(1)
 def test_a_client_that_was_connected_but_not_yet_accepted_is_served_too(engine):
     """Its bytes have been acknowledged by the kernel: it has been promised that they arrived."""
     server = EchoServer(engine=engine)
@@ -86,6 +87,7 @@ def test_clients_that_wait_behind_another_are_served_before_the_iterative_server
         assert receive_all(second) == b"I can wait\n"
 
 
+@pytest.mark.sampled(1)
 def test_a_client_that_never_closes_is_left_when_the_time_is_over(engine):
     start = time.monotonic()
     with dial_to(EchoServer(engine=engine, drain_timeout=0.2)) as (server, sock):
@@ -96,6 +98,7 @@ def test_a_client_that_never_closes_is_left_when_the_time_is_over(engine):
     assert server.stats()["closed"] == 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_client_that_floods_is_left_when_the_time_is_over(engine, framing, reads):
     ended = threading.Event()
@@ -217,6 +220,7 @@ def test_an_error_in_the_block_closes_the_server_all_the_same(engine):
         dial(server.addresses[0])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_many_clients_are_drained_together(engine):
     data = binary(20_000) + b"\n"

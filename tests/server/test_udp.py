@@ -784,6 +784,7 @@ def test_a_stop_is_seen_after_a_batch_and_the_rest_is_bounded_too(batches):
         assert endless.received == batches * BATCH + LAST
 
 
+@pytest.mark.slow
 def test_counts_are_consistent_at_any_time():
     over = threading.Event()
     with Serving(V4, rate=0) as server:

@@ -150,6 +150,7 @@ def test_many_clients_of_several_workers_each_get_their_own_bytes_back(framing, 
     assert stats["bytes_in"] == stats["bytes_out"] == sum(50_000 + i for i in range(30))
 
 
+@pytest.mark.sampled(1)
 @both_pollers
 @two_or_three
 def test_nothing_is_lost_when_the_server_stops_under_load(poller, workers):
