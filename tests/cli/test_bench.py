@@ -156,6 +156,7 @@ def test_the_hdr_file_is_one_that_hdrhistogram_s_plotters_read(target, tmp_path)
     assert [float(row[0]) for row in numbers] == sorted(float(row[0]) for row in numbers)
 
 
+@pytest.mark.slow
 def test_ipv6_names_and_unix_sockets_will_do(server, tmp_path):
     port = server.addresses[0][1]
     for target in (f"[::1]:{port}", f"localhost:{port}"):
@@ -173,6 +174,7 @@ def test_the_server_was_sent_what_is_counted(server, target):
     assert server.stats()["accepted"] >= 4
 
 
+@pytest.mark.slow
 def test_more_connections_than_a_soft_limit_of_descriptors_allows(target):
     out, _ = measured(target, "-d", "0.3", "-c", "100", "--json", prelude="ulimit -S -n 64")
     assert json.loads(out)["connections"] == 100

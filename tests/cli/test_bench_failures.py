@@ -164,7 +164,7 @@ def test_a_server_that_ends_a_connection_is_status_1(how):
     )
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0, 63], ids=["nothing", "all but the last byte"])
 def test_a_server_that_leaves_something_out_is_status_1(part):
     with serving(lambda sock, data, before: before > 0 or sock.sendall(data[:part])) as address:
@@ -323,7 +323,7 @@ def test_a_signal_ends_it_and_what_was_measured_is_printed(target, tmp_path, num
     assert path.read_text().split()[0] == "Value"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "signals"),
     [

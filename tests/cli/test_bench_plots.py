@@ -135,7 +135,7 @@ def test_a_closed_loop_has_one_curve_and_an_open_loop_two_and_the_requested_rate
     assert rate.get_ylim()[1] > 20_000
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [[], [(0.01, 5.0, 1.0)]])
 def test_a_run_with_few_or_no_messages_can_be_drawn(samples, tmp_path):
     path = tmp_path / "run.png"

@@ -351,7 +351,7 @@ log.info("parent %d", 2)
 # ---- statistics
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("quiet", [[], ["-q"]])
 def test_the_rates_match_the_bytes_that_were_sent(quiet):
     line = b"x" * 999 + b"\n"

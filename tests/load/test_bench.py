@@ -119,6 +119,7 @@ def test_without_a_warm_up_everything_is_measured():
         assert result.total_messages - 4 <= result.messages <= result.total_messages
 
 
+@pytest.mark.slow
 def test_the_samples_are_of_the_measured_time_and_their_number_is_bounded():
     with EchoServer() as server:
         plan = short(server.addresses[0], duration=0.55)

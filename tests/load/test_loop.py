@@ -244,6 +244,7 @@ def test_a_backlog_of_millions_is_counted_without_counting_each():
     assert h.mean == pytest.approx(250_000, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_late_phase_puts_the_first_message_off():
     with peer(echo) as ends:
         load = loop(ends, rate=1, phase=0.1, duration=0.6)

@@ -115,6 +115,7 @@ def test_when_nothing_comes_back_it_has_stalled_and_the_ages_count(rate, without
         assert h.count == 2 if rate is None else h.count >= 100
 
 
+@pytest.mark.slow
 def test_what_does_not_come_back_at_the_end_is_awaited_and_then_stalled():
     def talk(end):
         end.sendall(receive(end, 64))
@@ -145,6 +146,7 @@ def test_what_comes_back_after_the_end_counts_with_the_time_it_took():
         assert latencies(load).min >= 150_000
 
 
+@pytest.mark.slow
 def test_a_slow_echo_whose_bytes_keep_coming_is_no_stall():
     def talk(end):
         data = receive(end, 64)

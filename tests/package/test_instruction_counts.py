@@ -1,6 +1,6 @@
 """The hot paths take as many machine instructions as recorded: what a busy machine's clock cannot tell.
 
-After a change that is meant to alter them: `python tests/instruction_counts.py --record`, once per Python version.
+After a change that is meant to alter them: `python tests/support/instruction_counts.py --record`, on each Python.
 """
 
 import os

@@ -98,7 +98,6 @@ METHODS = {
 DELIVERIES = [(kind, way) for kind in KINDS for way in WAYS if kind != "file" or way == "whole"]
 
 
-@pytest.mark.sampled(7)
 @pytest.mark.parametrize("bufsize", [1, 2, 7, 64, 65536])
 @pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "not blocking"])
 @pytest.mark.parametrize(("kind", "way"), DELIVERIES)

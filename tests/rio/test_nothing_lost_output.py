@@ -10,7 +10,7 @@ from rioecho import Rio
 
 REST = 20  # seconds after which a test has failed
 BYTES = random.Random(8).randbytes(3 << 19)  # more than a pipe or a socket takes
-KINDS = ["pipe", "socketpair", "tcp", "pty"]
+KINDS = ["pipe", "socketpair", "tcp", pytest.param("pty", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(params=KINDS)
@@ -56,7 +56,6 @@ def arriving(wire, n, background):
     return taken, background(lambda: taken.append(wire.take_exactly(n)))
 
 
-@pytest.mark.sampled(1)
 def test_writen_goes_on_after_the_bytes_that_the_error_says_were_sent(outward, interrupted, background, data):
     rio = Rio(outward.near, bufsize=1000)
     error = interrupted(rio, rio.writen, data)
@@ -81,7 +80,6 @@ def test_writen_keeps_nothing_of_what_it_did_not_send(outward, interrupted, back
     assert taken == [data[:sent] + b"next"]
 
 
-@pytest.mark.sampled(1)
 def test_writen_behind_buffered_output_says_how_much_of_its_own_data_went(outward, interrupted, background, data):
     held, mine = b"held" * 40_000, b"mine" * 40_000  # more than a terminal takes after it was full
     rio = Rio(outward.near, bufsize=len(held) + len(mine))
@@ -96,7 +94,6 @@ def test_writen_behind_buffered_output_says_how_much_of_its_own_data_went(outwar
     assert taken == [whole]
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.parametrize("step", [1, 300, 999, 1000, 1001, 50_000])
 def test_write_says_how_much_it_took_and_holds_no_more_than_bufsize(outward, interrupted, background, data, step):
     rio = Rio(outward.near, bufsize=1000)
@@ -134,7 +131,6 @@ def test_as_much_as_the_buffer_holds_is_taken_where_nothing_can_be_sent(outward,
     assert taken == [data[: count + 1000]]
 
 
-@pytest.mark.sampled(1)
 @pytest.mark.parametrize("step", [300, 5000])
 def test_writelines_says_how_much_of_all_the_lines_it_took(outward, interrupted, background, data, step):
     rio = Rio(outward.near, bufsize=1000)
@@ -147,7 +143,6 @@ def test_writelines_says_how_much_of_all_the_lines_it_took(outward, interrupted,
     assert taken == [data]
 
 
-@pytest.mark.sampled(1)
 def test_flush_goes_on_with_what_was_not_sent(outward, interrupted, background, data):
     rio = Rio(outward.near, bufsize=len(data) + 1)
     rio.write(data)
@@ -160,7 +155,6 @@ def test_flush_goes_on_with_what_was_not_sent(outward, interrupted, background, 
     assert not outward.readable()
 
 
-@pytest.mark.sampled(1)
 @pytest.mark.parametrize("blocking", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_writen_under_a_storm_of_signals_and_timeouts_sends_each_byte_once(wire, kind, blocking, storm, background):

@@ -109,7 +109,6 @@ HUGE = """if True:
 """
 
 
-@pytest.mark.sampled(7)
 @limits_memory
 @pytest.mark.parametrize(
     ("call", "answer"),

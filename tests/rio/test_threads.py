@@ -138,8 +138,7 @@ def test_an_error_that_a_handler_does_not_catch_ends_the_read_and_loses_nothing(
     assert rio.readline() == b"begun\n"
 
 
-@pytest.mark.sampled(1)
-@pytest.mark.parametrize("kind", ["socketpair", "tcp", "pty"])
+@pytest.mark.parametrize("kind", ["socketpair", "tcp", pytest.param("pty", marks=pytest.mark.slow)])
 def test_one_reader_and_one_writer_work_at_the_same_time(wire, kind, background):
     both = wire(kind)
     size = 1 << 17 if kind == "pty" else 8 << 20
@@ -224,6 +223,7 @@ def test_the_gil_is_not_given_up_while_there_is_data(wire, kind, blocking, backg
         thread.join(20)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not gil_is_there(), reason="no GIL to give up")
 def test_the_gil_is_not_given_up_while_output_is_taken(stream, background):
     rio = Rio(stream.near, timeout=20)

@@ -114,7 +114,7 @@ def test_a_peer_that_never_reads_is_a_timeout_and_no_byte_is_lost(stream, framin
     assert back == (b"x" * 4095 + b"\n") * (sent // 4096) + b"x" * (sent % 4096)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_a_peer_that_reads_slowly_renews_the_timeout(stream, framing):
     running = Running(echo, stream.near, framing, timeout=1.0)
     sent = fill(stream.far)  # takes 0.3 s without progress at its end

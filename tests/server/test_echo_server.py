@@ -157,7 +157,7 @@ def test_clients_that_are_gone_before_they_are_accepted_harm_nobody(engine):
         assert converse(server.addresses[1], b"hello\n") == b"hello\n"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_clients_that_do_not_read_get_no_one_else_into_trouble(engine):
     with EchoServer(engine=engine) as server:
@@ -231,7 +231,7 @@ def test_an_idle_client_is_closed_and_a_busy_one_is_not(engine):
     assert server.stats()["errors"] == 0
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_a_client_that_sends_and_never_reads_is_closed_as_idle(engine):
     with EchoServer(engine=engine, idle_timeout=0.5) as server, dial(server.addresses[0]) as deaf:
         running = Running(send_for_ever, deaf)

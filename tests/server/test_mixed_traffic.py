@@ -55,7 +55,7 @@ def some_client(chance, addresses, *, may_stay):
     return Client(chance.choice(addresses), data, end, cut=cut, seed=chance.random(), **options)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_in_mixed_traffic_every_byte_is_accounted_for(kind, framing):
     chance = random.Random(f"{kind} {framing}")
     one_by_one = kind["engine"] == "iterative"
@@ -228,6 +228,7 @@ def test_close_waits_until_the_end_of_every_connection_has_been_logged(gate, eng
         assert sum(message.startswith("Closed") for message in caplog.messages) == 1
 
 
+@pytest.mark.slow
 def test_stop_from_many_threads_while_another_one_closes():
     """The descriptor that stop() writes to is not written to once it is closed, and perhaps a stranger's."""
     for _ in range(ROUNDS * 5):

@@ -88,7 +88,7 @@ def test_an_idle_connection_costs_less_than_a_kibibyte(workers):
 # ---- descriptors
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_without_descriptors_clients_wait_and_are_served_as_others_leave(engine):
     server = Server("--engine", engine, "--host", "127.0.0.1", prelude="ulimit -n 64")
@@ -154,7 +154,7 @@ def few_processes(n):
     return f'exec prlimit --nproc={n}:{n} {" ".join(drop)} "$@"'
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["process", "thread"])
 def test_without_processes_clients_wait_and_are_served_as_others_leave(engine):
     with Server("--engine", engine, "--host", "127.0.0.1", prelude=few_processes(30)) as server:

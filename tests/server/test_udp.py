@@ -660,6 +660,7 @@ def test_a_client_that_has_gone_costs_no_more_than_its_own_answers(host):
                 break
 
 
+@pytest.mark.slow
 @linux_only
 def test_an_error_that_stays_does_not_burn_a_processor():
     (sock,) = udp_sockets([(V4, 0)])

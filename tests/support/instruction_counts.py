@@ -1,7 +1,7 @@
 """Machine instructions per operation, counted by valgrind: exact where times on a busy machine are not.
 
 What is counted is what runs inside this project's extension modules and what they call, and nothing of the
-interpreter. `python tests/instruction_counts.py` shows the counts beside the recorded ones; with `--record` it
+interpreter. `python tests/support/instruction_counts.py` shows the counts beside the recorded ones; with `--record` it
 records them, which is to be done, and said in the commit, when a change is meant to alter them.
 """
 

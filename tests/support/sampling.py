@@ -4,8 +4,9 @@ Two parameters of five values make 25 cases, and nearly always it is one value t
 cases the default run takes a few in which each value of each parameter occurs, those of fixtures included; a list of
 tuples for several names at once is one parameter, and runs whole.
 
-A test whose cases are long says ``@pytest.mark.sampled(2)``: no more than two of these. Which ones depends on its name,
-so that tests with the same parameters, the engines say, take different ones.
+Cases that have the mark by themselves, ``pytest.param("pty", marks=pytest.mark.slow)``, are never among them. A test
+whose cases are long says ``@pytest.mark.sampled(2)``: no more than two of these. Which ones depends on its name, so
+that tests with the same parameters, the engines say, take different ones.
 """
 
 from collections import defaultdict
@@ -51,7 +52,7 @@ def mark_the_rest_slow(items):
     """Mark as slow the cases that the default run leaves out."""
     tests = defaultdict(list)
     for item in items:
-        if hasattr(item, "callspec"):
+        if hasattr(item, "callspec") and not item.get_closest_marker("slow"):
             tests[item.path, item.originalname].append(item)
     for cases in tests.values():
         chosen = covering([parameters(case) for case in cases])
