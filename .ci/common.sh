@@ -146,13 +146,15 @@ must_be_instrumented() { # SYMBOL: in each extension module of the environment i
     done
 }
 
-show_reports() { # FOLDER: print those about our code; status 1 if there is one
-    local log status=0
+show_reports() { # FOLDER STATUS: print those about our code, of a failed run all; status 1 if there is one
+    local log found=0
     for log in "$1"/*; do
-        if [[ -e $log ]] && grep -q rioecho "$log"; then
+        [[ -e $log ]] || continue
+        # What another program did is not our finding.
+        if [[ $2 != 0 ]] || grep -q rioecho "$log"; then
             cat "$log"
-            status=1
+            found=1
         fi
     done
-    return $status
+    return $found
 }
