@@ -5,6 +5,10 @@ import pytest
 try:
     from hypothesis import HealthCheck, given, settings
     from hypothesis import strategies as st
+
+    # How busy the machine is decides nothing.
+    settings.register_profile("suite", deadline=None, suppress_health_check=list(HealthCheck))
+    settings.load_profile("suite")
 except ModuleNotFoundError:
 
     class Nothing:
