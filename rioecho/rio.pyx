@@ -1,7 +1,7 @@
 """Robust I/O on a POSIX descriptor: class Rio (CS:APP 10.5).
 
-Here is what a user meets: making a Rio, writing, closing. Reading is in _rio/lines.pyx and _rio/reader.pyx, waiting in
-_rio/channel.pyx; the book's functions at C level, which can be cimported from here, are in _rio/capi.pyx.
+Here is what a user meets: making a Rio, writing, closing. Reading is in _rio/lines.pyx and _rio/reader.pyx, sending in
+_rio/output.pyx; the book's functions at C level, which can be cimported from here, are in _rio/capi.pyx.
 """
 
 import io
@@ -12,22 +12,32 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport SIZE_MAX
+from libc.stdint cimport SIZE_MAX, int64_t
 
-from rioecho._core.buffer cimport (
-    buffer_drop_last,
-    buffer_free,
-    buffer_held,
-    buffer_put,
-    buffer_reserve,
-    buffer_room,
-    buffer_start,
-)
+from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room, buffer_start
 from rioecho._core.convert cimport check_source, to_nanoseconds, to_size
-from rioecho._rio.channel cimport AS_FILE, BORROWED, OWNED, enter, leave, rio_call
+from rioecho._core.posix cimport (
+    RIO_FREE,
+    rio_flag_closed,
+    rio_flag_put,
+    rio_flag_take,
+    rio_time_get,
+    rio_time_set,
+)
+from rioecho._rio.channel cimport (
+    AS_FILE,
+    ASK_CLOCK,
+    BORROWED,
+    OWNED,
+    enter,
+    leave_reading,
+    leave_writing,
+    ownership,
+    rio_call,
+)
 from rioecho._rio.lines cimport LineReader
-from rioecho._core.posix cimport RIO_CLOSED, RIO_FREE, rio_flag_put, rio_flag_take
-from rioecho._rio.tls cimport tls_of
+from rioecho._rio.output cimport NOTHING
+from rioecho._rio.tls cimport Tls, tls_of
 
 
 cdef int note_written(object error, size_t n) except -1:
@@ -86,7 +96,7 @@ cdef class Rio(LineReader):
             self.own = OWNED
 
     def __repr__(self):
-        if self.reading == RIO_CLOSED:
+        if rio_flag_closed(&self.reading):
             return "<rioecho.Rio closed>"
         return f"<rioecho.Rio fd={self.f.fd}>"
 
@@ -101,7 +111,7 @@ cdef class Rio(LineReader):
         """
         cdef Py_buffer view
         cdef rio_call call
-        cdef size_t n, sent = 0
+        cdef size_t n, sent = 0, size = self.out.base
         cdef object length   # made before anything is sent: an int needs memory, too
         cdef bint joined = False
         get_bytes(data, &view)
@@ -111,14 +121,14 @@ cdef class Rio(LineReader):
             enter(self, &self.writing)
             try:
                 self.begin_writing(&call, timeout)
-                if n and self.unsent() and buffer_held(&self.out) + n <= self.out.base:
-                    self.hold_output(<char *>view.buf, n)   # one send for both
+                if 0 < n <= size and self.has_unsent(&call, NOTHING) and not self.has_unsent(&call, size - n):
+                    self.hold_output(&call, <char *>view.buf, n)   # one send for both
                     joined = True
-                    self.push(&call, 0)
+                    self.push(&call, NOTHING)
                 else:
-                    self.push(&call, 0)
+                    self.push(&call, NOTHING)
                     self.send_all(&call, <char *>view.buf, n, &sent)
-                    self.push(&call, 0)   # a TLS record may be half-way out
+                    self.push(&call, NOTHING)   # a TLS record may be half-way out
                 PyErr_CheckSignals()   # what a handler raises now, we can still say the count with
             except BaseException as error:
                 if joined:
@@ -126,7 +136,7 @@ cdef class Rio(LineReader):
                 note_written(error, sent)
                 raise
             finally:
-                leave(&self.writing)
+                leave_writing(self)
         finally:
             PyBuffer_Release(&view)
         return length
@@ -171,16 +181,16 @@ cdef class Rio(LineReader):
         enter(self, &self.writing)
         try:
             self.start(&call, timeout)
-            self.raise_kept()
-            self.push(&call, 0)
+            self.raise_kept(&call)
+            self.push(&call, NOTHING)
         finally:
-            leave(&self.writing)
+            leave_writing(self)
 
     cdef int begin_writing(self, rio_call *call, object timeout) except -1:
         if not self.can_write:
             raise io.UnsupportedOperation("this Rio is not writable: its descriptor is open for reading only")
         self.start(call, timeout)
-        self.raise_kept()
+        self.raise_kept(call)
         return 0
 
     cdef object put_object(self, object data, size_t *taken):
@@ -194,7 +204,7 @@ cdef class Rio(LineReader):
             try:
                 self.put(<char *>view.buf, view.len, taken)
             finally:
-                leave(&self.writing)
+                leave_writing(self)
             return length
         finally:
             PyBuffer_Release(&view)
@@ -205,7 +215,7 @@ cdef class Rio(LineReader):
         """
         cdef bint done = False
         if rio_flag_take(&self.writing):
-            # Nothing in here waits or runs a signal handler, so it needs not say who the `sender` is.
+            # Nothing in here waits or runs Python code: what is seen still holds.
             if rio_flag_take(&self.sending):
                 if buffer_held(&self.out) == 0:
                     self.out.r = self.out.w = 0
@@ -221,40 +231,19 @@ cdef class Rio(LineReader):
             rio_flag_put(&self.writing, RIO_FREE)
         return done
 
-    cdef int hold_output(self, const char *data, size_t n) except -1:
-        """Take data into the output buffer, which has room for it by its size."""
-        self.lock_out()
-        try:
-            if buffer_reserve(&self.out, buffer_held(&self.out) + n) < 0:
-                raise MemoryError
-            buffer_put(&self.out, data, n)
-        finally:
-            self.unlock_out()
-        return 0
-
-    cdef size_t take_back(self, size_t n) except? 0:
-        """Take what is unsent of the last n bytes out of the output buffer again: how many those are."""
-        cdef size_t unsent
-        self.lock_out()
-        unsent = min(n, buffer_held(&self.out))
-        buffer_drop_last(&self.out, unsent)
-        self.unlock_out()
-        return unsent
-
     cdef int put(self, const char *data, size_t n, size_t *taken) except -1:
         """Write n bytes through the buffer; `taken` counts those that are sent or buffered."""
         cdef rio_call call
         cdef size_t size = self.out.base
         self.begin_writing(&call, ...)
         if n > size:
-            self.push(&call, 0)
+            self.push(&call, NOTHING)
             self.send_all(&call, data, n, taken)
         elif n:
-            if n > size - buffer_held(&self.out):
-                self.push(&call, size - n)
-            self.hold_output(data, n)
+            self.push(&call, size - n)
+            self.hold_output(&call, data, n)
             taken[0] = n
-            if buffer_held(&self.out) == size:
+            if self.has_unsent(&call, size - 1):
                 check_source(self.source, self.f.fd)
                 self.tied_flush()   # full: out with it, as far as that needs no waiting
         return 0
@@ -264,7 +253,9 @@ cdef class Rio(LineReader):
     def fileno(self):
         """The descriptor."""
         self.check_open()
-        check_source(self.source, self.f.fd)
+        with cython.critical_section(self):   # another thread may be closing
+            source = self.source
+        check_source(source, self.f.fd)
         return self.f.fd
 
     def isatty(self):
@@ -289,19 +280,23 @@ cdef class Rio(LineReader):
     @property
     def closed(self):
         """Has it been closed or detached?"""
-        return self.reading == RIO_CLOSED
+        return bool(rio_flag_closed(&self.reading))
 
     @property
     def timeout(self):
         """Seconds that one call may take if it says nothing else; None: for ever. Can be set."""
-        if self.clock is not None:
-            return self.timeout_of(self.clock)
-        return None if self.timeout_ns < 0 else self.timeout_ns / 1e9
+        cdef int64_t ns = rio_time_get(&self.timeout_ns)
+        cdef Tls tls
+        if ns == ASK_CLOCK:
+            with cython.critical_section(self):   # another thread may be closing
+                clock, tls = self.clock, self.tls
+            if clock is not None:
+                return clock.gettimeout() if tls is None else tls.timeout()
+        return None if ns < 0 else ns / 1e9
 
     @timeout.setter
     def timeout(self, seconds):
-        self.timeout_ns = to_nanoseconds(seconds)
-        self.clock = None
+        rio_time_set(&self.timeout_ns, to_nanoseconds(seconds))
 
     @property
     def max_line(self):
@@ -309,7 +304,7 @@ cdef class Rio(LineReader):
         return None if self.line_limit == SIZE_MAX else self.line_limit
 
     cdef int check_open(self) except -1:
-        if self.reading == RIO_CLOSED:
+        if rio_flag_closed(&self.reading):
             self.refuse(&self.reading)
         return 0
 
@@ -322,60 +317,47 @@ cdef class Rio(LineReader):
         ConcurrentCall, and closes nothing, while another thread reads or writes; to wake that thread, shut the socket
         down.
         """
-        if self.reading == RIO_CLOSED:
+        if not self.enter_both():
             return
-        self.enter_both()
         try:
-            self.flush_held()
+            if self.tls is None or not self.tls.lost():   # that of another process, to which the output belongs
+                self.flush_held()
         finally:
-            self.disown(True)
+            self.disown()
 
     def detach(self):
         """Flush, and give up the descriptor: (fd as it was passed, the bytes received and not yet read).
 
         Both are the caller's then, and this Rio is closed. If the flush raises, nothing has changed.
         """
-        self.enter_both()
+        if not self.enter_both():
+            self.refuse(&self.reading)
         try:
             self.flush_held()
             leftover = PyBytes_FromStringAndSize(buffer_start(&self.inp), buffer_held(&self.inp))
         except BaseException:
-            leave(&self.writing)
-            leave(&self.reading)
+            leave_writing(self)
+            leave_reading(self)
             raise
-        source = self.source
-        self.disown(False)
-        return source, leftover
-
-    cdef int enter_both(self) except -1:
-        enter(self, &self.reading)
-        try:
-            enter(self, &self.writing)
-        except BaseException:
-            leave(&self.reading)
-            raise
-        return 0
+        return self.forget(), leftover
 
     cdef int flush_held(self) except -1:
         cdef rio_call call
         self.start(&call, ...)
-        self.raise_kept()
-        self.push(&call, 0)
+        self.raise_kept(&call)
+        self.push(&call, NOTHING)
         return 0
 
-    cdef int disown(self, bint closing) except -1:
-        """Close both sides for good, and the descriptor if it is ours to close."""
-        source = self.source
-        rio_flag_put(&self.reading, RIO_CLOSED)
-        rio_flag_put(&self.writing, RIO_CLOSED)
-        buffer_free(&self.inp)
-        buffer_free(&self.out)
-        self.source = self.clock = self.tls = self.out_error = None
-        if closing and self.own != BORROWED:
-            if isinstance(source, int):
-                os.close(source)
-            else:
-                source.close()
+    cdef int disown(self) except -1:
+        """Close both sides, which the caller has entered, for good, and the descriptor if it is ours to close."""
+        cdef ownership own = self.own
+        source = self.forget()
+        if own == BORROWED:
+            return 0
+        if isinstance(source, int):
+            os.close(source)
+        else:
+            source.close()
         return 0
 
     def __enter__(self):
@@ -386,7 +368,11 @@ cdef class Rio(LineReader):
         self.close()
 
     def __del__(self):
-        if self.source is None or self.own == BORROWED:
+        """Close the descriptor if this Rio owns it, without flushing and with a ResourceWarning.
+
+        Called by name, it is a call of both sides like close(): ConcurrentCall while another call is under way.
+        """
+        if self.own == BORROWED:
             return
         if self.own == AS_FILE:
             try:
@@ -394,10 +380,12 @@ cdef class Rio(LineReader):
             except (OSError, ValueError):
                 pass   # as io does: nobody is left to hear of it
             return
+        if not self.enter_both():
+            return
         try:
             warnings.warn(f"unclosed {self!r}: closed, its output not flushed", ResourceWarning, 1, self)
         finally:
-            self.disown(True)
+            self.disown()
 
     # ---- what io.BufferedIOBase has and a stream has not
 
@@ -425,6 +413,7 @@ def _socket_file(sock, raw, bufsize):
     cdef Rio rio = Rio(raw, bufsize=bufsize, timeout=None, max_line=None)
     rio.own = AS_FILE
     rio.clock = sock   # settimeout() after makefile() counts, as it does there
+    rio.timeout_ns = ASK_CLOCK
     rio.can_read = raw.readable()
     rio.can_write = raw.writable()
     rio.tls = tls_of(sock)

@@ -13,7 +13,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memchr, memcpy, memmove
 
-from rioecho._core.posix cimport memmem, memrchr, rio_assert
+from rioecho._core.posix cimport memmem, rio_assert, rio_memrchr
 
 
 cdef enum framing:
@@ -192,7 +192,7 @@ cdef inline size_t whole_lines(const char *data, size_t n, uint64_t *lines) noex
     cdef size_t i = 0
     cdef unsigned char few   # so narrow that a compiler adds sixteen bytes and more at once
     if n:   # with none there may be no memory either
-        last = <const char *>memrchr(data, c'\n', n)
+        last = <const char *>rio_memrchr(data, c'\n', n)
     if last == NULL:
         return 0
     end = <size_t>(last - data) + 1

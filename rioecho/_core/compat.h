@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
@@ -36,7 +37,7 @@ static inline void rio_assert_failed(const char *condition, const char *file, in
     abort();
 }
 #else
-#define rio_assert(condition) ((void)0)
+#define rio_assert(condition) ((void)sizeof((condition) ? 1 : 0)) /* its names count as used */
 #endif
 
 #ifndef MAP_ANONYMOUS
@@ -58,17 +59,19 @@ static inline void rio_no_sigpipe(int fd)
 #endif
 }
 
-/* GNU's, and since 2024 POSIX's; macOS has none. */
-#ifdef __APPLE__
-static inline void *memrchr(const void *data, int byte, size_t n)
+/* The last byte of that value: memrchr(3) under a name of our own, since not every system declares it. */
+static inline const void *rio_memrchr(const void *data, int byte, size_t n)
 {
+#ifdef __linux__
+    return memrchr(data, byte, n);
+#else
     const unsigned char *p = (const unsigned char *)data + n;
     while (p != (const unsigned char *)data)
         if (*--p == (unsigned char)byte)
-            return (void *)p;
+            return p;
     return NULL;
-}
 #endif
+}
 
 /* epoll(7) is Linux's. Elsewhere there is none to be had, and poll(2) is used. */
 #ifdef __linux__
@@ -290,40 +293,125 @@ static inline PyObject *rio_bytes_cut(PyObject *bytes, Py_ssize_t n)
 #endif
 }
 
-/* A flag that one caller at a time can take. With the GIL, whoever looks at it holds the GIL. */
-#define RIO_FREE 0
-#define RIO_TAKEN 1
-#define RIO_CLOSED 2
+/* Which thread this is: an address that no other thread has at the same time, and that the child of a fork keeps. */
+static inline uintptr_t rio_this_thread(void)
+{
+#if defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
+    return (uintptr_t)__builtin_thread_pointer();
+#else
+    return (uintptr_t)pthread_self();
+#endif
+}
 
-static inline int rio_flag_take(int *flag)
+/* A flag that one caller at a time can take: a lock that is tried and never waited for, and that knows its holder.
+ * Its word is the holder's thread, or one of these. With the GIL, whoever looks at it holds the GIL. */
+#define RIO_FREE ((uintptr_t)0)
+#define RIO_CLOSED ((uintptr_t)1) /* for good */
+#define RIO_LOST ((uintptr_t)2)   /* for good: its holder did not come along through a fork, and what it guards may be
+                                     half changed */
+
+typedef struct {
+    uintptr_t holder;
+} rio_flag;
+
+#ifdef Py_GIL_DISABLED
+#define RIO_HAS_GIL 0
+#else
+#define RIO_HAS_GIL 1
+#endif
+
+static inline uintptr_t rio_flag_state(const rio_flag *flag)
 {
 #ifdef Py_GIL_DISABLED
-    int expected = RIO_FREE;
-    return __atomic_compare_exchange_n(flag, &expected, RIO_TAKEN, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+    return __atomic_load_n(&flag->holder, __ATOMIC_ACQUIRE);
 #else
-    if (*flag != RIO_FREE)
+    return flag->holder;
+#endif
+}
+
+static inline int rio_flag_take(rio_flag *flag)
+{
+#ifdef Py_GIL_DISABLED
+    uintptr_t expected = RIO_FREE;
+    return __atomic_compare_exchange_n(
+        &flag->holder, &expected, rio_this_thread(), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+#else
+    if (flag->holder != RIO_FREE)
         return 0;
-    *flag = RIO_TAKEN;
+    flag->holder = rio_this_thread();
     return 1;
 #endif
 }
 
-static inline void rio_flag_put(int *flag, int state)
+/* Give it back, or leave it closed. Only its holder does so. */
+static inline void rio_flag_put(rio_flag *flag, uintptr_t state)
 {
+    rio_assert(flag->holder == rio_this_thread());
 #ifdef Py_GIL_DISABLED
-    __atomic_store_n(flag, state, __ATOMIC_RELEASE);
+    __atomic_store_n(&flag->holder, state, __ATOMIC_RELEASE);
 #else
-    *flag = state;
+    flag->holder = state;
 #endif
 }
 
-static inline int rio_flag_state(int *flag)
+static inline int rio_flag_closed(const rio_flag *flag)
 {
+    return rio_flag_state(flag) == RIO_CLOSED;
+}
+
+/* Report whether this thread holds it: in a call that a signal handler, a finalizer or a fileno() has interrupted. */
+static inline int rio_flag_mine(const rio_flag *flag)
+{
+    return rio_flag_state(flag) == rio_this_thread();
+}
+
+/* In the child of a fork, where one thread is left: a flag that another one held gets this state. */
+static inline void rio_flag_orphan(rio_flag *flag, uintptr_t state)
+{
+    if (flag->holder > RIO_LOST && flag->holder != rio_this_thread())
+        flag->holder = state;
+}
+
+/* A lock for a few instructions without Python code; with the GIL, that is the lock. */
 #ifdef Py_GIL_DISABLED
-    return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+typedef PyMutex rio_mutex;
+#define rio_mutex_lock(mutex) PyMutex_Lock(mutex)
+#define rio_mutex_unlock(mutex) PyMutex_Unlock(mutex)
 #else
-    return *flag;
+typedef char rio_mutex;
+#define rio_mutex_lock(mutex) ((void)(mutex))
+#define rio_mutex_unlock(mutex) ((void)(mutex))
 #endif
+
+/* Numbers that one thread writes under its lock, and others read as a hint. */
+static inline int64_t rio_time_get(const int64_t *ns)
+{
+    return __atomic_load_n(ns, __ATOMIC_RELAXED);
+}
+
+static inline void rio_time_set(int64_t *ns, int64_t value)
+{
+    __atomic_store_n(ns, value, __ATOMIC_RELAXED);
+}
+
+static inline uintptr_t rio_thread_get(const uintptr_t *thread)
+{
+    return __atomic_load_n(thread, __ATOMIC_ACQUIRE);
+}
+
+static inline void rio_thread_set(uintptr_t *thread, uintptr_t value)
+{
+    __atomic_store_n(thread, value, __ATOMIC_RELEASE);
+}
+
+static inline size_t rio_size_get(const size_t *n)
+{
+    return __atomic_load_n(n, __ATOMIC_RELAXED);
+}
+
+static inline void rio_size_set(size_t *n, size_t value)
+{
+    __atomic_store_n(n, value, __ATOMIC_RELAXED);
 }
 
 #endif

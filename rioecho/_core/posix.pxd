@@ -2,7 +2,7 @@
 # Declared from compat.h, which includes the system's headers in the right order.
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 
 cdef extern from "rioecho/_core/compat.h" nogil:
     # <sys/socket.h>, <unistd.h>, <fcntl.h>
@@ -91,7 +91,6 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     bint S_ISREG(mode_t mode)
 
     # <string.h>, <limits.h>, <sched.h>, <signal.h>
-    void *memrchr(const void *data, int byte, size_t n)
     void *memmem(const void *haystack, size_t n, const void *needle, size_t length)
     size_t PIPE_BUF
     int sched_yield()
@@ -123,12 +122,30 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     void rio_wake_exactly(int on)
     void rio_bool_set(int *flag, int value)
     int rio_bool_get(const int *flag)
-    int RIO_FREE
-    int RIO_TAKEN
-    int RIO_CLOSED
-    bint rio_flag_take(int *flag)
-    void rio_flag_put(int *flag, int state)
-    int rio_flag_state(int *flag)
+    const void *rio_memrchr(const void *data, int byte, size_t n)
+    ctypedef struct rio_flag:
+        pass
+    uintptr_t RIO_FREE
+    uintptr_t RIO_CLOSED
+    uintptr_t RIO_LOST
+    bint RIO_HAS_GIL
+    uintptr_t rio_this_thread()
+    bint rio_flag_take(rio_flag *flag)
+    void rio_flag_put(rio_flag *flag, uintptr_t state)
+    uintptr_t rio_flag_state(const rio_flag *flag)
+    bint rio_flag_closed(const rio_flag *flag)
+    bint rio_flag_mine(const rio_flag *flag)
+    void rio_flag_orphan(rio_flag *flag, uintptr_t state)
+    ctypedef struct rio_mutex:
+        pass
+    void rio_mutex_lock(rio_mutex *mutex)
+    void rio_mutex_unlock(rio_mutex *mutex)
+    int64_t rio_time_get(const int64_t *ns)
+    void rio_time_set(int64_t *ns, int64_t value)
+    uintptr_t rio_thread_get(const uintptr_t *thread)
+    void rio_thread_set(uintptr_t *thread, uintptr_t value)
+    size_t rio_size_get(const size_t *n)
+    void rio_size_set(size_t *n, size_t value)
 
 
 cdef extern from "rioecho/_core/forked.h" nogil:

@@ -40,6 +40,7 @@ from rioecho._core.posix cimport (
     rio_bool_get,
     rio_store_relaxed,
     rio_load_relaxed,
+    rio_flag,
     rio_flag_take,
     rio_monotonic_ns,
     rio_wait_ns,
@@ -251,7 +252,7 @@ cdef class LoadLoop:
     cdef load_t l
     cdef bint begun      # the fields are set
     cdef bytes cycle
-    cdef int running
+    cdef rio_flag running
     cdef sent_t *rings
     cdef size_t first
     cdef size_t step

@@ -16,8 +16,8 @@ from rioecho._core.buffer cimport (
     find_line,
     framing,
 )
-from rioecho._rio.channel cimport enter, leave, rio_call
-from rioecho._core.posix cimport RIO_CLOSED
+from rioecho._core.posix cimport rio_flag_closed
+from rioecho._rio.channel cimport enter, leave_reading, rio_call
 from rioecho._rio.reader cimport Reader, consume, take
 from rioecho._core.convert cimport check_timeout, to_limit, to_size
 
@@ -55,10 +55,10 @@ cdef class LineReader(Reader):
                 n = self.wait_line(most, True, timeout)
             return take(self, n)
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     def __iter__(self):
-        if self.reading == RIO_CLOSED:
+        if rio_flag_closed(&self.reading):
             self.refuse(&self.reading)
         return self
 
@@ -73,7 +73,7 @@ cdef class LineReader(Reader):
                     raise StopIteration
             return take(self, n)
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     def readlines1(self, *, timeout=...):
         """Read every whole line that is there after at most one read, as a list; wait for the first one.
@@ -89,7 +89,7 @@ cdef class LineReader(Reader):
                 n = self.wait_line(self.line_limit, False, timeout)
             return self.take_lines(n)
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     def readlines(self, hint=-1, *, timeout=...):
         """Read lines to the end of the input, or until they are more than `hint` bytes, as a list.
@@ -125,7 +125,7 @@ cdef class LineReader(Reader):
             consume(self, whole)
             return lines
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     def skipline(self, *, timeout=...):
         """Throw away the bytes through the next newline: the way on after LineTooLong.
@@ -157,7 +157,7 @@ cdef class LineReader(Reader):
             consume(self, n)
             return count
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     def has_line(self):
         """Is a whole line held, so that readline() would not touch the descriptor?"""
@@ -166,7 +166,7 @@ cdef class LineReader(Reader):
         try:
             return find_line(&self.inp, SIZE_MAX, &n) == FOUND
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     cdef ssize_t wait_line(self, size_t limit, bint cut, object timeout) except -1:
         """No newline is in the first `limit` held bytes. Read on until there is: the line's length.
@@ -245,4 +245,4 @@ cdef class LineReader(Reader):
                 if self.fill_once(&call, held + 1) == 0:
                     self.incomplete(None)
         finally:
-            leave(&self.reading)
+            leave_reading(self)

@@ -3,11 +3,16 @@
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from rioecho._core.buffer cimport buffer_consume, buffer_start
-from rioecho._rio.channel cimport Channel, rio_call
+from rioecho._rio.channel cimport rio_call
+from rioecho._rio.output cimport Output
 
 
-cdef class Reader(Channel):
+cdef class Reader(Output):
     cdef size_t skipped    # bytes of a line that an interrupted skipline() has thrown away
+
+    cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1
+    cdef int booked(self) except -1
+    cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1
 
     cdef size_t hold(self, size_t n, object timeout) except? 0
     cdef size_t hold_some(self, object timeout) except? 0

@@ -5,15 +5,38 @@ frame is not whole it lets one more read come in; only when the result exists do
 it leaves the buffer as it was, with what came in meanwhile added.
 """
 
+from io import UnsupportedOperation
+
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memcpy
 
-from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_reserve, buffer_start
-from rioecho._rio.channel cimport Channel, enter, leave, rio_call
-from rioecho._core.posix cimport RIO_CLOSED, rio_bytes_cut
-from rioecho._core.convert cimport check_timeout, to_limit, to_size
+from rioecho._core.buffer cimport (
+    buffer_added,
+    buffer_held,
+    buffer_put,
+    buffer_reserve,
+    buffer_room,
+    buffer_start,
+    buffer_trim,
+)
+from rioecho._core.convert cimport check_timeout, os_error, to_limit, to_size
+from rioecho._core.fdio cimport FD_FILE, fd_never_waits, fd_read, fd_read_waiting, would_block
+from rioecho._core.posix cimport (
+    POLLIN,
+    RIO_HAS_GIL,
+    rio_assert,
+    rio_bytes_cut,
+    rio_flag_closed,
+    rio_flag_mine,
+    rio_size_get,
+)
+from rioecho._rio.channel cimport enter, leave_reading, rio_call, show_held
+from rioecho._rio.output cimport Output
+from rioecho._rio.tls cimport RECORD
 
 from rioecho.errors import IncompleteRead
 
@@ -34,7 +57,69 @@ cdef inline void copy_out(Reader self, char *to, size_t n) noexcept:
         memcpy(to, buffer_start(&self.inp), n)
 
 
-cdef class Reader(Channel):
+cdef class Reader(Output):
+    # ---- one read
+
+    cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1:
+        """One read that gets something: 1 to n bytes, or 0 at the end of the input. Waits as long as the call may."""
+        cdef ssize_t got = 0
+        cdef int err = 0
+        cdef short want = POLLIN
+        cdef bint ready = self.f.kind == FD_FILE
+        if not self.can_read:
+            raise UnsupportedOperation("this Rio is not readable: its descriptor is open for writing only")
+        while True:
+            self.turn(call)
+            if self.tls is not None:
+                got = self.tls.recv(data, n, &want)
+                err = EAGAIN
+            elif fd_never_waits(&self.f):
+                got = fd_read(&self.f, data, n, &err)
+            elif ready:
+                with nogil:
+                    got = fd_read_waiting(&self.f, data, n, &err)
+            else:
+                got = -1   # a blocking descriptor that is no socket is read only once poll(2) has seen data
+                err = EAGAIN
+            if got < 0 and would_block(err) and call.timeout < 0 and self.tls is None:
+                if not self.tied_flush():
+                    # No deadline and no output to watch: the read can do the waiting itself, which saves a poll(2).
+                    # If O_NONBLOCK is set, it does not, and we go on below.
+                    self.before_wait()
+                    with nogil:
+                        got = fd_read_waiting(&self.f, data, n, &err)
+            if got == 0:
+                self.raise_reset(call)
+            if got >= 0:
+                return got
+            if would_block(err):
+                self.wait_for(call, want, tied=True)
+                ready = True
+            elif err != EINTR:
+                raise os_error(err)
+
+    cdef int booked(self) except -1:
+        """The bytes that came in are stored. Run pending signal handlers now, so that one that raises loses nothing."""
+        if self.tls is not None:
+            self.tls.raise_late()
+        PyErr_CheckSignals()
+        return 0
+
+    cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1:
+        """One read into the buffer, grown if it could not hold `need` bytes: how many came, 0 at the end."""
+        cdef ssize_t got
+        rio_assert(rio_flag_mine(&self.reading))
+        buffer_trim(&self.inp)
+        if self.tls is not None:
+            need = max(need, buffer_held(&self.inp) + RECORD)
+        if buffer_reserve(&self.inp, need) < 0:
+            raise MemoryError
+        got = self.recv_some(call, self.inp.data + self.inp.w, buffer_room(&self.inp))
+        buffer_added(&self.inp, got)
+        show_held(self)
+        self.booked()
+        return got
+
     # ---- a number of bytes
 
     def read(self, n=-1, *, timeout=...):
@@ -54,7 +139,7 @@ cdef class Reader(Channel):
                 return take(self, size)
             return self.read_n(size, timeout, False)
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     def readexactly(self, n, *, timeout=...):
         """Read exactly n bytes.
@@ -67,7 +152,7 @@ cdef class Reader(Channel):
         try:
             return self.read_n(size, timeout, True)
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     def read1(self, n=-1, *, timeout=...):
         """Read what is held, at most n bytes of it, after one read if nothing is. b"" at the end of the input."""
@@ -82,7 +167,7 @@ cdef class Reader(Channel):
             held = self.hold_some(timeout)
             return take(self, held if size < 0 else min(<size_t>size, held))
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     def readinto(self, buffer, *, timeout=...):
         """Read into a writable bytes-like object until it is full or the input ends: how many bytes came.
@@ -131,7 +216,7 @@ cdef class Reader(Channel):
                 consume(self, n)
                 return count
             finally:
-                leave(&self.reading)
+                leave_reading(self)
         finally:
             PyBuffer_Release(&view)
 
@@ -267,7 +352,7 @@ cdef class Reader(Channel):
         try:
             return self.hold(size, timeout)
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     def peek(self, n=0, *, timeout=...):
         """Show what is held, after one read if nothing is, and consume nothing. b"" at the end of the input.
@@ -282,14 +367,14 @@ cdef class Reader(Channel):
             held = self.hold_some(timeout)
             return PyBytes_FromStringAndSize(buffer_start(&self.inp), held)
         finally:
-            leave(&self.reading)
+            leave_reading(self)
 
     @property
     def buffered(self):
         """How many bytes have been received and not yet read. select() and poll() cannot see these."""
-        if self.reading == RIO_CLOSED:
+        if rio_flag_closed(&self.reading):
             self.refuse(&self.reading)
-        return buffer_held(&self.inp)
+        return buffer_held(&self.inp) if RIO_HAS_GIL else rio_size_get(&self.shown)
 
     def read_buffered(self):
         """Take all that is held, without touching the descriptor."""
@@ -297,4 +382,4 @@ cdef class Reader(Channel):
         try:
             return take(self, buffer_held(&self.inp))
         finally:
-            leave(&self.reading)
+            leave_reading(self)

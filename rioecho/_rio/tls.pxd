@@ -1,6 +1,9 @@
 # The transport of a Rio over an ssl.SSLSocket; see _rio/tls.pyx.
 
-from rioecho._core.posix cimport rio_sigpipe
+from libc.stdint cimport int64_t, uintptr_t
+
+from rioecho._core.flag cimport flag_set
+from rioecho._core.posix cimport rio_flag, rio_sigpipe
 
 
 cdef enum:
@@ -10,17 +13,22 @@ cdef enum:
 cdef class Tls:
     cdef object sock                # the SSLSocket
     cdef object want_read, want_write, eof   # the ssl module's exception classes
+    cdef rio_flag busy              # guards the SSLSocket and, but for what is said of them, the fields below
+    cdef flag_set flags
     cdef bytes begun                # a record that OpenSSL has begun to send, or None
+    cdef int half_sent              # that there is one, for those who are not in an operation
     cdef object raised              # what a signal handler raised in the middle of a call, for raise_late()
-    cdef unsigned long raised_in    # in which thread
-    cdef int busy
-    cdef unsigned long owner        # the thread that made it busy
-    cdef rio_sigpipe sigpipe        # that thread's SIGPIPE: OpenSSL's writes may raise it
+    cdef uintptr_t raised_in        # in which thread, or 0: an atomic, and `raised` is that thread's
+    cdef int64_t own_timeout        # the socket's own in nanoseconds, -1 for none: an atomic
+    cdef rio_sigpipe sigpipe        # of the thread that is in an operation: OpenSSL's writes may raise SIGPIPE
     cdef object __weakref__
 
-    cdef int take(self) except -1
+    cdef bint take(self) except -1
     cdef void put(self) noexcept
+    cdef bint lost(self) noexcept
     cdef object timeout(self)
+    cdef object own(self)
+    cdef void set_begun(self, bytes record) noexcept
     cdef int raise_late(self) except -1
     cdef int keep(self, object error) except -1
     cdef ssize_t recv(self, char *data, size_t n, short *want) except -2

@@ -5,7 +5,8 @@ The raw descriptor would show ciphertext, so every byte goes through the socket 
 * The ssl module waits inside a call for as long as the socket's own timeout says, once per record; a deadline for the
   whole call needs calls that do not wait, so the timeout is 0 for the moment of each call and then restored.
 * OpenSSL's object is not for two threads at once, and neither is that timeout: `busy` covers each operation whole, and
-  all Rios over one socket share it (tls_of).
+  all Rios over one socket share it (tls_of). Who finds another thread in an operation tries again after poll(2), like
+  one for whom there is nothing to read: so deadlines and signal handlers count as ever.
 * The ssl module runs Python's signal handlers after it has taken bytes from OpenSSL and before it returns them, and
   drops the count if one raises. So the socket's inner object is called directly, with no Python code in between for a
   handler to interrupt, and if a handler does raise, the count is found out from how many bytes are still pending.
@@ -18,27 +19,38 @@ the ssl module does not say whether the record had gone, and if the socket is fu
 a record of a single byte that happens to be UNTOUCHED: it is taken for not received.
 """
 
+import os
 import sys
 from _thread import RLock
 
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_INCREF
+from libc.errno cimport ECONNABORTED, EPIPE
+from libc.stdint cimport int64_t
 
-from libc.errno cimport EPIPE
-
-from rioecho._core.convert cimport is_tls
+from rioecho._core.convert cimport is_tls, to_nanoseconds
 from rioecho._core.fdio cimport fd_ready
+from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     POLLIN,
     POLLOUT,
     RIO_FREE,
+    RIO_LOST,
+    rio_assert,
+    rio_bool_set,
+    rio_flag_mine,
     rio_flag_put,
+    rio_flag_state,
     rio_flag_take,
     rio_sigpipe_block,
     rio_sigpipe_restore,
-    sched_yield,
+    rio_this_thread,
+    rio_thread_get,
+    rio_thread_set,
+    rio_time_get,
+    rio_time_set,
 )
 
 from rioecho.errors import ConcurrentCall
@@ -58,13 +70,25 @@ cdef Tls tls_of(object sock):
     global live, plain_socket
     if not is_tls(sock):
         return None
-    if live is None:
-        import _socket
-        import weakref
-        plain_socket = _socket.socket
-        live = weakref.WeakValueDictionary()
     with registering:   # setdefault() is Python code, between two steps of which another thread may come in
+        if live is None:   # weakref takes long to import
+            import _socket
+            import weakref
+            plain_socket = _socket.socket
+            live = weakref.WeakValueDictionary()
         return live.setdefault(id(sock), Tls(sock))
+
+
+def _after_fork_in_child():
+    """Free the lock above, and have nobody touch an OpenSSL object that another thread was in, not even to free it."""
+    cdef Tls tls
+    registering._at_fork_reinit()
+    for tls in list((live or {}).values()):
+        if tls.lost():
+            Py_INCREF(tls.sock._sslobj)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)   # runs after that of _core/flag.pyx, which is imported first
 
 
 cdef class Tls:
@@ -74,54 +98,88 @@ cdef class Tls:
         self.want_read = ssl.SSLWantReadError
         self.want_write = ssl.SSLWantWriteError
         self.eof = ssl.SSLEOFError
+        rio_time_set(&self.own_timeout, to_nanoseconds(sock.gettimeout()))
+        self.flags.flags[:] = [&self.busy, NULL, NULL]
+        self.flags.orphaned = RIO_LOST
+        flags_link(&self.flags)
 
-    cdef int take(self) except -1:
-        """Begin an operation; its bytes are safe in `begun` and in the caller's buffer, whatever raises here."""
-        cdef unsigned long me = PyThread_get_thread_ident()
-        while not rio_flag_take(&self.busy):
-            if self.owner == me:   # a signal handler inside this thread's own call: waiting would be for ever
+    def __dealloc__(self):
+        flags_unlink(&self.flags)
+
+    cdef bint take(self) except -1:
+        """Begin an operation. False if another thread is in one.
+
+        Raises ConcurrentCall under an operation of this thread, and ConnectionAbortedError where the socket is lost.
+        The bytes are safe in `begun` and in the caller's buffer, whatever raises here.
+        """
+        if not rio_flag_take(&self.busy):
+            if rio_flag_mine(&self.busy):
                 raise ConcurrentCall("a TLS call of this thread is under way; a signal handler cannot join it")
-            with nogil:
-                sched_yield()
-        self.owner = me
+            if self.lost():
+                raise ConnectionAbortedError(
+                    ECONNABORTED,
+                    "another thread was inside this TLS connection when the process was forked: "
+                    "it cannot be used in the child",
+                )
+            return False
         rio_sigpipe_block(&self.sigpipe)
-        return 0
+        return True
 
     cdef void put(self) noexcept:
         rio_sigpipe_restore(&self.sigpipe)
-        self.owner = 0
         rio_flag_put(&self.busy, RIO_FREE)
+
+    cdef bint lost(self) noexcept:
+        """Report whether another thread was in an operation when this process was forked off."""
+        return rio_flag_state(&self.busy) == RIO_LOST
 
     cdef object timeout(self):
         """The socket's own timeout, not that of an operation under way."""
-        self.take()
-        try:
-            return self.sock.gettimeout()
-        finally:
-            self.put()
+        cdef int64_t ns
+        if rio_flag_take(&self.busy):
+            try:
+                return self.sock.gettimeout()
+            finally:
+                rio_flag_put(&self.busy, RIO_FREE)
+        ns = rio_time_get(&self.own_timeout)
+        return None if ns < 0 else ns / 1e9
+
+    cdef object own(self):
+        """The socket's own timeout, at the beginning of an operation."""
+        timeout = self.sock.gettimeout()
+        rio_time_set(&self.own_timeout, to_nanoseconds(timeout))
+        return timeout
+
+    cdef void set_begun(self, bytes record) noexcept:
+        rio_assert(rio_flag_mine(&self.busy))
+        self.begun = record
+        rio_bool_set(&self.half_sent, record is not None)
 
     cdef int raise_late(self) except -1:
         """Raise what a signal handler raised in the middle of this thread's last call, whose bytes are booked now."""
-        if self.raised is not None and self.raised_in == PyThread_get_thread_ident():
+        if rio_thread_get(&self.raised_in) == rio_this_thread():
             error = self.raised
             self.raised = None
+            rio_thread_set(&self.raised_in, 0)
             raise error
         return 0
 
     cdef int keep(self, object error) except -1:
         """Keep what a signal handler raised for raise_late()."""
         self.raised = error
-        self.raised_in = PyThread_get_thread_ident()
+        rio_thread_set(&self.raised_in, rio_this_thread())
         return 0
 
     cdef ssize_t recv(self, char *data, size_t n, short *want) except -2:
-        """Read up to n bytes: a count, 0 at the end, or -1 and the event to wait for. Then raise_late() is due.
+        """Read up to n bytes: a count, 0 at the end, or -1 and the events to wait for. Then raise_late() is due.
 
         With room for RECORD bytes nothing stays behind in OpenSSL, where select() cannot see it.
         """
-        self.take()
+        if not self.take():
+            want[0] = POLLIN | POLLOUT
+            return -1
         try:
-            timeout = self.sock.gettimeout()
+            timeout = self.own()
             view = PyMemoryView_FromMemory(data, n, PyBUF_WRITE)
             try:
                 if timeout != 0:
@@ -180,24 +238,26 @@ cdef class Tls:
         return count
 
     cdef ssize_t send(self, const char *data, size_t n, short *want) except -2:
-        """Send what was begun, then up to n bytes: how many of the n were taken, or -1 and the event to wait for.
+        """Send what was begun, then up to n bytes: how many of the n were taken, or -1 and the events to wait for.
 
         Then raise_late() is due. 0 means that what was begun is through, and n is 0 or a handler raised.
         """
         cdef bytes record
-        self.take()
+        if not self.take():
+            want[0] = POLLIN | POLLOUT
+            return -1
         try:
-            timeout = self.sock.gettimeout()
+            timeout = self.own()
             try:
                 if timeout != 0:
                     self.sock.settimeout(0)
                 if self.sock._sslobj is None:
-                    self.begun = None   # after unwrap(), nobody will finish it
+                    self.set_begun(None)   # after unwrap(), nobody will finish it
                 if self.begun is not None:
                     self.send_record(self.begun, want)
                     if self.begun is not None:
                         return -1
-                if n == 0 or self.raised is not None:
+                if n == 0 or rio_thread_get(&self.raised_in) == rio_this_thread():
                     return 0
                 record = PyBytes_FromStringAndSize(data, min(n, <size_t>RECORD))
                 if self.sock._sslobj is None:
@@ -213,23 +273,23 @@ cdef class Tls:
         """Offer a record, all of which is taken; if it is not through, it is `begun`, and `want` the event to await."""
         try:
             self.sock._sslobj.write(record)
-            self.begun = None
+            self.set_begun(None)
         except self.want_read:
-            self.begun = record
+            self.set_begun(record)
             want[0] = POLLIN
         except self.want_write:
-            self.begun = record
+            self.set_begun(record)
             want[0] = POLLOUT
         except self.eof as error:   # what the ssl module makes of EPIPE
-            self.begun = None
+            self.set_begun(None)
             raise BrokenPipeError(EPIPE, "the TLS connection was closed by the peer") from error
         except BaseException as error:
             if isinstance(error, OSError) and error.errno is not None:
-                self.begun = None   # the connection's own error: nobody will finish the record
+                self.set_begun(None)   # the connection's own error: nobody will finish the record
                 raise
             # A signal handler raised. Had OpenSSL got rid of the record? Yes, if there is room for more. (If there is
             # not, perhaps. Callers hold signals back in this thread, so that this is another thread's signal.)
-            self.begun = None if fd_ready(self.sock.fileno(), POLLOUT) else record
+            self.set_begun(None if fd_ready(self.sock.fileno(), POLLOUT) else record)
             self.keep(error)
         return 0
 

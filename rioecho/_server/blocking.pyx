@@ -48,7 +48,9 @@ from rioecho._core.posix cimport (
     RIO_FREE,
     SHUT_WR,
     rio_atomic_add,
+    rio_flag,
     rio_flag_put,
+    rio_flag_state,
     rio_flag_take,
     rio_monotonic_ns,
     rio_unacknowledged,
@@ -205,7 +207,7 @@ cdef class Echo:
     """
 
     cdef echo_t e
-    cdef int running
+    cdef rio_flag running
     cdef object on_line
     cdef object source
     cdef Counts counts
@@ -302,7 +304,7 @@ cdef class Echo:
 
     def unsent(self):
         """The bytes received that have not gone back, as a copy; not while it is running."""
-        if self.running:
+        if rio_flag_state(&self.running) != RIO_FREE:
             raise ConcurrentCall("this echo is running")
         return PyBytes_FromStringAndSize(buffer_start(&self.e.b), buffer_held(&self.e.b))
 

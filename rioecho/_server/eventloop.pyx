@@ -58,6 +58,7 @@ from rioecho._core.posix cimport (
     pipe,
     read,
     rio_bool_set,
+    rio_flag,
     rio_flag_put,
     rio_flag_take,
     rio_monotonic_ns,
@@ -231,7 +232,7 @@ cdef class EventLoop:
     cdef loop_t l
     cdef bint begun      # the fields are set
     cdef int owner       # the process that they were set in
-    cdef int running
+    cdef rio_flag running
     cdef int outbox      # the other end of the inbox, or -1
     cdef object on_closed
     cdef object on_line

@@ -23,8 +23,8 @@ FOLDERS = [
 RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 # Within a folder: a file imports only from those before it.
 FILES = {
-    "_core": ["posix", "buffer", "fdio", "poller", "counts", "convert", "addresses"],
-    "_rio": ["capi", "tls", "channel", "reader", "lines"],
+    "_core": ["posix", "buffer", "fdio", "flag", "poller", "counts", "convert", "addresses"],
+    "_rio": ["capi", "tls", "channel", "output", "reader", "lines"],
     "_server": [
         "blocking",
         "child",
@@ -42,7 +42,7 @@ FILES = {
 # What everything may import, although it is public: the classes of errors.
 ERRORS = ("public", "errors")
 # The buffer knows memory, not descriptors: all that it may have of POSIX.
-MEMORY_FUNCTIONS = {"memmem", "memrchr", "memchr", "rio_assert"}
+MEMORY_FUNCTIONS = {"memmem", "rio_memrchr", "memchr", "rio_assert"}
 
 IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(?P<module>[\w.]+)[ \t]+c?import[ \t]+(?P<names>\([^)]*\)|[^\n]+)"

@@ -1,0 +1,31 @@
+# The output buffer and its lock, sending, and the wait for either direction; see _rio/output.pyx.
+
+from rioecho._core.posix cimport sigset_t
+from rioecho._rio.channel cimport Channel, rio_call
+
+
+cdef enum:
+    NOTHING = -1   # of what may stay held: no byte in `out`, and no TLS record begun
+
+
+cdef class Output(Channel):
+    cdef int lock(self, rio_call *call, sigset_t *before) except -1
+    cdef void unlock(self, const sigset_t *before) noexcept
+    cdef bint lock_at_once(self, sigset_t *before) except -1
+    cdef int hold_signals(self, sigset_t *before) except -1
+    cdef void release_signals(self, const sigset_t *before) noexcept
+
+    cdef bint owes(self, ssize_t keep) noexcept
+    cdef bint has_unsent(self, rio_call *call, ssize_t keep) except -1
+    cdef int raise_kept(self, rio_call *call) except -1
+    cdef int raise_reset(self, rio_call *call) except -1
+    cdef int hold_output(self, rio_call *call, const char *data, size_t n) except -1
+    cdef size_t take_back(self, size_t n) noexcept
+
+    cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2
+    cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
+    cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1
+    cdef int push(self, rio_call *call, ssize_t keep) except -1
+    cdef short tied_flush(self) except -1
+    cdef short send_held(self) except -1
+    cdef int wait_for(self, rio_call *call, short want, bint tied) except -1

@@ -1,0 +1,310 @@
+"""The output side of a Rio, and the tie between the two directions.
+
+Here, and in recv_some() of _rio/reader.pyx, a Rio waits, and nowhere else. Around every wait the same order holds: try
+without waiting, with the GIL (there is data more often than not, and giving the GIL up beside a busy thread costs
+milliseconds); if there is nothing, send what output is held, as far as the peer takes it; then give the GIL up and
+wait for whichever direction moves first. After every wait Python's signal handlers have run and the source is looked
+at again, for both may have closed it.
+
+The flag `sending` guards the output buffer: lock() takes it, and only what is seen after that counts. No Python code
+runs while it is taken, except what a TLS socket runs, so nobody holds it for long; the one wait under it is a write to
+a blocking descriptor without a deadline.
+
+No byte is held in a local variable while anything can raise: it is in a buffer, in the caller's memory, or not read.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR
+from libc.stdint cimport INT64_MAX, int64_t
+
+from rioecho._core.buffer cimport (
+    buffer_consistent,
+    buffer_consume,
+    buffer_drop_last,
+    buffer_held,
+    buffer_put,
+    buffer_reserve,
+    buffer_start,
+)
+from rioecho._core.convert cimport check_source, os_error
+from rioecho._core.fdio cimport fd_never_waits, fd_try_write, fd_wait, fd_write, would_block
+from rioecho._core.posix cimport (
+    POLLOUT,
+    RIO_FREE,
+    rio_assert,
+    rio_bool_get,
+    rio_bool_set,
+    rio_flag_mine,
+    rio_flag_put,
+    rio_flag_take,
+    rio_signals_hold,
+    rio_signals_release,
+    sched_yield,
+)
+from rioecho._rio.channel cimport Channel
+
+from rioecho.errors import ConcurrentCall
+
+
+cdef enum:
+    YIELDS = 1000   # how often a call that must not wait lets the holder of the lock go on before it gives up
+
+
+cdef class Output(Channel):
+    # ---- the lock
+
+    cdef int lock(self, rio_call *call, sigset_t *before) except -1:
+        """Take `sending`, in the time of the call. With `before`, to send: over TLS, this thread's signals are held
+        back from here on (see _rio/tls.pyx). NULL: to look.
+
+        Raises ConcurrentCall if this thread has it: a signal handler, or a method of the source's, that was called in
+        the middle of a send.
+        """
+        cdef size_t yields = 0
+        while not self.lock_at_once(before):
+            if rio_flag_mine(&self.sending):
+                raise ConcurrentCall("a call under this one is sending what was written before")
+            PyErr_CheckSignals()
+            yields += 1
+            if self.expired(call) or (call.timeout == 0 and yields > YIELDS):
+                self.give_up(call)
+            with nogil:
+                sched_yield()
+        return 0
+
+    cdef bint lock_at_once(self, sigset_t *before) except -1:
+        """Take `sending` as lock() does, if it is free: report whether it was."""
+        if before == NULL:
+            return rio_flag_take(&self.sending)
+        self.hold_signals(before)
+        if not rio_flag_take(&self.sending):
+            self.release_signals(before)
+            return False
+        rio_bool_set(&self.at_send, True)
+        return True
+
+    cdef void unlock(self, const sigset_t *before) noexcept:
+        rio_assert(buffer_held(&self.out) <= self.out.base)
+        rio_assert(buffer_consistent(&self.out))
+        if before != NULL:
+            rio_bool_set(&self.at_send, False)
+        rio_flag_put(&self.sending, RIO_FREE)
+        if before != NULL:
+            self.release_signals(before)
+
+    cdef int hold_signals(self, sigset_t *before) except -1:
+        """Over TLS, hold signals back in this thread; the handlers of those that came before have run."""
+        if self.tls is not None:
+            rio_signals_hold(before)
+            try:
+                PyErr_CheckSignals()
+            except BaseException:
+                rio_signals_release(before)
+                raise
+        return 0
+
+    cdef void release_signals(self, const sigset_t *before) noexcept:
+        if self.tls is not None:
+            rio_signals_release(before)
+
+    # ---- what is held, under the lock
+
+    cdef bint owes(self, ssize_t keep) noexcept:
+        """Report whether more than `keep` bytes are held, or anything at all. The caller has the lock."""
+        rio_assert(rio_flag_mine(&self.sending))
+        if keep != NOTHING:
+            return buffer_held(&self.out) > <size_t>keep
+        return buffer_held(&self.out) > 0 or (self.tls is not None and rio_bool_get(&self.tls.half_sent))
+
+    cdef bint has_unsent(self, rio_call *call, ssize_t keep) except -1:
+        """Report what owes() does. It may have changed by the time that the caller knows."""
+        cdef bint answer
+        self.lock(call, NULL)
+        answer = self.owes(keep)
+        self.unlock(NULL)
+        return answer
+
+    cdef int raise_kept(self, rio_call *call) except -1:
+        """Raise, once, the error that a read met in sending."""
+        self.lock(call, NULL)
+        error = self.out_error
+        self.out_error = None
+        self.unlock(NULL)
+        if error is not None:
+            raise error
+        return 0
+
+    cdef int raise_reset(self, rio_call *call) except -1:
+        """The input has ended. Raise if that was a reset: the kernel tells of one once, and it has told a write."""
+        cdef bint reset
+        self.lock(call, NULL)
+        reset = self.reset
+        self.reset = False
+        self.unlock(NULL)
+        if reset:
+            raise os_error(ECONNRESET)
+        return 0
+
+    cdef int hold_output(self, rio_call *call, const char *data, size_t n) except -1:
+        """Take data into the output buffer, which has room for it by its size."""
+        cdef bint done = False
+        rio_assert(rio_flag_mine(&self.writing))
+        self.lock(call, NULL)
+        if buffer_reserve(&self.out, buffer_held(&self.out) + n) == 0:
+            buffer_put(&self.out, data, n)
+            done = True
+        self.unlock(NULL)
+        if not done:
+            raise MemoryError
+        return 0
+
+    cdef size_t take_back(self, size_t n) noexcept:
+        """Take what is unsent of the last n bytes out of the output buffer again: how many those are."""
+        cdef size_t unsent
+        rio_assert(rio_flag_mine(&self.writing))
+        while not rio_flag_take(&self.sending):
+            if rio_flag_mine(&self.sending):
+                return 0   # a coroutine of this thread is sending them
+            with nogil:
+                sched_yield()
+        unsent = min(n, buffer_held(&self.out))
+        buffer_drop_last(&self.out, unsent)
+        self.unlock(NULL)
+        return unsent
+
+    # ---- sending
+
+    cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2:
+        """One write: a count, or -1 with the errno. Waits only where the call may wait for ever; never without one."""
+        cdef ssize_t put
+        rio_assert(rio_flag_mine(&self.sending))
+        if self.tls is not None:
+            err[0] = EAGAIN
+            return self.tls.send(data, n, want)
+        if call == NULL or fd_never_waits(&self.f):
+            put = fd_try_write(&self.f, data, n, err) if call == NULL else fd_write(&self.f, data, n, err)
+        else:
+            with nogil:
+                put = fd_write(&self.f, data, n, err) if call.timeout < 0 else fd_try_write(&self.f, data, n, err)
+        if put < 0 and err[0] == ECONNRESET:
+            self.reset = True
+        return put
+
+    cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1:
+        """One write of n bytes of the caller's, counted in `sent`; with data NULL, of held output, if more than `keep`
+        bytes are. Then wait, if it got nowhere.
+        """
+        cdef sigset_t before
+        cdef int err = 0
+        cdef short want = POLLOUT
+        cdef ssize_t put = 0
+        self.turn(call)
+        self.lock(call, &before)
+        try:
+            if data != NULL:
+                put = self.send_once(call, data, n, &err, &want)
+                if put > 0:
+                    sent[0] += put
+            elif self.owes(keep):
+                put = self.send_once(call, buffer_start(&self.out), buffer_held(&self.out), &err, &want)
+                if put > 0:
+                    buffer_consume(&self.out, put)
+        finally:
+            self.unlock(&before)
+        if self.tls is not None:
+            self.tls.raise_late()
+        if put < 0:
+            if would_block(err):
+                self.wait_for(call, want, tied=False)
+            elif err != EINTR:
+                raise os_error(err)
+        return 0
+
+    cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1:
+        """Send from the caller's memory; nothing is held in `out`. `sent` counts as the bytes go."""
+        while sent[0] < n:
+            self.send(call, data + sent[0], n - sent[0], NOTHING, sent)
+        return 0
+
+    cdef int push(self, rio_call *call, ssize_t keep) except -1:
+        """Send held output until at most `keep` bytes of it are left, or NOTHING."""
+        while self.has_unsent(call, keep):
+            self.send(call, NULL, 0, keep, NULL)
+        return 0
+
+    # ---- output that a read sends
+
+    cdef short tied_flush(self) except -1:
+        """Send what output is held and the peer takes without waiting: the poll event to wait for to go on, or 0.
+
+        An error is kept for the writing side. That side may be in a write, in another thread or under this handler;
+        then it does the sending.
+        """
+        cdef sigset_t signals
+        cdef sigset_t *before = NULL   # first only look: holding signals back takes two system calls
+        cdef short blocked
+        while True:
+            if not self.lock_at_once(before):
+                if rio_flag_mine(&self.sending) or rio_bool_get(&self.at_send):
+                    return 0
+                with nogil:
+                    sched_yield()
+                continue
+            if not self.owes(NOTHING) or self.out_error is not None:
+                self.unlock(before)
+                return 0
+            if before != NULL:
+                break
+            self.unlock(before)
+            before = &signals
+        try:
+            blocked = self.send_held()
+        except OSError as error:
+            self.out_error = error
+            self.reset = self.reset or isinstance(error, ConnectionResetError)
+            blocked = 0
+        finally:
+            self.unlock(before)
+        if self.tls is not None:
+            self.tls.raise_late()
+        return blocked
+
+    cdef short send_held(self) except -1:
+        """What tied_flush() does, under the lock; raises an error in sending."""
+        cdef ssize_t put
+        cdef int err = 0
+        cdef short want = POLLOUT
+        while self.owes(NOTHING):
+            put = self.send_once(NULL, buffer_start(&self.out), buffer_held(&self.out), &err, &want)
+            if put >= 0:
+                buffer_consume(&self.out, put)
+            elif would_block(err):
+                return want
+            elif err != EINTR:
+                raise os_error(err)
+        return 0
+
+    # ---- waiting
+
+    cdef int wait_for(self, rio_call *call, short want, bint tied) except -1:
+        """Wait for `want`; if tied, send held output meanwhile as far as the peer takes it."""
+        cdef int ready, err = 0
+        cdef short events
+        cdef int64_t deadline
+        self.expired(call)
+        deadline = 0 if call.timeout == 0 else INT64_MAX if call.timeout < 0 else call.deadline
+        while True:
+            events = want
+            if tied:
+                events |= self.tied_flush()
+            self.before_wait()
+            with nogil:
+                ready = fd_wait(self.f.fd, events, deadline, &err)
+            if ready < 0 and err != EINTR:
+                raise os_error(err)
+            PyErr_CheckSignals()
+            check_source(self.source, self.f.fd)
+            if ready == 0:
+                self.give_up(call)
+            if ready > 0 and (ready & ~POLLOUT or want & POLLOUT):
+                return 0
