@@ -39,6 +39,8 @@ from rioecho._rio.lines cimport LineReader
 from rioecho._rio.output cimport NOTHING
 from rioecho._rio.tls cimport Tls, tls_of
 
+from rioecho.errors import ConcurrentCall
+
 
 cdef int note_written(object error, size_t n) except -1:
     """Say on the error how many of the caller's bytes were taken."""
@@ -370,18 +372,19 @@ cdef class Rio(LineReader):
     def __del__(self):
         """Close the descriptor if this Rio owns it, without flushing and with a ResourceWarning.
 
-        Called by name, it is a call of both sides like close(): ConcurrentCall while another call is under way.
+        Called by name, this is a call of both sides. It does nothing while another call is under way, and nothing to a
+        Rio that is closed or detached: Python reports what a finalizer raises and nobody could catch it.
         """
         if self.own == BORROWED:
             return
-        if self.own == AS_FILE:
-            try:
+        try:
+            if self.own == AS_FILE:
                 self.close()
-            except (OSError, ValueError):
-                pass   # as io does: nobody is left to hear of it
-            return
-        if not self.enter_both():
-            return
+                return
+            if not self.enter_both():
+                return
+        except (OSError, ValueError, ConcurrentCall):
+            return   # as io does with an error in closing
         try:
             warnings.warn(f"unclosed {self!r}: closed, its output not flushed", ResourceWarning, 1, self)
         finally:

@@ -1,0 +1,445 @@
+"""What a call sees is looked at under its flag: no Python code that runs in between can change it, nor end it.
+
+Signal handlers, methods of the source written in Python, other threads, finalizers, and the child of a fork.
+"""
+
+import gc
+import os
+import pty
+import select
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+import traceback
+import tty
+from functools import partial
+
+import pytest
+
+import rioecho
+from rioecho import ConcurrentCall, Rio
+
+REST = 30  # seconds after which a test has failed
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+# A fork while threads run is what these tests are about; Python 3.12 and newer warn of it.
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+@pytest.fixture
+def terminal():
+    """A raw terminal: the descriptor of its other side, and its own."""
+    far, near = pty.openpty()
+    tty.setraw(near)
+    yield far, near
+    os.close(near)
+    os.close(far)
+
+
+class Source:
+    """A descriptor whose fileno() is Python code, and runs other code."""
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.meanwhile = lambda: None
+
+    def fileno(self):
+        self.meanwhile()
+        return self.fd
+
+
+def take(fd, n):
+    """Take n bytes of a descriptor, and what is there of more."""
+    parts = b""
+    end = time.monotonic() + REST
+    while time.monotonic() < end:
+        if select.select([fd], [], [], 0 if len(parts) >= n else 0.1)[0]:
+            parts += os.read(fd, 4096)
+        elif len(parts) >= n:
+            return parts
+    return parts
+
+
+def read_if_possible(rio):
+    try:
+        rio.read1(timeout=0)
+    except (BlockingIOError, ConcurrentCall):
+        pass
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_handler_that_empties_the_output_has_nothing_more_sent_to_a_terminal(terminal, on_alarm, size):
+    far, near = terminal
+    rio = Rio(near, timeout=REST)
+    on_alarm(lambda *_: read_if_possible(rio), 0.001, 0.001)
+    for n in range(20):
+        data = b"%c" % (97 + n) * size
+        rio.write(data)
+        rio.flush()
+        assert take(far, size) == data
+
+
+@pytest.mark.parametrize("options", [{"timeout": REST}, {"timeout": None}], ids=["timeout", "no timeout"])
+def test_a_fileno_that_empties_the_output_has_nothing_more_sent(terminal, options):
+    far, near = terminal
+    source = Source(near)
+    rio = Rio(source, **options)
+    reading = []
+
+    def read():
+        if not reading:
+            reading.append(True)
+            read_if_possible(rio)
+            reading.clear()
+
+    for n in range(20):
+        data = b"%c" % (97 + n) * 100
+        rio.write(data)
+        source.meanwhile = read
+        rio.flush()
+        source.meanwhile = lambda: None
+        assert take(far, 100) == data
+
+
+@pytest.mark.parametrize("kind", ["terminal", "socket"])
+def test_a_reader_in_another_thread_and_a_writer_send_each_byte_once(terminal, stream, background, kind):
+    far, near = terminal if kind == "terminal" else (stream.far.fileno(), stream.near.fileno())
+    source = Source(near)
+    rio = Rio(source, timeout=REST)
+    source.meanwhile = lambda: time.sleep(0)  # let the other thread run: a fileno() may do anything
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            read_if_possible(rio)
+
+    reader = background(read)
+    sent, got = b"", b""
+    for n in range(200):
+        data = b"%c" % (97 + n % 26) * (n % 7 + 1)
+        rio.write(data)
+        rio.flush()
+        sent += data
+        got += take(far, len(sent) - len(got))
+        assert got == sent
+    stop.set()
+    reader.join(REST)
+
+
+@pytest.mark.parametrize("end", ["__del__", "close", "detach"])
+def test_nobody_can_end_a_rio_under_a_blocked_read(stream, background, end):
+    rio = Rio(stream.near.detach(), closefd=True)
+    lines = []
+    thread = background(lambda: lines.append(rio.readline()))
+    wait_for_reader(rio)
+    for _ in range(3):
+        if end == "__del__":
+            rio.__del__()  # a finalizer cannot raise
+            continue
+        with pytest.raises(ConcurrentCall, match="reading"):
+            getattr(rio, end)()
+    stream.feed(b"x" * 100_000 + b"\n")
+    thread.join(REST)
+    assert lines == [b"x" * 100_000 + b"\n"]
+    assert not rio.closed
+    rio.close()
+
+
+def wait_for_reader(rio):
+    """Wait until another thread reads."""
+    end = time.monotonic() + REST
+    while time.monotonic() < end:
+        try:
+            rio.has_line()
+        except ConcurrentCall:
+            return
+        os.sched_yield()
+    raise AssertionError("the other thread never began")
+
+
+@pytest.mark.parametrize("owns", ["fd", "socket", "makefile"])
+def test_a_finalizer_that_is_called_in_a_handler_does_nothing(stream, on_alarm, owns):
+    if owns == "makefile":
+        rio = rioecho.makefile(stream.near, "rwb")
+    else:
+        rio = Rio(stream.near if owns == "socket" else stream.near.detach(), closefd=True)
+    met = []
+
+    def ring(*_):
+        rio.__del__()
+        met.append(rio.closed)
+        stream.feed(b"line\n")
+
+    on_alarm(ring, 0.005)
+    assert rio.readline() == b"line\n"
+    assert met == [False]
+    rio.close()
+
+
+def test_a_finalizer_closes_once_and_does_nothing_after_close_or_detach(stream):
+    fd = os.dup(stream.near.fileno())
+    rio = Rio(fd, closefd=True)
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        rio.__del__()
+    assert rio.closed
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
+    rio.__del__()
+    for end in (Rio.close, Rio.detach):
+        rio = Rio(stream.near, closefd=end is Rio.detach)
+        end(rio)
+        rio.__del__()
+        del rio
+        gc.collect()
+    assert os.fstat(stream.near.fileno())
+
+
+def test_a_rio_that_is_dropped_while_it_reads_goes_on(stream, background):
+    lines = []
+    fd = stream.near.detach()
+    started = threading.Event()
+
+    def read():
+        started.set()
+        lines.append(Rio(fd, closefd=True).readline())  # the call alone keeps it alive
+
+    def drop():
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            read()
+
+    thread = background(drop)
+    started.wait(REST)
+    gc.collect()
+    stream.feed(b"line\n")
+    thread.join(REST)
+    assert lines == [b"line\n"]
+
+
+# ---- forks
+
+
+def in_child(work):
+    """Fork; run `work` in the child, which must end with its own true answer within the time."""
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            signal.alarm(10)
+            assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            work()
+            assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@needs_fork
+@forks
+def test_the_child_of_a_fork_is_free_of_the_parent_s_reader_and_writer(wire, background):
+    both = wire("socketpair")
+    rio = Rio(both.near, timeout=REST, bufsize=4096)
+    lines = []
+    reader = background(lambda: lines.append(rio.readline()))
+    data = b"x" * (8 << 20)
+    writer = background(rio.writen, data)
+    wait_for_reader(rio)
+    while True:
+        try:
+            rio.writelines([])
+            rio.write(b"")
+        except ConcurrentCall:
+            break
+
+    def work():
+        assert rio.read_buffered() == b""
+        with pytest.raises(BlockingIOError):
+            rio.readline(timeout=0)
+        rio.close()
+        assert rio.closed
+
+    in_child(work)
+    assert both.take_exactly(len(data)) == data
+    both.feed(b"line\n")
+    reader.join(REST)
+    writer.join(REST)
+    assert lines == [b"line\n"]
+
+
+@needs_fork
+@forks
+@pytest.mark.parametrize("flag", ["reading", "writing"])
+def test_the_call_that_a_fork_in_a_handler_interrupted_is_still_under_way_in_the_child(wire, on_alarm, flag):
+    both = wire("socketpair")
+    rio = Rio(both.near, timeout=REST)
+    call = partial(rio.readline) if flag == "reading" else partial(rio.writen, b"x" * (8 << 20))
+    met = []
+
+    def work():
+        with pytest.raises(ConcurrentCall, match=flag):
+            call()
+        with pytest.raises(ConcurrentCall, match=flag):
+            rio.close()
+
+    def ring(*_):
+        in_child(work)
+        met.append(True)
+        raise KeyError
+
+    on_alarm(ring, 0.01)
+    with pytest.raises(KeyError):
+        call()
+    assert met
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory):
+    """Contexts of a TLS server and of a client."""
+    import shutil
+    import subprocess
+
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl command to make a certificate with")
+    place = tmp_path_factory.mktemp("certificate")
+    key, cert = place / "key.pem", place / "cert.pem"
+    subprocess.run(
+        [*"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split(), key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(cert)
+    return server, client
+
+
+class SlowSocket(ssl.SSLSocket):
+    """A TLS socket one of whose methods can be made to wait, in the middle of an operation of a Rio."""
+
+    inside = None
+    go = None
+
+    def settimeout(self, value):
+        super().settimeout(value)
+        if value == 0 and self.inside is not None and threading.current_thread() is not threading.main_thread():
+            self.inside.set()
+            self.go.wait(REST)
+
+
+@pytest.fixture
+def slow_tls(contexts, background):
+    """A TLS connection: the Rio's end, a SlowSocket, and the peer's."""
+    server, client = contexts
+    client.sslsocket_class = SlowSocket
+    near, far = socket.socketpair()
+    ends = []
+    thread = background(lambda: ends.append(server.wrap_socket(far, server_side=True)))
+    near = client.wrap_socket(near, server_hostname="localhost")
+    client.sslsocket_class = ssl.SSLSocket
+    thread.join(REST)
+    near.settimeout(REST)
+    near.go = threading.Event()
+    yield near, ends[0]
+    near.go.set()
+    near.close()
+    ends[0].close()
+
+
+@needs_fork
+@forks
+@pytest.mark.parametrize("closefd", [False, True], ids=["borrowed", "owned"])
+def test_the_child_of_a_fork_never_touches_tls_that_another_thread_was_inside(slow_tls, background, closefd):
+    near, far = slow_tls
+    rio = Rio(near, timeout=REST, closefd=closefd)
+    rio.write(b"held")
+    near.inside = threading.Event()
+    lines = []
+    thread = background(lambda: lines.append(rio.readline()))
+    near.inside.wait(REST)
+
+    def work():
+        for timeout in (0, 0.01, None):
+            with pytest.raises(OSError, match="inside this TLS connection"):
+                rio.read(1, timeout=timeout)
+            with pytest.raises(OSError, match="inside this TLS connection"):
+                rio.writen(b"x", timeout=timeout)
+        with pytest.raises(OSError, match="inside this TLS connection"):
+            Rio(near).read(1, timeout=None)
+        assert rio.timeout == REST
+        rio.close()
+        assert rio.closed
+        assert (near.fileno() == -1) == closefd
+
+    in_child(work)
+    near.go.set()
+    assert far.recv(4) == b"held"
+    far.sendall(b"line\n")
+    thread.join(REST)
+    assert lines == [b"line\n"]
+    rio.close()
+
+
+@needs_fork
+@forks
+def test_a_forking_thread_keeps_the_tls_call_that_it_interrupted(slow_tls, on_alarm):
+    near, far = slow_tls
+    rio = Rio(near, timeout=REST)
+
+    def ring(*_):
+        in_child(lambda: pytest.raises(ConcurrentCall, rio.readline))
+        far.sendall(b"line\n")
+
+    on_alarm(ring, 0.01)
+    assert rio.readline() == b"line\n"
+
+
+def test_a_tls_call_that_finds_another_under_way_keeps_its_time(slow_tls, background):
+    near, far = slow_tls
+    first, second = Rio(near, timeout=REST), Rio(near, timeout=REST)
+    near.inside = threading.Event()
+    lines = []
+    thread = background(lambda: lines.append(first.readline()))
+    near.inside.wait(REST)
+    before = time.monotonic()
+    with pytest.raises(TimeoutError):
+        second.read(1, timeout=0.05)
+    with pytest.raises(TimeoutError):
+        second.writen(b"x", timeout=0.05)
+    assert time.monotonic() - before < REST / 2
+    assert second.timeout == REST
+    near.inside = None
+    near.go.set()
+    far.sendall(b"line\n")
+    thread.join(REST)
+    assert lines == [b"line\n"]
+
+
+def test_the_first_two_rios_over_a_tls_socket_share_it(child, contexts):
+    """In a process of its own: what they share is made with the first TLS socket."""
+    code = """if True:
+        import sys, threading
+        import weakref
+        sys.setswitchinterval(1e-6)
+        from rioecho.errors import ConcurrentCall
+        import rioecho, socket, ssl
+        context = ssl.create_default_context()
+        gate = threading.Barrier(8)
+        near, far = socket.socketpair()
+        sock = context.wrap_socket(near, server_hostname="x", do_handshake_on_connect=False)
+        rios = []
+        def make():
+            gate.wait()
+            rios.append(rioecho.Rio(sock))
+        threads = [threading.Thread(target=make) for _ in range(8)]
+        [t.start() for t in threads]; [t.join() for t in threads]
+        print(len(rios), *sorted({type(x).__name__ for x in rios}))
+        sock.close(); far.close()
+    """
+    assert child(code) == "8 Rio\n"
