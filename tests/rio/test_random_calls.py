@@ -1,0 +1,482 @@
+"""Random calls of everything a Rio has, from two threads and from signal handlers, finalizers and forks in them.
+
+RIOECHO_SOAK_SECONDS sets how long, RIOECHO_SOAK_SEED where it begins. In half of the sessions nothing is closed, and
+each byte is accounted for on both sides; in the others everything is allowed and only what may be raised is checked.
+"""
+
+import itertools
+import os
+import pty
+import random
+import select
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import tty
+import warnings
+from functools import partial
+
+import pytest
+
+import rioecho
+from rioecho import ConcurrentCall, IncompleteRead, LineTooLong, Rio
+
+SECONDS = float(os.environ.get("RIOECHO_SOAK_SECONDS", "10"))
+SEED = int(os.environ.get("RIOECHO_SOAK_SEED", "0"))
+SESSION = 0.25  # seconds
+REST = 60  # seconds after which something hangs
+BLOCK = random.Random(0).randbytes(1 << 16).replace(b"\0", b"\n")
+PTY_TAKES = 1024
+NAME = 10  # bytes at the beginning of a record
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in.*__del__:pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def stream_of(n, at):
+    """N bytes of an endless stream, from position `at`."""
+    start = at % len(BLOCK)
+    return (BLOCK * ((start + n) // len(BLOCK) + 1))[start : start + n]
+
+
+class Alarm(Exception):
+    """What the handler raises."""
+
+
+#: What a call may raise.
+EXPECTED = (TimeoutError, BlockingIOError, ConcurrentCall, LineTooLong, IncompleteRead, Alarm)
+#: The same where Rios are closed under each other, or their descriptor may be.
+CLOSING = (*EXPECTED, OSError, ValueError)
+
+
+class Source:
+    """A descriptor whose fileno() is Python code, which now and then makes a call itself."""
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.meanwhile = lambda: None
+
+    def fileno(self):
+        self.meanwhile()
+        return self.fd
+
+    def close(self):
+        """Leave the descriptor to the session."""
+
+
+def keep_signals_out():
+    """Signals come to the main thread: see _rio/tls.pyx on what another thread's signal can leave unknown."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+
+
+class Peer:
+    """The other side: feeds the stream, and keeps what it gets, without ever waiting for long."""
+
+    def __init__(self, reads, writes, tls=None):
+        self.reads, self.writes, self.tls = reads, writes, tls
+        self.got, self.fed = bytearray(), 0
+        self.feeding, self.stop = True, False
+        self.error = None
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        keep_signals_out()
+        try:
+            chance = random.Random(5)
+            pending = b""
+            while not self.stop:
+                moved = self.take()
+                if not pending and self.feeding and self.writes is not None:
+                    pending = stream_of(chance.choice([2 if self.tls else 1, 7, 100, 1000, 20_000]), self.fed)
+                if pending:
+                    n = self.give(pending)
+                    self.fed += n
+                    moved = moved or n
+                    # What a TLS socket could not send, it must be offered again.
+                    pending = pending[n:] if self.feeding or self.tls else b""
+                if not moved:
+                    select.select([fd for fd in (self.reads,) if fd is not None], [], [], 0.002)
+        except OSError as error:
+            self.error = error  # closed under it, in a session in which that may be
+
+    def take(self):
+        if self.reads is None:
+            return 0
+        try:
+            data = self.tls.recv(1 << 16) if self.tls else os.read(self.reads, 1 << 16)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+        if not data:
+            self.reads = None
+        self.got += data
+        return len(data)
+
+    def give(self, data):
+        try:
+            return self.tls.send(data) if self.tls else os.write(self.writes, data[:PTY_TAKES])
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def end(self):
+        self.stop = True
+        self.thread.join(REST)
+        assert not self.thread.is_alive()
+
+
+def made_of(whole, records):
+    """Report whether these records, each one whole or cut and each with a name of its own, make up the whole."""
+    named = {record[:NAME]: record for record in records if len(record) >= NAME}
+    short = [record for record in records if 0 < len(record) < NAME]
+    at = 0
+    while at < len(whole):
+        record = named.pop(bytes(whole[at : at + NAME]), None)
+        if record is None:
+            record = next((each for each in short if whole.startswith(each, at)), None)
+            if record is None:
+                return False
+            short.remove(record)
+        if not whole.startswith(record, at):
+            return False
+        at += len(record)
+    return not named and not short
+
+
+class Session:
+    """One descriptor under random calls."""
+
+    def __init__(self, kind, chance, contexts):
+        self.chance, self.kind = chance, kind
+        self.closing = chance.random() < 0.5
+        self.calls = 0
+        self.read, self.wrote = [], []  # pieces, in the order of their notes
+        self.armed = self.inside = self.child = False
+        self.stop = threading.Event()
+        self.trouble = []
+        self.ids = itertools.count()
+        self.ends = []
+        self.open(contexts)
+
+    def open(self, contexts):
+        tls = None
+        sock = None
+        far_out = far_in = None
+        if self.kind == "terminal":
+            far_in, self.fd = pty.openpty()
+            tty.setraw(self.fd)
+            far_out = far_in
+            self.ends = [far_in, self.fd]
+        elif self.kind == "pipe in":
+            self.fd, far_out = os.pipe()
+            self.ends = [self.fd, far_out]
+        elif self.kind == "pipe out":
+            far_in, self.fd = os.pipe()
+            self.ends = [self.fd, far_in]
+        else:
+            sock, far = socket.socketpair()
+            if self.kind == "tls":
+                made = []
+                server, client = contexts
+                thread = threading.Thread(target=lambda: made.append(server.wrap_socket(far, server_side=True)))
+                thread.start()
+                sock = client.wrap_socket(sock, server_hostname="localhost")
+                thread.join(REST)
+                far = tls = made[0]
+            far.setblocking(False)
+            self.fd = sock.fileno()
+            far_in = far_out = far.fileno()
+            self.ends = [sock, far]
+        for fd in (far_in, far_out):
+            if fd is not None:
+                os.set_blocking(fd, False)
+        if sock is None:
+            os.set_blocking(self.fd, self.chance.random() < 0.5)
+        elif self.kind == "socketpair" and self.chance.random() < 0.3:
+            os.set_blocking(self.fd, False)
+        self.sock = sock
+        if self.kind == "tls":
+            self.source = sock
+        else:
+            self.source = Source(self.fd) if self.chance.random() < 0.5 else sock or self.fd
+        self.peer = Peer(far_in, far_out, tls)
+        self.rio = self.new_rio()
+        if isinstance(self.source, Source):
+            self.source.meanwhile = self.in_fileno
+
+    def new_rio(self):
+        size = self.chance.choice([1, 64, 1000, 65536])
+        timeout = self.chance.choice([0, 0.0005, 0.003])
+        if self.sock is not None and self.source is self.sock and self.closing and self.chance.random() < 0.2:
+            self.sock.settimeout(0.003)
+            return rioecho.makefile(self.sock, "rwb")
+        owns = self.closing and isinstance(self.source, Source)
+        return Rio(self.source, bufsize=size, timeout=timeout, max_line=300, closefd=owns)
+
+    # ---- single calls
+
+    def reading(self, rio, chance):
+        """A call that reads, and the buffer it fills if there is one."""
+        n = chance.choice([0, 1, 5, 50, 1500, 70_000])
+        timeout = chance.choice([0, 0.0005, 0.003, ...])
+        buffer = bytearray(n)
+        call = chance.choice(
+            [rio.readline, rio.readlines1, rio.read1, rio.read_buffered, rio.has_line, rio.peek, rio.fill]
+            + [rio.skipline]
+            + [partial(each, n) for each in (rio.read, rio.readexactly, rio.readline, rio.fill)]
+            + [partial(each, buffer) for each in (rio.readinto, rio.readinto1)]
+            + [partial(rio.readuntil, BLOCK[:2], n + 1), partial(rio.readlines, n + 1), rio.__next__]
+        )
+        if call not in (rio.read_buffered, rio.has_line, rio.__next__):
+            call = partial(call, timeout=timeout)
+        return call, buffer
+
+    def writing(self, rio, chance):
+        """A call that writes, and its data."""
+        name = b"<%08d>" % next(self.ids)
+        data = name + stream_of(chance.choice([0, 1, 50, 999, 70_000 if self.kind != "terminal" else 3000]), 0)
+        cut = len(data) // 2
+        timeout = chance.choice([0, 0.0005, 0.003, ...])
+        return chance.choice(
+            [
+                (partial(rio.write, data), data),
+                (partial(rio.write, bytearray(data)), data),
+                (partial(rio.writen, data, timeout=timeout), data),
+                (partial(rio.writelines, [data[:cut], data[cut:]]), data),
+                (partial(rio.flush, timeout=timeout), b""),
+            ]
+        )
+
+    def looking(self, rio, chance):
+        names = ["closed", "buffered", "timeout", "max_line"]
+        if chance.random() < 0.5:
+            return partial(getattr, rio, chance.choice(names)), None
+        name = chance.choice(["readable", "writable", "isatty", "fileno", "seekable", "__repr__"])
+        return getattr(rio, name), None
+
+    def ending(self, rio, chance):
+        return chance.choice([rio.close, rio.detach, rio.__del__]), None
+
+    def attempt(self, chance):
+        """Make one random call and note what it read or wrote. No note is lost to a handler that raises."""
+        rio = self.rio
+        self.calls += 1
+        kinds = [self.reading] * 8 + [self.writing] * 8 + [self.looking] * 2 + [self.ending] * self.closing
+        if self.kind == "pipe in":
+            kinds = [self.reading] * 8 + [self.looking] + [self.ending] * self.closing
+        elif self.kind == "pipe out":
+            kinds = [self.writing] * 8 + [self.looking] + [self.ending] * self.closing
+        kind = chance.choice(kinds)
+        if kind == self.looking and chance.random() < 0.3:
+            rio.timeout = chance.choice([0, 0.0005, 0.003])
+        note = None
+        results = []
+        main = threading.current_thread() is threading.main_thread()
+        try:
+            call, note = kind(rio, chance)
+            if main and not self.inside:
+                self.armed = True
+            # C code only: no handler and no other thread runs between the call's return and its note.
+            log = self.read if kind == self.reading else results
+            log.extend(zip([(call, note)], iter(call, results)))
+            if main:
+                self.armed = False
+        except BaseException as error:
+            if main:
+                self.armed = False
+            if not isinstance(error, CLOSING if self.closing else (*EXPECTED, StopIteration)):
+                raise
+            if kind == self.writing and not results:
+                self.wrote.append(note[: getattr(error, "characters_written", 0)] if note else b"")
+                return
+        if kind == self.writing and results:
+            self.wrote.append(note)
+
+    def pieces(self):
+        """What was read, in order; a number stands for bytes that were skipped."""
+        for (call, buffer), result in self.read:
+            while isinstance(call, partial):
+                call = call.func
+            name = call.__name__
+            if name in ("readinto", "readinto1"):
+                yield bytes(buffer[:result])
+            elif name not in ("has_line", "peek", "fill"):
+                yield from result if isinstance(result, list) else [result]
+
+    # ---- who calls
+
+    def on_signal(self, *_):
+        if self.inside or self.child:
+            return
+        self.inside, armed, self.armed = True, self.armed, False
+        try:
+            what = self.chance.random()
+            if what < 0.3:
+                self.attempt(self.chance)
+            elif what < 0.31:
+                self.fork()
+        finally:
+            self.inside, self.armed = False, armed
+        if armed and self.chance.random() < 0.3:
+            self.armed = False
+            raise Alarm
+
+    def in_fileno(self):
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0)
+        elif not self.inside and self.chance.random() < 0.1:
+            self.inside, armed, self.armed = True, self.armed, False
+            try:
+                self.attempt(self.chance)
+            finally:
+                self.inside, self.armed = False, armed
+
+    def fork(self):
+        """In the child: calls that neither read nor write, for the descriptor is the parent's too."""
+        pid = os.fork()
+        if not pid:
+            self.child = True
+            status = 1
+            try:
+                signal.alarm(REST)
+                warnings.simplefilter("ignore")
+                for _ in range(10):
+                    for call in (self.rio.read_buffered, self.rio.has_line, lambda: self.rio.write(b"")):
+                        try:
+                            call()
+                        except CLOSING:
+                            pass
+                    self.looking(self.rio, self.chance)[0]()
+                status = 0
+            except ValueError:
+                status = 0 if self.closing else 1
+            except BaseException as error:
+                print("in the child:", repr(error), file=sys.stderr, flush=True)
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status:
+            self.trouble.append(f"the child ended with {status}")
+
+    def beside(self):
+        keep_signals_out()
+        chance = random.Random(self.chance.random())
+        try:
+            while not self.stop.is_set():
+                self.attempt(chance)
+        except BaseException as error:
+            self.trouble.append(error)
+
+    def run(self):
+        thread = threading.Thread(target=self.beside, daemon=True)
+        before = signal.signal(signal.SIGALRM, self.on_signal)
+        try:
+            thread.start()
+            signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+            end = time.monotonic() + SESSION
+            while time.monotonic() < end and not self.trouble:
+                self.attempt(self.chance)
+                if self.rio.closed:
+                    self.rio = self.new_rio()
+        finally:
+            self.inside = True
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.stop.set()
+            thread.join(REST)
+            signal.signal(signal.SIGALRM, before)
+        try:
+            assert not thread.is_alive(), "the second thread hangs"
+            assert not self.trouble, self.trouble
+            if not self.closing:
+                self.account()
+        finally:
+            self.peer.end()
+            self.close()
+        return self.calls
+
+    def account(self):
+        """Take what is on its way, and compare."""
+        rio = self.rio
+        self.peer.feeding = False
+        end = time.monotonic() + REST
+        if self.kind != "pipe in":
+            rio.flush(timeout=REST)
+            total = sum(map(len, self.wrote))
+            while len(self.peer.got) < total and time.monotonic() < end:
+                time.sleep(0.001)
+            assert len(self.peer.got) == total
+            assert made_of(self.peer.got, self.wrote), "what was written did not arrive as it was"
+        if self.kind != "pipe out":
+            pieces = list(self.pieces())
+            size = sum(piece if isinstance(piece, int) else len(piece) for piece in pieces)
+            while time.monotonic() < end:
+                try:
+                    pieces.append(rio.read1(timeout=0.05))
+                    size += len(pieces[-1])
+                except TimeoutError:
+                    if size == self.peer.fed and rio.buffered == 0:
+                        break
+            assert size == self.peer.fed
+            at = 0
+            for piece in pieces:
+                if not isinstance(piece, int):
+                    assert piece == stream_of(len(piece), at), "what was sent was not read as it was"
+                at += piece if isinstance(piece, int) else len(piece)
+
+    def close(self):
+        self.source = None
+        if not self.rio.closed:
+            self.rio.timeout = 0
+            try:
+                self.rio.close()
+            except OSError:
+                pass
+        for end in self.ends:
+            try:
+                os.close(end) if isinstance(end, int) else end.close()
+            except OSError:
+                pass
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory):
+    """Contexts of a TLS server and of a client; None without the openssl command."""
+    if not shutil.which("openssl"):
+        return None
+    place = tmp_path_factory.mktemp("certificate")
+    key, cert = place / "key.pem", place / "cert.pem"
+    subprocess.run(
+        [*"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split(), key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(cert)
+    return server, client
+
+
+def test_random_calls_lose_nothing_and_break_nothing(contexts, capsys):
+    kinds = ["terminal", "pipe in", "pipe out", "socketpair"] + ["tls"] * (contexts is not None)
+    calls = dict.fromkeys(kinds, 0)
+    end = time.monotonic() + SECONDS
+    for number, kind in zip(itertools.count(SEED), itertools.cycle(kinds)):
+        if time.monotonic() > end:
+            break
+        try:
+            calls[kind] += Session(kind, random.Random(number), contexts).run()
+        except BaseException as error:
+            error.add_note(f"in a session of RIOECHO_SOAK_SEED={number}, {kind}")
+            raise
+    with capsys.disabled():
+        print(f"\n{sum(calls.values())} random calls: {calls}", flush=True)
+    assert all(calls.values())
