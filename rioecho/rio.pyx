@@ -17,10 +17,9 @@ from libc.stdint cimport SIZE_MAX, int64_t
 from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room, buffer_start
 from rioecho._core.convert cimport check_source, to_nanoseconds, to_size
 from rioecho._core.posix cimport (
-    RIO_FREE,
     rio_flag_closed,
-    rio_flag_put,
-    rio_flag_take,
+    rio_flag_put_briefly,
+    rio_flag_take_briefly,
     rio_time_get,
     rio_time_set,
 )
@@ -216,9 +215,8 @@ cdef class Rio(LineReader):
         send. False, and nothing done, where it is more than that.
         """
         cdef bint done = False
-        if rio_flag_take(&self.writing):
-            # Nothing in here waits or runs Python code: what is seen still holds.
-            if rio_flag_take(&self.sending):
+        if rio_flag_take_briefly(&self.writing):
+            if rio_flag_take_briefly(&self.sending):
                 if buffer_held(&self.out) == 0:
                     self.out.r = self.out.w = 0
                 if (
@@ -229,8 +227,8 @@ cdef class Rio(LineReader):
                 ):
                     buffer_put(&self.out, data, n)
                     done = True
-                rio_flag_put(&self.sending, RIO_FREE)
-            rio_flag_put(&self.writing, RIO_FREE)
+                rio_flag_put_briefly(&self.sending)
+            rio_flag_put_briefly(&self.writing)
         return done
 
     cdef int put(self, const char *data, size_t n, size_t *taken) except -1:

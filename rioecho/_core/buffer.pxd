@@ -74,8 +74,9 @@ cdef inline void buffer_consume(rio_buffer *b, size_t n) noexcept nogil:
     rio_assert(n <= b.w - b.r)
     n = min(n, b.w - b.r)
     b.r += n
-    b.scanned = b.scanned - n if b.scanned > n else 0
-    b.sep_scanned = b.sep_scanned - n if b.sep_scanned > n else 0
+    if b.scanned | b.sep_scanned:   # else, as a rule: a frame was found where the last one ended
+        b.scanned = b.scanned - n if b.scanned > n else 0
+        b.sep_scanned = b.sep_scanned - n if b.sep_scanned > n else 0
 
 
 cdef inline void buffer_drop_last(rio_buffer *b, size_t n) noexcept nogil:

@@ -354,6 +354,18 @@ static inline void rio_flag_put(rio_flag *flag, uintptr_t state)
 #endif
 }
 
+/* The same for a few instructions without Python code: with the GIL, it is enough that nobody has the flag. */
+static inline int rio_flag_take_briefly(rio_flag *flag)
+{
+    return RIO_HAS_GIL ? rio_flag_state(flag) == RIO_FREE : rio_flag_take(flag);
+}
+
+static inline void rio_flag_put_briefly(rio_flag *flag)
+{
+    if (!RIO_HAS_GIL)
+        rio_flag_put(flag, RIO_FREE);
+}
+
 static inline int rio_flag_closed(const rio_flag *flag)
 {
     return rio_flag_state(flag) == RIO_CLOSED;

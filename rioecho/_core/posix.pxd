@@ -132,6 +132,8 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     uintptr_t rio_this_thread()
     bint rio_flag_take(rio_flag *flag)
     void rio_flag_put(rio_flag *flag, uintptr_t state)
+    bint rio_flag_take_briefly(rio_flag *flag)
+    void rio_flag_put_briefly(rio_flag *flag)
     uintptr_t rio_flag_state(const rio_flag *flag)
     bint rio_flag_closed(const rio_flag *flag)
     bint rio_flag_mine(const rio_flag *flag)

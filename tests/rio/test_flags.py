@@ -6,6 +6,7 @@ Signal handlers, methods of the source written in Python, other threads, finaliz
 import gc
 import os
 import pty
+import random
 import select
 import signal
 import socket
@@ -443,3 +444,90 @@ def test_the_first_two_rios_over_a_tls_socket_share_it(child, contexts):
         sock.close(); far.close()
     """
     assert child(code) == "8 Rio\n"
+
+
+# ---- properties beside everything else
+
+
+def looks(rio, kept, fd):
+    """Look at every property of a Rio; what closed ones raise is ValueError."""
+    assert rio.closed in (True, False)
+    assert rio.timeout in (None, REST, 1.5)
+    assert rio.max_line in (None, 1 << 20)
+    assert repr(rio).startswith("<rioecho.Rio ")
+    assert isinstance(kept, Rio)
+    for look in (lambda: rio.buffered, rio.fileno, rio.readable, rio.writable, rio.seekable, rio.isatty):
+        try:
+            answer = look()
+        except (ValueError, OSError):
+            continue  # closed
+        assert 0 <= answer <= 1 << 20, (look, answer)
+
+
+@pytest.mark.parametrize("kind", ["socket", "makefile", "tls", "tls makefile"])
+def test_properties_are_sound_while_others_read_write_and_close(request, background, kind):
+    if kind.startswith("tls"):
+        near, far = request.getfixturevalue("slow_tls")
+    else:
+        near, far = socket.socketpair()
+        request.addfinalizer(near.close)
+        request.addfinalizer(far.close)
+    near.settimeout(REST)
+    stop = threading.Event()
+    current = [None]
+    # The last to leave a generation opens the next: a Rio over the same socket.
+    reopening = threading.Lock()
+
+    def reopen():
+        rio = Rio(near, timeout=REST) if "makefile" not in kind else rioecho.makefile(near, "rwb")
+        current[0] = rio
+
+    def use(call):
+        def run():
+            chance = random.Random(hash(call))
+            while not stop.is_set():
+                try:
+                    call(current[0], chance)
+                except (ConcurrentCall, ValueError, BlockingIOError):
+                    os.sched_yield()
+                except TimeoutError:
+                    if not stop.is_set():
+                        raise
+
+        return background(run)
+
+    def read(rio, chance):
+        rio.read(chance.choice([1, 10, 3000]), timeout=REST)
+
+    def write(rio, chance):
+        rio.write(b"x" * chance.choice([1, 100, 3000]))
+        rio.timeout = chance.choice([REST, 1.5])
+
+    def look(rio, chance):
+        looks(rio, rio, near.fileno())
+
+    def close(rio, chance):
+        if chance.random() < 0.01:
+            with reopening:
+                chance.choice([rio.close, rio.detach, rio.__del__])()
+                if rio.closed:
+                    reopen()
+
+    def echo():
+        far.settimeout(0.05)
+        while not stop.is_set():
+            try:
+                far.sendall(far.recv(1 << 16) + b"x" * 1000)
+            except (TimeoutError, OSError):
+                pass
+
+    reopen()
+    peer = background(echo)
+    threads = [use(each) for each in (read, write, look, look, close)]
+    time.sleep(float(os.environ.get("RIOECHO_SOAK_SECONDS", "0.3")))
+    stop.set()
+    far.settimeout(REST)
+    peer.join(REST)
+    far.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join(REST)
