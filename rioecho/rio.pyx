@@ -255,6 +255,8 @@ cdef class Rio(LineReader):
         self.check_open()
         with cython.critical_section(self):   # another thread may be closing
             source = self.source
+        if source is None:   # it was closed just now
+            self.check_open()
         check_source(source, self.f.fd)
         return self.f.fd
 

@@ -83,13 +83,13 @@ cdef class Channel:
         rio_assert(rio_flag_mine(&self.reading))
         rio_assert(rio_flag_mine(&self.writing))
         rio_assert(not rio_flag_mine(&self.sending))
+        rio_flag_put(&self.writing, RIO_CLOSED)
+        rio_flag_put(&self.reading, RIO_CLOSED)
         with cython.critical_section(self):   # a property may be about to take a reference
             source, clock, tls, error = self.source, self.clock, self.tls, self.out_error
             self.source = self.clock = self.tls = self.out_error = None
         buffer_free(&self.inp)
         buffer_free(&self.out)
-        rio_flag_put(&self.writing, RIO_CLOSED)
-        rio_flag_put(&self.reading, RIO_CLOSED)
         return source
 
     # ---- one call's time
