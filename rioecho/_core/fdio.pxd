@@ -152,7 +152,8 @@ cdef inline size_t fd_write_step(const rio_fd *f, size_t n) noexcept nogil:
     if f.kind == FD_PIPE:
         return min(n, PIPE_BUF)
     if f.kind == FD_TTY:
-        return min(n, <size_t>1)   # near its limit a terminal is called writable for one character, and waits in the second
+        # Near its limit a terminal is called writable for a single character, and waits within the second.
+        return min(n, <size_t>1)
     return n
 
 

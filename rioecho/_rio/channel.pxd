@@ -33,8 +33,7 @@ cdef class Channel:
     cdef rio_fd f
     cdef rio_flag reading    # `inp` and the reading methods' own state; taken for a call
     cdef rio_flag writing    # the writing methods; taken for a call
-    cdef rio_flag sending    # `out`, `out_error` and `reset`, whichever side looks at them; no wait while it is taken,
-                             # but for a write that waits by itself
+    cdef rio_flag sending    # `out`, `out_error` and `reset`, whichever side looks at them
     cdef flag_set flags
     cdef int at_send         # what `sending` was taken for: a write, and not only a look
     cdef bint can_read

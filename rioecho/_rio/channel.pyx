@@ -79,14 +79,14 @@ cdef class Channel:
 
     cdef object forget(self):
         """Close both sides, which the caller has entered, for good. Return the source, which is the caller's then."""
-        cdef object source, clock, tls, error
+        cdef object source, _clock, _tls, _error   # held until nothing here is half done
         rio_assert(rio_flag_mine(&self.reading))
         rio_assert(rio_flag_mine(&self.writing))
         rio_assert(not rio_flag_mine(&self.sending))
         rio_flag_put(&self.writing, RIO_CLOSED)
         rio_flag_put(&self.reading, RIO_CLOSED)
         with cython.critical_section(self):   # a property may be about to take a reference
-            source, clock, tls, error = self.source, self.clock, self.tls, self.out_error
+            source, _clock, _tls, _error = self.source, self.clock, self.tls, self.out_error
             self.source = self.clock = self.tls = self.out_error = None
         buffer_free(&self.inp)
         buffer_free(&self.out)

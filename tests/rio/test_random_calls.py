@@ -4,6 +4,7 @@ RIOECHO_SOAK_SECONDS sets how long, RIOECHO_SOAK_SEED where it begins. In half o
 each byte is accounted for on both sides; in the others everything is allowed and only what may be raised is checked.
 """
 
+import contextlib
 import itertools
 import os
 import pty
@@ -286,7 +287,7 @@ class Session:
                 self.armed = True
             # C code only: no handler and no other thread runs between the call's return and its note.
             log = self.read if kind == self.reading else results
-            log.extend(zip([(call, note)], iter(call, results)))
+            log.extend(zip([(call, note)], iter(call, results), strict=False))
             if main:
                 self.armed = False
         except BaseException as error:
@@ -350,10 +351,8 @@ class Session:
                 warnings.simplefilter("ignore")
                 for _ in range(10):
                     for call in (self.rio.read_buffered, self.rio.has_line, lambda: self.rio.write(b"")):
-                        try:
+                        with contextlib.suppress(*CLOSING):
                             call()
-                        except CLOSING:
-                            pass
                     self.looking(self.rio, self.chance)[0]()
                 status = 0
             except ValueError:
@@ -435,15 +434,11 @@ class Session:
         self.source = None
         if not self.rio.closed:
             self.rio.timeout = 0
-            try:
+            with contextlib.suppress(OSError):
                 self.rio.close()
-            except OSError:
-                pass
         for end in self.ends:
-            try:
+            with contextlib.suppress(OSError):
                 os.close(end) if isinstance(end, int) else end.close()
-            except OSError:
-                pass
 
 
 @pytest.fixture(scope="module")
