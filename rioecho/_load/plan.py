@@ -66,7 +66,7 @@ def parse_target(target: str) -> tuple[str] | tuple[str, int]:
     if not isinstance(target, str):
         raise TypeError(f"target must be text, not {type(target).__name__}")
     kind, _, path = target.partition(":")
-    if kind == "unix" and (not path.isdigit() or path == ""):
+    if kind == "unix" and not _is_number(path):
         if not path or "\0" in path[1:]:
             raise ValueError(f"target {target!r} does not name a unix socket: use unix:PATH")
         return (path,)
@@ -77,9 +77,13 @@ def parse_target(target: str) -> tuple[str] | tuple[str, int]:
         raise ValueError(f"target {target!r}: put an IPv6 address in brackets, as in [::1]:8000")
     if not host or "\0" in host:
         raise ValueError(f"target {target!r} is not HOST:PORT, [ADDRESS]:PORT or unix:PATH")
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+    if not (_is_number(port) and len(port) <= 5 and 0 < int(port) < 65536):
         raise ValueError(f"target {target!r} has no port: use a number from 1 to 65535")
     return host, int(port)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _whole(name: str, value: int, most: int) -> None:

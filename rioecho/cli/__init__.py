@@ -8,38 +8,76 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
+import re
 import resource
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import IO, NoReturn
 
-USAGE_ERROR = 2
+FAILED, USAGE_ERROR = 1, 2
 
 #: Descriptors that are no connections: the standard streams, listeners, pipes, and what Python opens now and then.
 OWN_DESCRIPTORS = 64
 
+#: The numbers of the command line. int() and float() take more: 1_0, blanks, a sign, the digits of other scripts.
+WHOLE = re.compile("[0-9]{1,100}")
+DECIMAL = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line; its help may be a text written by hand."""
+    """An ArgumentParser whose errors are one line; its help may be a text written by hand.
+
+    It exits by ``leave()``; a help text or a version that cannot be written is an error, as any other output is.
+    """
 
     help_text = ""
+    _undelivered = 0
 
     def format_help(self) -> str:
         return self.help_text or super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"{self.prog}: {in_one_line(message)} (try {self.prog} --help)\n")
+        complain(self.prog, f"{message} (try {self.prog} --help)")
+        self.exit(USAGE_ERROR)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if message:
+            self._print_message(message, sys.stderr)
+        leave(status or self._undelivered)
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        # The one method through which argparse prints.
+        if message and file is sys.stdout:
+            self._undelivered = put_out(self.prog, message)
+        else:
+            super()._print_message(message, file)
 
 
 def complain(prog: str, error: BaseException | str) -> None:
-    """Say on stderr, in one line, what went wrong."""
+    """Print one line on stderr that says what went wrong."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if sys.stderr is not None:  # or print() would take stdout
         with contextlib.suppress(OSError):  # nobody can be told; what was done and the exit status stay
             print(f"{prog}: {in_one_line(text)}", file=sys.stderr)
+
+
+def put_out(prog: str, text: str) -> int:
+    """Write text to stdout; return the exit status. A reader that has had enough (``| head``) is no failure."""
+    if sys.stdout is None:
+        return 0
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        complain(prog, f"stdout: {error.strerror or error}")
+        return FAILED
+    return 0
 
 
 def in_one_line(text: str) -> str:
@@ -73,32 +111,29 @@ def allow_descriptors(connections: int) -> None:
 
 
 def port(text: str) -> int:
-    """Read a port number for argparse."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+    """Convert an argument to a port number."""
+    if not WHOLE.fullmatch(text) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 0 to 65535")
     return int(text)
 
 
 def count(text: str) -> int:
-    """Read a number of things for argparse; 0 is one."""
-    if not (text.isascii() and text.isdigit()):
+    """Convert an argument to a whole number of 0 or more."""
+    if not WHOLE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """Read a time for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
+    """Convert an argument to a number of seconds of 0 or more."""
+    value = float(text) if DECIMAL.fullmatch(text) else math.inf
+    if value == math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of 0 or more")
     return value
 
 
 def interval(text: str) -> float:
-    """Read a time between two things for argparse: never 0."""
+    """Convert an argument to a number of seconds above 0."""
     with contextlib.suppress(argparse.ArgumentTypeError):
         if value := seconds(text):
             return value
@@ -106,10 +141,18 @@ def interval(text: str) -> float:
 
 
 def leave(status: int) -> NoReturn:
-    """Exit when stdout may be gone: what cannot be delivered any more must not turn into a traceback at exit."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    """Exit with this status, and without a word about what could not be written: the one way out of every command.
+
+    What is still in the buffers of stdout and stderr has been complained of where it was written. Python would try
+    again at its end, fail again, and exit with 120.
+    """
+    for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):  # ValueError: closed by whoever called main()
+            with contextlib.suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, fd)
+                os.close(null)
     sys.exit(status)

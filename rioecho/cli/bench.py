@@ -17,6 +17,7 @@ import sys
 from rioecho import __version__
 from rioecho.bench import BenchError, Interrupted, Plan, run
 from rioecho.cli import (
+    FAILED,
     USAGE_ERROR,
     Parser,
     allow_descriptors,
@@ -26,6 +27,7 @@ from rioecho.cli import (
     leave,
     open_standard_streams,
     plots,
+    put_out,
     results,
     seconds,
 )
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from rioecho.bench import Progress, Result
 
 PROG = "rioecho-bench"
-FAILED, USAGE, WRONG, SIGNALLED = results.FAILED, USAGE_ERROR, 3, 128
+WRONG, SIGNALLED = 3, 128
 STDOUT = "-"
 #: How many bars the histogram has at most.
 BARS = 16
@@ -239,7 +241,8 @@ def _refuse_undrawable(p: argparse.ArgumentParser, plot: str | None) -> None:
     try:
         plots.prepare()
     except ImportError:
-        p.exit(USAGE, f"{PROG}: --plot needs Matplotlib: pip install 'rioecho[bench]'\n")
+        complain(PROG, "--plot needs Matplotlib: pip install 'rioecho[bench]'")
+        leave(USAGE_ERROR)
 
 
 def _run(plan: Plan, signals: _Signals) -> tuple[Result | None, int, str]:
@@ -284,14 +287,14 @@ def _deliver(result: Result, options: argparse.Namespace, *, whole: bool) -> int
     text = json.dumps(data, indent=2) + "\n"
     status = 0
     if options.json == STDOUT:
-        status |= results.put_out(PROG, text)
+        status |= put_out(PROG, text)
     elif options.json is not None:
         status |= results.write(PROG, options.json, lambda path: results.write_text(path, text))
     if not whole:
         return status
     if options.json != STDOUT:
         lines = report(data, result.histogram.buckets(BARS), _width(), _blocks())
-        status |= results.put_out(PROG, "\n".join(lines) + "\n")
+        status |= put_out(PROG, "\n".join(lines) + "\n")
     if options.hdr is not None:
         status |= results.write(PROG, options.hdr, result.write_hgrm)
     if options.plot is not None:
@@ -335,7 +338,7 @@ def _compare(arguments: Sequence[str]) -> int:
     _refuse_undrawable(p, options.plot)
     for difference in differences(runs):
         complain(PROG, f"warning: {difference}")
-    status = results.put_out(PROG, "\n".join(comparison(runs)) + "\n")
+    status = put_out(PROG, "\n".join(comparison(runs)) + "\n")
     if options.plot is not None:
         status |= results.write(PROG, options.plot, lambda path: plots.save(plots.draw_comparison(runs), path))
     return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -71,7 +72,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _converse(rio: Rio) -> None:
     """Send what is typed, line by line, until the end of the input."""
-    import readline  # noqa: F401, gives input() its editing and history
+    with contextlib.suppress(ImportError):  # not every Python has it
+        import readline  # noqa: F401, gives input() its editing and history
 
     while True:
         try:

@@ -9,9 +9,8 @@ import errno
 import json
 import os
 import stat
-import sys
 
-from rioecho.cli import complain, in_one_line
+from rioecho.cli import FAILED, complain, in_one_line
 from rioecho.cli.tables import LATENCIES, SETTINGS
 
 TYPE_CHECKING = False
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from rioecho.cli.tables import Run
 
-FAILED = 1
 #: What no figure of a run reaches.
 BEYOND = 2.0**64
 
@@ -71,21 +69,6 @@ def write(prog: str, path: str, writer: Callable[[str], object]) -> int:
 def write_text(path: str, text: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def put_out(prog: str, text: str) -> int:
-    """Print. Somebody who has read enough (`| head`) is no failure."""
-    if sys.stdout is None:
-        return 0
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return 0
-    except OSError as error:
-        complain(prog, f"stdout: {error.strerror or error}")
-        return FAILED
-    return 0
 
 
 def read(path: str) -> Run:

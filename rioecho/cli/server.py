@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 
 from rioecho import __version__
@@ -140,10 +139,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
     except OSError as error:
         complain(PROG, f"{error.strerror or error}{HINTS.get(error.errno or 0, '')}")
-        sys.exit(1)
+        leave(1)
     except (ValueError, OverflowError) as error:
         complain(PROG, error)
-        sys.exit(2)
+        leave(2)
     try:
         shown = [*map(_shown, server.addresses), *map(_shown, server.paths)]
         print("Listening on", ", ".join(shown) or "the datagram sockets that were passed", flush=True)

@@ -29,13 +29,13 @@ def address():
 class Terminal(Command):
     """The client on a terminal of its own: `type` into it, `screen` is what it shows."""
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments, code=ON_TERMINAL, **options):
         master, slave = os.openpty()
         self.found = termios.tcgetattr(slave)
         try:
             # With a session of its own the terminal is its controlling one, and Ctrl-C a signal.
             streams = {"stdin": slave, "stdout": slave, "stderr": slave} | options
-            super().__init__(MODULE, *arguments, code=ON_TERMINAL, start_new_session=True, **streams)
+            super().__init__(MODULE, *arguments, code=code, start_new_session=True, **streams)
         finally:
             os.close(slave)
         self.keyboard = os.dup(master)
@@ -80,6 +80,18 @@ def test_arrow_up_brings_the_last_line_back_and_it_can_be_edited(address):
         terminal.screen.wait_for("\r\nfir__st\r\n> ")
         terminal.type(CTRL_D)
         assert terminal.status() == 0
+
+
+def test_a_python_without_readline_has_a_plain_prompt(address):
+    code = f"import sys; sys.modules['readline'] = None\nif True:{ON_TERMINAL.removeprefix('if True:')}"
+    with Terminal(*address, code=code) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.type(b"hello\n")
+        terminal.screen.wait_for("hello\r\n", times=2)
+        terminal.screen.wait_for("> ", times=2)
+        terminal.type(CTRL_D)
+        assert terminal.status() == 0
+    assert b"Traceback" not in terminal.screen.data
 
 
 def test_text_that_is_not_ascii_comes_back(address):

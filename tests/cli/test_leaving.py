@@ -1,0 +1,113 @@
+"""How the commands exit when stdout or stderr takes nothing: the status says what was done, without a traceback.
+
+Python's own last flush would make it 120. Buffered or not: PYTHONUNBUFFERED decides where a write fails.
+"""
+
+import os
+import socket
+
+import pytest
+
+from rioecho.server import EchoServer
+from support.peers import Command
+
+COMMANDS = ["client", "bench", "server"]
+
+pytestmark = [
+    pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full"),
+    pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"]),
+]
+
+
+def command(name, *arguments, unbuffered, **options):
+    return Command(f"rioecho.cli.{name}", *arguments, environment={"PYTHONUNBUFFERED": unbuffered}, **options)
+
+
+@pytest.fixture
+def full():
+    with open("/dev/full", "w") as file:
+        yield file
+
+
+@pytest.fixture
+def left():
+    """A pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as file:
+        yield file
+
+
+@pytest.fixture
+def nobody():
+    """A port on which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_help_text_that_cannot_be_written_is_one_line_and_status_1(name, option, full, unbuffered):
+    with command(name, option, unbuffered=unbuffered, stdout=full) as process:
+        assert process.status() == 1
+        assert process.complaint() == f"rioecho-{name}: stdout: No space left on device"
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_reader_who_has_had_enough_of_the_help_is_no_failure(name, option, left, unbuffered):
+    with command(name, option, unbuffered=unbuffered, stdout=left) as process:
+        assert process.status() == 0
+        assert process.err.text == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_usage_error_is_status_2_though_it_cannot_be_written(name, full, unbuffered):
+    with command(name, "--magic", unbuffered=unbuffered, stdout=full, stderr=full) as process:
+        assert process.status() == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_that_nobody_can_be_told_of_is_status_1(name, full, unbuffered):
+    with command(name, "--help", unbuffered=unbuffered, stdout=full, stderr=full) as process:
+        assert process.status() == 1
+
+
+@pytest.mark.parametrize(("name", "closed"), [("client", "2>&-"), ("bench", ">&-"), ("server", ">&- 2>&-")])
+def test_closed_streams_do_not_change_the_status(name, closed, unbuffered):
+    with command(name, "--magic", unbuffered=unbuffered, prelude=closed) as process:
+        assert process.status() == 2
+
+
+@pytest.mark.parametrize("stream", ["full", "left"])
+@pytest.mark.parametrize(("name", "form"), [("client", "127.0.0.1 {}"), ("bench", "127.0.0.1:{}")])
+def test_a_refused_connection_is_status_1_though_it_cannot_be_said(name, form, stream, nobody, request, unbuffered):
+    stderr = request.getfixturevalue(stream)
+    with command(name, *form.format(nobody).split(), unbuffered=unbuffered, stderr=stderr) as process:
+        assert process.status() == 1
+
+
+def test_an_address_in_use_is_status_1_though_it_cannot_be_said(full, unbuffered):
+    with (
+        EchoServer(host="127.0.0.1") as server,
+        command("server", server.addresses[0][1], "--host", "127.0.0.1", unbuffered=unbuffered, stderr=full) as process,
+    ):
+        assert process.status() == 1
+
+
+def test_an_argument_that_the_server_refuses_is_status_2_though_it_cannot_be_said(full, unbuffered):
+    with command("server", "0", "--workers", "0", unbuffered=unbuffered, stderr=full) as process:
+        assert process.status() == 2
+
+
+def test_comparing_with_a_full_stdout_is_status_1(tmp_path, full, unbuffered):
+    with EchoServer(host="127.0.0.1") as server:
+        address = "{}:{}".format(*server.addresses[0])
+        for name in ("a.json", "b.json"):
+            with command("bench", address, "-c1", "-d0.05", "--json", tmp_path / name, unbuffered="1") as process:
+                assert process.status() == 0
+    files = tmp_path / "a.json", tmp_path / "b.json"
+    with command("bench", "compare", *files, unbuffered=unbuffered, stdout=full) as process:
+        assert process.status() == 1
+        assert process.complaint() == "rioecho-bench: stdout: No space left on device"
