@@ -121,6 +121,13 @@ static inline int64_t rio_monotonic_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* Processor time of the calling thread. */
+static inline int64_t rio_thread_ns(void)
+{
+    struct timespec used;
+    return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) ? 0 : (int64_t)used.tv_sec * 1000000000 + used.tv_nsec;
+}
+
 /* write(2) has no MSG_NOSIGNAL, and OpenSSL uses write(2). SIGPIPE is sent to the thread that wrote, so it is blocked
  * there, and taken back if it was not pending before: so it is what happened in between that raised it. */
 typedef struct {

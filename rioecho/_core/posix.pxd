@@ -13,6 +13,7 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     int open(const char *path, int flags, ...)
     int close(int fd)
     int fcntl(int fd, int command, ...)
+    int F_DUPFD_CLOEXEC
     int F_GETFL
     int O_NONBLOCK
     int O_ACCMODE
@@ -51,6 +52,12 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     short POLLHUP
     short POLLERR
     short POLLNVAL
+
+    # <pthread.h>
+    ctypedef struct pthread_t:
+        pass
+    int pthread_create(pthread_t *thread, const void *attributes, void *(*function)(void *) noexcept nogil, void *data)
+    int pthread_join(pthread_t thread, void **result)
 
     # <sys/epoll.h>
     union epoll_data "epoll_data_t":
@@ -104,6 +111,7 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     int rio_unacknowledged(int fd)
     void rio_set_errno(int err)
     int64_t rio_monotonic_ns()
+    int64_t rio_thread_ns()
     ctypedef struct rio_sigpipe:
         pass
     void rio_sigpipe_block(rio_sigpipe *guard)

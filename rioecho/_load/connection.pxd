@@ -11,7 +11,7 @@ from libc.string cimport memcmp
 from rioecho._core.fdio cimport fd_read, fd_write, rio_fd, would_block
 from rioecho._load.histogram cimport hist_record, hist_t
 from rioecho._core.poller cimport poller_modify, poller_t
-from rioecho._core.posix cimport POLLIN, POLLOUT, rio_add_relaxed, rio_store_relaxed, rio_monotonic_ns
+from rioecho._core.posix cimport POLLIN, POLLOUT, rio_add_relaxed, rio_assert, rio_monotonic_ns, rio_store_relaxed
 
 
 cdef enum:
@@ -80,14 +80,18 @@ cdef struct load_t:
     char *area            # CHUNK bytes, for what comes
     hist_t *since_sent
     hist_t *since_due     # the same one where there is no schedule
+    int64_t used          # nanoseconds of processor time
+    int64_t lasted        # nanoseconds
+    int wake_fd           # of a thread of its own: gets a byte at the end
     # Read by other threads at any time:
+    int ended
     uint64_t measured     # messages that came back between begin and end
     uint64_t echoed       # all that came back
     uint64_t in_flight
     int stopping          # how often it has been asked for
 
 
-cdef inline void fail(load_t *l, outcome why, load_conn *c, uint64_t number, int err) noexcept nogil:
+cdef inline void load_fail(load_t *l, outcome why, load_conn *c, uint64_t number, int err) noexcept nogil:
     l.phase = OVER
     l.outcome = why
     l.culprit = <size_t>(c - l.conns) if c != NULL else 0
@@ -95,15 +99,16 @@ cdef inline void fail(load_t *l, outcome why, load_conn *c, uint64_t number, int
     l.err = err
 
 
-cdef inline size_t onward(const load_t *l, size_t place, size_t n) noexcept nogil:
+cdef inline size_t load_onward(const load_t *l, size_t place, size_t n) noexcept nogil:
     """n bytes further on in the cycle (n <= CHUNK)."""
+    rio_assert(place < l.length and n <= CHUNK)
     place += n
     if place >= l.length:
         place -= l.length
     return place if place < l.length else place % l.length
 
 
-cdef inline int64_t due(const load_t *l, const load_conn *c, uint64_t k) noexcept nogil:
+cdef inline int64_t load_due(const load_t *l, const load_conn *c, uint64_t k) noexcept nogil:
     """When the k-th message of a connection is: the connections take turns."""
     return l.start + <int64_t>(<double>(k * l.n + <uint64_t>(c - l.conns)) * l.interval)
 
@@ -111,16 +116,16 @@ cdef inline int64_t due(const load_t *l, const load_conn *c, uint64_t k) noexcep
 # ---- sending
 
 
-cdef inline void watch(load_t *l, load_conn *c, bint blocked) noexcept nogil:
+cdef inline void conn_watch(load_t *l, load_conn *c, bint blocked) noexcept nogil:
     cdef int err
     if blocked != c.blocked:
         c.blocked = blocked
         err = poller_modify(&l.poller, c.f.fd, POLLIN | POLLOUT if blocked else POLLIN, c)
         if err:
-            fail(l, FAILED, c, 0, err)
+            load_fail(l, FAILED, c, 0, err)
 
 
-cdef inline void note_sent(load_t *l, load_conn *c, size_t n, int64_t now) noexcept nogil:
+cdef inline void conn_note_sent(load_t *l, load_conn *c, size_t n, int64_t now) noexcept nogil:
     """Of n bytes that went: remember when the messages began that begin in them."""
     cdef size_t reached = c.out_part + n
     cdef size_t begun = reached // l.size
@@ -134,12 +139,13 @@ cdef inline void note_sent(load_t *l, load_conn *c, size_t n, int64_t now) noexc
     if place >= l.pipeline:
         place -= l.pipeline
     # No more entries than messages in flight, so the ring has room.
+    rio_assert(c.first < l.pipeline and c.entries < l.pipeline and c.in_flight <= l.pipeline)
     c.sent[place].when = now
     c.sent[place].n = begun
     c.entries += 1
 
 
-cdef inline void dispatch(load_t *l, load_conn *c, int64_t now) noexcept nogil:
+cdef inline void conn_send_pending(load_t *l, load_conn *c, int64_t now) noexcept nogil:
     """Send what may be sent, as far as the kernel takes it."""
     cdef bint blocked = False
     cdef size_t want
@@ -156,19 +162,20 @@ cdef inline void dispatch(load_t *l, load_conn *c, int64_t now) noexcept nogil:
                 c.unsent = 0
                 break
             n = 0
-        note_sent(l, c, <size_t>n, now)
-        c.out = onward(l, c.out, <size_t>n)
+        conn_note_sent(l, c, <size_t>n, now)
+        c.out = load_onward(l, c.out, <size_t>n)
         c.bytes_out += <uint64_t>n
         c.unsent -= <uint64_t>n
         blocked = <size_t>n < want
         if c.unsent and not blocked:
             now = rio_monotonic_ns()
-    watch(l, c, blocked)
+    conn_watch(l, c, blocked)
 
 
-cdef inline void release(load_t *l, load_conn *c, int64_t now) noexcept nogil:
+cdef inline void conn_fill_window(load_t *l, load_conn *c, int64_t now) noexcept nogil:
     """Let as many messages go as there is room for under way and, with a schedule, as are due."""
     cdef uint64_t room = l.pipeline - c.in_flight
+    rio_assert(c.in_flight <= l.pipeline)
     if l.phase != SENDING or now >= l.end or c.broken:
         return
     if l.interval > 0:
@@ -181,17 +188,19 @@ cdef inline void release(load_t *l, load_conn *c, int64_t now) noexcept nogil:
         rio_add_relaxed(&l.in_flight, room)
         c.unsent += room * l.size
         if not c.blocked:
-            dispatch(l, c, now)
+            conn_send_pending(l, c, now)
 
 
 # ---- receiving
 
 
-cdef inline void arrived(load_t *l, load_conn *c, uint64_t n, int64_t now) noexcept nogil:
+cdef inline void conn_count_back(load_t *l, load_conn *c, uint64_t n, int64_t now) noexcept nogil:
     """Count n messages that have come back."""
     cdef sent_t *oldest
     cdef uint64_t left = n, some, k
+    rio_assert(n <= c.in_flight and n <= l.in_flight)
     while left:
+        rio_assert(c.first < l.pipeline and 0 < c.entries <= l.pipeline and c.sent[c.first].n > 0)
         oldest = &c.sent[c.first]
         some = min(left, oldest.n)
         if now >= l.begin:
@@ -205,7 +214,7 @@ cdef inline void arrived(load_t *l, load_conn *c, uint64_t n, int64_t now) noexc
                 c.first = 0
     if l.interval > 0 and now >= l.begin:
         for k in range(c.back, c.back + n):
-            hist_record(l.since_due, now - due(l, c, k), 1)
+            hist_record(l.since_due, now - load_due(l, c, k), 1)
     c.back += n
     c.in_flight -= n
     rio_store_relaxed(&l.in_flight, l.in_flight - n)
@@ -214,15 +223,15 @@ cdef inline void arrived(load_t *l, load_conn *c, uint64_t n, int64_t now) noexc
         rio_add_relaxed(&l.measured, n)
 
 
-cdef inline void wrong(load_t *l, load_conn *c, size_t n) noexcept nogil:
+cdef inline void conn_wrong(load_t *l, load_conn *c, size_t n) noexcept nogil:
     """Find the first byte of n that differs, or is one too many."""
     cdef size_t i = 0
     while i < n and c.bytes_in + i < c.bytes_out and l.area[i] == l.cycle[c.inp + i]:
         i += 1
-    fail(l, WRONG, c, c.bytes_in + i, 0)
+    load_fail(l, WRONG, c, c.bytes_in + i, 0)
 
 
-cdef inline void collect(load_t *l, load_conn *c) noexcept nogil:
+cdef inline void conn_receive(load_t *l, load_conn *c) noexcept nogil:
     """One recv, checked and counted; then the next messages go."""
     cdef int err = 0
     cdef ssize_t got = fd_read(&c.f, l.area, CHUNK, &err)
@@ -231,18 +240,18 @@ cdef inline void collect(load_t *l, load_conn *c) noexcept nogil:
     cdef int64_t now
     if got <= 0:
         if got == 0 or (err != EINTR and not would_block(err)):
-            fail(l, LOST, c, c.bytes_out - c.bytes_in, err if got < 0 else 0)
+            load_fail(l, LOST, c, c.bytes_out - c.bytes_in, err if got < 0 else 0)
         return
     now = rio_monotonic_ns()
     if c.bytes_out - c.bytes_in < n or memcmp(l.area, l.cycle + c.inp, n) != 0:
-        wrong(l, c, n)
+        conn_wrong(l, c, n)
         return
     l.last = now
     c.bytes_in += n
-    c.inp = onward(l, c.inp, n)
+    c.inp = load_onward(l, c.inp, n)
     reached = c.inp_part + n
     messages = reached // l.size
     c.inp_part = reached - messages * l.size
     if messages:
-        arrived(l, c, messages, now)
-        release(l, c, rio_monotonic_ns() if n > LATER else now)
+        conn_count_back(l, c, messages, now)
+        conn_fill_window(l, c, rio_monotonic_ns() if n > LATER else now)

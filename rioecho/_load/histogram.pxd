@@ -8,7 +8,7 @@
 from cpython.mem cimport PyMem_RawCalloc
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 
-from rioecho._core.posix cimport rio_bit_length, rio_add_relaxed, rio_store_relaxed, rio_load_relaxed
+from rioecho._core.posix cimport rio_add_relaxed, rio_assert, rio_bit_length, rio_load_relaxed, rio_store_relaxed
 
 
 cdef enum:
@@ -44,6 +44,7 @@ cdef inline size_t hist_index(uint64_t value) noexcept nogil:
 cdef inline uint64_t hist_lowest(size_t index) noexcept nogil:
     """The lowest value that is counted there; that of the next index is one more than the highest."""
     cdef size_t bucket = index >> HALF_BITS
+    rio_assert(index <= HIST_LEN)
     if bucket == 0:
         return index
     return (<uint64_t>(index & (HALF - 1)) + HALF) << (bucket - 1)
@@ -55,6 +56,7 @@ cdef inline uint64_t hist_highest(size_t index) noexcept nogil:
 
 cdef inline void hist_record_row(hist_t *h, uint64_t high, uint64_t low, uint64_t n) noexcept nogil:
     """Count n values that are evenly spaced from high down to low, which are counted at the same place."""
+    rio_assert(hist_index(high) < HIST_LEN and hist_index(low) == hist_index(high) and low <= high)
     rio_add_relaxed(&h.counts[hist_index(high)], n)
     rio_add_relaxed(&h.sum, low * n + (high - low) * n // 2)
     if high > h.max:

@@ -53,10 +53,15 @@ cdef class Histogram:
         self.take(other.h)
 
     def since(self, Histogram earlier not None):
-        """A new one, of what has been counted since an earlier state of this one; min and max are to three digits."""
+        """Return a new one, of what has been counted since an earlier state of this one; ValueError for another.
+
+        Its min and max are to three digits.
+        """
         cdef Histogram new = Histogram()
         cdef size_t i
         for i in range(<size_t>HIST_LEN):
+            if self.h.counts[i] < earlier.h.counts[i]:
+                raise ValueError("not an earlier state of this histogram: it has counted what this one has not")
             new.h.counts[i] = self.h.counts[i] - earlier.h.counts[i]
             if new.h.counts[i]:
                 new.h.min = min(new.h.min, hist_lowest(i))

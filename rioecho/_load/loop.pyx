@@ -10,7 +10,7 @@ import string
 
 cimport cython
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
-from libc.errno cimport EINTR
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 
 from rioecho._core.convert cimport os_error, to_nanoseconds
@@ -18,33 +18,47 @@ from rioecho._core.fdio cimport FD_SOCKET, fd_open
 from rioecho._load.histogram cimport Histogram, hist_index, hist_lowest, hist_new, hist_record, hist_record_row
 from rioecho._load.connection cimport (
     CHUNK,
+    DONE,
     DRAINING,
     FAILED,
     OVER,
     SENDING,
     STALLED,
-    collect,
-    dispatch,
-    due,
-    fail,
+    conn_fill_window,
+    conn_receive,
+    conn_send_pending,
     load_conn,
+    load_due,
+    load_fail,
     load_t,
-    release,
     sent_t,
 )
 from rioecho._core.poller cimport READY_MAX, poller_add, poller_close, poller_create, poller_wait, ready_t
 from rioecho._core.posix cimport (
+    F_DUPFD_CLOEXEC,
     POLLIN,
     POLLOUT,
-    rio_bool_set,
+    close,
+    fcntl,
+    getpid,
+    pthread_create,
+    pthread_join,
+    pthread_t,
+    rio_assert,
     rio_bool_get,
-    rio_store_relaxed,
-    rio_load_relaxed,
+    rio_bool_set,
     rio_flag,
     rio_flag_take,
+    rio_load_relaxed,
     rio_monotonic_ns,
+    rio_signals_hold,
+    rio_signals_release,
+    rio_store_relaxed,
+    rio_thread_ns,
     rio_wait_ns,
     rio_wake_exactly,
+    sigset_t,
+    write,
 )
 
 cdef enum:
@@ -60,7 +74,7 @@ cdef double MIN_RATE = 2.0 ** -31   # of a loop: the clock holds the time of its
 # ---- the loop
 
 
-cdef void issue(load_t *l, int64_t now) noexcept nogil:
+cdef void load_schedule_due(load_t *l, int64_t now) noexcept nogil:
     """Let go what has become due."""
     cdef double passed = <double>(now - l.start) / l.interval
     cdef uint64_t reached, i, n
@@ -75,11 +89,11 @@ cdef void issue(load_t *l, int64_t now) noexcept nogil:
     for i in range(min(n, <uint64_t>l.n)):
         c = &l.conns[(l.issued + i) % l.n]
         c.owed += (n - i - 1) // l.n + 1
-        release(l, c, rio_monotonic_ns())
+        conn_fill_window(l, c, rio_monotonic_ns())
     l.issued = reached
 
 
-cdef int wait(load_t *l, ready_t *ready, int64_t now, int *err) noexcept nogil:
+cdef int load_wait(load_t *l, ready_t *ready, int64_t now, int *err) noexcept nogil:
     """poller_wait, until it is time for something else."""
     cdef int64_t until = now + LOOK_UP
     cdef int64_t left
@@ -101,30 +115,30 @@ cdef int wait(load_t *l, ready_t *ready, int64_t now, int *err) noexcept nogil:
     return poller_wait(&l.poller, ready, <int>((left + 999_999) // 1_000_000), err)
 
 
-cdef void turn(load_t *l, int64_t now) noexcept nogil:
+cdef void load_turn(load_t *l, int64_t now) noexcept nogil:
     """Wait, and serve each connection that is ready once; then judge whether anything came in time."""
     cdef ready_t ready[READY_MAX]
     cdef load_conn *c
     cdef int i, n, err = 0
-    n = wait(l, ready, now, &err)
+    n = load_wait(l, ready, now, &err)
     if n < 0 and err != EINTR:
-        fail(l, FAILED, NULL, 0, err)
+        load_fail(l, FAILED, NULL, 0, err)
     for i in range(n):
         c = <load_conn *>ready[i].data
         # What has come back first: it makes room for what is to be sent.
         if ready[i].events & ~POLLOUT:
-            collect(l, c)
+            conn_receive(l, c)
         if ready[i].events & POLLOUT and c.blocked:
-            dispatch(l, c, rio_monotonic_ns())
+            conn_send_pending(l, c, rio_monotonic_ns())
         if l.phase == OVER:
             return
     # By the time before the wait, and not after one that was interrupted: this process may have been stopped for a
     # while, by Ctrl-Z for one, and what came meanwhile has to be found first.
     if n >= 0 and l.in_flight and now - l.last >= l.stall and not rio_bool_get(&l.stopping):
-        fail(l, STALLED, NULL, l.in_flight, 0)
+        load_fail(l, STALLED, NULL, l.in_flight, 0)
 
 
-cdef void send_no_more(load_t *l) noexcept nogil:
+cdef void load_drain(load_t *l) noexcept nogil:
     """Only what has been begun goes to its end, so that the server has had whole messages."""
     cdef load_conn *c
     cdef uint64_t rest, whole
@@ -135,29 +149,30 @@ cdef void send_no_more(load_t *l) noexcept nogil:
         rest = l.size - c.out_part if c.out_part else 0
         if c.unsent > rest:
             whole = (c.unsent - rest) // l.size
+            rio_assert(whole <= c.in_flight and whole <= l.in_flight)
             c.unsent = rest
             c.in_flight -= whole
             c.owed += whole
             rio_store_relaxed(&l.in_flight, l.in_flight - whole)
 
 
-cdef void count_owed(load_t *l, const load_conn *c) noexcept nogil:
+cdef void conn_count_owed(load_t *l, const load_conn *c) noexcept nogil:
     """Count what was due and never went. It may be billions: those that share a place in the histogram at once."""
     cdef double step = <double>l.n * l.interval   # from one message of the connection to the next
     cdef uint64_t k = c.back + c.in_flight
     cdef uint64_t left = c.owed, some
     cdef int64_t age, least
     while left:
-        age = max(l.end - due(l, c, k), <int64_t>0)
+        age = max(l.end - load_due(l, c, k), <int64_t>0)
         least = <int64_t>hist_lowest(hist_index(<uint64_t>age))
         some = min(left, <uint64_t>(<double>(age - least) / step) + 1)
         # The last of them is not below `least`, but for what is lost in rounding.
-        hist_record_row(l.since_due, <uint64_t>age, <uint64_t>max(l.end - due(l, c, k + some - 1), least), some)
+        hist_record_row(l.since_due, <uint64_t>age, <uint64_t>max(l.end - load_due(l, c, k + some - 1), least), some)
         k += some
         left -= some
 
 
-cdef void count_missing(load_t *l, int64_t now) noexcept nogil:
+cdef void load_count_missing(load_t *l, int64_t now) noexcept nogil:
     """What has not come back counts with its age; what was due and never went, with its age at the end."""
     cdef load_conn *c
     cdef sent_t *sent
@@ -170,12 +185,14 @@ cdef void count_missing(load_t *l, int64_t now) noexcept nogil:
             hist_record(l.since_sent, now - sent.when, sent.n)
         if l.interval > 0:
             for k in range(c.back, c.back + c.in_flight):
-                hist_record(l.since_due, now - due(l, c, k), 1)
-            count_owed(l, c)
+                hist_record(l.since_due, now - load_due(l, c, k), 1)
+            conn_count_owed(l, c)
 
 
-cdef void load(load_t *l) noexcept nogil:
-    cdef int64_t now = rio_monotonic_ns()
+cdef void load_run(load_t *l) noexcept nogil:
+    cdef int64_t begun = rio_monotonic_ns()
+    cdef int64_t used = rio_thread_ns()
+    cdef int64_t now = begun
     cdef size_t i
     cdef int asked
     l.last = now
@@ -183,33 +200,45 @@ cdef void load(load_t *l) noexcept nogil:
         rio_wake_exactly(True)
     else:
         for i in range(l.n):
-            release(l, &l.conns[i], rio_monotonic_ns())
+            conn_fill_window(l, &l.conns[i], rio_monotonic_ns())
     while l.phase == SENDING:
         now = rio_monotonic_ns()
         if now >= l.end or rio_bool_get(&l.stopping):
             break
         if l.interval > 0:
-            issue(l, now)
+            load_schedule_due(l, now)
         if l.in_flight == 0:
             l.last = now
-        turn(l, now)
+        load_turn(l, now)
     l.end = min(l.end, rio_monotonic_ns())
     if l.interval > 0:
-        issue(l, l.end - 1)   # goes no more, but was due
+        load_schedule_due(l, l.end - 1)   # goes no more, but was due
     if rio_bool_get(&l.stopping):
         l.last = l.end
     if l.phase == SENDING:
-        send_no_more(l)
+        load_drain(l)
     while l.phase == DRAINING and l.in_flight:
         now = rio_monotonic_ns()
         asked = rio_bool_get(&l.stopping)
         if asked > 1 or (asked and now - l.last >= min(l.stall, <int64_t>FAREWELL)):
             break
-        turn(l, now)
+        load_turn(l, now)
     if l.begin < l.end:
-        count_missing(l, rio_monotonic_ns())
+        load_count_missing(l, rio_monotonic_ns())
     rio_wake_exactly(False)
     l.phase = OVER
+    l.used = rio_thread_ns() - used
+    l.lasted = rio_monotonic_ns() - begun
+
+
+cdef void *load_thread(void *data) noexcept nogil:
+    """Be the thread of a load loop: C only, so that no error of Python's can end it or lose its outcome."""
+    cdef load_t *load = <load_t *>data
+    load_run(load)
+    rio_bool_set(&load.ended, True)
+    while write(load.wake_fd, b"e", 1) < 0 and errno == EINTR:
+        pass
+    return NULL
 
 
 def monotonic_ns():
@@ -237,7 +266,7 @@ def messages(Py_ssize_t size):
 
 @cython.final
 cdef class LoadLoop:
-    """The load of one thread on connected stream sockets. run() does it, once; it is not for more than one thread.
+    """The load of one thread on connected stream sockets, done once: by run(), or by start() in a thread of its own.
 
     fds: the sockets, which stay the caller's and open until this is gone. cycle: what messages(message_bytes) gave,
     shared by all loops. pipeline: messages under way on a connection at most, with a rate too. rate: messages per
@@ -252,7 +281,10 @@ cdef class LoadLoop:
     cdef load_t l
     cdef bint begun      # the fields are set
     cdef bytes cycle
-    cdef rio_flag running
+    cdef rio_flag running   # run() or start() was called
+    cdef bint joinable   # there is a thread that join() has not joined
+    cdef pthread_t thread
+    cdef int pid
     cdef sent_t *rings
     cdef size_t first
     cdef size_t step
@@ -330,6 +362,10 @@ cdef class LoadLoop:
     def __dealloc__(self):
         if not self.begun:
             return
+        if self.joinable and getpid() == self.pid:   # a child after a fork has no such thread
+            rio_bool_set(&self.l.stopping, 2)
+            pthread_join(self.thread, NULL)
+            close(self.l.wake_fd)
         poller_close(&self.l.poller)
         PyMem_RawFree(self.rings)
         PyMem_RawFree(self.l.conns)
@@ -349,20 +385,72 @@ cdef class LoadLoop:
         start: when the first message is due, on monotonic_ns(); by default, now. RuntimeError for a second call. No
         signal handler runs in this thread meanwhile.
         """
+        self.schedule(start)
+        with nogil:
+            load_run(&self.l)
+        return self.outcome()
+
+    def start(self, start=None, *, int wake_fd):
+        """Do it in a thread of its own, in which no signal is handled.
+
+        ``wake_fd``: the writing end of a pipe, of which a duplicate is kept until join(); a byte is written to it when
+        the loop has ended. OSError where the system allows no thread.
+        """
+        cdef sigset_t before
+        cdef int err
+        self.schedule(start)
+        self.l.wake_fd = fcntl(wake_fd, F_DUPFD_CLOEXEC, 0)
+        if self.l.wake_fd < 0:
+            raise os_error(errno)
+        rio_signals_hold(&before)
+        err = pthread_create(&self.thread, NULL, load_thread, &self.l)
+        rio_signals_release(&before)
+        if err:
+            close(self.l.wake_fd)
+            raise os_error(err)
+        self.joinable = True
+        self.pid = getpid()
+
+    cdef int schedule(self, start) except -1:
         cdef int64_t zero = rio_monotonic_ns() if start is None else start
         if not rio_flag_take(&self.running):
             raise RuntimeError("a load loop runs once")
         self.l.start = zero + self.late
         self.l.begin = zero + self.warmup
         self.l.end = self.l.begin + self.duration
-        with nogil:
-            load(&self.l)
+        return 0
+
+    @property
+    def ended(self):
+        """Whether a loop that start() began has ended. From any thread."""
+        return bool(rio_bool_get(&self.l.ended))
+
+    @property
+    def failed(self):
+        """Whether it has ended with another outcome than "done"."""
+        return bool(rio_bool_get(&self.l.ended)) and self.l.outcome != DONE
+
+    def join(self):
+        """Wait until the thread of start() has ended; no signal interrupts it. Without such a thread, do nothing."""
+        if self.joinable and getpid() == self.pid:
+            self.joinable = False
+            with nogil:
+                pthread_join(self.thread, NULL)
+                close(self.l.wake_fd)
+
+    def outcome(self):
+        """What run() returns; after join(), where start() began it."""
         return (
             self.OUTCOMES[<int>self.l.outcome],
             self.first + self.l.culprit * self.step,
             self.l.number,
             self.l.err,
         )
+
+    @property
+    def busy(self):
+        """The part of its time, 0.0 to 1.0, in which the thread had a processor. After run() or join()."""
+        return <double>self.l.used / <double>self.l.lasted if self.l.lasted > 0 else 0.0
 
     def stop(self):
         """End it early: nothing new is sent, and at most a second is waited for what is under way; called again, none.

@@ -16,7 +16,9 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import IO, NoReturn
+    from typing import NoReturn
+
+    from _typeshed import SupportsWrite
 
 FAILED, USAGE_ERROR = 1, 2
 
@@ -49,7 +51,7 @@ class Parser(argparse.ArgumentParser):
             self._print_message(message, sys.stderr)
         leave(status or self._undelivered)
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # The one method through which argparse prints.
         if message and file is sys.stdout:
             self._undelivered = put_out(self.prog, message)

@@ -15,7 +15,7 @@ import signal
 import sys
 
 from rioecho import __version__
-from rioecho.bench import BenchError, Interrupted, Plan, run
+from rioecho.bench import EchoError, Interrupted, Plan, run
 from rioecho.cli import (
     FAILED,
     USAGE_ERROR,
@@ -206,7 +206,7 @@ def _measure(arguments: Sequence[str], signals: _Signals) -> int:
     except ValueError as error:
         p.error(str(error))
     _refuse_undrawable(p, options.plot)
-    allow_descriptors(plan.connections)
+    allow_descriptors(plan.connections + 2 * plan.threads)
     result, status, failure = _run(plan, signals)
     if result is not None:
         if not failure:
@@ -278,7 +278,7 @@ def _run(plan: Plan, signals: _Signals) -> tuple[Result | None, int, str]:
 
 
 def _partial(error: BaseException) -> Result | None:
-    return error.result if isinstance(error, BenchError) else None
+    return error.result if isinstance(error, EchoError) else None
 
 
 def _deliver(result: Result, options: argparse.Namespace, *, whole: bool) -> int:

@@ -6,9 +6,9 @@ import contextlib
 import os
 import signal
 
-from rioecho import IncompleteRead, Rio, __version__, connect
+from rioecho import IncompleteRead, Rio, __version__
 from rioecho.cli import Parser, complain, leave, open_standard_streams, port, seconds
-from rioecho.client import EchoLostError, WrongEchoError, pump
+from rioecho.client import EchoLostError, WrongEchoError, dial, pump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,12 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> int:
     try:
         where = (options.host, options.port) if options.unix is None else (options.unix,)
-        sock, _ = connect(*where, timeout=options.connect_timeout).detach()
-        with sock:
+        with dial(*where, timeout=options.connect_timeout) as sock:
             if os.isatty(STDIN) and os.isatty(STDOUT):
                 _converse(Rio(sock, timeout=None))
             else:
-                pump(sock, STDIN, STDOUT)
+                pump(sock, STDIN, STDOUT, on_wait=_say_that_it_waits)
     except WrongEchoError as error:
         complain(PROG, error)
         return WRONG
@@ -68,6 +67,10 @@ def _run(options: argparse.Namespace) -> int:
         complain(PROG, error)
         return LOST
     return 0
+
+
+def _say_that_it_waits(in_flight: int) -> None:
+    complain(PROG, f"waiting for the server to answer: {in_flight} bytes are in flight, and no more are sent")
 
 
 def _converse(rio: Rio) -> None:

@@ -15,7 +15,7 @@ import time
 import pytest
 
 from rioecho import EchoServer
-from rioecho.bench import ConnectionLost, Interrupted, Plan, Stalled, WrongEcho, run
+from rioecho.bench import BenchError, ConnectionLost, EchoError, Interrupted, Plan, Stalled, WrongEcho, run
 from rioecho.client import EchoLostError, WrongEchoError
 from support.peers import SECONDS, Running, answering, receive, reset
 
@@ -287,15 +287,19 @@ def test_ctrl_c_in_the_last_report_gives_the_whole_result():
 # ---- breaking off
 
 
+def test_the_older_names_of_the_errors_are_the_client_s_classes():
+    assert (BenchError, WrongEcho, ConnectionLost) == (EchoError, WrongEchoError, EchoLostError)
+    assert issubclass(Stalled, EchoError)
+
+
 def test_a_wrong_echo_ends_the_test():
     def talk(sock):
         sock.sendall(receive(sock, 64)[:63] + b"!")
         hold(sock)
 
-    with answering(talk) as address, pytest.raises(WrongEcho) as raised:
+    with answering(talk) as address, pytest.raises(WrongEchoError) as raised:
         run(short(address, connections=1, duration=SECONDS))
     error = raised.value
-    assert isinstance(error, WrongEchoError)
     assert (error.connection, error.offset, error.result.errors) == (0, 63, 1)
     assert str(error) == "wrong echo: on connection 0 the byte at offset 63 is not what was sent"
 
@@ -309,10 +313,10 @@ def test_a_lost_connection_ends_the_test_with_what_there_was(how):
         if how == "reset":
             reset(sock)
 
-    with answering(talk) as address, pytest.raises(ConnectionLost) as raised:
+    with answering(talk) as address, pytest.raises(EchoLostError) as raised:
         run(short(address, connections=1, duration=SECONDS, warmup=0))
     error = raised.value
-    assert isinstance(error, (EchoLostError, OSError))
+    assert isinstance(error, (EchoError, OSError))
     assert (error.connection, error.missing) == (0, 64)
     assert (error.result.messages, error.result.total_messages, error.result.errors) == (100, 100, 1)
     assert error.result.histogram.count == 101
@@ -347,7 +351,7 @@ def test_when_one_thread_breaks_off_the_others_do():
 
         running = Running(serve)
         before = time.monotonic()
-        with pytest.raises(ConnectionLost) as raised:
+        with pytest.raises(EchoLostError) as raised:
             run(short(listener.getsockname(), connections=2, threads=2, duration=1000))
         assert time.monotonic() - before < SECONDS
         assert raised.value.connection == 1

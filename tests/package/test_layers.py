@@ -36,7 +36,7 @@ FILES = {
         "listeners",
         "udp",
     ],
-    "_load": ["histogram", "connection", "loop", "plan"],
+    "_load": ["histogram", "connection", "loop", "plan", "result", "runner"],
     "public": ["errors", "rio", "sockets", "csapp", "server", "client", "bench", "__init__"],
 }
 # What everything may import, although it is public: the classes of errors.

@@ -1,0 +1,239 @@
+"""A load test while it runs: a load loop in each of its threads, watched by the caller's."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+from typing import TYPE_CHECKING, NamedTuple
+
+from rioecho._load.histogram import Histogram
+from rioecho._load.loop import LoadLoop, messages, monotonic_ns
+from rioecho._load.result import Progress, Result
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from rioecho._load.plan import Plan
+
+#: How many samples of the rate a result holds, about, whatever the duration; and the least time between two.
+SAMPLES, SAMPLE_SECONDS = 200, 0.1
+STOP_SECONDS = 0.05  # between two looks at `stop`
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
+BUSY = 0.95  # of a processor's time, or of the rate asked for
+
+
+class Outcome(NamedTuple):
+    """How a load loop ended, as LoadLoop.run() says it; the kind may also be "interrupted"."""
+
+    kind: str
+    connection: int = 0
+    number: int = 0
+    err: int = 0
+
+
+def _latencies(h: Histogram) -> dict[str, float]:
+    """Give the figures of a histogram; nanoseconds are the last digits that it has."""
+    percentiles = {name: round(h.percentile(p), 3) for name, p in PERCENTILES.items()}
+    return {"mean": round(h.mean, 3), **percentiles, "max": round(h.max, 3)}
+
+
+class Runner:
+    """A test that is running: a load loop for each thread, and what is seen of them together."""
+
+    def __init__(self, plan: Plan, fds: list[int]) -> None:
+        self.plan = plan
+        cycle = messages(plan.message_bytes)
+        self.loops = []
+        for first in range(plan.threads):
+            own = fds[first :: plan.threads]
+            loop = LoadLoop(
+                own,
+                cycle,
+                message_bytes=plan.message_bytes,
+                pipeline=plan.pipeline,
+                rate=None if plan.rate is None else plan.rate * len(own) / len(fds),
+                phase=0.0 if plan.rate is None else first / plan.rate,
+                warmup=plan.warmup_s,
+                duration=plan.duration,
+                stall_timeout=plan.stall_timeout,
+                first=first,
+                step=plan.threads,
+                without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
+            )
+            self.loops.append(loop)
+        self.started: list[LoadLoop] = []
+        self.samples: list[tuple[float, float, float]] = []
+        self.last = (0.0, 0)  # of the Progress: elapsed, and messages echoed
+        self.sampled = (plan.warmup_s, 0, Histogram())
+
+    def run(
+        self, on_progress: Callable[[Progress], object] | None, every: float, stop: threading.Event | None
+    ) -> tuple[Result, Outcome | None]:
+        """Run the test; return what was measured, and how it broke off if it did. All threads have ended then."""
+        woken, wake = os.pipe()
+        self._woken = select.poll()
+        self._woken.register(woken, select.POLLIN)
+        stopped, interrupted = False, False
+        try:
+            self._begin(wake)
+            stopped = self._watch(on_progress, every, stop)
+            self._end()
+            self._sample(self.plan.warmup_s + max(loop.measured_seconds for loop in self.loops), last=True)
+            if on_progress is not None:
+                on_progress(self._progress(self._elapsed()))
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            self._end()
+            os.close(woken)
+            os.close(wake)
+        outcomes = [Outcome(*loop.outcome()) for loop in self.loops]
+        result = self._result(outcomes, stopped=stopped or interrupted)
+        if interrupted:
+            return result, Outcome("interrupted")
+        # Those that ended after another had failed were stopped, and are done.
+        return result, next((outcome for outcome in outcomes if outcome.kind != "done"), None)
+
+    def _begin(self, wake: int) -> None:
+        self.start = monotonic_ns()
+        for loop in self.loops:
+            try:
+                loop.start(self.start, wake_fd=wake)
+            except BlockingIOError as error:  # EAGAIN
+                raise OSError(error.errno, f"the system does not allow {len(self.loops)} threads") from None
+            self.started.append(loop)
+
+    def _elapsed(self) -> float:
+        return (monotonic_ns() - self.start) / 1e9
+
+    def _watch(
+        self, on_progress: Callable[[Progress], object] | None, every: float, stop: threading.Event | None
+    ) -> bool:
+        """Look on until all loops have ended, or one has failed; return whether the test was stopped."""
+        plan, stopped = self.plan, False
+        report_at = every if on_progress is not None else math.inf
+        step = max(plan.duration / SAMPLES, SAMPLE_SECONDS)
+        sample_at = plan.warmup_s + step
+        while not (all(loop.ended for loop in self.loops) or any(loop.failed for loop in self.loops)):
+            now = self._elapsed()
+            if now >= sample_at and not stopped:
+                self._sample(now)
+                sample_at += step * math.ceil((now - sample_at) / step or 1)
+            if on_progress is not None and now >= report_at:
+                on_progress(self._progress(now))
+                report_at += every * math.ceil((now - report_at) / every or 1)
+            if stop is not None and stop.is_set() and not stopped:
+                stopped = True
+                for loop in self.loops:
+                    loop.stop()
+            until = min(report_at, math.inf if stopped else sample_at, now + 1 if stop is None else now + STOP_SECONDS)
+            self._wait(max(until - self._elapsed(), 0))
+        return stopped
+
+    def _wait(self, seconds: float) -> None:
+        """Wait so long at most, for a loop to end."""
+        for fd, _ in self._woken.poll(math.ceil(seconds * 1000)):
+            os.read(fd, 1)
+
+    def _end(self) -> None:
+        """Stop the loops that still run. After a failure they do not wait for what is in flight; nor after a Ctrl-C."""
+        while not all(loop.ended for loop in self.started):
+            with contextlib.suppress(KeyboardInterrupt):
+                failed = any(loop.failed for loop in self.started)
+                for loop in self.started:
+                    loop.stop()
+                    if failed:
+                        loop.stop()
+                while not all(loop.ended for loop in self.started):
+                    self._wait(1.0)
+        for loop in self.started:
+            loop.join()
+
+    def _merged(self, *, corrected: bool = True) -> Histogram:
+        merged = Histogram()
+        for loop in self.loops:
+            loop.add_to(merged, corrected=corrected)
+        return merged
+
+    def _counted(self) -> list[int]:
+        """Messages measured, echoed, in flight."""
+        return [sum(column) for column in zip(*(loop.counts() for loop in self.loops), strict=True)]
+
+    def _sample(self, elapsed: float, *, last: bool = False) -> None:
+        at, before, seen = self.sampled
+        passed = min(elapsed, self.plan.warmup_s + self.plan.duration) - at
+        if passed < (SAMPLE_SECONDS / 2 if last and self.samples else 1e-6):
+            return
+        measured, histogram = self._counted()[0], self._merged()
+        p99 = histogram.since(seen).percentile(99)
+        self.samples.append((at + passed - self.plan.warmup_s, (measured - before) / passed, p99))
+        self.sampled = (at + passed, measured, histogram)
+
+    def _progress(self, elapsed: float) -> Progress:
+        warmup, whole = self.plan.warmup_s, self.plan.warmup_s + self.plan.duration
+        measured, echoed, in_flight = self._counted()
+        histogram = self._merged()
+        warming_up = elapsed < warmup
+        rate = (echoed - self.last[1]) / max(elapsed - self.last[0], 1e-9)
+        self.last = (elapsed, echoed)
+        seen = min(elapsed, whole) - (0 if warming_up else warmup)
+        return Progress(
+            elapsed=elapsed,
+            messages=measured,
+            rate=rate,
+            total_rate=(echoed if warming_up else measured) / max(seen, 1e-9),
+            p50=histogram.percentile(50),
+            p99=histogram.percentile(99),
+            max=histogram.max,
+            in_flight=in_flight,
+            fraction=min(elapsed / whole, 1.0),
+            warming_up=warming_up,
+        )
+
+    def _result(self, outcomes: list[Outcome], *, stopped: bool) -> Result:
+        plan = self.plan
+        duration = max(loop.measured_seconds for loop in self.loops)
+        measured, echoed, missing = self._counted()
+        corrected = self._merged()
+        uncorrected = corrected if plan.rate is None else self._merged(corrected=False)
+        rate = measured / duration if duration else 0.0
+        return Result(
+            target=plan.target,
+            connections=plan.connections,
+            message_bytes=plan.message_bytes,
+            pipeline=plan.pipeline,
+            threads=plan.threads,
+            duration_s=duration,
+            rate_asked=plan.rate,
+            messages=measured,
+            rate=rate,
+            mb_per_s=rate * plan.message_bytes / 1e6,
+            errors=sum(outcome.kind != "done" for outcome in outcomes),
+            latency_us=_latencies(corrected),
+            latency_uncorrected_us=_latencies(uncorrected),
+            histogram=corrected,
+            histogram_uncorrected=uncorrected,
+            samples=self.samples,
+            warnings=self._warnings(corrected.count, duration, measured, missing, stopped=stopped),
+            total_messages=echoed,
+        )
+
+    def _warnings(self, count: int, duration: float, measured: int, missing: int, *, stopped: bool) -> list[str]:
+        plan, warnings = self.plan, []
+        if stopped and duration < plan.duration:
+            warnings.append(f"stopped early: {duration:.1f} s of {plan.duration:g} s were measured")
+        if missing:
+            warnings.append(f"{missing} messages had not come back at the end; they count with their age")
+        thin = [(name, round(100 / (100 - p))) for name, p in PERCENTILES.items() if count < round(100 / (100 - p))]
+        if thin:
+            needed = ", ".join(f"{name} needs {least}" for name, least in thin)
+            warnings.append(f"too few messages, {count}, to carry these percentiles: {needed}")
+        if plan.rate is not None and measured + plan.connections < BUSY * plan.rate * duration:
+            reached = round(measured / duration, 1)
+            warnings.append(f"the rate was not reached: {reached:.12g} of {plan.rate:.12g} messages per second")
+        elif plan.rate is None and min(loop.busy for loop in self.loops) > BUSY:
+            warnings.append("the load generator was busy all the time: the server may be faster than this shows")
+        return warnings
