@@ -3,12 +3,14 @@
 import contextlib
 import os
 import select
+import socket
 import subprocess
 
 import pytest
 
+from rioecho.client import CHUNK, LIMIT, WINDOW, EchoLostError, pump
 from rioecho.server import EchoServer
-from support.peers import Command, Running, binary, lines, peak_memory, piped
+from support.peers import Command, Running, answering, binary, lines, peak_memory, piped, receive
 
 MODULE = "rioecho.cli.client"
 
@@ -126,3 +128,80 @@ def test_an_output_that_is_non_blocking_loses_nothing(lines_server):
         status = client.status()
         assert running.result() == data
         assert status == 0
+
+
+# ---- a server that reads and does not answer
+
+
+def swallowed(sock):
+    """Read what the client sends until it stops: how much it was."""
+    total = 0
+    while select.select([sock], [], [], 0.5)[0]:
+        total += len(sock.recv(1 << 20))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("data", "bound"), [(b"\0" * 4096, LIMIT), (b"x" * 4095 + b"\n", WINDOW)], ids=["without newlines", "lines"]
+)
+def test_of_endless_input_only_so_much_is_sent_to_a_server_that_never_answers(data, bound):
+    with socket.create_server(("127.0.0.1", 0)) as listener, Command(MODULE, *listener.getsockname()) as client:
+        sock, _ = listener.accept()
+        with sock:
+            feeding = Running(feed, client.stdin, data, 1 << 30)
+            assert bound - CHUNK <= swallowed(sock) <= bound
+            assert peak_memory(client.pid) < 80 << 20
+            assert client.process.poll() is None
+        assert client.status() == 1
+        assert feeding.result() < 16 << 20
+
+
+def feed(pipe, data, most):
+    """Write this again and again until nobody takes it any more, or so much was taken; how much it was."""
+    with contextlib.suppress(BrokenPipeError):
+        for taken in range(0, most, len(data)):
+            os.write(pipe.fileno(), data)
+    return taken
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="no pipes that keep pieces apart")
+def test_input_in_pieces_of_one_byte_costs_no_more_memory_than_in_larger_ones():
+    reader, writer = os.pipe2(os.O_DIRECT)  # each write is a read of its own at the other end
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        open(writer, "wb", buffering=0) as pipe,
+        Command(MODULE, *listener.getsockname(), stdin=reader) as client,
+    ):
+        os.close(reader)
+        sock, _ = listener.accept()
+        with sock:
+            pipe.write(b"x")
+            receive(sock, 1)
+            before = peak_memory(client.pid)
+            feeding = Running(feed, pipe, b"x", 30_000)
+            receive(sock, 30_000)
+            feeding.result()
+            assert peak_memory(client.pid) - before < 4 << 20
+
+
+def test_that_it_waits_for_the_server_is_told_once(monkeypatch):
+    monkeypatch.setattr("rioecho.client.PATIENCE", 0.05)
+    told = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open("/dev/zero", "rb") as source, open(os.devnull, "wb") as sink:
+        running = Running(pump, ours, source.fileno(), sink.fileno(), on_wait=told.append)
+        assert LIMIT - CHUNK <= swallowed(theirs) <= LIMIT  # and another half a second
+        theirs.close()
+        with pytest.raises(EchoLostError):
+            running.result()
+    assert told == [LIMIT]
+
+
+def test_a_line_as_long_as_the_limit_goes_out_whole():
+    line = b"x" * (LIMIT - 1) + b"\n"
+
+    def answer(sock):
+        sock.sendall(receive(sock, len(line)))
+
+    with answering(answer) as address:
+        assert piped(address, line) == (0, line, "")
