@@ -3,17 +3,22 @@
 A source address can be forged, and an echo answers whatever it is sent: one datagram that names another echo as its
 source, or any service that answers everything, and the two answer each other for ever (CERT CA-1996-01,
 CVE-2024-2169). So ``refusal()`` says which sources get no answer, and a ``Limiter`` how many answers a source gets.
-An echo reflects what is sent in another's name, but never adds to it: one answer at most, of the same size.
+An echo reflects what is sent in another's name, but never adds to it: one answer at most, of the same size. For that
+a datagram that was sent to a broadcast or multicast address gets none: a network of echoes would multiply it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
 import select
 import socket
+import struct
+import sys
 from collections import OrderedDict
+from functools import lru_cache
 from time import monotonic
 
 from rioecho._core.addresses import check_host, check_port, describe_error, look_up, open_socket, shown
@@ -21,7 +26,9 @@ from rioecho._core.addresses import check_host, check_port, describe_error, look
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    Ancillary: TypeAlias = tuple[tuple[int, int, bytes], ...]
 
 log = logging.getLogger("rioecho.server")
 
@@ -37,8 +44,23 @@ PAUSE = 0.01
 BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
 
 MAPPED = bytes(10) + b"\xff\xff"
-BROADCAST = b"\xff" * 4
+BROADCAST, LOOPBACK_BROADCAST = b"\xff" * 4, b"\x7f\xff\xff\xff"
 UNSPECIFIED_V6 = bytes(16)
+
+# How the kernel says to which address a datagram was sent. Python has no names for those of IPv4.
+#: struct in_pktinfo: the interface, the address of ours that belongs to it, the datagram's destination.
+IP_PKTINFO = {"linux": 8, "darwin": 26}.get(sys.platform)
+#: The destination alone.
+IP_RECVDSTADDR = None if IP_PKTINFO else 7
+IPV6_RECVPKTINFO = getattr(socket, "IPV6_RECVPKTINFO", None)
+IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", None)
+#: Flags of a received datagram, where the system has them.
+MANY = getattr(socket, "MSG_BCAST", 0) | getattr(socket, "MSG_MCAST", 0)
+PKTINFO, PKTINFO_V6 = struct.Struct("=I4s4s"), struct.Struct("=16sI")
+#: Room for the destination in both forms, and for what the caller of a socket that was passed in has asked for.
+ANCILLARY = 512
+#: Destinations that are remembered.
+MAX_DESTINATIONS = 1024
 
 
 class UdpEcho:
@@ -48,8 +70,10 @@ class UdpEcho:
     a pause (by default a second's worth). IPv6 sources of one /64 count as one. The pace of the last ``max_sources``
     is remembered. With ``rate`` 0 there is no limit, and a loop with a service on a high port does not end.
 
-    An answer leaves from the address that the route to its receiver has: a machine with several is better served by
-    one socket for each than by one for all (0.0.0.0, ::). Raises ``ValueError`` for a wrong argument.
+    Nor does a datagram that was sent to a broadcast or multicast address get an answer. Which addresses are broadcast
+    on a network, the kernel says on Linux and the BSDs; on macOS only 255.255.255.255 and 127.255.255.255 are known.
+    An answer leaves from the address that the datagram was sent to; outside Linux, over IPv4 and from a socket that is
+    bound to 0.0.0.0, from the one that the route to its receiver has. Raises ``ValueError`` for a wrong argument.
     """
 
     def __init__(
@@ -71,13 +95,20 @@ class UdpEcho:
             burst = max(1.0, rate)
         self._limiter = Limiter(rate, burst, max_sources) if rate else None
         self._stop_fd = stop_fd
-        self._own_ports = frozenset(sock.getsockname()[1] for sock in self._sockets)
+        names = {sock: sock.getsockname() for sock in self._sockets}
+        self._own_ports = frozenset(name[1] for name in names.values())
+        # Those whose answers could leave from another address than the datagram was sent to.
+        self._any_address = frozenset(sock for sock, name in names.items() if not any(packed(name[0])))
         self._warned: set[str] = set()
         self._datagrams = self._dropped = self._bytes_in = self._bytes_out = 0
         for sock in self._sockets:
             sock.setblocking(False)
             # Which addresses are broadcast on a network here only the kernel knows: it refuses to send there (EACCES).
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
+            ask_for_destinations(sock)
+        self._buffer = memoryview(bytearray(LARGEST))
+        self._buffers = [self._buffer]
+        self._destinations: dict[Ancillary, Destination] = {}
 
     def run(self) -> None:
         """Echo until ``stop_fd`` is readable, then also what has arrived before, and return.
@@ -91,17 +122,16 @@ class UdpEcho:
         by_fd = {sock.fileno(): sock for sock in self._sockets}
         for fd in by_fd:
             ready.register(fd, select.POLLIN)
-        buffer = memoryview(bytearray(LARGEST))
         while True:
             fds = [fd for fd, _ in ready.poll()]
             if self._stop_fd in fds:
                 break
             # Nothing where something was to be: a datagram with a wrong checksum, or an error that poll() reports and
             # recvfrom() does not take away (IP_RECVERR). Trying again at once would only burn a processor.
-            if not sum([self._answer(by_fd[fd], buffer, BATCH) for fd in fds]) and stopped.poll(PAUSE * 1000):
+            if not sum([self._answer(by_fd[fd], BATCH) for fd in fds]) and stopped.poll(PAUSE * 1000):
                 break
         for sock in by_fd.values():
-            self._answer(sock, buffer, LAST)
+            self._answer(sock, LAST)
 
     def counts(self) -> dict[str, int]:
         """What has happened so far: datagrams (answered), dropped (all others), bytes_in (of both), bytes_out."""
@@ -109,12 +139,13 @@ class UdpEcho:
         bytes_out, datagrams, dropped = self._bytes_out, self._datagrams, self._dropped
         return {"datagrams": datagrams, "dropped": dropped, "bytes_in": self._bytes_in, "bytes_out": bytes_out}
 
-    def _answer(self, sock: socket.socket, buffer: memoryview, most: int) -> int:
-        """Answer what has arrived, at most so many datagrams: how many there were."""
+    def _answer(self, sock: socket.socket, most: int) -> int:
+        """Answer what has arrived, at most so many datagrams; return how many there were."""
         received = 0
+        any_address = sock in self._any_address
         for _ in range(most):
             try:
-                n, address = sock.recvfrom_into(buffer)
+                n, ancillary, flags, address = sock.recvmsg_into(self._buffers, ANCILLARY)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -125,8 +156,12 @@ class UdpEcho:
             self._bytes_in += n
             source = packed(address[0])
             why = refusal(source, address[1], self._own_ports)
+            key = tuple(ancillary)
+            to = self._destinations.get(key) or self._new_destination(key)
             if why is not None:
                 self._drop(address, "guard", why)
+            elif to.is_many or flags & MANY:
+                self._drop(address, "destination", "it was sent to a broadcast or multicast address")
             elif self._limiter is not None and not self._limiter.allows(source):
                 self._drop(address, "rate", f"more than {self._limiter.rate:g} a second")
             else:
@@ -134,7 +169,10 @@ class UdpEcho:
                 self._bytes_out += n
                 self._datagrams += 1
                 try:
-                    sock.sendto(buffer[:n], address)
+                    if any_address and to.reply:
+                        sock.sendmsg([self._buffer[:n]], to.reply, 0, address)
+                    else:
+                        sock.sendto(self._buffer[:n], address)
                 except OSError:
                     # No room in the send buffer (EAGAIN, ENOBUFS), no way there (ENETUNREACH, EHOSTUNREACH, EPERM,
                     # EACCES, EMSGSIZE), or the error of an earlier answer (ECONNREFUSED): as if lost on the way, which
@@ -144,6 +182,12 @@ class UdpEcho:
                     self._dropped += 1
         return received
 
+    def _new_destination(self, ancillary: Ancillary) -> Destination:
+        if len(self._destinations) >= MAX_DESTINATIONS:
+            self._destinations.clear()
+        self._destinations[ancillary] = new = Destination(ancillary)
+        return new
+
     def _drop(self, address: Any, rule: str, why: str) -> None:
         self._dropped += 1
         if rule not in self._warned:  # once: whoever can send datagrams could fill the log
@@ -151,6 +195,51 @@ class UdpEcho:
             log.warning("dropped a datagram from %s port %d: %s (said once)", address[0], address[1], why)
 
 
+def ask_for_destinations(sock: socket.socket) -> None:
+    """Have the kernel say with each datagram to which address it was sent, where it can."""
+    options = [(socket.IPPROTO_IP, IP_PKTINFO), (socket.IPPROTO_IP, IP_RECVDSTADDR)]
+    if sock.family == socket.AF_INET6:  # which may take IPv4 too
+        options.append((socket.IPPROTO_IPV6, IPV6_RECVPKTINFO))
+    for level, option in options:
+        if option is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(level, option, 1)
+
+
+class Destination:
+    """The address to which a datagram was sent, from its ancillary data; it may be unknown."""
+
+    def __init__(self, ancillary: Ancillary) -> None:
+        #: Whether it is a broadcast or multicast address.
+        self.is_many = False
+        #: Ancillary data with which an answer leaves from there; none: sendto() will do.
+        self.reply: Ancillary = ()
+        for level, kind, data in ancillary:
+            if level == socket.IPPROTO_IP and kind == IP_PKTINFO and len(data) == PKTINFO.size:
+                _, local, address = PKTINFO.unpack(data)
+                # Linux gives the interface's address beside a broadcast or multicast one; macOS leaves it out.
+                self.is_many |= is_many(address) or local not in (bytes(4), address)
+                if sys.platform == "linux":
+                    self.reply = ((level, kind, PKTINFO.pack(0, address, bytes(4))),)
+            elif level == socket.IPPROTO_IP and kind == IP_RECVDSTADDR and len(data) == 4:
+                self.is_many |= is_many(data)
+            elif level == socket.IPPROTO_IPV6 and kind == IPV6_PKTINFO and len(data) == PKTINFO_V6.size:
+                address, interface = PKTINFO_V6.unpack(data)
+                self.is_many |= is_many(address.removeprefix(MAPPED))
+                # The interface belongs to a link-local address; to any other the route decides.
+                link_local = address[0] == 0xFE and address[1] & 0xC0 == 0x80
+                if not self.reply and not address.startswith(MAPPED):
+                    self.reply = ((level, kind, PKTINFO_V6.pack(address, interface if link_local else 0)),)
+
+
+def is_many(address: bytes) -> bool:
+    """Report whether a ``packed()`` address is known for that of many hosts: multicast, or broadcast anywhere."""
+    if len(address) == 4:
+        return 224 <= address[0] < 240 or address in (BROADCAST, LOOPBACK_BROADCAST)
+    return address[0] == 0xFF
+
+
+@lru_cache(MAX_SOURCES)
 def packed(host: str) -> bytes:
     """Give the 4 or 16 bytes of an address; an IPv4-mapped one (::ffff:a.b.c.d) is the IPv4 address that it maps."""
     if ":" not in host:
@@ -169,13 +258,9 @@ def refusal(address: bytes, port: int, own_ports: Container[int]) -> str | None:
         return "the source port is below 1024"
     if port in own_ports:  # ourselves, or the same program elsewhere
         return "the source port is one that we listen on"
-    if len(address) == 4:
-        multicast, unspecified = 224 <= address[0] < 240, address[0] == 0
-    else:
-        multicast, unspecified = address[0] == 0xFF, address == UNSPECIFIED_V6
-    if multicast or address == BROADCAST:  # one datagram, and many would get the answer
+    if is_many(address):  # one datagram, and many would get the answer
         return "the source address is not that of one host"
-    if unspecified:
+    if address[0] == 0 if len(address) == 4 else address == UNSPECIFIED_V6:
         return "the source address is unspecified"
     return None
 

@@ -158,9 +158,10 @@ def test_of_endless_input_only_so_much_is_sent_to_a_server_that_never_answers(da
 
 def feed(pipe, data, most):
     """Write this again and again until nobody takes it any more, or so much was taken; how much it was."""
+    taken = 0
     with contextlib.suppress(BrokenPipeError):
-        for taken in range(0, most, len(data)):
-            os.write(pipe.fileno(), data)
+        while taken < most:
+            taken += os.write(pipe.fileno(), data)
     return taken
 
 

@@ -17,7 +17,17 @@ import time
 
 import pytest
 
-from rioecho._server.udp import BATCH, LAST, Limiter, UdpEcho, packed, refusal, udp_sockets
+from rioecho._server.udp import (
+    BATCH,
+    LAST,
+    MAX_DESTINATIONS,
+    Destination,
+    Limiter,
+    UdpEcho,
+    packed,
+    refusal,
+    udp_sockets,
+)
 from support.peers import SECONDS, Output, Running, binary
 from support.properties import given, settings, st
 
@@ -235,7 +245,7 @@ def expected(address, port):
         or address.is_multicast
         or address.is_unspecified
         or (address.version == 4 and address in ipaddress.ip_network("0.0.0.0/8"))
-        or address == ipaddress.ip_address("255.255.255.255")
+        or str(address) in ("255.255.255.255", "127.255.255.255")
     )
 
 
@@ -397,6 +407,155 @@ def test_no_answer_is_broadcast():
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     with Serving(sockets=[sock]):
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) == 0
+
+
+# ---- the address that a datagram was sent to
+
+
+def broadcast_addresses():
+    """The broadcast addresses of this machine's networks, and that of all of them."""
+    yield "127.255.255.255"
+    yield "255.255.255.255"
+    if sys.platform == "linux":
+        path = shutil.which("ip")
+        said = subprocess.run([path, "-4", "addr"], capture_output=True, text=True).stdout if path else ""
+        for words in map(str.split, said.splitlines()):
+            if "brd" in words and words[0] == "inet":
+                yield words[words.index("brd") + 1]
+
+
+@pytest.mark.parametrize("bound", ["any", "itself"])
+@pytest.mark.parametrize("address", list(broadcast_addresses()))
+def test_a_datagram_to_a_broadcast_address_is_dropped_and_counted(address, bound, logged):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.settimeout(SECONDS)
+        try:
+            context = Serving(ANY if bound == "any" else address)
+        except OSError as error:
+            pytest.skip(f"cannot listen there: {error}")
+        with context as server:
+            port = server.address[1]
+            try:
+                sock.sendto(b"everybody?", (address, port))
+            except OSError as error:
+                pytest.skip(f"there is no such network here: {error}")
+            if bound == "any":
+                sock.sendto(b"you?", (V4, port))
+                assert sock.recv(100) == b"you?"
+            counts = server.stop()
+            if counts["dropped"] == 0:
+                pytest.skip("this system does not deliver it")
+            assert counts["dropped"] == 1
+            assert counts["datagrams"] == (bound == "any")
+            nothing_more(sock)
+    assert [line.partition(": ")[2] for _, line in logged] == [
+        "it was sent to a broadcast or multicast address (said once)"
+    ]
+
+
+@pytest.mark.parametrize(("host", "group"), [(ANY, "224.0.0.1"), ("::", "ff02::1"), ("::", "ff01::1")])
+def test_a_datagram_to_a_multicast_address_is_dropped_and_counted(host, group):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with Serving(host) as server, socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(SECONDS)
+        port = server.address[1]
+        if family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(V4))
+            to = [(group, port)]
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 0)  # to this machine alone
+            to = [(group, port, 0, index) for index, _ in socket.if_nameindex()]
+        for address in to:
+            with contextlib.suppress(OSError):
+                sock.sendto(b"everybody?", address)
+                break
+        else:
+            pytest.skip("not to be sent here")
+        local = (V6 if ":" in host else V4, port)
+        sock.sendto(b"you?", local)
+        assert sock.recvfrom(100)[1][:2] == local
+        counts = server.stop()
+        if counts["dropped"] == 0:
+            pytest.skip("this system does not deliver it")
+        assert counts == counted(1, 1, 14, 4)
+        nothing_more(sock)
+
+
+def test_a_broadcast_to_an_ipv6_socket_that_takes_both_is_dropped():
+    with (
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as both,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        both.bind(("::", 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        with Serving(sockets=[both]) as server:
+            sock.sendto(b"everybody?", ("127.255.255.255", server.address[1]))
+            with client(("127.0.0.9", server.address[1])) as honest:
+                ask(honest, b"you?")
+            counts = server.stop()
+            if counts["dropped"] == 0:
+                pytest.skip("this system does not deliver it")
+            assert counts == counted(1, 1, 14, 4)
+            nothing_more(sock)
+
+
+@linux_only
+@pytest.mark.parametrize("host", [V4, "127.0.0.9", "127.255.255.254"])
+def test_an_answer_leaves_from_the_address_that_was_asked_of_a_socket_bound_to_any(host):
+    with Serving(ANY) as server, client((host, server.address[1])) as sock:
+        sock.send(b"who?")
+        assert sock.recvfrom(100) == (b"who?", (host, server.address[1]))
+
+
+@linux_only
+def test_an_answer_over_ipv6_leaves_from_the_address_that_was_asked():
+    path = shutil.which("ip")
+    said = subprocess.run([path, "-6", "addr"], capture_output=True, text=True).stdout if path else ""
+    lines = [line.split() for line in said.splitlines()]
+    interface = None
+    found = [("::1", 0)]
+    for words in lines:
+        if words[0].endswith(":") and words[0][:-1].isdigit():
+            interface = int(words[0][:-1])
+        elif words[0] == "inet6":
+            host = words[1].partition("/")[0]
+            found.append((host, interface if host.startswith("fe80") else 0))
+    with Serving("::") as server, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(SECONDS)
+        for host, scope in found:
+            address = (host, server.address[1], 0, scope)
+            sock.sendto(b"who?", address)
+            assert sock.recvfrom(100) == (b"who?", address)
+
+
+def test_many_destinations_are_not_all_remembered():
+    with Serving(ANY) as server:
+        for i in range(MAX_DESTINATIONS + 10):
+            try:
+                context = client((f"127.0.{i // 250}.{i % 250 + 1}", server.address[1]))
+            except OSError as error:
+                pytest.skip(f"only 127.0.0.1 is a loopback address here: {error}")
+            with context as sock:
+                sock.send(b"x")
+                assert sock.recv(10) == b"x"
+        assert len(server.echo._destinations) <= MAX_DESTINATIONS
+
+
+@pytest.mark.parametrize(
+    ("ancillary", "many"),
+    [
+        ([], False),
+        ([(socket.IPPROTO_IP, 99, b"?")], False),
+        ([(socket.IPPROTO_IP, 8, b"short")], False),
+        ([(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, bytes(15) + b"\1" + bytes(4))], False),
+        ([(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, b"\xff\2" + bytes(18))], True),
+        ([(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, bytes(10) + b"\xff" * 6 + bytes(4))], True),
+    ],
+)
+def test_a_destination_is_read_from_what_the_kernel_says(ancillary, many):
+    assert Destination(tuple(ancillary)).is_many is many
 
 
 # ---- the rate limit
@@ -687,7 +846,7 @@ def test_a_broken_socket_is_an_error(name):
     class Broken(socket.socket):
         """A socket whose descriptor has become something else."""
 
-        def recvfrom_into(self, buffer):
+        def recvmsg_into(self, buffers, ancillary):
             raise OSError(getattr(errno, name), "broken")
 
     with Broken(socket.AF_INET, socket.SOCK_DGRAM) as broken, stop_pipe() as (stop_fd, stop):
@@ -762,11 +921,11 @@ class Endless(socket.socket):
 
     received = 0
 
-    def recvfrom_into(self, buffer):
+    def recvmsg_into(self, buffers, ancillary):
         self.received += 1
         if self.received == self.stop_at:
             os.write(self.stop, b"s")
-        return 1, (V4, 50_000)
+        return 1, [], 0, (V4, 50_000)
 
     def sendto(self, data, address):
         return len(data)
@@ -785,7 +944,16 @@ def test_a_stop_is_seen_after_a_batch_and_the_rest_is_bounded_too(batches):
         assert endless.received == batches * BATCH + LAST
 
 
-@pytest.mark.slow
+@pytest.fixture
+def often():
+    """Have threads take turns so often that one that only looks does not keep the others waiting."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("often")
 def test_counts_are_consistent_at_any_time():
     over = threading.Event()
     with Serving(V4, rate=0) as server:
