@@ -5,10 +5,8 @@ rate the messages have a schedule, whatever the server does: what a slow answer 
 all the same, and its latency counts from then ("coordinated omission", G. Tene).
 """
 
-import random
-import string
-
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
@@ -68,6 +66,7 @@ cdef enum:
     CYCLE_MAX = 1 << 22           # bytes, then
 
 
+cdef bytes LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 cdef double MIN_RATE = 2.0 ** -31   # of a loop: the clock holds the time of its next message, in 68 years
 
 
@@ -252,16 +251,31 @@ def messages(Py_ssize_t size):
     Each begins with its number and ends with a newline; in between are letters and digits without a pattern. Where
     that does not fit it is cut: two bytes are a random character and the newline.
     """
+    cdef const char *letters = LETTERS
+    cdef uint64_t state = <uint64_t>size
+    cdef Py_ssize_t count, length, i, number, place
+    cdef bytes cycle
+    cdef char *data
     if size < 1:
         raise ValueError(f"a message has at least one byte, not {size}")
-    chance = random.Random(f"rioecho {size}")
-    table = bytes((string.ascii_letters + string.digits).encode()[i % 62] for i in range(256))
     count = max(3, min(<Py_ssize_t>MESSAGES, CYCLE_MAX // size))
-    whole = bytearray()
+    length = count * size
+    cycle = PyBytes_FromStringAndSize(NULL, length + CHUNK)
+    data = cycle
+    for i in range(length):
+        state = state * 6364136223846793005ULL + 1442695040888963407ULL   # Knuth, MMIX
+        data[i] = letters[(state >> 33) % 62]
     for i in range(count):
-        number = b"%07d " % i if size > 16 else b""
-        whole += number + chance.randbytes(size - 1 - len(number)).translate(table) + b"\n"
-    return bytes(whole) + bytes((whole * (CHUNK // len(whole) + 1))[:CHUNK])
+        if size > 16:
+            number = i
+            for place in range(6, -1, -1):
+                data[i * size + place] = <char>(c'0' + number % 10)
+                number //= 10
+            data[i * size + 7] = c' '
+        data[(i + 1) * size - 1] = c'\n'
+    for i in range(CHUNK):
+        data[length + i] = data[i]   # written already where the cycle is shorter
+    return cycle
 
 
 @cython.final
@@ -431,12 +445,19 @@ cdef class LoadLoop:
         return bool(rio_bool_get(&self.l.ended)) and self.l.outcome != DONE
 
     def join(self):
-        """Wait until the thread of start() has ended; no signal interrupts it. Without such a thread, do nothing."""
-        if self.joinable and getpid() == self.pid:
-            self.joinable = False
-            with nogil:
+        """Wait until the thread of start() has ended, if there is one, and close the poller; no signal interrupts it.
+
+        A loop that was joined cannot be started any more.
+        """
+        if self.joinable and getpid() != self.pid:   # a child after a fork has no such thread
+            return
+        with nogil:
+            if self.joinable:
                 pthread_join(self.thread, NULL)
                 close(self.l.wake_fd)
+            self.joinable = False
+            rio_flag_take(&self.running)
+            poller_close(&self.l.poller)
 
     def outcome(self):
         """What run() returns; after join(), where start() began it."""

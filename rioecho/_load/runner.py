@@ -73,7 +73,21 @@ class Runner:
         self, on_progress: Callable[[Progress], object] | None, every: float, stop: threading.Event | None
     ) -> tuple[Result, Outcome | None]:
         """Run the test; return what was measured, and how it broke off if it did. All threads have ended then."""
-        woken, wake = os.pipe()
+        pipe = os.pipe()
+        try:
+            return self._run(pipe, on_progress, every, stop)
+        finally:
+            for fd in pipe:
+                os.close(fd)
+
+    def _run(
+        self,
+        pipe: tuple[int, int],
+        on_progress: Callable[[Progress], object] | None,
+        every: float,
+        stop: threading.Event | None,
+    ) -> tuple[Result, Outcome | None]:
+        woken, wake = pipe
         self._woken = select.poll()
         self._woken.register(woken, select.POLLIN)
         stopped, interrupted = False, False
@@ -88,8 +102,6 @@ class Runner:
             interrupted = True
         finally:
             self._end()
-            os.close(woken)
-            os.close(wake)
         outcomes = [Outcome(*loop.outcome()) for loop in self.loops]
         result = self._result(outcomes, stopped=stopped or interrupted)
         if interrupted:
@@ -149,7 +161,7 @@ class Runner:
                         loop.stop()
                 while not all(loop.ended for loop in self.started):
                     self._wait(1.0)
-        for loop in self.started:
+        for loop in self.loops:
             loop.join()
 
     def _merged(self, *, corrected: bool = True) -> Histogram:

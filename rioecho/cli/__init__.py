@@ -16,6 +16,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from _typeshed import SupportsWrite
@@ -24,6 +25,11 @@ FAILED, USAGE_ERROR = 1, 2
 
 #: Descriptors that are no connections: the standard streams, listeners, pipes, and what Python opens now and then.
 OWN_DESCRIPTORS = 64
+
+#: CPython loses a MemoryError here and there, and raises SystemError for want of it.
+NO_MEMORY = (MemoryError, SystemError)
+#: What is said where there is no memory to say anything else.
+OUT_OF_MEMORY = b"out of memory\n"
 
 #: The numbers of the command line. int() and float() take more: 1_0, blanks, a sign, the digits of other scripts.
 WHOLE = re.compile("[0-9]{1,100}")
@@ -61,10 +67,21 @@ class Parser(argparse.ArgumentParser):
 
 def complain(prog: str, error: BaseException | str) -> None:
     """Print one line on stderr that says what went wrong."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    if sys.stderr is not None:  # or print() would take stdout
-        with contextlib.suppress(OSError):  # nobody can be told; what was done and the exit status stay
-            print(f"{prog}: {in_one_line(text)}", file=sys.stderr)
+    if sys.stderr is None:  # print() would take stdout
+        return
+    # Nobody can be told: what was done and the exit status stay.
+    with contextlib.suppress(OSError):
+        try:
+            print(f"{prog}: {in_one_line(reason(error))}\n", end="", file=sys.stderr)
+        except NO_MEMORY:
+            os.write(2, OUT_OF_MEMORY)
+
+
+def reason(error: BaseException | str) -> str:
+    """Return what an error says, without its number."""
+    if isinstance(error, NO_MEMORY):
+        return "out of memory"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def put_out(prog: str, text: str) -> int:
@@ -77,7 +94,7 @@ def put_out(prog: str, text: str) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        complain(prog, f"stdout: {error.strerror or error}")
+        complain(prog, f"stdout: {reason(error)}")
         return FAILED
     return 0
 
@@ -142,19 +159,36 @@ def interval(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
+def finish(prog: str, command: Callable[[], int]) -> NoReturn:
+    """Run a command and exit with the status that it returns; a lack of memory is one line and status 1."""
+    status = FAILED
+    try:
+        try:
+            open_standard_streams()
+            status = command()
+        except NO_MEMORY as error:
+            complain(prog, error)
+        leave(status)
+    except NO_MEMORY:
+        os._exit(status)
+
+
 def leave(status: int) -> NoReturn:
     """Exit with this status, and without a word about what could not be written: the one way out of every command.
 
     What is still in the buffers of stdout and stderr has been complained of where it was written. Python would try
     again at its end, fail again, and exit with 120.
     """
-    for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
-        try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError):  # ValueError: closed by whoever called main()
-            with contextlib.suppress(OSError):
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, fd)
-                os.close(null)
-    sys.exit(status)
+    try:
+        for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
+            try:
+                if stream is not None:
+                    stream.flush()
+            except (OSError, ValueError):  # ValueError: closed by whoever called main()
+                with contextlib.suppress(OSError):
+                    null = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(null, fd)
+                    os.close(null)
+        sys.exit(status)
+    except NO_MEMORY:
+        os._exit(status)

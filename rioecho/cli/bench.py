@@ -18,16 +18,18 @@ from rioecho import __version__
 from rioecho.bench import EchoError, Interrupted, Plan, run
 from rioecho.cli import (
     FAILED,
+    NO_MEMORY,
     USAGE_ERROR,
     Parser,
     allow_descriptors,
     complain,
     count,
+    finish,
     interval,
     leave,
-    open_standard_streams,
     plots,
     put_out,
+    reason,
     results,
     seconds,
 )
@@ -127,17 +129,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     for a wrong command line, which a FILE that cannot be written or read is, and --plot without Matplotlib; 3 (wrong
     echo); 130 after Ctrl-C and 143 after SIGTERM.
     """
-    open_standard_streams()
+    finish(PROG, lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if argv is None else list(argv)
     signals = _Signals()
     try:
-        status = _compare(arguments[1:]) if arguments[:1] == ["compare"] else _measure(arguments, signals)
+        return _compare(arguments[1:]) if arguments[:1] == ["compare"] else _measure(arguments, signals)
     except KeyboardInterrupt:
         complain(PROG, signals.name)
-        status = signals.status
-    leave(status)
+        return signals.status
 
 
 class _Signals:
@@ -272,9 +276,8 @@ def _run(plan: Plan, signals: _Signals) -> tuple[Result | None, int, str]:
         return error.result, signals.status, signals.name
     except WrongEchoError as error:
         return _partial(error), WRONG, str(error)
-    except (OSError, ValueError, MemoryError) as error:
-        failure = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return _partial(error), FAILED, failure
+    except (OSError, ValueError, *NO_MEMORY) as error:
+        return _partial(error), FAILED, reason(error)
 
 
 def _partial(error: BaseException) -> Result | None:
@@ -328,7 +331,7 @@ def _compare(arguments: Sequence[str]) -> int:
         try:
             runs.append((name, results.read(path)))
         except OSError as error:
-            p.error(f"{path}: {error.strerror}")
+            p.error(f"{path}: {reason(error)}")
         except ValueError as error:
             p.error(f"{path} is not a result of --json: {error}")
     try:

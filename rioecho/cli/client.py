@@ -7,7 +7,7 @@ import os
 import signal
 
 from rioecho import IncompleteRead, Rio, __version__
-from rioecho.cli import Parser, complain, leave, open_standard_streams, port, seconds
+from rioecho.cli import Parser, complain, finish, port, seconds
 from rioecho.client import EchoLostError, WrongEchoError, dial, pump
 
 TYPE_CHECKING = False
@@ -37,7 +37,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command. Exit status: 0, 1 (no connection, or lost), 2 (usage), 3 (wrong echo), 130 (Ctrl-C)."""
-    open_standard_streams()
+    finish(PROG, lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
     p = parser()
     options = p.parse_args(argv)
     if options.unix is not None and options.host is not None:
@@ -45,11 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.unix is None and options.port is None:
         p.error("give HOST and PORT, or --unix PATH")
     try:
-        status = _run(options)
+        return _run(options)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to stop
-        status = INTERRUPTED
-    leave(status)
+        return INTERRUPTED
 
 
 def _run(options: argparse.Namespace) -> int:

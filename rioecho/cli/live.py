@@ -53,7 +53,8 @@ class Lines:
         with contextlib.suppress(OSError, ValueError):  # a broken pipe is no reason to break off
             print(
                 f"{progress.elapsed:6.1f} s {number(progress.rate):>11}/s  p50 {micros(progress.p50):>8}"
-                f"  p99 {micros(progress.p99):>8}  max {micros(progress.max):>8}{_note(progress)}",
+                f"  p99 {micros(progress.p99):>8}  max {micros(progress.max):>8}{_note(progress)}\n",
+                end="",  # one write: half a line would stay where it fails
                 file=sys.stderr,
                 flush=True,
             )

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 
-from rioecho.cli import FAILED, complain, in_one_line
+from rioecho.cli import FAILED, complain, in_one_line, reason
 from rioecho.cli.tables import LATENCIES, SETTINGS
 
 TYPE_CHECKING = False
@@ -61,7 +61,7 @@ def write(prog: str, path: str, writer: Callable[[str], object]) -> int:
     try:
         writer(path)
     except OSError as error:
-        complain(prog, f"{path}: {error.strerror or error}")
+        complain(prog, f"{path}: {reason(error)}")
         return FAILED
     return 0
 

@@ -1,0 +1,217 @@
+"""Run by test_memory.py in a child process: a command runs again and again, and each time the k-th allocation fails.
+
+`memory_commands.py COMMAND STRIDE`. Whatever the command was about to do, it does it, or it says in one line what went
+wrong and its status is not 0; no descriptor stays open, and a wrong echo is never taken for a right one. The servers
+are processes of their own, for the allocations of this one are counted.
+"""
+
+import contextlib
+import faulthandler
+import gc
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import traceback
+import types
+from importlib import import_module
+
+from rioecho.cli import NO_MEMORY, bench, client
+
+_testcapi = import_module("_testcapi")  # CPython's own test helpers
+
+LINES = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(300)) + b"x" * 700 + b"\nthe rest"
+#: Servers that end when their stdin does. The second sends an echo of which the 11th byte is wrong, on each connection.
+HONEST = """if True:
+    import sys
+    from rioecho import EchoServer
+    with EchoServer(0, "127.0.0.1") as server:
+        print(*server.addresses[0], flush=True)
+        sys.stdin.read()
+"""
+LIAR = """if True:
+    import contextlib, socket, sys, threading
+    def serve(sock):
+        seen = 0
+        with sock, contextlib.suppress(ConnectionError):
+            while data := bytearray(sock.recv(1 << 16)):
+                if seen <= 10 < seen + len(data):
+                    data[10 - seen] ^= 1
+                seen += len(data)
+                sock.sendall(data)
+    def accept():
+        while True:
+            threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(*listener.getsockname(), flush=True)
+    threading.Thread(target=accept, daemon=True).start()
+    sys.stdin.read()
+"""
+
+
+class Left(BaseException):
+    """In place of an exit without a word."""
+
+
+def leave_at_once(status):
+    raise Left(status)
+
+
+class Run:
+    """One run of a command, from a pipe and to files; the k-th allocation fails: what came of it."""
+
+    def __init__(self, main, arguments, source, k):
+        self.status, self.began, self.escaped = 1, True, None
+        streams = [os.dup(fd) for fd in range(3)]
+        self.files = [os.memfd_create(name) for name in ("in", "out", "err")]
+        os.write(self.files[0], source)
+        os.lseek(self.files[0], 0, os.SEEK_SET)
+        for fd, file in enumerate(self.files):
+            os.dup2(file, fd)
+        try:
+            self.run(main, arguments, k)
+        except NO_MEMORY:
+            self.began = False
+        finally:
+            with contextlib.suppress(MemoryError):  # the failure may come as late as here; there is only one
+                _testcapi.remove_mem_hooks()
+            _testcapi.remove_mem_hooks()
+            gc.collect()
+            for fd, stream in enumerate(streams):
+                os.dup2(stream, fd)
+                os.close(stream)
+            self.out, self.err = (os.pread(fd, 1 << 24, 0) for fd in self.files[1:])
+            for fd in self.files:
+                os.close(fd)
+
+    def run(self, main, arguments, k):
+        try:
+            _testcapi.set_nomemory(k, k + 1)
+            main(arguments)
+        except SystemExit as error:
+            self.status = error.code
+        except Left as error:
+            (self.status,) = error.args
+        except BaseException as error:
+            _testcapi.remove_mem_hooks()
+            names = ["run", *(frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))]
+            # Before the command has begun nothing can be caught.
+            self.began = not isinstance(error, NO_MEMORY) or names[-1] not in ("run", "main")
+            self.escaped = error
+
+    def check(self, statuses):
+        """It ended by its own, with such a status; if that is not 0, one line says why."""
+        if not self.began:
+            self.status = 1
+            return
+        if self.escaped is not None:
+            raise self.escaped
+        assert self.status in statuses, (self.status, self.err)
+        # CPython tells of a MemoryError in what it is cleaning up, and goes on.
+        err = re.sub(r"Exception ignored in: .*\n(?:Traceback .*\n(?: .*\n)*)?MemoryError.*\n", "", self.err.decode())
+        *said, complaint = err.splitlines() or [""]
+        said = [line for line in said if "warning: " not in line and "/s  p50" not in line]
+        assert said in ([], ["out of memory"]), self.err  # of the complaint itself
+        if self.status:
+            assert complaint.startswith(("rioecho-", "out of memory")), self.err
+
+
+def client_scenario(address, k):
+    run = Run(client.main, [*address], LINES, k)
+    run.check({0, 1})
+    assert LINES.startswith(run.out), "what came out is not what went in"
+    assert run.status or run.out == LINES
+    return run
+
+
+def client_lied_to(address, k):
+    run = Run(client.main, [*address], LINES, k)
+    run.check({3, 1})
+    assert LINES[:10].startswith(run.out), "a wrong echo came out"
+    return run
+
+
+def bench_arguments(address):
+    return [":".join(address), "-c3", "--threads=2", "-d0.004", "--warmup=0", "--pipeline=2", "--json"]
+
+
+def bench_scenario(address, k):
+    run = Run(bench.main, bench_arguments(address), b"", k)
+    run.check({0, 1})
+    if not run.status:
+        result = json.loads(run.out)
+        assert result["errors"] == 0
+        assert result["connections"] == 3
+    return run
+
+
+def bench_lied_to(address, k):
+    run = Run(bench.main, bench_arguments(address), b"", k)
+    run.check({3, 1, 0})
+    if run.status == 0:  # too short a time for anything to be sent
+        assert json.loads(run.out)["messages"] == 0
+    return run
+
+
+SCENARIOS = {
+    "client": (HONEST, client_scenario),
+    "client, a wrong echo": (LIAR, client_lied_to),
+    "bench": (HONEST, bench_scenario),
+    "bench, a wrong echo": (LIAR, bench_lied_to),
+}
+
+
+def forget_last_error():
+    """Clear what CPython's last-resort MemoryError, which is never freed, keeps by its traceback."""
+    for each in gc.get_objects():
+        if isinstance(each, types.TracebackType):
+            with contextlib.suppress(RuntimeError):  # a frame that is running
+                each.tb_frame.clear()
+
+
+@contextlib.contextmanager
+def server(code):
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as process:
+        yield process.stdout.readline().decode().split()
+        process.stdin.close()
+
+
+def main(name, stride):
+    stderr = os.dup(2)  # the number 2 is the command's
+    faulthandler.enable(stderr)
+    faulthandler.dump_traceback_later(100, exit=True, file=stderr)
+    os._exit = leave_at_once
+    unraisable = []
+    sys.unraisablehook = unraisable.append
+    code, scenario = SCENARIOS[name]
+    with server(code) as address:
+        for _ in range(3):  # what is made at the first use only is there
+            scenario(address, 1 << 30)
+        descriptors = set(os.listdir("/proc/self/fd"))
+        failed = unchanged = 0
+        k = 1
+        whole = scenario(address, 1 << 30)
+        while unchanged < 20:  # in a row: beyond the last allocation
+            run = scenario(address, k)
+            changed = (run.status, run.escaped) != (whole.status, None)
+            failed += changed
+            unchanged = 0 if changed else unchanged + 1
+            left = set(os.listdir("/proc/self/fd")) - descriptors
+            if left:
+                forget_last_error()
+                left = set(os.listdir("/proc/self/fd")) - descriptors
+            assert not left, f"k = {k}: descriptors are left open"
+            k += stride
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)
+    assert all(isinstance(each.exc_value, NO_MEMORY) for each in unraisable), unraisable
+    faulthandler.cancel_dump_traceback_later()
+    assert failed, "no allocation failed"
+    print(f"{name}: {k} allocations, {failed} runs ended early")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
