@@ -73,9 +73,13 @@ def run(
     when the test breaks off; Interrupted on Ctrl-C. Nothing is left open, and no thread running.
     """
     check_number("every", every, MAX_SECONDS)
-    with contextlib.ExitStack() as opened:
-        fds = [sock.fileno() for sock in _connected(plan, opened)]
-        result, outcome = Runner(plan, fds).run(on_progress, every, stop)
+    sockets: list[socket.socket] = []
+    try:
+        _connect(plan, sockets)
+        result, outcome = Runner(plan, [sock.fileno() for sock in sockets]).run(on_progress, every, stop)
+    finally:
+        for sock in sockets:
+            sock.close()
     if outcome is None:
         return result
     error = _error(plan, outcome)
@@ -83,19 +87,17 @@ def run(
     raise error
 
 
-def _connected(plan: Plan, opened: contextlib.ExitStack) -> list[socket.socket]:
-    """Make the connections; `opened` closes them."""
+def _connect(plan: Plan, sockets: list[socket.socket]) -> None:
+    """Make the connections and append them; the caller closes them."""
     where: Any = parse_target(plan.target)
-    sockets: list[socket.socket] = []
     for _ in range(plan.connections):
-        sock = opened.enter_context(dial(*where, timeout=plan.connect_timeout))
+        sock = dial(*where, timeout=plan.connect_timeout)
         if not sockets and len(where) == 2:
             # The others go to the same address, and the name is looked up once.
             with contextlib.suppress(OSError):
                 host, port = socket.getnameinfo(sock.getpeername(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
                 where = host, int(port)
         sockets.append(sock)
-    return sockets
 
 
 def _error(plan: Plan, outcome: Outcome) -> EchoError | Interrupted:

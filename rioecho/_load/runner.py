@@ -77,8 +77,8 @@ class Runner:
         try:
             return self._run(pipe, on_progress, every, stop)
         finally:
-            for fd in pipe:
-                os.close(fd)
+            os.close(pipe[0])
+            os.close(pipe[1])
 
     def _run(
         self,
