@@ -1,25 +1,25 @@
 """The echo server: its arguments, its counts, and its life from listening to the last connection's end.
 
-How connections are accepted (acceptor.py), how they are served (engines.py) and what is listened on (listeners.py)
-is in _server.
+How connections are accepted (acceptor.py), how they are served (engines.py), what is listened on (listeners.py) and in
+which order a server begins and ends (lifecycle.py) is in _server.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import math
 import operator
-import os
 import sys
 import threading
-from time import monotonic
 
 from rioecho._core.addresses import LISTENQ
 from rioecho._server.acceptor import Acceptor
 from rioecho._server.engines import ENGINES
+from rioecho._server.lifecycle import Lifecycle
 from rioecho._server.listeners import LISTEN_ATTEMPTS, Listeners
+from rioecho._server.notify import WakePipe
+from rioecho._server.tasks import Task, WaitGroup
 from rioecho._server.udp import UdpEcho, udp_sockets
 
 TYPE_CHECKING = False
@@ -30,11 +30,9 @@ if TYPE_CHECKING:
     from typing import Literal, Self, TypeVar
 
     from rioecho._core.addresses import Path
-    from rioecho._server.engines import _Framing
+    from rioecho._server.engine import _Framing
 
     _Number = TypeVar("_Number", int, float)
-
-log = logging.getLogger("rioecho.server")
 
 MAX_WORKERS = 1024
 
@@ -95,44 +93,50 @@ class EchoServer:
             raise ValueError("no host to listen on")
         if not hosts and unix is None and not passed:
             raise ValueError("nothing to listen on: give a port, or a unix socket's path")
-        self._lock = threading.Lock()
-        self._stopping = threading.RLock()  # a signal handler may stop() in the middle of stop() or close()
-        self._pid = os.getpid()
-        self._closing = threading.RLock()
-        self._thread: threading.Thread | None = None
-        self._begun = self._serving = self._closed = False
-        self._refusal: BaseException | None = None  # why serving could not begin
-        self._failure: BaseException | None = None  # and why it could not go on
-        self._stopped_at = math.inf  # on the monotonic clock
-        # Each is held until it is so. No Events: a signal handler that raises in their wait() leaves them locked.
-        self._ready, self._served = threading.Lock(), threading.Lock()
-        self._ready.acquire()
-        self._served.acquire()
-        self._resources = contextlib.ExitStack()
+        self._closed = False
+        self._closing = threading.RLock()  # a signal handler may close() in the middle of close()
         with contextlib.ExitStack() as opened:
             self._listeners, datagrams = _listen(hosts, port or 0, unix, passed, backlog, udp=udp)
             opened.callback(self._listeners.close)
             for sock in datagrams:
                 opened.callback(sock.close)
-            # Readable from stop() on, for everything that waits: the accept loop and every echo.
-            self.stop_fd, stop_fd = os.pipe()
-            opened.callback(self._close_stop_fd)
-            os.set_blocking(stop_fd, False)  # stop() returns at once, however often it is called
-            self._stop_pipe = open(stop_fd, "wb", buffering=0)  # noqa: SIM115
-            opened.callback(self._close_stop_pipe)
-            self._udp = UdpEcho(datagrams, stop_fd=self.stop_fd) if datagrams else None
+            #: Notified when a connection has gone, its descriptor with it.
+            self.closings = WakePipe(armed=False)
+            opened.callback(self.closings.close)
             self._engine = ENGINES[engine](self)
-            opened.callback(self._give_engine_up)
+            self._threads = WaitGroup()  # of UDP
+            self._life = Lifecycle(
+                self._begin,
+                self._serve,
+                (
+                    self._listeners.hide,
+                    self._serve_the_queue,
+                    self._listeners.close,
+                    self._join_engine,
+                    self._join_datagrams,
+                ),
+                drain=self.drain_timeout,
+            )
+            opened.callback(self._life.stop.close)
+            self._udp = UdpEcho(datagrams, stop_fd=self.stop_fd) if datagrams else None
             self._acceptor = Acceptor(
                 self._listeners.sockets,
                 self._engine,
                 limit=limit,
-                stop_fd=self.stop_fd,
                 backlog=backlog,
-                drain=self._time_to_drain,
+                stop=self._life.stop,
+                closings=self.closings,
             )
             opened.callback(self._acceptor.close)
-            self._resources = opened.pop_all()
+            opened.pop_all()
+        # Each closes what it has, and does nothing the next time: close() may be interrupted, and called again.
+        self._closers = (
+            self._acceptor.close,
+            self._life.stop.close,
+            self.closings.close,
+            *(sock.close for sock in datagrams),
+            self._listeners.close,
+        )
         #: The (host, port) pairs that are listened on, and the paths of the unix sockets that are.
         self.addresses: list[tuple[str, int]] = []
         self.paths: list[str] = []
@@ -145,25 +149,12 @@ class EchoServer:
     # ---- life cycle
 
     def start(self) -> None:
-        """Serve in a thread of its own; raises OSError or RuntimeError when that cannot begin.
+        """Serve in a thread of its own; raises OSError, RuntimeError or MemoryError when that cannot begin.
 
         A server serves once: RuntimeError otherwise.
         """
-        if not self._begin():
+        if not self._life.start():
             raise RuntimeError("this server has served already; make another one")
-
-    def _begin(self) -> bool:
-        """Start serving; False where somebody has done so already."""
-        with self._lock:
-            if self._begun or self._closed:
-                return False
-            self._begun = True
-        self._thread = threading.Thread(target=self._serve, name="rioecho accept", daemon=True)
-        self._thread.start()
-        with self._ready:
-            if self._refusal is not None:
-                raise self._refusal
-        return True
 
     def serve_forever(self) -> None:
         """Accept and serve until stop(); return when every connection is closed, or the time to drain is over.
@@ -173,7 +164,7 @@ class EchoServer:
         serving fails.
         """
         try:
-            if not self._begin() and self._closed:
+            if not self._life.start() and self._closed:
                 raise RuntimeError("this server has been closed; make another one")
             self.wait()
         except BaseException:
@@ -182,21 +173,14 @@ class EchoServer:
 
     def wait(self) -> None:
         """Wait for the end of serving, which start() has begun. Raises OSError when serving has failed."""
-        with self._served:
-            if self._failure is not None:
-                raise self._failure
+        self._life.wait()
 
     def stop(self) -> None:
         """Stop accepting, echo what has arrived, close: from any thread, or a signal handler. Returns at once."""
-        if os.getpid() != self._pid:
-            return  # a forked child: it is the parent's server
-        self._stopped_at = min(self._stopped_at, monotonic())
-        # It is closed, or about to be; or it has been said often enough.
-        with self._stopping, contextlib.suppress(ValueError, BrokenPipeError, BlockingIOError):
-            self._stop_pipe.write(b"s")
+        self._life.stop.request()
 
     def kill(self) -> None:
-        """Leave no child process behind: for who is about to exit without having stopped. Returns at once."""
+        """Kill all child processes. For callers that exit without stop(). Returns at once."""
         self._engine.kill()
 
     def close(self) -> None:
@@ -204,86 +188,50 @@ class EchoServer:
 
         Not from a signal handler under serve_forever(), which it would wait for: there, stop() is enough.
         """
-        self.stop()
-        with self._lock:
-            self._closed = True
-        if self._serving and os.getpid() == self._pid:
-            with self._served:
-                pass
-            if self._thread is not None:
-                self._thread.join()
+        self._closed = True
+        served = self._life.close()
         with self._closing:
-            self._resources.close()
+            if not served:
+                self._join_engine()
+            for closer in self._closers:
+                closer()
 
     def fail(self, error: BaseException) -> None:
         """Stop, for serving cannot go on; serve_forever() raises the error."""
-        log.error("serving has failed, and the server stops: %s", getattr(error, "strerror", None) or error)
-        self._failure = self._failure or error
-        self.stop()
+        self._life.fail(error)
+
+    @property
+    def stop_fd(self) -> int:
+        """A descriptor that is readable from the stop on, for everything that waits; -1 once closed."""
+        return self._life.stop.fd
+
+    # ---- the steps of serving, in the server's own thread
+
+    def _begin(self) -> None:
+        self._engine.start()
+        if self._udp is not None:
+            Task(self._serve_datagrams, self._udp, name="rioecho udp", group=self._threads).start()
 
     def _serve(self) -> None:
-        """In the server's own thread: from the beginning of serving to its end."""
-        with self._lock:
-            self._serving = not self._closed
-            if self._closed:  # before it had begun
-                self._ready.release()
-                self._served.release()
-                return
-        datagrams = None
-        try:
-            try:
-                self._engine.start()
-                if self._udp is not None:
-                    thread = threading.Thread(target=self._serve_datagrams, args=(self._udp,), name="rioecho udp")
-                    thread.start()
-                    datagrams = thread
-            except BaseException as error:
-                self._refusal = error
-                self.stop()
-                return
-            finally:
-                self._ready.release()
-            try:
-                self._acceptor.run()
-            except BaseException as error:
-                self.fail(error)
-            finally:
-                self.stop()
-                self._acceptor.serve_the_queue(self._stopped_at + self.drain_timeout)
-        except BaseException as error:
-            self.fail(error)
-        finally:
-            self._listeners.close()
-            # The echoes keep the deadline themselves; they only need to be seen off.
-            self._engine.join(self._stopped_at + self.drain_timeout + 1.0)
-            if datagrams is not None:
-                datagrams.join()
-            self._served.release()
+        self._acceptor.run()
+
+    def _serve_the_queue(self) -> None:
+        if self._life.has_begun:
+            self._acceptor.serve_the_queue()
+
+    def _join_engine(self) -> None:
+        # The echoes keep the deadline themselves; they only need to be seen off.
+        self._engine.join(self._life.stop.time_left(1.0))
+
+    def _join_datagrams(self) -> None:
+        self._threads.close()
+        self._threads.wait()
 
     def _serve_datagrams(self, udp: UdpEcho) -> None:
         try:
             udp.run()
-        except OSError as error:
+        except Exception as error:
             self.fail(error)
-
-    def _time_to_drain(self) -> float:
-        """Seconds that a connection may take from the stop on: what is left, if the server has been stopped."""
-        since = max(0.0, monotonic() - self._stopped_at)
-        return max(0.0, self.drain_timeout - since)
-
-    def _give_engine_up(self) -> None:
-        if os.getpid() == self._pid:  # a forked child's copy shares pipes with the parent's, who needs them
-            self._engine.join(0.0)
-
-    def _close_stop_pipe(self) -> None:
-        with self._stopping:  # not while another thread writes: the number may be a stranger's at once
-            self._stop_pipe.close()
-
-    def _close_stop_fd(self) -> None:
-        with self._lock:
-            stop_fd, self.stop_fd = self.stop_fd, -1
-        if stop_fd >= 0:
-            os.close(stop_fd)
 
     def __enter__(self) -> Self:
         try:
@@ -306,29 +254,21 @@ class EchoServer:
         accepted, active, refused (closed unserved), closed, errors (of those closed), bytes_in, bytes_out, lines; with
         UDP also datagrams (answered) and dropped (not answered), whose bytes are among the others.
         """
-        # Of one moment, as far as that matters: never more active than were accepted, or than there may be.
+        # Look again if a connection came meanwhile: never more are active than were accepted, or than there may be.
+        admitted = self._acceptor.counts
         while True:
-            accepted = self._acceptor.accepted
+            accepted = admitted.accepted
             counts = [count.now() for count in self._engine.counts]
-            if accepted == self._acceptor.accepted:
+            if accepted == admitted.accepted:
                 break
         total = {
             name: sum(each[name] for each in counts) for name in ("closed", "errors", "bytes_in", "bytes_out", "lines")
         }
-        stats = {
-            "accepted": accepted,
-            "active": accepted - total["closed"],
-            "refused": self._acceptor.refused,
-            **total,
-        }
+        stats = {"accepted": accepted, "active": accepted - total["closed"], "refused": admitted.refused, **total}
         if self._udp is not None:
             for name, n in self._udp.counts().items():
                 stats[name] = stats.get(name, 0) + n
         return stats
-
-    def connection_closed(self) -> None:
-        """For the engine, when a connection has gone."""
-        self._acceptor.connection_closed()
 
 
 def _listen(

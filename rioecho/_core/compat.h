@@ -7,14 +7,18 @@
 
 #include <Python.h> /* first: it sets the feature macros, _GNU_SOURCE (memmem, memrchr) among them */
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -22,13 +26,13 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 /* An invariant. The debug and the sanitizer builds define RIOECHO_ASSERT and end at one that does not hold; elsewhere
  * the condition is not evaluated. */
 #ifdef RIOECHO_ASSERT
-#include <stdio.h>
 #include <stdlib.h>
 #define rio_assert(condition) ((condition) ? (void)0 : rio_assert_failed(#condition, __FILE__, __LINE__))
 static inline void rio_assert_failed(const char *condition, const char *file, int line)
@@ -108,6 +112,57 @@ static inline int epoll_wait(int epoll, struct epoll_event *events, int n, int m
     return -1;
 }
 #endif
+
+/* Accept a connection, close-on-exec: its descriptor, or -1 and errno. Answers of a TCP connection are sent at once;
+ * macOS refuses that option where the client has gone, which the first read will tell. */
+static inline int rio_accept(int listener, struct sockaddr_storage *peer)
+{
+    socklen_t length = sizeof *peer;
+    int on = 1, fd;
+    memset(peer, 0, sizeof *peer);
+#ifdef __linux__
+    fd = accept4(listener, (struct sockaddr *)peer, &length, SOCK_CLOEXEC);
+#else
+    fd = accept(listener, (struct sockaddr *)peer, &length);
+    if (fd >= 0)
+        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+#endif
+    if (fd >= 0 && peer->ss_family != AF_UNIX)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    return fd;
+}
+
+/* Write "(HOST, PORT)" of a TCP peer, numeric, or "(unix socket)". */
+static inline void rio_peer_name(const struct sockaddr_storage *peer, char *text, size_t n)
+{
+    char host[INET6_ADDRSTRLEN] = "?";
+    if (peer->ss_family == AF_INET) {
+        const struct sockaddr_in *ip = (const struct sockaddr_in *)peer;
+        (void)inet_ntop(AF_INET, &ip->sin_addr, host, sizeof host);
+        (void)snprintf(text, n, "(%s, %u)", host, (unsigned)ntohs(ip->sin_port));
+    } else if (peer->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *ip = (const struct sockaddr_in6 *)peer;
+        (void)inet_ntop(AF_INET6, &ip->sin6_addr, host, sizeof host);
+        (void)snprintf(text, n, "(%s, %u)", host, (unsigned)ntohs(ip->sin6_port));
+    } else {
+        (void)snprintf(text, n, "(unix socket)");
+    }
+}
+
+/* The number of connections in the listen queue of a TCP socket; -1 where the system does not tell. */
+static inline int rio_listen_queue(int listener)
+{
+#if defined(__linux__) && defined(TCP_INFO)
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    memset(&info, 0, sizeof info);
+    if (getsockopt(listener, IPPROTO_TCP, TCP_INFO, &info, &size) == 0)
+        return (int)info.tcpi_unacked; /* of a listening socket: what may be accepted */
+#else
+    (void)listener;
+#endif
+    return -1;
+}
 
 static inline void rio_set_errno(int err)
 {

@@ -38,6 +38,13 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     int fork()
     int getpid()
     void _exit(int status)
+    int kill(int pid, int number)
+    int SIGKILL
+    int waitpid(int pid, int *status, int options)
+    bint WIFSIGNALED(int status)
+    int WTERMSIG(int status)
+    struct sockaddr_storage:
+        pass
     int MSG_DONTWAIT
     int MSG_NOSIGNAL
 
@@ -109,6 +116,9 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     PyObject *rio_bytes_cut(PyObject *data, Py_ssize_t n)   # needs the GIL
     void rio_no_sigpipe(int fd)
     int rio_unacknowledged(int fd)
+    int rio_accept(int listener, sockaddr_storage *peer)
+    void rio_peer_name(const sockaddr_storage *peer, char *text, size_t n)
+    int rio_listen_queue(int listener)
     void rio_set_errno(int err)
     int64_t rio_monotonic_ns()
     int64_t rio_thread_ns()

@@ -1,46 +1,52 @@
 """The accept loop: connections come from the listeners and go to the engine, as long as there is room for them.
 
 Where there is none - the limit is reached, or the system has no descriptor, memory, thread or process left - clients
-wait in the kernel's queue. They are never turned away for that, unless nothing of ours could ever leave.
+wait in the listen queue. They are never turned away for that, unless closing one of ours could not free what is scarce.
+
+There is one rule for exceptions, wherever in the loop they are raised: accepting pauses, and then the loop goes on. Only
+a broken listener ends it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import select
-import socket
-import threading
 from time import monotonic
+
+from rioecho._server.accepted import AcceptCounts, accept, queue_length
+from rioecho._server.engine import EngineClosed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
+    import socket
+    from collections.abc import Sequence
 
-    from rioecho._server.engines import Engine
+    from rioecho._server.accepted import Accepted
+    from rioecho._server.engine import Engine
+    from rioecho._server.notify import Stop, WakePipe
 
 log = logging.getLogger("rioecho.server")
 
 #: Errors of accept() that say that the listener itself is broken; any other passes.
 BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
-#: Errors of accept() that are one client's, who has gone: accept(2).
-GONE = {errno.ECONNABORTED, errno.EINTR, errno.EAGAIN, errno.EPROTO}
 #: Seconds that accepting pauses when something is scarce: at first, and at most.
 PAUSE, MAX_PAUSE = 0.01, 1.0
 #: Seconds for which the same warning is not repeated.
 SILENCE = 60.0
-#: The longest queue of a listener that a kernel keeps without being told to (net.core.somaxconn).
+#: The longest listen queue that a kernel keeps without being told to (net.core.somaxconn).
 MAX_QUEUE = 4096
+
+
+class BrokenListener(Exception):
+    """No connection can come from a listener any more; the cause is accept()'s error."""
 
 
 class Acceptor:
     """Accepts from ``sockets``, which do not block, for ``engine``; ``limit`` connections at once, 0 for no limit.
 
-    run() until ``stop_fd`` becomes readable; then serve_the_queue(). ``drain()`` says how many seconds a connection may
-    take from the stop on.
+    run() until the stop is requested; then serve_the_queue(). ``closings`` is notified when a connection has gone.
     """
 
     def __init__(
@@ -49,181 +55,158 @@ class Acceptor:
         engine: Engine,
         *,
         limit: int,
-        stop_fd: int,
         backlog: int,
-        drain: Callable[[], float],
+        stop: Stop,
+        closings: WakePipe,
     ) -> None:
-        #: Connections given to the engine, and connections closed unserved.
-        self.accepted = 0
-        self.refused = 0
+        #: Connections that the engine has taken, and connections closed unserved.
+        self.counts = AcceptCounts()
         self._sockets = list(sockets)
         self._engine = engine
         self._limit = min((n for n in (limit, engine.at_once) if n), default=0)
-        self._stop_fd = stop_fd
         self._queue = max(backlog, MAX_QUEUE) + 1
-        self._drain = drain
-        self._lock = threading.Lock()
+        self._queues: dict[int, int] = {}  # what may still be accepted after the stop, by descriptor
+        self._stop = stop
+        self._closings = closings
         self._pause = PAUSE
         self._said: dict[str, float] = {}
-        self._held: tuple[socket.socket, Any] | None = None  # accepted, and not yet to be served
-        self._listening = False  # for those who leave
-        self._left, wake = os.pipe()
-        os.set_blocking(self._left, False)
-        os.set_blocking(wake, False)
-        self._wake = open(wake, "wb", buffering=0)  # a file, which knows when it is closed  # noqa: SIM115
-        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._held: Accepted | None = None  # accepted, and not the engine's yet
+        self._last: socket.socket | None = None  # that was accepted from
+        self._ready = select.poll()
+        self._ready.register(stop.fd, select.POLLIN)
+        for sock in self._sockets:
+            self._ready.register(sock, select.POLLIN)
+        self._spare = open(os.devnull, "rb", buffering=0)  # noqa: SIM115
 
     def close(self) -> None:
         """Give the descriptors back."""
-        self._wake.close()
-        for fd in (self._left, self._spare):
-            if fd >= 0:
-                os.close(fd)
-        self._left = self._spare = -1
+        self._spare.close()
+        self._held = None
 
     def active(self) -> int:
-        """How many connections are being served."""
-        with self._lock:
-            return self.accepted - sum(count.now()["closed"] for count in self._engine.counts)
-
-    def connection_closed(self) -> None:
-        """Hear that a connection has gone; from any thread."""
-        if self._listening:
-            with contextlib.suppress(ValueError, BlockingIOError):  # closed; or it has enough to read
-                self._wake.write(b"l")
+        """Return how many connections are being served."""
+        return self.counts.accepted - sum(count.now()["closed"] for count in self._engine.counts)
 
     def run(self) -> None:
         """Accept until the stop. Raises the OSError of a listener that is broken."""
-        ready = select.poll()
-        ready.register(self._stop_fd, select.POLLIN)
-        for sock in self._sockets:
-            ready.register(sock, select.POLLIN)
-        while True:
-            if self._is_full():
-                stopped = self._wait_for_room()
-            elif self._held is not None:
-                held, self._held = self._held, None
-                stopped = not self._serve(*held) and self._wait_for_more()
-            else:
-                fds = {fd for fd, _ in ready.poll()}
-                stopped = self._stop_fd in fds or self._accept_from([s for s in self._sockets if s.fileno() in fds])
-            if stopped:
-                return
+        while not self._stop.requested:
+            try:
+                self._accept_some()
+            except BrokenListener as broken:
+                raise broken.__cause__ or broken from None
+            except Exception as error:
+                self._pause_for(error)
 
-    def serve_the_queue(self, deadline: float) -> None:
-        """Serve those whom the kernel has connected: their bytes are acknowledged, so they are echoed, and no more.
+    def serve_the_queue(self) -> None:
+        """After the stop, serve those whom the kernel has connected by now: their bytes are acknowledged.
 
-        After the stop, and to that moment of the monotonic clock; the limit does not hold them up any more.
+        Only those, however many keep coming, and no longer than the time to drain; the limit does not hold them up.
+        Called again it goes on.
         """
-        if self._spare >= 0:
-            os.close(self._spare)
-            self._spare = -1
-        waiting = select.poll()
-        waiting.register(self._left, select.POLLIN)
-        self._listen(True)
+        self._spare.close()
         for listener in self._sockets:
-            taken = 0
-            while taken < self._queue:
-                try:
-                    sock, address = self._held or listener.accept()
-                    self._held = None
-                except BlockingIOError:
+            if listener.fileno() not in self._queues:
+                n = queue_length(listener.fileno())
+                self._queues[listener.fileno()] = self._queue if n is None else n
+        while not self._stop.is_over:
+            try:
+                if not self._serve_one_of_the_queue():
                     break
-                except OSError as error:
-                    if error.errno in BROKEN:
-                        break
-                    if error.errno not in GONE:
-                        if monotonic() >= deadline:
-                            break
-                        self._hear(waiting, min(deadline - monotonic(), self._pause))
-                    continue
-                if monotonic() >= deadline:
-                    self._refuse(sock, "the time to drain is over")
-                elif self._serve(sock, address):
-                    taken += 1
-                else:
-                    self._hear(waiting, min(deadline - monotonic(), self._pause))
-        if self._held is not None:
-            self._refuse(self._held[0], "the time to drain is over")
-            self._held = None
+            except Exception as error:
+                self._pause_for(error, draining=True)
+        self._refuse_held("the time to drain is over")
 
     # ---- one connection
 
-    def _accept_from(self, sockets: list[socket.socket]) -> bool:
-        """Accept one from each that is ready; True when the stop came meanwhile."""
-        for listener in sockets:
-            # The next time another one comes first.
-            self._sockets.remove(listener)
-            self._sockets.append(listener)
-            try:
-                sock, address = listener.accept()
-            except OSError as error:
-                if error.errno in BROKEN:
-                    raise
-                if error.errno in GONE:
-                    continue
-                self._warn("accepting pauses: %s; clients wait until there is more", error.strerror)
-                if self._nothing_will_change():
-                    self._turn_one_away(listener)
-                return self._wait_for_more()
-            if not self._serve(sock, address):
-                return self._wait_for_more()
-            if self._is_full():
-                break
+    def _accept_some(self) -> None:
+        """Wait for connections, or for room; accept one from each listener that is ready."""
+        if self._is_full():
+            self._wait_for_room()
+            return
+        if self._held is None:
+            fds = {fd for fd, _ in self._ready.poll()}
+            for listener in [sock for sock in self._sockets if sock.fileno() in fds]:
+                if self._stop.requested or self._is_full():
+                    return
+                # The next time another one comes first.
+                self._sockets.remove(listener)
+                self._sockets.append(listener)
+                self._accept_from(listener)
+                self._hand_over()
+        else:
+            self._hand_over()
+
+    def _accept_from(self, listener: socket.socket) -> bool:
+        """Accept and hold a connection; False where there is none."""
+        self._last = listener
+        try:
+            self._held = accept(listener.fileno(), self.counts)
+        except OSError as error:
+            if error.errno in BROKEN:
+                raise BrokenListener from error
+            raise
+        return self._held is not None
+
+    def _hand_over(self) -> None:
+        """Give the held connection to the engine. What it raises leaves here, and the connection is held on."""
+        held = self._held
+        if held is None:
+            return
+        try:
+            if not held.is_taken:
+                self._engine.serve(held, self._stop.time_left())
+        except EngineClosed as error:
+            self._refuse_held(str(error))
+            return
+        finally:
+            if held.is_taken:
+                self._held = None
+        self._pause = PAUSE
+
+    def _serve_one_of_the_queue(self) -> bool:
+        """Serve the one that is held, or the next of the queue; False where there is none."""
+        if self._held is not None:
+            self._hand_over()
+            return True
+        for listener in self._sockets:
+            fd = listener.fileno()
+            left = self._queues[fd] - 1
+            if left >= 0:
+                try:
+                    found = self._accept_from(listener)
+                except BrokenListener:
+                    found = False
+                self._queues[fd] = left if found else 0
+                if found:
+                    self._hand_over()
+                    return True
         return False
 
-    def _serve(self, sock: socket.socket, address: Any) -> bool:
-        """Give a connection to the engine, or turn it away; False: it is held, for the engine has no room now."""
-        try:
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an answer is sent whole, and at once
-        except OSError as error:  # macOS: it has gone already
-            self._refuse(sock, error.strerror)
-            return True
-        with self._lock:
-            self.accepted += 1
-        try:
-            self._engine.serve(sock, _shown(address), self._drain())
-        except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: can't start new thread
-            with self._lock:
-                self.accepted -= 1
-            why = getattr(error, "strerror", None) or str(error) or "out of memory"
-            if self._nothing_will_change():
-                self._refuse(sock, why)
-                return True
-            self._warn("accepting pauses: %s; clients wait until there is more", why)
-            self._held = sock, address
-            return False
-        except ValueError as error:  # the engine has failed and takes no more, and the server is about to stop
-            with self._lock:
-                self.accepted -= 1
-            self._refuse(sock, error)
-        self._pause = PAUSE
-        return True
+    def _refuse_held(self, why: object) -> None:
+        """Close the connection that is held, if there is one: by dropping it, which counts it too."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
+            self._warn("refused a connection: %s", why)
 
-    def _refuse(self, sock: socket.socket, why: object) -> None:
-        sock.close()
-        with self._lock:
-            self.refused += 1
-        self._warn("refused a connection: %s", why)
-
-    def _turn_one_away(self, listener: socket.socket) -> None:
+    def _turn_one_away(self) -> None:
         """Close a client's connection that there is no descriptor for, by giving one up meanwhile."""
-        os.close(self._spare)
-        self._spare = -1
+        self._spare.close()
         try:
-            with contextlib.suppress(OSError):
-                self._refuse(listener.accept()[0], "no descriptor is left for it")
+            if self._last is not None and self._accept_from(self._last):
+                self._refuse_held("no descriptor is left for it")
         finally:
-            with contextlib.suppress(OSError):
-                self._spare = os.open(os.devnull, os.O_RDONLY)
+            self._spare = open(os.devnull, "rb", buffering=0)  # noqa: SIM115
 
     def _warn(self, text: str, why: object) -> None:
-        """Log a warning, but not the same one again and again."""
-        now = monotonic()
-        if now - self._said.get(text, -SILENCE) >= SILENCE:
-            self._said[text] = now
-            log.warning(text, why)
+        """Log a warning, but not the same one again and again. No error leaves here."""
+        try:
+            now = monotonic()
+            if now - self._said.get(text, -SILENCE) >= SILENCE:
+                self._said[text] = now
+                log.warning(text, why)
+        except Exception:  # noqa: S110 - no memory for a line, or what a handler raises: not worth the accept loop
+            pass
 
     # ---- waiting for room
 
@@ -231,49 +214,42 @@ class Acceptor:
         return self._limit > 0 and self.active() >= self._limit
 
     def _nothing_will_change(self) -> bool:
-        """Is something scarce for long, and none of our connections there to give it back?"""
-        return self._pause >= MAX_PAUSE and self._spare >= 0 and self.active() == 0
+        """Report whether something is scarce for long, and none of our connections is there to give it back."""
+        return self._pause >= MAX_PAUSE and not self._spare.closed and self.active() == 0
 
-    def _wait_for_room(self) -> bool:
-        """Wait until the limit lets another one in; True when the stop came meanwhile."""
+    def _wait_for_room(self) -> None:
+        """Wait until the limit lets another one in, or the stop comes."""
         if self._limit != self._engine.at_once:
             self._warn("max_connections (%s) reached: clients wait until one leaves", self._limit)
-        self._listen(True)
+        self._closings.arm(True)
         try:
+            self._engine.report_closings(True)  # from before we look whether there is room
             while self._is_full():
-                if self._wait(None):
-                    return True
+                # A notification is a hint, and may be lost where there is no memory for it.
+                if self._stop.pause(self._closings, MAX_PAUSE):
+                    return
         finally:
-            self._listen(False)
-        return False
+            self._closings.arm(False)
+            self._engine.report_closings(False)
 
-    def _wait_for_more(self) -> bool:
-        """Pause until one of ours leaves, or for a while, longer each time; True when the stop came meanwhile."""
-        self._listen(True)
+    def _pause_for(self, error: BaseException, *, draining: bool = False) -> None:
+        """Pause until one of ours leaves, or for a while, longer each time. No error leaves here."""
+        self._closings.arm(True)
         try:
-            return self._wait(self._pause)
-        finally:
-            self._listen(False)
+            why = getattr(error, "strerror", None) or str(error) or "out of memory"
+            if self._nothing_will_change():
+                if self._held is not None:
+                    self._refuse_held(why)
+                    return
+                self._turn_one_away()
+            self._warn("accepting pauses: %s; clients wait until there is more", why)
+            self._engine.report_closings(True)
+        except Exception:  # noqa: S110 - scarcer still: the pause is what helps
+            pass
+        self._stop.pause(self._closings, self._pause, draining)
+        self._closings.arm(False)
+        try:
             self._pause = min(self._pause * 2, MAX_PAUSE)
-
-    def _wait(self, timeout: float | None) -> bool:
-        ready = select.poll()
-        ready.register(self._stop_fd, select.POLLIN)
-        ready.register(self._left, select.POLLIN)
-        return self._stop_fd in self._hear(ready, timeout)
-
-    def _hear(self, ready: select.poll, timeout: float | None) -> list[int]:
-        """Wait for one of the descriptors, and take what those who left have written."""
-        fds = [fd for fd, _ in ready.poll(None if timeout is None else max(0.0, timeout * 1000))]
-        if self._left in fds:
-            os.read(self._left, 1 << 16)
-        return fds
-
-    def _listen(self, wanted: bool) -> None:
-        """Have connection_closed() wake us, from before we look whether there is room."""
-        self._listening = wanted
-        self._engine.report_closings(wanted)
-
-
-def _shown(address: Any) -> str:
-    return f"({address[0]}, {address[1]})" if isinstance(address, tuple) else "(unix socket)"
+            self._engine.report_closings(False)
+        except Exception:  # noqa: S110
+            pass

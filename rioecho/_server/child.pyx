@@ -3,9 +3,16 @@
 The child runs C alone, from fork() to _exit(): no lock of the parent's, Python's own included, can be found taken by a
 thread that the child does not have. It keeps three descriptors: its connection, the pipe that says when to stop (whose
 end it sees too when the parent has died), and the pipe on which it reports. The numbers it adds to shared memory.
+
+In the parent a fork is the last thing that can fail: the connection, the child's pid and its place among the children
+change hands in C, together with it, so there is no child that nobody knows of, and no connection that two serve.
 """
 
-from libc.errno cimport errno
+import os
+
+cimport cython
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memset
 
@@ -13,21 +20,38 @@ from rioecho._core.buffer cimport buffer_init
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
 from rioecho._server.blocking cimport CHUNK, DONE, ECHOING, FAILED, GOT_LINE, INTERRUPTED, answer, echo_t, echo_turn
-from rioecho._core.fdio cimport deadline_after, fd_open, fd_wait
+from rioecho._core.fdio cimport deadline_after, fd_open, fd_wait, would_block
 from rioecho._core.posix cimport (
+    F_GETFL,
+    F_SETFD,
+    F_SETFL,
+    FD_CLOEXEC,
+    O_NONBLOCK,
+    POLLIN,
     POLLOUT,
+    SIGKILL,
+    WIFSIGNALED,
+    WTERMSIG,
     _exit,
     close,
+    fcntl,
     fork,
+    kill,
+    pipe,
+    poll,
+    pollfd,
+    read,
+    rio_atomic_add,
     rio_child_signals,
     rio_close_all_but,
     rio_signals_hold,
     rio_signals_release,
     sigset_t,
+    waitpid,
     write,
 )
-
-from enum import IntEnum
+from rioecho._server.accepted cimport Accepted
+from rioecho._server.notify cimport WakePipe
 
 
 cdef enum outcome:
@@ -38,25 +62,12 @@ cdef enum outcome:
     OUTCOME_FAILED
 
 
-class Outcome(IntEnum):
-    """How the echo ended, or LINE: it has not, a line is about to go back."""
-
-    LINE = OUTCOME_LINE
-    ENDED = OUTCOME_ENDED
-    TIMED_OUT = OUTCOME_TIMED_OUT
-    FAILED = OUTCOME_FAILED
-
-
 cdef struct report_t:
-    # Four of the machine's 64-bit numbers, in its own byte order: see REPORT.
+    # What a child writes, in one piece.
     uint64_t outcome
     uint64_t draining
     uint64_t err
     uint64_t bytes   # of the line; or echoed in all
-
-
-# How the parent reads a report: outcome, draining, errno, bytes (struct).
-REPORT = "=4Q"
 
 
 cdef void report(int fd, uint64_t outcome, const echo_t *e, uint64_t n) noexcept nogil:
@@ -103,43 +114,267 @@ cdef void live(echo_t *e, int fd, int report_fd) noexcept nogil:
     _exit(0)
 
 
-def fork_echo(
-    int fd,
-    framing,
-    *,
-    timeout,
-    max_line,
-    int stop_fd,
-    drain_timeout,
-    bint tell_lines,
-    int report_fd,
-    Counts counts not None,
-):
-    """Fork a child that echoes a connected socket as Echo does, adding to counts; returns its process id.
+# ---- the parent's side
 
-    It writes to report_fd, which must not block, a report (see REPORT) of each line if tell_lines and one of its end,
-    and exits with status 0. fd and report_fd stay open in the parent, who closes them and waits for the child. Raises
-    OSError when no process can be had.
-    """
-    cdef echo_t e
-    cdef sigset_t before
-    cdef int pid, err
-    memset(&e, 0, sizeof(e))
-    buffer_init(&e.b, CHUNK)
-    e.max_line = (to_size(max_line, "max_line") or SIZE_MAX) if framing == "line" else 0
-    e.by_line = tell_lines
-    e.timeout = to_nanoseconds(timeout)
-    e.drain = to_nanoseconds(drain_timeout)
-    e.stop_fd = stop_fd
-    e.totals = counts.c
-    # With the GIL, whose holder's allocator hooks may want it; and without signals, so that no handler of the
-    # parent's runs in the child.
-    rio_signals_hold(&before)
-    pid = fork()
-    if pid == 0:
-        live(&e, fd, report_fd)
-    err = errno
-    rio_signals_release(&before)
-    if pid < 0:
-        raise os_error(err)
-    return pid
+# What Child.read_line() returns besides a length.
+END = -1
+NOTHING = -2
+
+
+
+@cython.final
+cdef class Child:
+    """A child process, from before its fork: what it has reported, and how it ended."""
+
+    cdef int fd              # the pipe on which it reports, or -1
+    cdef int report_fd       # the child's end of that, until the fork
+    cdef int pid             # 0: there is none
+    cdef int status
+    cdef bint reported_end
+    cdef report_t last
+    cdef Child next          # among the children
+    cdef readonly str peer
+
+    def __cinit__(self, str peer):
+        cdef int ends[2]
+        cdef int i
+        self.fd = self.report_fd = -1
+        self.peer = peer
+        if pipe(ends) < 0:
+            raise os_error(errno)
+        self.fd, self.report_fd = ends[0], ends[1]
+        for i in range(2):
+            fcntl(ends[i], F_SETFD, FD_CLOEXEC)
+            fcntl(ends[i], F_SETFL, fcntl(ends[i], F_GETFL) | O_NONBLOCK)
+
+    def __dealloc__(self):
+        self.close_pipe()
+
+    cdef void close_pipe(self) noexcept:
+        if self.fd >= 0:
+            close(self.fd)
+        if self.report_fd >= 0:
+            close(self.report_fd)
+        self.fd = self.report_fd = -1
+
+    def read_line(self):
+        """Take a report: the length of a line that the child has received; END; or NOTHING, where there is none."""
+        cdef report_t r
+        cdef ssize_t n = read(self.fd, &r, sizeof(r))   # whole ones: each was written at once
+        cdef int err = errno
+        if n < 0:
+            return NOTHING if err == EINTR or would_block(err) else END
+        if n < <ssize_t>sizeof(r):
+            return END
+        if r.outcome == OUTCOME_LINE:
+            return r.bytes
+        # The child's last act. The pipe may not end with it: a process that was forked elsewhere in the program, just
+        # then, holds it too.
+        self.last = r
+        self.reported_end = True
+        return END
+
+    cdef void wait(self) noexcept:
+        """Wait for the process, which has ended or is about to, and close the pipe."""
+        cdef int status = 0, waited = 0
+        with nogil:
+            while waited <= 0:
+                waited = waitpid(self.pid, &status, 0)
+                if waited < 0 and errno != EINTR:   # somebody else waits for every child of this process
+                    status = 0
+                    break
+        self.status = status
+        self.close_pipe()
+
+    @property
+    def echoed(self):
+        """The number of bytes that it has echoed, as far as it has said so."""
+        return self.last.bytes
+
+    @property
+    def reason(self):
+        """Why the connection ended."""
+        if not self.reported_end:
+            if WIFSIGNALED(self.status):
+                return f"its process was ended by signal {WTERMSIG(self.status)}"
+            return "its process ended"
+        if self.last.outcome == OUTCOME_FAILED:
+            return os.strerror(self.last.err)
+        if self.last.outcome == OUTCOME_TIMED_OUT:
+            return "drain timeout" if self.last.draining else "idle timeout"
+        return "server stopped" if self.last.draining else "end of input"
+
+
+@cython.final
+@cython.no_gc_clear   # who is among the children stays there until it has been waited for
+cdef class Children:
+    """The children that have not been waited for. One thread calls next() and reap(), any thread the others."""
+
+    cdef Child first
+    cdef WakePipe pipe
+    cdef pollfd *fds       # of the last poll(2), the first that of the pipe
+    cdef size_t cap
+    cdef size_t n          # of fds
+    cdef size_t looked     # how many of them next() has looked at
+
+    def __cinit__(self):
+        self.pipe = WakePipe()
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.fds)
+
+    def close(self):
+        """Close the pipe."""
+        self.pipe.close()
+
+    def wake(self):
+        """Have next() return."""
+        self.pipe.notify()
+
+    @property
+    def any(self):
+        """Report whether there is one."""
+        return self.first is not None
+
+    def fork(
+        self,
+        Child child not None,
+        Accepted connection not None,
+        framing,
+        *,
+        timeout,
+        max_line,
+        int stop_fd,
+        drain_timeout,
+        bint tell_lines,
+        Counts counts not None,
+    ):
+        """Fork a child that echoes a connection as Echo does, adding to counts; it takes the connection.
+
+        It reports each line if tell_lines, and its end, and exits with status 0. Raises OSError when no process can be
+        had; then the connection has not been taken.
+        """
+        cdef echo_t e
+        cdef sigset_t before
+        cdef int pid, err
+        memset(&e, 0, sizeof(e))
+        buffer_init(&e.b, CHUNK)
+        e.max_line = (to_size(max_line, "max_line") or SIZE_MAX) if framing == "line" else 0
+        e.by_line = tell_lines
+        e.timeout = to_nanoseconds(timeout)
+        e.drain = to_nanoseconds(drain_timeout)
+        e.stop_fd = stop_fd
+        e.totals = counts.c
+        if not connection.take():
+            raise ValueError("this connection has been taken already")
+        with cython.critical_section(self):
+            # With the GIL, whose holder's allocator hooks may want it; and without signals, so that no handler of the
+            # parent's runs in the child.
+            rio_signals_hold(&before)
+            pid = fork()
+            if pid == 0:
+                live(&e, connection.fd, child.report_fd)
+            err = errno
+            rio_signals_release(&before)
+            if pid > 0:
+                child.pid = pid
+                child.next = self.first
+                self.first = child
+        if pid < 0:
+            connection.put_back()
+            raise os_error(err)
+        close(connection.detach())
+        close(child.report_fd)   # or its end would not be seen
+        child.report_fd = -1
+        self.pipe.notify()
+
+    def next(self):
+        """Wait until a child has something to report, or has ended, and return it; None after wake().
+
+        Raises MemoryError when there is none to wait with.
+        """
+        cdef Child child
+        cdef int fd = -1
+        while self.looked < self.n:
+            if self.fds[self.looked].revents:
+                fd = self.fds[self.looked].fd
+            self.looked += 1
+            if fd >= 0:
+                break
+        if fd < 0:
+            self.poll()
+            return None
+        with cython.critical_section(self):
+            child = self.first
+            while child is not None and child.fd != fd:
+                child = child.next
+        return child
+
+    cdef int poll(self) except -1:
+        """Wait for all of them, and for wake()."""
+        cdef Child child
+        cdef pollfd *grown
+        cdef size_t n = 1
+        self.n = self.looked = 0
+        with cython.critical_section(self):
+            child = self.first
+            while child is not None:
+                n += 1
+                child = child.next
+            if n > self.cap:
+                grown = <pollfd *>PyMem_RawRealloc(self.fds, 2 * n * sizeof(pollfd))
+                if grown != NULL:
+                    self.fds = grown
+                    self.cap = 2 * n
+            if n <= self.cap:
+                n = 1
+                child = self.first
+                while child is not None:
+                    self.fds[n].fd, self.fds[n].events, self.fds[n].revents = child.fd, POLLIN, 0
+                    n += 1
+                    child = child.next
+        if n > self.cap:
+            raise MemoryError
+        self.fds[0].fd, self.fds[0].events, self.fds[0].revents = self.pipe.fd, POLLIN, 0
+        with nogil:
+            if poll(self.fds, <unsigned int>n, -1) > 0:
+                self.n = n
+        if self.n and self.fds[0].revents:
+            self.pipe.clear()
+        self.looked = 1
+        return 0
+
+    def reap(self, Child child not None, Counts counts not None, WakePipe closings not None):
+        """Wait for a child that has ended, or is about to; count its connection's end, and notify closings."""
+        self.remove(child)   # before it is waited for: from then on its pid may be a stranger's
+        child.wait()
+        if not child.reported_end or child.last.outcome == OUTCOME_FAILED:
+            rio_atomic_add(&counts.c.errors, 1)
+        rio_atomic_add(&counts.c.closed, 1)
+        closings.notify()
+
+    cdef void remove(self, Child child) noexcept:
+        cdef Child other
+        with cython.critical_section(self):
+            if self.first is child:
+                self.first = child.next
+            else:
+                other = self.first
+                while other is not None and other.next is not child:
+                    other = other.next
+                if other is not None:
+                    other.next = child.next
+            child.next = None
+
+    def some(self):
+        """Return one of them, or None."""
+        return self.first
+
+    def kill(self):
+        """End all of them at once; also from a signal handler."""
+        cdef Child child
+        with cython.critical_section(self):
+            child = self.first
+            while child is not None:
+                kill(child.pid, SIGKILL)
+                child = child.next

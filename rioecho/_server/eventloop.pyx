@@ -18,6 +18,7 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t
 
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
+from rioecho._server.accepted cimport Accepted
 from rioecho._server.connection cimport (
     BROKEN,
     CUT_OFF,
@@ -295,11 +296,14 @@ cdef class EventLoop:
         self.give_back()
         rio_flag_put(&self.running, RIO_FREE)
 
-    def adopt(self, int fd, peer=None):
+    def adopt(self, connection, peer=None):
         """Take over a connected stream socket, which run() serves and closes; not after no_more().
 
-        peer: anything, for on_closed. Raises MemoryError, and then the descriptor is still the caller's.
+        connection: an Accepted, which is taken, or a descriptor. peer: anything, for on_closed. Raises MemoryError,
+        and then the connection is still the caller's.
         """
+        cdef Accepted accepted = connection if isinstance(connection, Accepted) else None
+        cdef int fd = connection if accepted is None else accepted.fd
         cdef conn_t *c
         cdef int err
         if self.outbox < 0:
@@ -312,11 +316,17 @@ cdef class EventLoop:
         if peer is not None:
             Py_INCREF(peer)
             c.peer = <PyObject *>peer
+        if accepted is not None:
+            accepted.take()   # before the loop can count its end
         with nogil:
             err = hand_over(self.outbox, c)
         if err:
+            if accepted is not None:
+                accepted.put_back()
             self.release(c)
             raise os_error(err)
+        if accepted is not None:
+            accepted.detach()
 
     def no_more(self):
         """No connection will come any more: run() returns when the last one has gone."""

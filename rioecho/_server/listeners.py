@@ -99,6 +99,11 @@ class Listeners:
                 sock.close()
             raise
 
+    def hide(self) -> None:
+        """Remove the files of the unix sockets, but no passed one's: no client finds them, and the queues stay."""
+        for unix in self._unix:
+            unix.hide()
+
     def close(self) -> None:
         """Close the sockets, and remove the files of the unix sockets, but no passed one's. Again: does nothing.
 
@@ -223,12 +228,16 @@ class UnixListener:
                 raise describe_error(exc, what) from None
         raise AssertionError("unreachable")
 
-    def close(self) -> None:
-        """Remove the file, if it is still this socket's and this is the process that made it; close the socket."""
-        # Removed before the socket is closed: until then nobody else's file can have the number of its inode.
+    def hide(self) -> None:
+        """Remove the file, if it is still this socket's and this is the process that made it."""
         if os.getpid() == self._pid:  # in a forked child the lock may be locked for ever
             with self._lock:
                 self._remove()
+
+    def close(self) -> None:
+        """Remove the file as hide() does, and close the socket."""
+        # Removed before the socket is closed: until then nobody else's file can have the number of its inode.
+        self.hide()
         self.sock.close()
 
     def _remove(self) -> None:

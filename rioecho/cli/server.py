@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 
 from rioecho import __version__
 from rioecho._server.engines import ENGINES
@@ -128,12 +127,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             drain_timeout=options.drain_timeout,
         )
         allow_descriptors(options.max_connections)
-        woken, wake = _stop_on_signals(server)
+        _stop_on_signals(server)
         try:
             server.start()
-        except RuntimeError as error:  # no thread is to be had
+        except (RuntimeError, MemoryError) as error:  # no thread is to be had
             server.close()
-            raise OSError(errno.EAGAIN, str(error)) from None
+            raise OSError(errno.EAGAIN, str(error) or "out of memory") from None
         except BaseException:
             server.close()
             raise
@@ -151,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         complain(PROG, f"cannot say on stdout that the server is ready: {getattr(error, 'strerror', None) or error}")
         leave(1)
     with StatsLine(server.stats, options.stats) if options.stats else contextlib.nullcontext():
-        failure = _serve(server, woken, wake)
+        failure = _serve(server)
     if not log_writer.finish(1.0):
         os._exit(failure is not None)  # nobody reads the log; the interpreter would wait for it to be written
     if failure is not None:
@@ -159,49 +158,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     leave(failure is not None)
 
 
-def _stop_on_signals(server: EchoServer) -> tuple[int, int]:
-    """Have SIGTERM and SIGINT stop the server; returns the two ends of a pipe into which every signal writes."""
+def _stop_on_signals(server: EchoServer) -> None:
+    """Have SIGTERM and SIGINT stop the server; a second one ends the process at once."""
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
         if stopping:
             server.kill()
-            os._exit(128 + number)  # asked twice: at once
+            os._exit(128 + number)
         stopping = True
         server.stop()
 
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    return woken, wake
 
 
-def _serve(server: EchoServer, woken: int, wake: int) -> Exception | None:
-    """Serve until a signal says stop, or serving fails: with what.
-
-    The main thread only waits for signals, so none comes at a wrong moment.
-    """
-    ended = False
+def _serve(server: EchoServer) -> Exception | None:
+    """Serve until a signal says stop, or serving fails: return what with."""
     failure = None
-
-    def serve() -> None:
-        nonlocal ended, failure
-        try:
-            server.wait()
-        except Exception as error:
-            failure = error
-        finally:
-            ended = True
-            os.write(wake, b"e")
-
-    thread = threading.Thread(target=serve, name="rioecho accept", daemon=True)
-    thread.start()
-    while not ended:
-        os.read(woken, 1)
-    thread.join()
+    try:
+        server.wait()
+    except Exception as error:
+        failure = error
     server.close()
     return failure
 

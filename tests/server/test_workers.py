@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from rioecho._server import engines
+from rioecho._server import eventengine
 from rioecho.server import EchoServer
 
 # The engine's own tests once more, with poll(2): under `engine` and `framing` of this file.
@@ -265,8 +265,8 @@ def test_a_worker_that_fails_stops_the_server_and_the_others_are_drained(poller,
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
             self.loop.run()
 
-    real = engines.EventLoop
-    monkeypatch.setattr(engines, "EventLoop", Failing)
+    real = eventengine.EventLoop
+    monkeypatch.setattr(eventengine, "EventLoop", Failing)
     before = set(threading.enumerate())
     server = EchoServer(workers=2)
     with contextlib.ExitStack() as stack:

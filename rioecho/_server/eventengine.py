@@ -1,0 +1,107 @@
+"""The event engine: one loop for many connections (CS:APP 12.2), or several, each in a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+
+from rioecho._server.engine import EngineClosed, announced, closed, log, received
+from rioecho._server.eventloop import EventLoop
+from rioecho._server.notify import Latch
+from rioecho._server.tasks import Task, WaitGroup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rioecho._core.counts import Counts
+    from rioecho._server.accepted import Accepted
+    from rioecho._server.engine import EngineOwner
+
+
+class EventEngine:
+    """``workers`` loops, without the GIL. A connection goes to the loop that has the fewest."""
+
+    at_once: int | None = None
+
+    def __init__(self, owner: EngineOwner) -> None:
+        self._owner = owner
+        self._loops: list[EventLoop] = []
+        self._given: list[int] = []  # to each of them, so far
+        self._threads = WaitGroup()
+        self.counts: Sequence[Counts] = ()
+
+    def start(self) -> None:
+        owner = self._owner
+        self._loops = [
+            EventLoop(
+                owner.framing,
+                idle_timeout=owner.idle_timeout or None,
+                max_line=owner.max_line,
+                drain_timeout=owner.drain_timeout,
+                stop_fd=owner.stop_fd,
+                on_closed=self._closed,
+                on_line=received if log.isEnabledFor(logging.DEBUG) else None,
+                without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
+            )
+            for _ in range(owner.workers)
+        ]
+        self._given = [0] * len(self._loops)
+        self.counts = tuple(loop.counts for loop in self._loops)
+        begun: list[Latch] = []
+        for i, loop in enumerate(self._loops):
+            begun.append(Latch())
+            ended = Latch()
+            task = Task(
+                self._run,
+                loop,
+                begun[-1],
+                name=f"rioecho worker {i}",
+                group=self._threads,
+                latches=(begun[-1], ended),
+            )
+            task.start()
+            begun[-1].wait()
+            if ended.is_open:
+                raise MemoryError("no memory for a thread to begin with")
+
+    def serve(self, connection: Accepted, drain: float | None) -> None:
+        active = [given - count.now()["closed"] for given, count in zip(self._given, self.counts, strict=True)]
+        i = active.index(min(active))
+        given = self._given[i] + 1
+        # A peer's name is memory, which an idle connection is to be sparing of.
+        peer = announced(connection) if log.isEnabledFor(logging.INFO) else None
+        try:
+            self._loops[i].adopt(connection, peer)
+        except ValueError:
+            raise EngineClosed("the engine has failed") from None
+        self._given[i] = given
+
+    def report_closings(self, wanted: bool) -> None:
+        for loop in self._loops:
+            loop.tell_closings(wanted)
+
+    def join(self, seconds: float | None) -> None:
+        for loop in self._loops:
+            loop.no_more()
+        self._threads.close()
+        self._threads.wait(seconds)
+        for loop in self._loops:
+            with contextlib.suppress(RuntimeError):  # it still runs, against all expectation
+                loop.close()
+
+    def kill(self) -> None:
+        """Threads do not outlive the process."""
+
+    def _run(self, loop: EventLoop, begun: Latch) -> None:
+        begun.open()
+        try:
+            loop.run()
+        except Exception as error:
+            self._owner.fail(error)
+
+    def _closed(self, peer: str | None, reason: str, err: int, echoed: int) -> None:
+        self._owner.closings.wake()
+        if peer is not None:
+            closed(peer, os.strerror(err) if err else reason, echoed)

@@ -1,0 +1,236 @@
+"""What threads of a server wait for: a latch that opens once, a pipe that wakes, and the stop with its deadline.
+
+All are C, for three reasons: a signal handler may use them in the middle of another use, nothing here allocates, so
+that a server that has run out of memory still hears of its stop, and no state is left behind where a handler raises.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport (
+    NOWAIT_LOCK,
+    PY_LOCK_ACQUIRED,
+    PY_LOCK_INTR,
+    PyLockStatus,
+    PyThread_acquire_lock,
+    PyThread_allocate_lock,
+    PyThread_free_lock,
+    PyThread_release_lock,
+)
+from libc.errno cimport errno
+from libc.stdint cimport INT64_MAX, int64_t
+
+from rioecho._core.convert cimport os_error, to_nanoseconds
+from rioecho._core.fdio cimport deadline_after, milliseconds_until
+from rioecho._core.posix cimport (
+    F_GETFL,
+    F_SETFD,
+    F_SETFL,
+    FD_CLOEXEC,
+    O_NONBLOCK,
+    POLLIN,
+    RIO_FREE,
+    close,
+    fcntl,
+    getpid,
+    pipe,
+    poll,
+    pollfd,
+    read,
+    rio_bool_get,
+    rio_bool_set,
+    rio_flag_state,
+    rio_flag_take,
+    rio_monotonic_ns,
+    write,
+)
+
+
+cdef extern from "pythread.h" nogil:
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int interruptible)
+
+
+cdef enum:
+    # Of one wait for a lock. A signal may have come to another thread, which does not end the wait; but the handler has
+    # to run in this one.
+    MAX_WAIT_US = 1_000_000
+
+
+@cython.final
+cdef class Latch:
+    """Closed at first; open() opens it for good, and lets go everybody who waits."""
+
+    def __cinit__(self):
+        self.lock = PyThread_allocate_lock()
+        if self.lock == NULL:
+            raise MemoryError
+        PyThread_acquire_lock(self.lock, NOWAIT_LOCK)
+
+    def __dealloc__(self):
+        if self.lock != NULL:
+            self.open_once()
+            PyThread_free_lock(self.lock)
+
+    cdef bint open_once(self) noexcept:
+        if not rio_flag_take(&self.opened):
+            return False
+        PyThread_release_lock(self.lock)
+        return True
+
+    def open(self):
+        """Open it; True for the first caller, False where it is open already."""
+        return self.open_once()
+
+    @property
+    def is_open(self):
+        """Report whether it has been opened."""
+        return rio_flag_state(&self.opened) != RIO_FREE
+
+    def wait(self, seconds=None):
+        """Wait until it is open, at most so many seconds; report whether it is. Signal handlers run meanwhile."""
+        cdef int64_t until = deadline_after(to_nanoseconds(seconds))
+        cdef int64_t left
+        cdef PyLockStatus status = PY_LOCK_ACQUIRED
+        while rio_flag_state(&self.opened) == RIO_FREE:
+            left = MAX_WAIT_US if until == INT64_MAX else max((until - rio_monotonic_ns()) // 1000, <int64_t>0)
+            with nogil:
+                status = PyThread_acquire_lock_timed(self.lock, min(left, <int64_t>MAX_WAIT_US), 1)
+                if status == PY_LOCK_ACQUIRED:
+                    PyThread_release_lock(self.lock)   # for the next one who waits
+            PyErr_CheckSignals()
+            if status != PY_LOCK_ACQUIRED and status != PY_LOCK_INTR and left < MAX_WAIT_US:
+                return False
+        return True
+
+
+@cython.final
+cdef class WakePipe:
+    """A pipe that becomes readable when somebody notifies: from any thread, a signal handler included.
+
+    ``armed=False``: notifications are dropped until arm(True). Raises OSError where there is no descriptor.
+    """
+
+    def __cinit__(self, *, bint armed=True):
+        cdef int ends[2]
+        cdef int i
+        self.fd = self.writer = -1
+        self.armed = armed
+        if pipe(ends) < 0:
+            raise os_error(errno)
+        self.fd, self.writer = ends[0], ends[1]
+        for i in range(2):
+            fcntl(ends[i], F_SETFD, FD_CLOEXEC)
+            fcntl(ends[i], F_SETFL, fcntl(ends[i], F_GETFL) | O_NONBLOCK)
+
+    def __dealloc__(self):
+        self.close()
+
+    cdef void notify(self) noexcept:
+        cdef ssize_t ignored
+        with cython.critical_section(self):   # or close() may give the number to a stranger
+            if self.writer >= 0 and rio_bool_get(&self.armed):
+                ignored = write(self.writer, b"w", 1)   # a full pipe wakes as well
+
+    def wake(self):
+        """Make it readable."""
+        self.notify()
+
+    def arm(self, bint wanted):
+        """Take notifications from now on, or drop them."""
+        rio_bool_set(&self.armed, wanted)
+
+    def close(self):
+        """Close both ends. Closing again does nothing; nor does wake() afterwards."""
+        with cython.critical_section(self):
+            if self.writer >= 0:
+                close(self.writer)
+                close(self.fd)
+            self.writer = self.fd = -1
+
+    cdef void clear(self) noexcept:
+        cdef char ignored[4096]
+        while read(self.fd, ignored, sizeof(ignored)) == <ssize_t>sizeof(ignored):
+            pass
+
+
+@cython.final
+cdef class Stop:
+    """The stop of a server: it is asked for once, and ``drain`` seconds later (None: never) it is over.
+
+    ``fd`` is readable from request() on: every accept loop and every echo waits for it too.
+    """
+
+    def __cinit__(self, drain):
+        self.owner = getpid()
+        self.drain = to_nanoseconds(drain)
+        self.pipe = WakePipe()
+
+    @property
+    def fd(self):
+        """The descriptor to wait for, or -1 once closed."""
+        return self.pipe.fd
+
+    def request(self):
+        """Ask for the stop: from any thread, or a signal handler. The first time counts.
+
+        In a forked child this does nothing: it is the parent's server.
+        """
+        if getpid() != self.owner:
+            return
+        if rio_flag_take(&self.asked):
+            self.asked_at = rio_monotonic_ns()
+        self.pipe.notify()
+
+    def close(self):
+        """Close the descriptors."""
+        self.pipe.close()
+
+    @property
+    def is_ours(self):
+        """Report whether this is the process that made it, and no forked child."""
+        return getpid() == self.owner
+
+    @property
+    def requested(self):
+        """Report whether the stop has been asked for."""
+        return rio_flag_state(&self.asked) != RIO_FREE
+
+    cdef int64_t deadline(self, int64_t grace) noexcept:
+        """The moment of the monotonic clock at which a stop, asked for now at the latest, is over."""
+        cdef int64_t at = self.asked_at if rio_flag_state(&self.asked) != RIO_FREE else 0
+        if at == 0:
+            at = rio_monotonic_ns()
+        if self.drain < 0 or self.drain > INT64_MAX - at - grace:
+            return INT64_MAX
+        return at + self.drain + grace
+
+    @property
+    def is_over(self):
+        """Report whether the stop was asked for and the time to drain is over."""
+        return rio_flag_state(&self.asked) != RIO_FREE and rio_monotonic_ns() >= self.deadline(0)
+
+    def time_left(self, double grace=0.0):
+        """The seconds to the end of the time to drain, and ``grace`` more; None where there is no limit.
+
+        Before the stop that is all of the time to drain.
+        """
+        cdef int64_t deadline = self.deadline(<int64_t>(grace * 1e9))
+        if deadline != INT64_MAX and not self.requested:
+            return self.drain / 1e9 + grace
+        return None if deadline == INT64_MAX else max(deadline - rio_monotonic_ns(), <int64_t>0) / 1e9
+
+    def pause(self, WakePipe pipe not None, double seconds, bint draining=False):
+        """Wait until ``pipe`` is woken, or so many seconds; report whether the stop has been asked for.
+
+        The stop ends the wait; with ``draining`` the end of the time to drain does. Allocates nothing.
+        """
+        cdef pollfd fds[2]
+        cdef int64_t until = deadline_after(<int64_t>(seconds * 1e9))
+        if draining:
+            until = min(until, self.deadline(0))
+        fds[0].fd, fds[0].events, fds[0].revents = pipe.fd, POLLIN, 0
+        fds[1].fd, fds[1].events, fds[1].revents = -1 if draining else self.pipe.fd, POLLIN, 0
+        with nogil:
+            poll(fds, 2, milliseconds_until(until))
+        if fds[0].revents:
+            pipe.clear()
+        return rio_flag_state(&self.asked) != RIO_FREE

@@ -1,0 +1,107 @@
+"""The process engine: a child process for each connection (CS:APP 12.1)."""
+
+from __future__ import annotations
+
+import logging
+from time import sleep
+
+from rioecho._core.counts import Counts
+from rioecho._server.child import END, NOTHING, Child, Children
+from rioecho._server.engine import announced, closed, log, received
+from rioecho._server.notify import Latch
+from rioecho._server.tasks import Task
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rioecho._server.accepted import Accepted
+    from rioecho._server.engine import EngineOwner
+
+#: Seconds that the reaper pauses when it has no memory to go on with.
+PAUSE = 0.01
+
+
+class ProcessEngine:
+    """A child process for each connection.
+
+    Each child holds one end of a pipe, on which it reports; the pipe's end tells of the child's, however that came. One
+    thread, the reaper, reads the reports and waits for the children.
+    """
+
+    at_once: int | None = None
+
+    def __init__(self, owner: EngineOwner) -> None:
+        self._owner = owner
+        self._count = Counts()
+        self.counts: Sequence[Counts] = (self._count,)
+        self._joined = self._killed = False
+        self._began, self._ended = Latch(), Latch()
+        self._reaper = Task(self._reap, name="rioecho reap", latches=(self._began, self._ended))
+        self._children: Children | None = None
+
+    def start(self) -> None:
+        self._children = Children()
+        self._reaper.start()
+        self._began.wait()
+        if self._ended.is_open:
+            raise MemoryError("no memory for a thread to begin with")
+
+    def serve(self, connection: Accepted, drain: float | None) -> None:
+        assert self._children is not None
+        owner = self._owner
+        child = Child(announced(connection))
+        self._children.fork(
+            child,
+            connection,
+            owner.framing,
+            timeout=owner.idle_timeout or None,
+            max_line=owner.max_line,
+            stop_fd=owner.stop_fd,
+            drain_timeout=drain,
+            tell_lines=log.isEnabledFor(logging.DEBUG),
+            counts=self._count,
+        )
+
+    def report_closings(self, wanted: bool) -> None:
+        """It always does."""
+
+    def join(self, seconds: float | None) -> None:
+        self._joined = True
+        self._reaper.cancel()
+        children = self._children
+        if children is None:
+            return
+        children.wake()
+        self._ended.wait(seconds)
+        # They keep the deadline themselves, unless somebody has suspended them.
+        self._killed = True
+        children.kill()
+        children.wake()
+        self._ended.wait()
+        children.close()
+
+    def kill(self) -> None:
+        if self._children is not None:
+            self._children.kill()
+
+    def _reap(self) -> None:
+        """Read the reports and wait for the children, until join() was called and there is none."""
+        assert self._children is not None
+        self._began.open()
+        while not self._joined or self._children.any:
+            try:
+                self._reap_next(self._children)
+            except Exception:  # no memory: what is ready is told of again
+                sleep(PAUSE)
+
+    def _reap_next(self, children: Children) -> None:
+        child = children.some() if self._killed else children.next()
+        if child is None:
+            return
+        n = END if self._killed else child.read_line()
+        if n == END:
+            children.reap(child, self._count, self._owner.closings)
+            closed(child.peer, child.reason, child.echoed)
+        elif n != NOTHING:
+            received(n)

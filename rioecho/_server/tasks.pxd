@@ -1,0 +1,12 @@
+# Calls in threads of their own; see tasks.pyx.
+
+from libc.stdint cimport int64_t
+
+from rioecho._server.notify cimport Latch
+
+
+cdef class WaitGroup:
+    cdef int64_t running    # the tasks, and 1 until close()
+    cdef int closed
+    cdef Latch empty
+    cdef void add(self, int64_t n) noexcept
