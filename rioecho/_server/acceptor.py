@@ -61,7 +61,8 @@ class Acceptor:
     ) -> None:
         #: Connections that the engine has taken, and connections closed unserved.
         self.counts = AcceptCounts()
-        self._sockets = list(sockets)
+        self._sockets = tuple(sockets)
+        self._first = 0  # of them, the next time
         self._engine = engine
         self._limit = min((n for n in (limit, engine.at_once) if n), default=0)
         self._queue = max(backlog, MAX_QUEUE) + 1
@@ -125,14 +126,15 @@ class Acceptor:
             return
         if self._held is None:
             fds = {fd for fd, _ in self._ready.poll()}
-            for listener in [sock for sock in self._sockets if sock.fileno() in fds]:
-                if self._stop.requested or self._is_full():
-                    return
-                # The next time another one comes first.
-                self._sockets.remove(listener)
-                self._sockets.append(listener)
-                self._accept_from(listener)
-                self._hand_over()
+            first = self._first
+            for i in range(first, first + len(self._sockets)):
+                listener = self._sockets[i % len(self._sockets)]
+                if listener.fileno() in fds:
+                    if self._stop.requested or self._is_full():
+                        return
+                    self._first = (i + 1) % len(self._sockets)
+                    self._accept_from(listener)
+                    self._hand_over()
         else:
             self._hand_over()
 
