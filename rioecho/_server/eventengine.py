@@ -29,6 +29,7 @@ class EventEngine:
         self._owner = owner
         self._loops: list[EventLoop] = []
         self._given: list[int] = []  # to each of them, so far
+        self._running: list[bool] = []  # whether the thread of each has begun
         self._threads = WaitGroup()
         self.counts: Sequence[Counts] = ()
 
@@ -49,21 +50,12 @@ class EventEngine:
         ]
         self._given = [0] * len(self._loops)
         self.counts = tuple(loop.counts for loop in self._loops)
-        begun: list[Latch] = []
-        for i, loop in enumerate(self._loops):
-            begun.append(Latch())
-            ended = Latch()
-            task = Task(
-                self._run,
-                loop,
-                begun[-1],
-                name=f"rioecho worker {i}",
-                group=self._threads,
-                latches=(begun[-1], ended),
-            )
-            task.start()
-            begun[-1].wait()
-            if ended.is_open:
+        self._running = [False] * len(self._loops)
+        for i in range(len(self._loops)):
+            begun = Latch()
+            Task(self._run, i, begun, name=f"rioecho worker {i}", group=self._threads, latches=(begun,)).start()
+            begun.wait()
+            if not self._running[i]:
                 raise MemoryError("no memory for a thread to begin with")
 
     def serve(self, connection: Accepted, drain: float | None) -> None:
@@ -94,10 +86,11 @@ class EventEngine:
     def kill(self) -> None:
         """Threads do not outlive the process."""
 
-    def _run(self, loop: EventLoop, begun: Latch) -> None:
+    def _run(self, i: int, begun: Latch) -> None:
+        self._running[i] = True
         begun.open()
         try:
-            loop.run()
+            self._loops[i].run()
         except Exception as error:
             self._owner.fail(error)
 

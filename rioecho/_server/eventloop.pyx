@@ -373,15 +373,24 @@ cdef class EventLoop:
             self.tell_closing(c)
             self.release(c)
 
-    # What the callbacks raise goes to sys.unraisablehook: a noexcept function's does.
+    # What the callbacks raise goes to sys.unraisablehook: a noexcept function's does. Not so where there is no memory
+    # for a call: a traceback for each connection would help nobody.
 
     @cython.unraisable_tracebacks(False)
     cdef void tell_line(self, size_t n) noexcept:
-        self.on_line(n)
+        try:
+            self.on_line(n)
+        except MemoryError:
+            pass
 
     @cython.unraisable_tracebacks(False)
     cdef void tell_closing(self, conn_t *c) noexcept:
-        self.on_closed(None if c.peer == NULL else <object>c.peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out)
+        try:
+            self.on_closed(
+                None if c.peer == NULL else <object>c.peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out
+            )
+        except MemoryError:
+            pass
 
     cdef void release(self, conn_t *c) noexcept:
         if c.peer != NULL:

@@ -35,7 +35,7 @@ class ProcessEngine:
         self._owner = owner
         self._count = Counts()
         self.counts: Sequence[Counts] = (self._count,)
-        self._joined = self._killed = False
+        self._reaping = self._joined = self._killed = False
         self._began, self._ended = Latch(), Latch()
         self._reaper = Task(self._reap, name="rioecho reap", latches=(self._began, self._ended))
         self._children: Children | None = None
@@ -44,7 +44,7 @@ class ProcessEngine:
         self._children = Children()
         self._reaper.start()
         self._began.wait()
-        if self._ended.is_open:
+        if not self._reaping:
             raise MemoryError("no memory for a thread to begin with")
 
     def serve(self, connection: Accepted, drain: float | None) -> None:
@@ -88,6 +88,7 @@ class ProcessEngine:
     def _reap(self) -> None:
         """Read the reports and wait for the children, until join() was called and there is none."""
         assert self._children is not None
+        self._reaping = True
         self._began.open()
         while not self._joined or self._children.any:
             try:

@@ -81,8 +81,10 @@ cdef class Task:
             return False
         if self.group is not None:
             self.group.add(1)
+        entry = None   # held here until it is known whether there is a thread
         try:
-            _thread.start_new_thread(_Entry(self), ())
+            entry = _Entry(self)
+            _thread.start_new_thread(entry, ())
         except BaseException:
             # The thread may run all the same: what failed may have been to return its number.
             if rio_flag_take(&self.begun):
@@ -125,6 +127,8 @@ cdef class _Entry:
             return
         try:
             _run(self.task.name, self.task.call, self.task.arguments)
+        except MemoryError:
+            pass   # the end tells enough, and a traceback would need more
         finally:
             self.task.end()
 

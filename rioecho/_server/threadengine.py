@@ -43,7 +43,8 @@ class ThreadEngine:
             on_line=received if log.isEnabledFor(logging.DEBUG) else None,
             counts=self._count,
         )
-        task = Task(self._run, connection, echo, name=f"echo {connection.peer}", group=self._threads)
+        peer = connection.peer
+        task = Task(self._run, connection, echo, peer, name=f"echo {peer}", group=self._threads)
         connection.lend(task.start, self._count, owner.closings)
 
     def report_closings(self, wanted: bool) -> None:
@@ -57,12 +58,11 @@ class ThreadEngine:
     def kill(self) -> None:
         """Threads do not outlive the process."""
 
-    def _run(self, connection: Accepted, echo: Echo) -> None:
-        """Echo to the end of the input, or until the server stops; then close. No error leaves here."""
-        peer = reason = "out of memory"
+    def _run(self, connection: Accepted, echo: Echo, peer: str) -> None:
+        """Echo to the end of the input, or until the server stops; then close."""
+        reason = "out of memory"
         failed = True
         try:
-            peer = connection.peer
             opened(peer)
             echo.run()
             reason = "server stopped" if echo.draining else "end of input"
