@@ -146,7 +146,12 @@ def _run(name, call, arguments):
     try:
         call(*arguments)
     finally:
-        try:
-            threading.current_thread()._delete()   # or threading.enumerate() would list it for ever
-        except Exception:
-            pass
+        # Or threading.enumerate() would list it until another thread has its number.
+        for _ in range(10):
+            try:
+                threading.current_thread()._delete()
+                break
+            except MemoryError:
+                continue
+            except Exception:
+                break

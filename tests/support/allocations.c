@@ -1,8 +1,8 @@
-/* Preloaded by test_failing_allocations.py: the k-th allocation after allocation_arm() fails, whoever makes it: C, Python
- * (with PYTHONMALLOC=malloc) or the C library itself, in every thread but the one that armed, and in a forked child.
+/* Preloaded by test_failing_allocations.py: n allocations fail, from the k-th after allocation_arm(k, n) on, whoever
+ * makes them: C, Python (with PYTHONMALLOC=malloc) or the C library itself, in every thread but the one that armed, and
+ * in a forked child. allocation_fired() says whether one has.
  *
- * allocation_fired() says whether it came before allocation_disarm(). glibc's names for its own functions are used, for
- * dlsym() allocates.
+ * glibc's names for its own functions are used, for dlsym() allocates.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,13 +14,14 @@ void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *data, size_t n);
 
-static atomic_int armed, countdown, fired;
+static atomic_int armed, countdown, width, fired;
 static pthread_t exempt;
 
-void allocation_arm(int k)
+void allocation_arm(int k, int n)
 {
     exempt = pthread_self();
     countdown = k;
+    width = n;
     fired = 0;
     armed = 1;
 }
@@ -37,7 +38,11 @@ int allocation_fired(void)
 
 static int fails(void)
 {
-    if (!armed || pthread_equal(exempt, pthread_self()) || --countdown != 0)
+    int left;
+    if (!armed || pthread_equal(exempt, pthread_self()))
+        return 0;
+    left = --countdown;
+    if (left > 0 || left <= -width)
         return 0;
     fired = 1;
     errno = ENOMEM;

@@ -1,7 +1,8 @@
 """Run by test_failing_allocations.py in a child process: a server in which the k-th allocation fails, for many k.
 
-``server_memory_scenarios.py ENGINE ALLOCATOR STEP``: ALLOCATOR is "python" (CPython's own test helper makes its
-allocators fail) or "libc" (allocations.c is preloaded); every STEP-th k is taken, until a run has fewer allocations.
+``server_memory_scenarios.py ENGINE ALLOCATOR STEP WIDTH``: ALLOCATOR is "python" (CPython's own test helper makes its
+allocators fail) or "libc" (allocations.c is preloaded); every STEP-th k is taken, until a run has fewer allocations;
+WIDTH allocations fail, the k-th and the next ones, so that what an error leads to finds no memory either.
 
 From the accept of the first client to the end of the last one, a failed allocation may end one connection or make the
 server pause; a later client is served, the stop ends in time, and no descriptor, thread or child is left behind. The
@@ -21,7 +22,7 @@ from importlib import import_module
 from rioecho import EchoServer
 
 ROUNDS = 3  # clients that talk and go, before one that stays to the stop
-TRIES = 4  # of each: one failed allocation ends no more than one connection
+TRIES = 40  # of each: a failed allocation ends no more than one connection
 SECONDS = 10.0
 HELLO = b"hello, and a line that is long enough to need a buffer of its own\n" * 20
 REST = b"no newline"
@@ -34,9 +35,9 @@ class Python:
     def __init__(self):
         self._testcapi = import_module("_testcapi")
 
-    def arm(self, k):
+    def arm(self, k, width):
         self._k = k
-        self._testcapi.set_nomemory(k, k + 1)
+        self._testcapi.set_nomemory(k, k + width)
 
     def disarm(self):
         self._testcapi.remove_mem_hooks()
@@ -124,14 +125,14 @@ def start_clients():
     return pid, command, open(replies, "rb", buffering=0)
 
 
-def run(engine, allocator, k, command, replies):
+def run(engine, allocator, k, width, command, replies):
     """One server, in which the k-th allocation fails. What this thread does meanwhile must not need memory."""
     server = EchoServer(host="127.0.0.1", engine=engine, drain_timeout=SECONDS / 4)
     server.start()
     port = b"%d" % server.addresses[0][1]
     reply = bytearray(1)
     told = False
-    allocator.arm(k)
+    allocator.arm(k, width)
     while True:
         try:
             if not told:
@@ -169,7 +170,7 @@ def settle():
     return set(os.listdir("/proc/self/fd"))
 
 
-def main(engine, kind, step):
+def main(engine, kind, step, width):
     faulthandler.dump_traceback_later(570, exit=True)
     allocator = Python() if kind == "python" else Libc()
     log = logging.getLogger("rioecho.server")
@@ -177,13 +178,13 @@ def main(engine, kind, step):
     log.propagate = False
     log.addHandler(logging.NullHandler())
     pid, command, replies = start_clients()
-    run(engine, allocator, 1 << 30, command, replies)  # what is allocated once is there now
+    run(engine, allocator, 1 << 30, 1, command, replies)  # what is allocated once is there now
     before = settle()
     made = 0
     k = 1
     while True:
         try:
-            fired = run(engine, allocator, k, command, replies)
+            fired = run(engine, allocator, k, width, command, replies)
             assert settle() == before, "a descriptor is left open"
         except BaseException as error:
             allocator.disarm()
@@ -199,10 +200,9 @@ def main(engine, kind, step):
         assert os.waitpid(-1, os.WNOHANG) == (0, 0), "a child is left behind"
     except ChildProcessError:
         pass
-    print(f"{engine}, {kind}: {made} of {k} allocations failed")
     assert threading.active_count() == 1
-    assert made
+    print(f"{engine}, {kind}: {made} runs, with a failure at every {step}. of {k} allocations")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

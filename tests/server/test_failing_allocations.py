@@ -1,0 +1,48 @@
+"""A server in which an allocation fails, from the accept of a client to the end of the drain.
+
+One connection may end, or the server pause; it never stops serving, hangs, or leaves a descriptor or a child behind.
+"""
+
+import os
+import platform
+import sys
+
+import pytest
+
+from support.sweep import preloaded, run_script
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the script reads /proc")
+
+ENGINES = ("iterative", "process", "thread", "event")
+
+
+def sweep(engine, allocator, tmp_path, *, step, width):
+    """How many runs of a server there were, each with an allocation that failed."""
+    environment = {}
+    if allocator == "python":
+        if sys.version_info >= (3, 14):
+            pytest.skip("this Python's helper does not reach C's allocations: those of the C library are failed")
+        pytest.importorskip("_testcapi", reason="this Python has no allocator that can be made to fail")
+    else:
+        if platform.libc_ver()[0] != "glibc":
+            pytest.skip("the shim needs glibc")
+        if os.environ.get("RIOECHO_BUILD") == "sanitize":
+            pytest.skip("AddressSanitizer has an allocator of its own")
+        environment = {"LD_PRELOAD": preloaded("allocations.c", tmp_path), "PYTHONMALLOC": "malloc"}
+    done = run_script("server_memory_scenarios.py", engine, allocator, step, width, timeout=600, **environment)
+    assert done.stderr == ""  # no traceback
+    return int(done.stdout.split()[2])
+
+
+@pytest.mark.parametrize("allocator", ["python", "libc"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_failed_allocation_ends_one_connection_at_most(engine, allocator, tmp_path):
+    assert sweep(engine, allocator, tmp_path, step=97, width=1) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1, 3, 25])
+@pytest.mark.parametrize("allocator", ["python", "libc"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_failed_allocation_ends_more_than_one_connection(engine, allocator, width, tmp_path):
+    assert sweep(engine, allocator, tmp_path, step=1, width=width) > 500
