@@ -239,6 +239,19 @@ static inline void rio_signals_hold(sigset_t *before)
     pthread_sigmask(SIG_BLOCK, &all, before);
 }
 
+/* The same for those that are sent to the process. What the thread itself does wrong stays its own: a debugger and
+ * faulthandler are to see it. */
+static inline void rio_signals_hold_sent(sigset_t *before)
+{
+    static const int own[] = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
+    sigset_t sent;
+    size_t i;
+    sigfillset(&sent);
+    for (i = 0; i < sizeof own / sizeof *own; i++)
+        sigdelset(&sent, own[i]);
+    pthread_sigmask(SIG_BLOCK, &sent, before);
+}
+
 static inline void rio_signals_release(const sigset_t *before)
 {
     pthread_sigmask(SIG_SETMASK, before, NULL);

@@ -128,6 +128,7 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     void rio_sigpipe_restore(const rio_sigpipe *guard)
     ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
     void rio_signals_hold(sigset_t *before)
+    void rio_signals_hold_sent(sigset_t *before)
     void rio_signals_release(const sigset_t *before)
     bint rio_is_pty_master(int fd)
     void rio_atomic_add(uint64_t *count, uint64_t n)

@@ -11,7 +11,7 @@ import threading
 cimport cython
 from libc.stdint cimport int64_t
 
-from rioecho._core.posix cimport rio_flag_take
+from rioecho._core.posix cimport rio_flag_take, rio_signals_hold_sent, rio_signals_release, sigset_t
 from rioecho._server.notify cimport Latch
 
 
@@ -77,11 +77,15 @@ cdef class Task:
 
         Raises RuntimeError or MemoryError when there is none to be had; then the call is not made, now or later.
         """
+        cdef sigset_t before
         if not rio_flag_take(&self.started):
             return False
         if self.group is not None:
             self.group.add(1)
         entry = None   # held here until it is known whether there is a thread
+        # The thread inherits this: signals are for the main thread, whose waits they end. A thread that is about to begin
+        # or end would often be the one to get them.
+        rio_signals_hold_sent(&before)
         try:
             entry = _Entry(self)
             _thread.start_new_thread(entry, ())
@@ -90,6 +94,8 @@ cdef class Task:
             if rio_flag_take(&self.begun):
                 self.end()
                 raise
+        finally:
+            rio_signals_release(&before)
         return True
 
     def cancel(self):
