@@ -1,0 +1,102 @@
+"""The life of a server when it is stopped and closed from everywhere: handlers, threads, before it has begun."""
+
+import contextlib
+import random
+import threading
+import time
+
+import pytest
+
+from rioecho.server import EchoServer
+from support.peers import SECONDS, Running, ask, dial
+
+
+@pytest.fixture(params=["iterative", "process", "thread", "event"])
+def engine(request):
+    return request.param
+
+
+def test_a_handler_may_stop_it_at_any_moment(engine, on_alarm):
+    """In the middle of start(), stop(), close() and of another stop()."""
+    current = []
+    on_alarm(lambda number, frame: [server.stop() for server in current], 0.0003, 0.0003)
+    for _ in range(30):
+        server = EchoServer(engine=engine, drain_timeout=SECONDS)
+        current[:] = [server]
+        server.start()
+        server.stop()
+        server.wait()
+        server.close()
+        assert server.stats()["active"] == 0
+
+
+def test_a_handler_may_close_it_at_any_moment(engine, on_alarm):
+    current = []
+    on_alarm(lambda number, frame: [server.close() for server in current], 0.0003, 0.0003)
+    for _ in range(30):
+        server = EchoServer(engine=engine, drain_timeout=SECONDS)
+        current[:] = [server]
+        with contextlib.suppress(RuntimeError):  # closed before it began
+            server.start()
+        server.close()
+
+
+def test_after_a_handler_that_raises_it_can_be_closed(engine, storm):
+    """In the middle of start(), wait() and close(): closing goes on where it was left."""
+    before = set(threading.enumerate())
+    chance = random.Random(engine)
+    deadline = time.monotonic() + SECONDS
+    raised = 0
+    while raised < 20:
+        assert time.monotonic() < deadline
+        server = EchoServer(engine=engine, drain_timeout=SECONDS)
+        storm(chance, 0.00005)
+        for call in (server.start, server.close):
+            _, error = storm.attempt(call)
+            raised += error is not None
+        server.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_many_threads_may_close_it_at_once(engine):
+    for _ in range(20):
+        server = EchoServer(engine=engine)
+        server.start()
+        with dial(server.addresses[0]) as sock:
+            ask(sock)
+            sock.close()
+            for each in [Running(server.close) for _ in range(10)]:
+                each.result()
+        with pytest.raises(ConnectionRefusedError):
+            dial(server.addresses[0])
+
+
+def test_one_of_two_threads_that_begin_it_does(engine):
+    for _ in range(10):
+        server = EchoServer(engine=engine)
+        begun = []
+
+        def begin(server=server, begun=begun):
+            with contextlib.suppress(RuntimeError):
+                server.start()
+                begun.append(True)
+
+        for each in [Running(begin) for _ in range(5)]:
+            each.result()
+        assert begun == [True]
+        server.close()
+
+
+def test_one_that_is_closed_while_another_thread_begins_it_serves_or_refuses(engine):
+    for _ in range(30):
+        server = EchoServer(engine=engine)
+
+        def begin(server=server):
+            with contextlib.suppress(RuntimeError):
+                server.serve_forever()
+
+        beginning = Running(begin)
+        server.close()
+        beginning.result()
+        with pytest.raises(RuntimeError):
+            server.start()

@@ -1,0 +1,188 @@
+"""Calls in threads of their own: the end is told in any case, and nobody waits for the beginning."""
+
+import queue
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from rioecho._server.notify import Latch, Stop, WakePipe
+from rioecho._server.tasks import Task, WaitGroup
+from support.peers import SECONDS, Running
+
+
+def test_a_task_is_called_once_in_a_thread_that_has_its_name():
+    called = []
+    ended = Latch()
+    task = Task(lambda *args: called.append((args, threading.current_thread().name)), 1, 2, name="one", latches=(ended,))
+    assert task.start()
+    assert not task.start()
+    assert ended.wait(SECONDS)
+    assert called == [((1, 2), "one")]
+
+
+def test_threads_that_have_ended_are_listed_no_more():
+    before = set(threading.enumerate())
+    group = WaitGroup()
+    for i in range(20):
+        Task(threading.current_thread, name=f"task {i}", group=group).start()
+    group.close()
+    assert group.wait(SECONDS)
+    assert set(threading.enumerate()) == before
+
+
+def test_a_group_is_waited_for_no_longer_than_asked():
+    group, gate = WaitGroup(), Latch()
+    Task(gate.wait, name="waits", group=group).start()
+    group.close()
+    start = time.monotonic()
+    assert not group.wait(0.05)
+    assert 0.05 <= time.monotonic() - start < SECONDS
+    gate.open()
+    assert group.wait(SECONDS)
+
+
+def test_a_cancelled_task_is_never_called_and_has_ended():
+    ended = Latch()
+    task = Task(pytest.fail, name="never", latches=(ended,))
+    assert task.cancel()
+    assert not task.cancel()
+    assert not task.start()
+    assert ended.is_open
+
+
+def test_an_exception_is_an_end_as_well_and_is_told_of(monkeypatch):
+    def fails():
+        raise OSError("no")
+
+    told = queue.SimpleQueue()
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.put(unraisable.exc_type))
+    group = WaitGroup()
+    Task(fails, name="fails", group=group).start()
+    group.close()
+    assert group.wait(SECONDS)
+    assert told.get(timeout=SECONDS) is OSError
+
+
+def test_a_task_ends_whichever_allocation_fails(child):
+    """threading.Thread.start() would wait for ever for a thread that has no memory to begin with."""
+    pytest.importorskip("_testcapi", reason="this Python has no allocator that can be made to fail")
+    printed = child("""if True:
+        import _testcapi, sys
+        from rioecho._server.notify import Latch
+        from rioecho._server.tasks import Task, WaitGroup
+        sys.unraisablehook = lambda unraisable: None   # a thread that did not come to its call
+        calls = begun = refused = 0
+        def call():
+            global calls
+            calls += 1
+        for k in range(60):
+            group, ended = WaitGroup(), Latch()
+            task = Task(call, name="x", group=group, latches=(ended,))
+            before = calls
+            failed = False
+            _testcapi.set_nomemory(k, k + 1)
+            while True:   # until it has ended, for the allocations of the thread are to fail, too
+                try:
+                    if not failed:
+                        task.start()
+                    group.close()
+                    group.wait(30)
+                    break
+                except (MemoryError, RuntimeError):
+                    failed = failed or ended.is_open
+            _testcapi.remove_mem_hooks()
+            assert group.wait(0)
+            assert ended.is_open
+            assert calls - before <= 1
+            refused += failed
+            begun += not failed
+        print(calls, begun, refused)
+        """)
+    calls, begun, refused = map(int, printed.split())
+    assert refused
+    assert begun >= calls >= 20  # to well past the last allocation
+
+
+def test_signals_go_to_the_main_thread(on_alarm):
+    """A thread that begins, works or ends must not be the one that gets them: the main thread would wait on."""
+    handled = []
+    masks = []
+    group = WaitGroup()
+    for _ in range(10):
+        Task(lambda: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, [])), name="asks", group=group).start()
+    group.close()
+    assert group.wait(SECONDS)
+    for mask in masks:
+        assert {signal.SIGTERM, signal.SIGINT, signal.SIGALRM} <= mask
+        assert signal.SIGSEGV not in mask
+    latch = Latch()
+    on_alarm(lambda number, frame: (handled.append(number), latch.open()), 0.01)
+    assert latch.wait(SECONDS)
+    assert handled
+
+
+def test_a_latch_lets_everybody_go():
+    latch = Latch()
+    waiting = [Running(latch.wait) for _ in range(20)]
+    assert not latch.wait(0.01)
+    assert latch.open()
+    assert not latch.open()
+    for each in waiting:
+        each.result()
+    assert latch.wait()
+
+
+def test_a_handler_that_raises_in_a_wait_leaves_the_latch_as_it_was(alarm):
+    latch = Latch()
+    alarm(0.01)
+    with pytest.raises(alarm.error):
+        latch.wait()
+    assert not latch.is_open
+    assert latch.open()
+    assert latch.wait(SECONDS)
+
+
+def test_a_wake_pipe_wakes_drops_and_closes():
+    pipe, stop = WakePipe(armed=False), Stop(None)
+    pipe.wake()
+    start = time.monotonic()
+    assert not stop.pause(pipe, 0.02)
+    assert time.monotonic() - start >= 0.02
+    pipe.arm(True)
+    for _ in range(100_000):  # more than it holds: nobody blocks
+        pipe.wake()
+    assert not stop.pause(pipe, SECONDS)
+    pipe.close()
+    pipe.wake()
+    pipe.close()
+    assert pipe.fd == -1
+    stop.close()
+
+
+def test_a_stop_is_over_when_its_time_is():
+    stop, pipe = Stop(0.05), WakePipe()
+    assert not stop.requested
+    assert not stop.is_over
+    assert stop.time_left() == 0.05
+    start = time.monotonic()
+    stop.request()
+    stop.request()
+    assert stop.requested
+    while not stop.is_over:
+        stop.pause(pipe, SECONDS, True)
+    assert 0.05 <= time.monotonic() - start < SECONDS
+    assert stop.time_left() == 0
+    assert 0 < stop.time_left(SECONDS) <= SECONDS
+    stop.close()
+    pipe.close()
+
+
+def test_a_stop_without_a_limit_is_never_over():
+    stop = Stop(None)
+    stop.request()
+    assert not stop.is_over
+    assert stop.time_left(1.0) is None
+    stop.close()
