@@ -258,7 +258,8 @@ cdef class Echo:
             raise ConcurrentCall("this echo is running already, in another thread or under this signal handler")
         try:
             threading = sys.modules.get("threading")   # not imported: there is one thread that Python knows of
-            self.e.main_thread = threading is None or threading.current_thread() is threading.main_thread()
+            # By number: to look for the thread's object may have to make one.
+            self.e.main_thread = threading is None or threading.main_thread().ident == threading.get_ident()
             return self.loop()
         finally:
             rio_flag_put(&self.running, RIO_FREE)

@@ -72,8 +72,8 @@ class ThreadEngine:
             failed = False
         except MemoryError:
             pass
-        except OSError as error:
-            reason = error.strerror or "an error"
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or str(error)
         finally:
             connection.close(failed=failed)
         closed(peer, reason, echo.bytes_out)

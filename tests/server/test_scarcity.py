@@ -6,9 +6,11 @@ RIOECHO_SOAK=1 has 10,000 idle connections.
 import contextlib
 import errno
 import os
+import resource
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -177,3 +179,50 @@ def test_without_processes_clients_wait_and_are_served_as_others_leave(engine):
         assert server.err.text.count("accepting pauses") == 1
         assert "refused" not in server.err.text
         assert "Traceback" not in server.err.text
+
+
+# ---- memory that the system refuses
+
+
+@pytest.fixture
+def many_descriptors():
+    """Have this process open as many descriptors as it may; how many that is."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = before[1] if before[1] != resource.RLIM_INFINITY else 1 << 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 1 << 20), before[1]))
+    yield most
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["thread", "event"])
+def test_in_an_address_space_that_is_too_small_for_all_clients_it_serves_on(engine, many_descriptors):
+    """9,000 beginnings of lines, in 148 MB: whoever finds no memory waits, or is ended, and the server stays."""
+    n = 9000
+    if many_descriptors < n + 100:
+        pytest.skip("this process may not open so many descriptors")
+    if os.environ.get("RIOECHO_BUILD") == "sanitize":
+        pytest.skip("AddressSanitizer needs the address space")
+    options = ["-q", "--engine", engine, "--host", "127.0.0.1", "--drain-timeout", "2"]
+    with Server(*options, prelude='exec prlimit --as=148000000 --stack=262144 "$@"') as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(n):
+                sock = stack.enter_context(socket.socket())
+                sock.settimeout(1)
+                try:
+                    sock.connect(server.address)
+                    sock.sendall(b"x" * 500)
+                except TimeoutError:  # the listen queue is full: it pauses
+                    break
+                except ConnectionError:
+                    continue
+            assert server.process.poll() is None
+        for _ in range(5):
+            with dial(server.address) as sock:
+                ask(sock)
+        start = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+        assert time.monotonic() - start < SECONDS / 3
+        assert "Traceback" not in server.err.text
+        assert server.err.text.count("\n") <= 2  # that it pauses, and that it refused somebody
