@@ -1,10 +1,10 @@
 """The accept loop: connections come from the listeners and go to the engine, as long as there is room for them.
 
 Where there is none - the limit is reached, or the system has no descriptor, memory, thread or process left - clients
-wait in the listen queue. They are never turned away for that, unless closing one of ours could not free what is scarce.
+wait in the listen queue. They are refused for that only where closing one of ours could not free what is scarce.
 
-There is one rule for exceptions, wherever in the loop they are raised: accepting pauses, and then the loop goes on. Only
-a broken listener ends it.
+There is one rule for exceptions, wherever in the loop they are raised: accepting pauses, and then the loop goes on.
+Only a broken listener ends it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import select
 from time import monotonic
 
 from rioecho._server.accepted import AcceptCounts, accept, queue_length
-from rioecho._server.engine import EngineClosed
+from rioecho._server.engine import EngineClosed, log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import Engine
     from rioecho._server.notify import Stop, WakePipe
-
-log = logging.getLogger("rioecho.server")
 
 #: Errors of accept() that say that the listener itself is broken; any other passes.
 BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
@@ -70,6 +68,7 @@ class Acceptor:
         self._stop = stop
         self._closings = closings
         self._pause = PAUSE
+        self._hears = False  # of connections that have gone
         self._said: dict[str, float] = {}
         self._held: Accepted | None = None  # accepted, and not the engine's yet
         self._last: socket.socket | None = None  # that was accepted from
@@ -164,6 +163,8 @@ class Acceptor:
             if held.is_taken:
                 self._held = None
         self._pause = PAUSE
+        if self._hears:
+            self._hear_of_closings(False)
 
     def _serve_one_of_the_queue(self) -> bool:
         """Serve the one that is held, or the next of the queue; False where there is none."""
@@ -201,14 +202,11 @@ class Acceptor:
             self._spare = open(os.devnull, "rb", buffering=0)  # noqa: SIM115
 
     def _warn(self, text: str, why: object) -> None:
-        """Log a warning, but not the same one again and again. No error leaves here."""
-        try:
-            now = monotonic()
-            if now - self._said.get(text, -SILENCE) >= SILENCE:
-                self._said[text] = now
-                log.warning(text, why)
-        except Exception:  # noqa: S110 - no memory for a line, or what a handler raises: not worth the accept loop
-            pass
+        """Log a warning, but not the same one again and again."""
+        now = monotonic()
+        if now - self._said.get(text, -SILENCE) >= SILENCE:
+            self._said[text] = now
+            log_line(logging.WARNING, text, why)
 
     # ---- waiting for room
 
@@ -223,35 +221,34 @@ class Acceptor:
         """Wait until the limit lets another one in, or the stop comes."""
         if self._limit != self._engine.at_once:
             self._warn("max_connections (%s) reached: clients wait until one leaves", self._limit)
-        self._closings.arm(True)
-        try:
-            self._engine.report_closings(True)  # from before we look whether there is room
-            while self._is_full():
-                # A notification is a hint, and may be lost where there is no memory for it.
-                if self._stop.pause(self._closings, MAX_PAUSE):
-                    return
-        finally:
-            self._closings.arm(False)
-            self._engine.report_closings(False)
+        self._hear_of_closings(True)  # from before we look whether there is room
+        # A notification may be lost where there is no memory for it: so look again after a while.
+        while self._is_full() and not self._stop.pause(self._closings, MAX_PAUSE):
+            pass
 
     def _pause_for(self, error: BaseException, *, draining: bool = False) -> None:
         """Pause until one of ours leaves, or for a while, longer each time. No error leaves here."""
-        self._closings.arm(True)
         try:
-            why = getattr(error, "strerror", None) or str(error) or "out of memory"
-            if self._nothing_will_change():
-                if self._held is not None:
-                    self._refuse_held(why)
-                    return
-                self._turn_one_away()
-            self._warn("accepting pauses: %s; clients wait until there is more", why)
-            self._engine.report_closings(True)
-        except Exception:  # noqa: S110 - scarcer still: the pause is what helps
-            pass
-        self._stop.pause(self._closings, self._pause, draining)
-        self._closings.arm(False)
-        try:
-            self._pause = min(self._pause * 2, MAX_PAUSE)
-            self._engine.report_closings(False)
-        except Exception:  # noqa: S110
-            pass
+            self._hear_of_closings(True)
+            self._make_room(error)
+            pause, self._pause = self._pause, min(self._pause * 2, MAX_PAUSE)
+        except Exception:  # scarcer still: the pause is what helps
+            pause = PAUSE
+        self._stop.pause(self._closings, pause, draining)
+
+    def _hear_of_closings(self, wanted: bool) -> None:
+        """Have every closing end our pauses; until the next connection is handed over, for it is not free of charge."""
+        self._hears = True
+        self._closings.arm(wanted)
+        self._engine.report_closings(wanted)
+        self._hears = wanted
+
+    def _make_room(self, error: BaseException) -> None:
+        """Say that accepting pauses; turn a client away where no pause would help."""
+        why = getattr(error, "strerror", None) or str(error) or "out of memory"
+        if self._nothing_will_change():
+            if self._held is not None:
+                self._refuse_held(why)
+                return
+            self._turn_one_away()
+        self._warn("accepting pauses: %s; clients wait until there is more", why)

@@ -1,27 +1,46 @@
-# The types of fork_echo(). What it promises is said in its docstring, in _server/child.pyx.
+# The types of Child and Children. What they promise is said in their docstrings, in _server/child.pyx.
 
-from enum import IntEnum
-from typing import Literal
+from typing import Literal, final
 
 from rioecho._core.counts import Counts
+from rioecho._server.accepted import Accepted
+from rioecho._server.notify import WakePipe
 
-REPORT: str
+END: int
+NOTHING: int
 
-class Outcome(IntEnum):
-    LINE = 0
-    ENDED = 1
-    TIMED_OUT = 2
-    FAILED = 3
+@final
+class Child:
+    def __new__(cls, peer: str) -> Child: ...
+    @property
+    def peer(self) -> str: ...
+    @property
+    def echoed(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    def read_line(self) -> int: ...
 
-def fork_echo(
-    fd: int,
-    framing: Literal["line", "raw"],
-    *,
-    timeout: float | None,
-    max_line: int,
-    stop_fd: int,
-    drain_timeout: float | None,
-    tell_lines: bool,
-    report_fd: int,
-    counts: Counts,
-) -> int: ...
+@final
+class Children:
+    def __new__(cls) -> Children: ...
+    def close(self) -> None: ...
+    def wake(self) -> None: ...
+    @property
+    def any(self) -> bool: ...
+    def fork(
+        self,
+        child: Child,
+        connection: Accepted,
+        framing: Literal["line", "raw"],
+        *,
+        timeout: float | None,
+        max_line: int,
+        stop_fd: int,
+        drain_timeout: float | None,
+        tell_lines: bool,
+        counts: Counts,
+    ) -> None: ...
+    def next(self) -> Child | None: ...
+    def reap(self, child: Child, counts: Counts, closings: WakePipe) -> None: ...
+    def some(self) -> Child | None: ...
+    def kill(self) -> None: ...

@@ -302,7 +302,7 @@ cdef class Children:
             if fd >= 0:
                 break
         if fd < 0:
-            self.poll()
+            self.wait_for_all()
             return None
         with cython.critical_section(self):
             child = self.first
@@ -310,7 +310,7 @@ cdef class Children:
                 child = child.next
         return child
 
-    cdef int poll(self) except -1:
+    cdef int wait_for_all(self) except -1:
         """Wait for all of them, and for wake()."""
         cdef Child child
         cdef pollfd *grown

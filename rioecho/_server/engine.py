@@ -80,32 +80,28 @@ class Engine(Protocol):
         """End at once what would outlive this process; also from a signal handler."""
 
 
-# A line of a log is not worth a connection: whatever a handler raises, or the lack of memory for a record, ends here.
+def log_line(level: int, text: str, *arguments: object, **fields: object) -> None:
+    """Log a line; ``fields`` are for machines. No error leaves here: no line of a log is worth a connection."""
+    try:
+        log.log(level, text, *arguments, extra={"fields": fields})
+    except Exception:  # of a handler; or there is no memory for a record
+        return
 
 
 def opened(peer: str) -> None:
     """Log that a connection is served."""
-    try:
-        log.info("Connected to %s", peer, extra={"fields": {"event": "connected", "peer": peer}})
-    except Exception:  # noqa: S110
-        pass
+    log_line(logging.INFO, "Connected to %s", peer, event="connected", peer=peer)
 
 
 def closed(peer: str, reason: str, echoed: int) -> None:
     """Log that a connection has gone, and why."""
-    try:
-        fields = {"event": "closed", "peer": peer, "reason": reason, "bytes": echoed}
-        log.info("Closed %s: %s, %d bytes echoed", peer, reason, echoed, extra={"fields": fields})
-    except Exception:  # noqa: S110
-        pass
+    text = "Closed %s: %s, %d bytes echoed"
+    log_line(logging.INFO, text, peer, reason, echoed, event="closed", peer=peer, reason=reason, bytes=echoed)
 
 
 def received(n: int) -> None:
     """Log a line; never what is in it."""
-    try:
-        log.debug("server received %d bytes", n, extra={"fields": {"event": "line", "bytes": n}})
-    except Exception:  # noqa: S110
-        pass
+    log_line(logging.DEBUG, "server received %d bytes", n, event="line", bytes=n)
 
 
 def announced(connection: Accepted) -> str:

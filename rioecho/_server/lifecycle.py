@@ -15,14 +15,13 @@ from __future__ import annotations
 import logging
 from time import sleep
 
+from rioecho._server.engine import log_line
 from rioecho._server.notify import Latch, Stop
 from rioecho._server.tasks import Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-log = logging.getLogger("rioecho.server")
 
 #: Seconds between two attempts at what has to be done and finds no memory.
 PAUSE = 0.01
@@ -89,10 +88,8 @@ class Lifecycle:
         """Stop, for serving cannot go on; wait() raises the error."""
         self._failure = self._failure or error
         self.stop.request()
-        try:
-            log.error("serving has failed, and the server stops: %s", getattr(error, "strerror", None) or error)
-        except Exception:  # noqa: S110 - no memory for a line, or what a handler raises: wait() tells it all the same
-            pass
+        why = getattr(error, "strerror", None) or error
+        log_line(logging.ERROR, "serving has failed, and the server stops: %s", why)
 
     def _run(self) -> None:
         try:

@@ -125,10 +125,9 @@ cdef class WakePipe:
         self.close()
 
     cdef void notify(self) noexcept:
-        cdef ssize_t ignored
         with cython.critical_section(self):   # or close() may give the number to a stranger
             if self.writer >= 0 and rio_bool_get(&self.armed):
-                ignored = write(self.writer, b"w", 1)   # a full pipe wakes as well
+                write(self.writer, b"w", 1)   # a full pipe wakes as well
 
     def wake(self):
         """Make it readable."""
@@ -218,8 +217,8 @@ cdef class Stop:
             return self.drain / 1e9 + grace
         return None if deadline == INT64_MAX else max(deadline - rio_monotonic_ns(), <int64_t>0) / 1e9
 
-    def pause(self, WakePipe pipe not None, double seconds, bint draining=False):
-        """Wait until ``pipe`` is woken, or so many seconds; report whether the stop has been asked for.
+    def pause(self, WakePipe wakes not None, double seconds, bint draining=False):
+        """Wait until ``wakes`` is, or so many seconds; report whether the stop has been asked for.
 
         The stop ends the wait; with ``draining`` the end of the time to drain does. Allocates nothing.
         """
@@ -227,10 +226,10 @@ cdef class Stop:
         cdef int64_t until = deadline_after(<int64_t>(seconds * 1e9))
         if draining:
             until = min(until, self.deadline(0))
-        fds[0].fd, fds[0].events, fds[0].revents = pipe.fd, POLLIN, 0
+        fds[0].fd, fds[0].events, fds[0].revents = wakes.fd, POLLIN, 0
         fds[1].fd, fds[1].events, fds[1].revents = -1 if draining else self.pipe.fd, POLLIN, 0
         with nogil:
             poll(fds, 2, milliseconds_until(until))
         if fds[0].revents:
-            pipe.clear()
+            wakes.clear()
         return rio_flag_state(&self.asked) != RIO_FREE

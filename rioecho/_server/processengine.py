@@ -38,17 +38,15 @@ class ProcessEngine:
         self._reaping = self._joined = self._killed = False
         self._began, self._ended = Latch(), Latch()
         self._reaper = Task(self._reap, name="rioecho reap", latches=(self._began, self._ended))
-        self._children: Children | None = None
+        self._children = Children()
 
     def start(self) -> None:
-        self._children = Children()
         self._reaper.start()
         self._began.wait()
         if not self._reaping:
             raise MemoryError("no memory for a thread to begin with")
 
     def serve(self, connection: Accepted, drain: float | None) -> None:
-        assert self._children is not None
         owner = self._owner
         child = Child(announced(connection))
         self._children.fork(
@@ -70,8 +68,6 @@ class ProcessEngine:
         self._joined = True
         self._reaper.cancel()
         children = self._children
-        if children is None:
-            return
         children.wake()
         self._ended.wait(seconds)
         # They keep the deadline themselves, unless somebody has suspended them.
@@ -82,21 +78,20 @@ class ProcessEngine:
         children.close()
 
     def kill(self) -> None:
-        if self._children is not None:
-            self._children.kill()
+        self._children.kill()
 
     def _reap(self) -> None:
         """Read the reports and wait for the children, until join() was called and there is none."""
-        assert self._children is not None
         self._reaping = True
         self._began.open()
         while not self._joined or self._children.any:
             try:
-                self._reap_next(self._children)
+                self._reap_next()
             except Exception:  # no memory: what is ready is told of again
                 sleep(PAUSE)
 
-    def _reap_next(self, children: Children) -> None:
+    def _reap_next(self) -> None:
+        children = self._children
         child = children.some() if self._killed else children.next()
         if child is None:
             return

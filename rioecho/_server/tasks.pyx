@@ -63,9 +63,6 @@ cdef class Task:
     cdef int ended
 
     def __cinit__(self, call, *arguments, name, WaitGroup group=None, tuple latches=()):
-        cdef Latch latch
-        for latch in latches:
-            pass   # a wrong type is told of here, and not by the end
         self.call = call
         self.arguments = arguments
         self.name = name
@@ -83,8 +80,8 @@ cdef class Task:
         if self.group is not None:
             self.group.add(1)
         entry = None   # held here until it is known whether there is a thread
-        # The thread inherits this: signals are for the main thread, whose waits they end. A thread that is about to begin
-        # or end would often be the one to get them.
+        # The thread inherits this: signals are for the main thread, whose waits they end. A thread that is about to
+        # begin or end would often be the one to get them.
         rio_signals_hold_sent(&before)
         try:
             entry = _Entry(self)

@@ -16,7 +16,9 @@ from support.peers import SECONDS, Running
 def test_a_task_is_called_once_in_a_thread_that_has_its_name():
     called = []
     ended = Latch()
-    task = Task(lambda *args: called.append((args, threading.current_thread().name)), 1, 2, name="one", latches=(ended,))
+    task = Task(
+        lambda *args: called.append((args, threading.current_thread().name)), 1, 2, name="one", latches=(ended,)
+    )
     assert task.start()
     assert not task.start()
     assert ended.wait(SECONDS)
