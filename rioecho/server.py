@@ -261,9 +261,10 @@ class EchoServer:
             counts = [count.now() for count in self._engine.counts]
             if accepted == admitted.accepted:
                 break
-        total = {
-            name: sum(each[name] for each in counts) for name in ("closed", "errors", "bytes_in", "bytes_out", "lines")
-        }
+        total = dict.fromkeys(("closed", "errors", "bytes_in", "bytes_out", "lines"), 0)
+        for each in counts:
+            for name in total:
+                total[name] += each[name]
         stats = {"accepted": accepted, "active": accepted - total["closed"], "refused": admitted.refused, **total}
         if self._udp is not None:
             for name, n in self._udp.counts().items():

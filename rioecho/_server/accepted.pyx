@@ -41,6 +41,14 @@ cdef class AcceptCounts:
         """Connections that were closed unserved."""
         return rio_atomic_load(&self.n_refused)
 
+    def active(self, tuple counts not None):
+        """Return how many of those accepted are not among the ``closed`` of ``counts``."""
+        cdef Counts each
+        cdef uint64_t closed = 0
+        for each in counts:
+            closed += rio_atomic_load(&each.c.closed)
+        return rio_atomic_load(&self.n_accepted) - closed   # in this order, for no connection is closed before
+
 
 @cython.final
 cdef class Accepted:

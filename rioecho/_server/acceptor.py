@@ -85,7 +85,7 @@ class Acceptor:
 
     def active(self) -> int:
         """Return how many connections are being served."""
-        return self.counts.accepted - sum(count.now()["closed"] for count in self._engine.counts)
+        return self.counts.active(self._engine.counts)
 
     def run(self) -> None:
         """Accept until the stop. Raises the OSError of a listener that is broken."""

@@ -12,7 +12,6 @@ from typing import Literal, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import TypeAlias
 
     from rioecho._core.counts import Counts
@@ -52,7 +51,7 @@ class Engine(Protocol):
     #: How many connections it serves at once; None: as many as there are.
     at_once: int | None
     #: Its counts; the sum is what holds.
-    counts: Sequence[Counts]
+    counts: tuple[Counts, ...]
 
     def __init__(self, owner: EngineOwner) -> None: ...
 

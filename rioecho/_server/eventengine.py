@@ -13,8 +13,6 @@ from rioecho._server.tasks import Task, WaitGroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rioecho._core.counts import Counts
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import EngineOwner
@@ -31,7 +29,7 @@ class EventEngine:
         self._given: list[int] = []  # to each of them, so far
         self._running: list[bool] = []  # whether the thread of each has begun
         self._threads = WaitGroup()
-        self.counts: Sequence[Counts] = ()
+        self.counts: tuple[Counts, ...] = ()
 
     def start(self) -> None:
         owner = self._owner

@@ -13,8 +13,6 @@ from rioecho._server.tasks import Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import EngineOwner
 
@@ -34,7 +32,7 @@ class ProcessEngine:
     def __init__(self, owner: EngineOwner) -> None:
         self._owner = owner
         self._count = Counts()
-        self.counts: Sequence[Counts] = (self._count,)
+        self.counts: tuple[Counts, ...] = (self._count,)
         self._reaping = self._joined = self._killed = False
         self._began, self._ended = Latch(), Latch()
         self._reaper = Task(self._reap, name="rioecho reap", latches=(self._began, self._ended))

@@ -11,8 +11,6 @@ from rioecho._server.tasks import Task, WaitGroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import EngineOwner
 
@@ -26,7 +24,7 @@ class ThreadEngine:
         self._owner = owner
         self._threads = WaitGroup()
         self._count = Counts()
-        self.counts: Sequence[Counts] = (self._count,)
+        self.counts: tuple[Counts, ...] = (self._count,)
 
     def start(self) -> None:
         """Threads come with the connections."""

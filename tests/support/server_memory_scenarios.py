@@ -172,13 +172,13 @@ def settle():
 
 
 def main(engine, kind, step, width):
-    faulthandler.dump_traceback_later(570, exit=True)
     allocator = Python() if kind == "python" else Libc()
     log = logging.getLogger("rioecho.server")
     log.setLevel(logging.DEBUG)
     log.propagate = False
     log.addHandler(logging.NullHandler())
     pid, command, replies = start_clients()
+    faulthandler.dump_traceback_later(570, exit=True)
     run(engine, allocator, 1 << 30, 1, command, replies)  # what is allocated once is there now
     before = settle()
     made = 0
