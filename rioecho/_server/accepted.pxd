@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from rioecho._core.counts cimport Counts
-from rioecho._core.posix cimport sockaddr_storage
+from rioecho._core.posix cimport rio_flag, sockaddr_storage
 from rioecho._server.notify cimport WakePipe
 
 
@@ -15,7 +15,7 @@ cdef class AcceptCounts:
 cdef class Accepted:
     cdef readonly int fd          # or -1: it is closed, or the engine's own
     cdef public bint announced    # in the log
-    cdef int owner                # RIO_FREE: the acceptor's; RIO_TAKEN: an engine's
+    cdef rio_flag owner           # free: the acceptor's; taken: an engine's
     cdef sockaddr_storage address
     cdef AcceptCounts tally
     cdef Counts counts            # where its end is counted, if this object sees to that

@@ -13,7 +13,6 @@ from rioecho._core.convert cimport os_error
 from rioecho._core.counts cimport Counts
 from rioecho._core.posix cimport (
     RIO_FREE,
-    RIO_TAKEN,
     close,
     rio_accept,
     rio_atomic_add,
@@ -96,7 +95,7 @@ cdef class Accepted:
     @property
     def is_taken(self):
         """Report whether an engine has it."""
-        return rio_flag_state(&self.owner) == RIO_TAKEN
+        return rio_flag_state(&self.owner) != RIO_FREE
 
     @property
     def peer(self):

@@ -3,10 +3,12 @@
 from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport int64_t
 
+from rioecho._core.posix cimport rio_flag
+
 
 cdef class Latch:
     cdef PyThread_type_lock lock   # held until the latch is opened
-    cdef int opened
+    cdef rio_flag opened
     cdef bint open_once(self) noexcept
 
 
@@ -20,7 +22,7 @@ cdef class WakePipe:
 
 cdef class Stop:
     cdef WakePipe pipe
-    cdef int asked                 # RIO_TAKEN from the first request on
+    cdef rio_flag asked            # taken from the first request on
     cdef int owner                 # the process that made it
     cdef int64_t asked_at          # nanoseconds of the monotonic clock
     cdef int64_t drain             # nanoseconds, or -1: no limit

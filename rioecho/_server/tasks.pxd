@@ -2,11 +2,12 @@
 
 from libc.stdint cimport int64_t
 
+from rioecho._core.posix cimport rio_flag
 from rioecho._server.notify cimport Latch
 
 
 cdef class WaitGroup:
     cdef int64_t running    # the tasks, and 1 until close()
-    cdef int closed
+    cdef rio_flag closed
     cdef Latch empty
     cdef void add(self, int64_t n) noexcept

@@ -58,9 +58,9 @@ cdef class Task:
     cdef object name
     cdef WaitGroup group
     cdef tuple latches
-    cdef int started
-    cdef int begun      # taken by the thread, or by whoever sees to it that it never begins
-    cdef int ended
+    cdef rio_flag started
+    cdef rio_flag begun      # taken by the thread, or by whoever sees to it that it never begins
+    cdef rio_flag ended
 
     def __cinit__(self, call, *arguments, name, WaitGroup group=None, tuple latches=()):
         self.call = call
