@@ -121,7 +121,6 @@ END = -1
 NOTHING = -2
 
 
-
 @cython.final
 cdef class Child:
     """A child process, from before its fork: what it has reported, and how it ended."""
