@@ -10,6 +10,7 @@ cdef enum:
 
 cdef class Output(Channel):
     cdef int lock(self, rio_call *call, sigset_t *before) except -1
+    cdef int let_holder_go_on(self, rio_call *call, size_t *yields) except -1
     cdef void unlock(self, const sigset_t *before) noexcept
     cdef bint lock_at_once(self, sigset_t *before) except -1
     cdef int hold_signals(self, sigset_t *before) except -1

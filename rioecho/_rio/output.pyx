@@ -62,14 +62,19 @@ cdef class Output(Channel):
         """
         cdef size_t yields = 0
         while not self.lock_at_once(before):
-            if rio_flag_mine(&self.sending):
-                raise ConcurrentCall("a call under this one is sending what was written before")
-            PyErr_CheckSignals()
-            yields += 1
-            if self.expired(call) or (call.timeout == 0 and yields > YIELDS):
-                self.give_up(call)
-            with nogil:
-                sched_yield()
+            self.let_holder_go_on(call, &yields)
+        return 0
+
+    cdef int let_holder_go_on(self, rio_call *call, size_t *yields) except -1:
+        """The lock is taken: let its holder go on for a moment, unless that is a call under this one."""
+        if rio_flag_mine(&self.sending):
+            raise ConcurrentCall("a call under this one is sending what was written before")
+        PyErr_CheckSignals()
+        yields[0] += 1
+        if self.expired(call) or (call.timeout == 0 and yields[0] > YIELDS):
+            self.give_up(call)
+        with nogil:
+            sched_yield()
         return 0
 
     cdef bint lock_at_once(self, sigset_t *before) except -1:
@@ -198,8 +203,11 @@ cdef class Output(Channel):
         cdef int err = 0
         cdef short want = POLLOUT
         cdef ssize_t put = 0
+        cdef size_t yields = 0
         self.turn(call)
-        self.lock(call, &before)
+        while not self.lock_at_once(&before):
+            self.let_holder_go_on(call, &yields)
+            self.turn(call)   # the source may have been closed meanwhile
         try:
             if data != NULL:
                 put = self.send_once(call, data, n, &err, &want)
@@ -291,6 +299,7 @@ cdef class Output(Channel):
         cdef int ready, err = 0
         cdef short events
         cdef int64_t deadline
+        check_source(self.source, self.f.fd)
         self.expired(call)
         deadline = 0 if call.timeout == 0 else INT64_MAX if call.timeout < 0 else call.deadline
         while True:

@@ -3,6 +3,7 @@
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from rioecho._core.buffer cimport buffer_consume, buffer_start
+from rioecho._core.posix cimport rio_assert, rio_flag_mine
 from rioecho._rio.channel cimport rio_call
 from rioecho._rio.output cimport Output
 
@@ -27,6 +28,7 @@ cdef class Reader(Output):
 
 cdef inline void consume(Reader self, size_t n) noexcept:
     """Take the first n held bytes out, now that the caller has them."""
+    rio_assert(rio_flag_mine(&self.reading))
     buffer_consume(&self.inp, n)
     self.skipped = 0
 
