@@ -36,7 +36,7 @@ static inline void rio_assert_failed(const char *condition, const char *file, in
     abort();
 }
 #else
-#define rio_assert(condition) ((void)0)
+#define rio_assert(condition) ((void)(0 && (condition)))
 #endif
 
 #ifndef MAP_ANONYMOUS
@@ -105,6 +105,41 @@ static inline int epoll_wait(int epoll, struct epoll_event *events, int n, int m
     return -1;
 }
 #endif
+
+/* Whole pages of memory, which the system has back at once: what malloc frees below the top of its heap it keeps.
+ * RIO_MAPPED: from how many bytes on that is worth the system call. AddressSanitizer watches malloc's memory only. */
+#ifdef __SANITIZE_ADDRESS__
+#define RIO_MAPPED SIZE_MAX
+#else
+#define RIO_MAPPED ((size_t)128 * 1024)
+#endif
+
+static inline char *rio_pages_get(size_t n)
+{
+    void *data = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return data == MAP_FAILED ? NULL : (char *)data;
+}
+
+static inline void rio_pages_give(char *data, size_t n)
+{
+    (void)munmap(data, n);
+}
+
+/* NULL: no memory, and the old pages are as they were. */
+static inline char *rio_pages_resize(char *data, size_t before, size_t n)
+{
+#ifdef MREMAP_MAYMOVE /* Linux: no byte is copied */
+    void *moved = mremap(data, before, n, MREMAP_MAYMOVE);
+    return moved == MAP_FAILED ? NULL : (char *)moved;
+#else
+    char *moved = rio_pages_get(n);
+    if (moved != NULL) {
+        memcpy(moved, data, before < n ? before : n);
+        rio_pages_give(data, before);
+    }
+    return moved;
+#endif
+}
 
 static inline void rio_set_errno(int err)
 {
@@ -208,10 +243,25 @@ static inline int rio_is_pty_master(int fd)
 #endif
 }
 
-/* Numbers that several threads, or processes over shared memory, add to and read. */
-static inline void rio_atomic_add(uint64_t *count, uint64_t n)
+/* Why a socket is broken, or 0; asking resets it. */
+static inline int rio_socket_error(int fd)
 {
-    __atomic_fetch_add(count, n, __ATOMIC_SEQ_CST);
+    int err = 0;
+    socklen_t size = sizeof err;
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size) == 0 ? err : errno;
+}
+
+/* Numbers that several threads, or processes over shared memory, add to and read. Adding returns the sum. */
+static inline uint64_t rio_atomic_add(uint64_t *count, uint64_t n)
+{
+    return __atomic_add_fetch(count, n, __ATOMIC_SEQ_CST);
+}
+
+/* Set a number that is 0; return whether this caller did. */
+static inline int rio_atomic_claim(uint64_t *count, uint64_t n)
+{
+    uint64_t expected = 0;
+    return __atomic_compare_exchange_n(count, &expected, n, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
 static inline uint64_t rio_atomic_load(const uint64_t *count)

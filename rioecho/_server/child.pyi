@@ -3,6 +3,7 @@
 from enum import IntEnum
 from typing import Literal
 
+from rioecho._core.budget import Share
 from rioecho._core.counts import Counts
 
 REPORT: str
@@ -24,4 +25,5 @@ def fork_echo(
     tell_lines: bool,
     report_fd: int,
     counts: Counts,
+    memory: Share,
 ) -> int: ...

@@ -9,10 +9,12 @@ from libc.errno cimport errno
 from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memset
 
+from rioecho._core.budget cimport Share
 from rioecho._core.buffer cimport buffer_init
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
-from rioecho._server.blocking cimport CHUNK, DONE, ECHOING, FAILED, GOT_LINE, INTERRUPTED, answer, echo_t, echo_turn
+from rioecho._server.blocking cimport DONE, FAILED, GOT_LINE, INTERRUPTED, answer, echo_t, echo_turn
+from rioecho._server.echo cimport CHUNK, ECHOING
 from rioecho._core.fdio cimport deadline_after, fd_open, fd_wait
 from rioecho._core.posix cimport (
     POLLOUT,
@@ -114,8 +116,11 @@ def fork_echo(
     bint tell_lines,
     int report_fd,
     Counts counts not None,
+    Share memory not None,
 ):
     """Fork a child that echoes a connected socket as Echo does, adding to counts; returns its process id.
+
+    The parent keeps `memory`, the share that the child's buffer is taken from, and drops it when the child has ended.
 
     It writes to report_fd, which must not block, a report (see REPORT) of each line if tell_lines and one of its end,
     and exits with status 0. fd and report_fd stay open in the parent, who closes them and waits for the child. Raises
@@ -132,6 +137,7 @@ def fork_echo(
     e.drain = to_nanoseconds(drain_timeout)
     e.stop_fd = stop_fd
     e.totals = counts.c
+    e.memory = memory.s
     # With the GIL, whose holder's allocator hooks may want it; and without signals, so that no handler of the
     # parent's runs in the child.
     rio_signals_hold(&before)

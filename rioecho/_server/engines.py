@@ -19,6 +19,7 @@ import threading
 from time import monotonic
 from typing import Literal, Protocol
 
+from rioecho._core.budget import MemoryBudget, Share
 from rioecho._core.counts import Counts
 from rioecho._server.blocking import Echo
 from rioecho._server.child import REPORT, Outcome, fork_echo
@@ -46,6 +47,7 @@ class Host(Protocol):
     drain_timeout: float
     workers: int
     stop_fd: int  # readable from the stop on
+    memory: MemoryBudget  # for what connections hold
 
     def fail(self, error: BaseException) -> None:
         """Stop the server: the engine cannot go on."""
@@ -102,6 +104,13 @@ def received(n: int) -> None:
     log.debug("server received %d bytes", n, extra={"fields": {"event": "line", "bytes": n}})
 
 
+def more_received(lines: int, n: int) -> None:
+    """Log lines by their number: too many came at once to log each."""
+    log.debug(
+        "server received %d more lines, %d bytes", lines, n, extra={"fields": {"event": "lines", "lines": lines, "bytes": n}}
+    )
+
+
 class ThreadEngine:
     """A thread for each connection; its echo holds no GIL (CS:APP 12.3.8)."""
 
@@ -127,6 +136,7 @@ class ThreadEngine:
             drain_timeout=drain,
             on_line=received if log.isEnabledFor(logging.DEBUG) else None,
             counts=self._count,
+            memory=self._host.memory,
         )
         thread = threading.Thread(target=self._run, args=(sock, peer, echo), name=f"echo {peer}", daemon=True)
         self._threads.add(thread)
@@ -214,6 +224,7 @@ class ProcessEngine:
         self._reaper.start()
 
     def serve(self, sock: socket.socket, peer: str, drain: float) -> None:
+        memory = Share(self._host.memory)
         reports, report_fd = os.pipe()
         try:
             os.set_blocking(report_fd, False)
@@ -231,11 +242,12 @@ class ProcessEngine:
                         tell_lines=log.isEnabledFor(logging.DEBUG),
                         report_fd=report_fd,
                         counts=self._count,
+                        memory=memory,
                     )
                 except BaseException:
                     self._selector.unregister(reports)
                     raise
-                self._children[reports] = _Child(pid, peer)
+                self._children[reports] = _Child(pid, peer, memory)
                 opened(peer)  # before the reaper can say that it has gone
         except BaseException:
             if reports not in self._children:
@@ -307,9 +319,10 @@ class ProcessEngine:
 class _Child:
     """A child process and what it has reported."""
 
-    def __init__(self, pid: int, peer: str) -> None:
+    def __init__(self, pid: int, peer: str, memory: Share) -> None:
         self.pid = pid
         self.peer = peer
+        self.memory = memory  # gives back what the child had taken when it ended
         self.echoed = 0
         self._end: tuple[str, bool] | None = None
 
@@ -367,6 +380,8 @@ class EventEngine:
                 stop_fd=self._host.stop_fd,
                 on_closed=self._closed,
                 on_line=received if log.isEnabledFor(logging.DEBUG) else None,
+                on_more_lines=more_received,
+                memory=self._host.memory,
                 without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
             )
             for _ in range(self._host.workers)
@@ -393,7 +408,7 @@ class EventEngine:
 
     def report_closings(self, wanted: bool) -> None:
         for loop in self._loops:
-            loop.tell_closings(wanted)
+            loop.report_closings(wanted)
 
     def join(self, deadline: float) -> None:
         for loop in self._loops:

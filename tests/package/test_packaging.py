@@ -36,12 +36,15 @@ FOLDERS = [
 RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 # Within a folder: a file imports only from those before it.
 FILES = {
-    "_core": ["posix", "buffer", "fdio", "poller", "counts", "convert", "addresses"],
+    "_core": ["posix", "buffer", "fdio", "poller", "counts", "convert", "budget", "addresses"],
     "_rio": ["capi", "tls", "channel", "reader", "lines"],
     "_server": [
+        "echo",
         "blocking",
         "child",
+        "loop",
         "connection",
+        "turns",
         "eventloop",
         "engines",
         "acceptor",
@@ -55,7 +58,10 @@ FILES = {
 # What everything may import, although it is public: the classes of errors.
 ERRORS = ("public", "errors")
 # The buffer knows memory, not descriptors: all that it may have of POSIX.
-MEMORY_FUNCTIONS = {"memmem", "memrchr", "memchr", "rio_assert"}
+MEMORY_FUNCTIONS = {
+    *("memmem", "memrchr", "memchr", "rio_assert"),
+    *("RIO_MAPPED", "rio_pages_get", "rio_pages_give", "rio_pages_resize"),
+}
 
 IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(?P<module>[\w.]+)[ \t]+c?import[ \t]+(?P<names>\([^)]*\)|[^\n]+)"
