@@ -36,54 +36,60 @@ cdef struct rio_buffer:
     size_t w             # index of the next byte in
     size_t cap           # bytes allocated
     size_t base          # what is allocated at first, and again once a long frame has gone
+    size_t mapped        # from how many bytes on it is pages of its own
     size_t scanned       # of the held bytes, how many are known to hold no newline
     size_t sep_scanned   # the same for the owner's other separator; the owner resets it when that changes
 
 
-# ---- memory: of a large block the system has its pages back as soon as it is freed
+# ---- memory: blocks of `mapped` bytes and more are pages of their own, which the system has back when they are freed
 
 
-cdef inline char *memory_get(size_t n) noexcept nogil:
+cdef inline char *memory_get(size_t n, size_t mapped) noexcept nogil:
     """Allocate n bytes (n > 0); NULL: no memory."""
-    return rio_pages_get(n) if n >= RIO_MAPPED else <char *>PyMem_RawMalloc(n)
+    return rio_pages_get(n) if n >= mapped else <char *>PyMem_RawMalloc(n)
 
 
-cdef inline void memory_give(char *data, size_t n) noexcept nogil:
+cdef inline void memory_give(char *data, size_t n, size_t mapped) noexcept nogil:
     """Free what was allocated as n bytes; nothing for NULL."""
-    if data != NULL and n >= RIO_MAPPED:
+    if data != NULL and n >= mapped:
         rio_pages_give(data, n)
     else:
         PyMem_RawFree(data)
 
 
-cdef inline char *memory_resize(char *data, size_t before, size_t n) noexcept nogil:
+cdef inline char *memory_resize(char *data, size_t before, size_t n, size_t mapped) noexcept nogil:
     """Allocate n bytes that begin with the old ones; NULL: no memory, and the old ones are as they were."""
     cdef char *resized
-    if before >= RIO_MAPPED and n >= RIO_MAPPED:
+    if before >= mapped and n >= mapped:
         return rio_pages_resize(data, before, n)
-    if before < RIO_MAPPED and n < RIO_MAPPED:
+    if before < mapped and n < mapped:
         return <char *>PyMem_RawRealloc(data, n)
-    resized = memory_get(n)
+    resized = memory_get(n, mapped)
     if resized != NULL:
         if data != NULL:
             memcpy(resized, data, min(before, n))
-        memory_give(data, before)
+        memory_give(data, before, mapped)
     return resized
 
 
 # ---- the buffer
 
 
-cdef inline void buffer_init(rio_buffer *b, size_t base) noexcept nogil:
+cdef inline void buffer_clear(rio_buffer *b) noexcept nogil:
     b.data = NULL
     b.r = b.w = b.cap = b.scanned = b.sep_scanned = 0
+
+
+cdef inline void buffer_init(rio_buffer *b, size_t base) noexcept nogil:
+    buffer_clear(b)
     b.base = base
+    b.mapped = RIO_MAPPED
 
 
 cdef inline void buffer_free(rio_buffer *b) noexcept nogil:
     """Give the memory back. The buffer is as after buffer_init: empty and usable."""
-    memory_give(b.data, b.cap)
-    buffer_init(b, b.base)
+    memory_give(b.data, b.cap, b.mapped)
+    buffer_clear(b)
 
 
 cdef inline size_t buffer_held(const rio_buffer *b) noexcept nogil:
@@ -160,15 +166,15 @@ cdef inline int buffer_resize(rio_buffer *b, size_t cap) noexcept nogil:
     cdef char *data
     rio_assert(cap and held <= cap)
     if b.r == 0 and held >= b.cap // 2:   # realloc copies all there is, held or not
-        data = memory_resize(b.data, b.cap, cap)
+        data = memory_resize(b.data, b.cap, cap, b.mapped)
         if data == NULL:
             return -1
     else:
-        data = memory_get(cap)
+        data = memory_get(cap, b.mapped)
         if data == NULL:
             return -1
         memcpy(data, b.data + b.r, held)
-        memory_give(b.data, b.cap)
+        memory_give(b.data, b.cap, b.mapped)
         b.r = 0
         b.w = held
     b.data = data

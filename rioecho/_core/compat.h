@@ -58,6 +58,11 @@ static inline void rio_no_sigpipe(int fd)
 #endif
 }
 
+/* The peer has ended its side. Elsewhere than on Linux it is not told of by itself. */
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
+#endif
+
 /* GNU's, and since 2024 POSIX's; macOS has none. */
 #ifdef __APPLE__
 static inline void *memrchr(const void *data, int byte, size_t n)

@@ -32,6 +32,7 @@ from rioecho._core.buffer cimport (
 from rioecho._core.convert cimport check_source, descriptor_of, is_tls, os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
 from rioecho._core.fdio cimport (
+    FD_SOCKET,
     WOKEN,
     deadline_after,
     fd_open,
@@ -53,6 +54,7 @@ from rioecho._core.posix cimport (
     rio_flag_take,
     rio_load_relaxed,
     rio_monotonic_ns,
+    rio_socket_error,
     rio_unacknowledged,
     shutdown,
 )
@@ -65,7 +67,7 @@ from rioecho._server.echo cimport (
     LOOKS,
     MEMORY_LOOK,
     MEMORY_LOOK_MAX,
-    broken_by,
+    PAUSED,
     echo_due,
     echo_send,
     held_free,
@@ -131,6 +133,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
     cdef int ready, wake_fd
     cdef int64_t until
     cdef bint looks
+    cdef bint input_ended = False   # while it waited for memory
     # A peer that never stops sending, so that nothing below ever waits, must not keep us.
     if e.phase == ECHOING:
         if e.stop_fd >= 0 and fd_ready(e.stop_fd, POLLIN):
@@ -196,15 +199,17 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                     e.ended = True
                     continue
                 events = POLLIN
-            elif e.phase == DRAINING:
-                # Others that hold memory may wait for the same: what is held goes back as it is.
+            elif e.phase == DRAINING or input_ended:
+                # All that came goes back before the end, line or not. What is held does so now, for the others that
+                # have memory may wait for more of it too.
+                input_ended = False
                 e.ready = buffer_held(&e.b)
                 e.scanned = 0
                 if e.by_line:
                     return GOT_LINE
                 continue
             else:
-                events = 0
+                events = PAUSED
                 e.nap = min(max(e.nap * 2, <int>MEMORY_LOOK), <int>MEMORY_LOOK_MAX)
         # Nothing moves: wait. A signal that came while bytes moved would not end the wait.
         if e.main_thread and e.moved:
@@ -220,7 +225,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
         wake_fd = e.stop_fd if e.phase == ECHOING else -1
         looks = events == POLLOUT and e.phase == ECHOING and e.timeout > 0
         until = min(e.deadline, deadline_after(e.timeout // LOOKS)) if looks else e.deadline
-        if events == 0:
+        if events == PAUSED:
             until = min(until, deadline_after(e.nap * <int64_t>1_000_000))
         ready = fd_wait_or_wake(e.f.fd, events, wake_fd, until, &e.err)
         if ready < 0:
@@ -233,9 +238,11 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
             continue
         if ready == WOKEN:
             echo_drain(e)
-        elif events == 0:
-            e.err = broken_by(e.f.fd)
-            return FAILED
+        elif events == PAUSED:
+            e.err = rio_socket_error(e.f.fd) if e.f.kind == FD_SOCKET else 0
+            if e.err:
+                return FAILED
+            input_ended = True
     return INTERRUPTED
 
 

@@ -21,10 +21,11 @@ from rioecho._core.posix cimport (
     rio_assert,
     rio_atomic_add,
     rio_bool_get,
+    rio_socket_error,
     rio_unacknowledged,
     shutdown,
 )
-from rioecho._server.echo cimport CHUNK, DRAINING, ECHOING, LINGERING, broken_by, echo_due, echo_send
+from rioecho._server.echo cimport CHUNK, DRAINING, ECHOING, LINGERING, PAUSED, echo_due, echo_send
 from rioecho._server.loop cimport (
     REPORTED_MAX,
     REPORTED_OF_ONE,
@@ -75,7 +76,7 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
 
 
 cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogil:
-    """Wait for input, for room to send, or (0) for memory; the reset of the connection ends each of these."""
+    """Wait for input, for room to send, or (PAUSED) for memory; the reset of the connection ends each of these."""
     cdef int err
     if c.events == events:
         return
@@ -83,9 +84,9 @@ cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogi
     if err:
         conn_close(l, c, BROKEN, err)
         return
-    if events == 0:
+    if events == PAUSED:
         conn_wait_for_memory(l, c)
-    elif c.events == 0:
+    elif c.events == PAUSED:
         conn_wait_no_more(c)
     c.events = events
 
@@ -223,16 +224,21 @@ cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexce
 
 cdef inline void conn_pause(loop_t *l, conn_t *c) noexcept nogil:
     """A connection that holds the beginning of a line, and has no memory for more of it: wait for some."""
-    if c.phase == DRAINING:
-        # It is to end, and the others that keep memory may wait for the same: what it holds goes back as it is.
-        c.kept.ready = conn_held(c)
-        if l.lengths != NULL:
-            conn_report(l, c.kept.ready)
-        conn_write(l, c)
-    elif c.events == 0:   # it waits already: only an error can have woken it
-        conn_close(l, c, BROKEN, broken_by(c.fd))
-    else:
-        conn_wait_for(l, c, 0)
+    cdef int err
+    if c.phase != DRAINING and c.events != PAUSED:
+        conn_wait_for(l, c, PAUSED)
+        return
+    # The server is to stop; or it waits already, and only the end of its input or an error can have woken it.
+    err = rio_socket_error(c.fd)
+    if err:
+        conn_close(l, c, BROKEN, err)
+        return
+    # All that it sent goes back before the end, line or not. What is held does so now, for the others that have memory
+    # may wait for more of it too.
+    c.kept.ready = conn_held(c)
+    if l.lengths != NULL:
+        conn_report(l, c.kept.ready)
+    conn_write(l, c)
 
 
 cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:

@@ -1,14 +1,13 @@
 # What the blocking echo and the event loop have in common: which bytes go back, how they are counted as they go, when
 # a peer makes progress, and the memory for what waits.
 
-from libc.errno cimport EPIPE
 from libc.stdint cimport uint64_t
 
 from rioecho._core.budget cimport share_add, share_give, share_t
 from rioecho._core.buffer cimport buffer_free, buffer_held, buffer_resize, rio_buffer, whole_lines
 from rioecho._core.counts cimport counts_t
 from rioecho._core.fdio cimport fd_try_write, fd_write_both, rio_fd
-from rioecho._core.posix cimport rio_atomic_add, rio_socket_error, rio_unacknowledged
+from rioecho._core.posix cimport rio_atomic_add, rio_unacknowledged
 
 
 cdef enum:
@@ -19,6 +18,11 @@ cdef enum:
     # there may be thousands and which doubles its own.
     MEMORY_LOOK = 10
     MEMORY_LOOK_MAX = 320
+
+
+cdef extern from "rioecho/_core/compat.h" nogil:
+    # What a connection that waits for memory is watched for: the end of its input, or its reset.
+    short PAUSED "POLLRDHUP"
 
 
 cdef enum phase:
@@ -72,12 +76,6 @@ cdef inline bint peer_took(int fd, int *unacknowledged) noexcept nogil:
     cdef int before = unacknowledged[0]
     unacknowledged[0] = rio_unacknowledged(fd)
     return unacknowledged[0] < before
-
-
-cdef inline int broken_by(int fd) noexcept nogil:
-    """The errno of a connection that poll(2) reports as broken although nothing was asked for."""
-    cdef int err = rio_socket_error(fd)
-    return err if err else EPIPE   # a hang-up: nothing can be sent any more
 
 
 # ---- memory for what is received and not yet sent back, and its account

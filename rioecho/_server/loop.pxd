@@ -18,13 +18,25 @@ from rioecho._core.buffer cimport (
 from rioecho._core.counts cimport counts_t
 from rioecho._core.poller cimport poller_t
 from rioecho._core.posix cimport rio_assert
-from rioecho._server.echo cimport CHUNK, CHUNK_MIN, ECHOING, LINGERING, MEMORY_LOOK, held_free, held_resize, held_shrink
+from rioecho._server.echo cimport (
+    CHUNK,
+    CHUNK_MIN,
+    ECHOING,
+    LINGERING,
+    MEMORY_LOOK,
+    PAUSED,
+    held_free,
+    held_resize,
+    held_shrink,
+)
 
 
 cdef enum:
     # Line lengths reported of one connection in one turn, and of all: each is a call of Python's while others wait.
     REPORTED_OF_ONE = 256
     REPORTED_MAX = 1024
+    # Buffers from this size on are pages of their own. Of smaller ones malloc's heap keeps what lies below another block.
+    MAPPED = 16384
 
 
 cdef struct kept_t:
@@ -44,7 +56,7 @@ cdef struct conn_t:
     int64_t deadline     # for the next progress, or for the next look whether there was any
     uint64_t bytes_out
     int fd
-    short events         # what is waited for; 0: for memory
+    short events         # what is waited for; PAUSED: for memory
     short err            # it was closed for
     unsigned char phase
     unsigned char why    # it was closed: a reason
@@ -90,7 +102,7 @@ cdef inline void conn_check(const loop_t *l, const conn_t *c) noexcept nogil:
     rio_assert(c.prev.next == c and c.next.prev == c)
     rio_assert(c.phase <= LINGERING)
     rio_assert(c.kept == NULL or (c.kept.owner == c and c.kept.ready <= c.kept.b.w - c.kept.b.r))
-    rio_assert(c.kept == NULL or c.kept.next == NULL or (c.events == 0 and c.kept.prev.next == c.kept))
+    rio_assert(c.kept == NULL or c.kept.next == NULL or (c.events == PAUSED and c.kept.prev.next == c.kept))
 
 
 cdef inline void conn_append(loop_t *l, conn_t *c) noexcept nogil:
@@ -192,6 +204,7 @@ cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noex
         c.kept.owner = c
         c.kept.prev = c.kept.next = NULL
         buffer_init(&c.kept.b, 0)
+        c.kept.b.mapped = min(c.kept.b.mapped, <size_t>MAPPED)
     need = buffer_held(&c.kept.b) + n
     if not buffer_fits(&c.kept.b, need):
         cap = buffer_growth(&c.kept.b, need)
