@@ -5,7 +5,7 @@ when it was killed is given back by its parent.
 """
 
 cimport cython
-from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.stdint cimport SIZE_MAX, UINT64_MAX, uint64_t
 
 from rioecho._core.convert cimport to_size
 from rioecho._core.posix cimport (
@@ -17,7 +17,6 @@ from rioecho._core.posix cimport (
     getpid,
     mmap,
     munmap,
-    rio_add_relaxed,
     rio_atomic_add,
     rio_atomic_claim,
     rio_load_relaxed,
@@ -26,6 +25,7 @@ from rioecho._core.posix cimport (
 
 
 cdef enum:
+    CHUNK = 1 << 16        # received at once, beside a line
     SHARES_MAX = 1 << 16   # threads or processes that one server can have; their pages are touched as they are used
 
 
@@ -65,28 +65,37 @@ cdef class MemoryBudget:
 cdef class Share:
     """What one who serves connections has taken of a budget; of None, without a limit. Dropping it gives that back.
 
-    Raises MemoryError where there are as many shares as can be.
+    max_line: of this size the reserve is, so that one line can always be received to its end; but no more than half of
+    the limit. Raises MemoryError where there are as many shares as can be.
     """
 
-    def __cinit__(self, MemoryBudget budget):
-        cdef uint64_t i
+    def __cinit__(self, MemoryBudget budget, max_line):
+        cdef uint64_t i, place = 0
+        cdef size_t longest = to_size(max_line, "max_line")
         if budget is None:
             return
         for i in range(<uint64_t>SHARES_MAX):
-            self.s.taken = &budget.taken[(rio_load_relaxed(&budget.next) + i) % SHARES_MAX]
-            if rio_atomic_claim(self.s.taken, 1):
+            place = (rio_load_relaxed(&budget.next) + i) % SHARES_MAX
+            if rio_atomic_claim(&budget.taken[place], 1):
                 break
         else:
             raise MemoryError("no more threads or processes can share the server's memory")
-        rio_add_relaxed(&budget.next, i + 1)
+        rio_store_relaxed(&budget.next, place + 1)
         self.pid = getpid()
         self.owner = budget
+        self.s.taken = &budget.taken[place]
+        self.s.number = place + 1
         self.s.budget = budget.budget
+        self.s.reserve = <size_t>(self.s.budget.limit // 2)
+        if 0 < longest < SIZE_MAX - CHUNK:
+            self.s.reserve = min(self.s.reserve, longest + CHUNK)
 
     def __dealloc__(self):
         # A forked child's copy is the parent's share.
         if self.s.budget != NULL and self.pid == getpid():
-            # A process that was killed between the two additions of share_take() has not noted what it took last, and
+            if rio_load_relaxed(&self.s.budget.favoured) == self.s.number:
+                share_favour_no_more(&self.s)
+            # A process that was killed between the two additions of share_add() has not noted what it took last, and
             # so much is lost. In the other order the account could fall below 0.
             rio_atomic_add(&self.s.budget.used, <uint64_t>1 - rio_load_relaxed(self.s.taken))
             rio_store_relaxed(self.s.taken, 0)

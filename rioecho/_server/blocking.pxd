@@ -40,6 +40,7 @@ cdef struct echo_t:
     counts_t *totals     # where they are counted too; never NULL
     counts_t spare       # for those who have no totals
     share_t memory       # what the buffer is taken from
+    bint favoured        # it may use the memory's reserve
     int nap              # milliseconds until the next look whether there is memory; 0: it does not wait for any
 
 

@@ -16,7 +16,14 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, ENOMEM
 from libc.stdint cimport SIZE_MAX, int64_t, uint64_t
 
-from rioecho._core.budget cimport MemoryBudget, Share, share_room
+from rioecho._core.budget cimport (
+    MemoryBudget,
+    Share,
+    share_favour,
+    share_favour_no_more,
+    share_reserve_room,
+    share_room,
+)
 from rioecho._core.buffer cimport (
     FOUND,
     buffer_added,
@@ -102,6 +109,12 @@ cdef void echo_frame(echo_t *e) noexcept nogil:
         rio_atomic_add(&e.totals.lines, lines)
 
 
+cdef void echo_favour_no_more(echo_t *e) noexcept nogil:
+    if e.favoured:
+        e.favoured = False
+        share_favour_no_more(&e.memory)
+
+
 cdef ssize_t echo_room(echo_t *e) noexcept nogil:
     """Make room to read into: how many bytes; 0: what is held has to wait for memory; -1: there is none."""
     cdef size_t held = buffer_held(&e.b)
@@ -110,11 +123,14 @@ cdef ssize_t echo_room(echo_t *e) noexcept nogil:
         cap = buffer_growth(&e.b, held + 1)
         left = share_room(&e.memory)
         if cap - e.b.cap > left:
-            cap = e.b.cap + min(left, <size_t>CHUNK)
-            if held == 0:
-                cap = CHUNK_MIN
-            elif left < CHUNK_MIN:
-                return 0
+            if held and left < CHUNK_MIN:
+                e.favoured = e.favoured or share_favour(&e.memory)
+                if e.favoured:
+                    left = share_reserve_room(&e.memory, e.b.cap)
+                if left < CHUNK_MIN:
+                    echo_favour_no_more(e)
+                    return 0
+            cap = e.b.cap + min(left, <size_t>CHUNK) if held else <size_t>CHUNK_MIN
         if held_resize(&e.memory, &e.b, cap) < 0:
             return -1
     return min(buffer_room(&e.b), <size_t>CHUNK)
@@ -151,6 +167,8 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                 e.ready -= count
                 rio_add_relaxed(&e.bytes_out, count)
                 e.moved = True
+                if e.ready == 0:
+                    echo_favour_no_more(e)
                 if e.phase == ECHOING:
                     e.deadline = 0
                 continue
@@ -287,7 +305,7 @@ cdef class Echo:
         self.on_line = on_line
         self.counts = counts
         self.e.totals = &self.e.spare if counts is None else counts.c
-        self.share = Share(memory)
+        self.share = Share(memory, max_line)
         self.e.memory = self.share.s
         self.e.timeout = to_nanoseconds(timeout)   # 0 answers TIMED_OUT where it would have to wait
         self.e.drain = to_nanoseconds(drain_timeout)

@@ -9,6 +9,7 @@ from libc.errno cimport EINTR, ENOMEM
 from libc.stdint cimport uint64_t
 from libc.string cimport memchr
 
+from rioecho._core.budget cimport share_favour
 from rioecho._core.buffer cimport buffer_consume, buffer_start, whole_lines
 from rioecho._core.fdio cimport FD_SOCKET, fd_read, rio_fd, would_block
 from rioecho._core.poller cimport poller_modify, poller_remove
@@ -41,6 +42,7 @@ from rioecho._server.loop cimport (
     conn_unlink,
     conn_wait_for_memory,
     conn_wait_no_more,
+    loop_favour_no_more,
     loop_t,
 )
 
@@ -226,7 +228,13 @@ cdef inline void conn_pause(loop_t *l, conn_t *c) noexcept nogil:
     """A connection that holds the beginning of a line, and has no memory for more of it: wait for some."""
     cdef int err
     if c.phase != DRAINING and c.events != PAUSED:
-        conn_wait_for(l, c, PAUSED)
+        if c == l.favoured:
+            loop_favour_no_more(l)   # its line is longer than the reserve
+            conn_wait_for(l, c, PAUSED)
+        elif l.favoured == NULL and share_favour(&l.memory):
+            l.favoured = c           # and reads in the next turn
+        else:
+            conn_wait_for(l, c, PAUSED)
         return
     # The server is to stop; or it waits already, and only the end of its input or an error can have woken it.
     err = rio_socket_error(c.fd)

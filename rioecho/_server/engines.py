@@ -224,7 +224,7 @@ class ProcessEngine:
         self._reaper.start()
 
     def serve(self, sock: socket.socket, peer: str, drain: float) -> None:
-        memory = Share(self._host.memory)
+        memory = Share(self._host.memory, self._host.max_line)
         reports, report_fd = os.pipe()
         try:
             os.set_blocking(report_fd, False)

@@ -145,7 +145,7 @@ cdef class EventLoop:
         self.on_more_lines = on_more_lines
         self.counts = Counts()
         self.l.counts = self.counts.c
-        self.share = Share(memory)
+        self.share = Share(memory, max_line)
         self.l.memory = self.share.s
         if on_line is not None:
             self.l.lengths = <size_t *>PyMem_RawMalloc(REPORTED_MAX * sizeof(size_t))

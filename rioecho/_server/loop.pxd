@@ -6,7 +6,14 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
-from rioecho._core.budget cimport share_add, share_give, share_room, share_t
+from rioecho._core.budget cimport (
+    share_add,
+    share_favour_no_more,
+    share_give,
+    share_reserve_room,
+    share_room,
+    share_t,
+)
 from rioecho._core.buffer cimport (
     buffer_fits,
     buffer_growth,
@@ -68,6 +75,7 @@ cdef struct conn_t:
 cdef struct loop_t:
     poller_t poller
     conn_t all           # the ends of the list of connections
+    conn_t *favoured     # the one connection that may use the memory's reserve, or NULL
     kept_t waiting       # the ends of the list of those that wait for memory, the longest wait first
     conn_t *gone         # those closed, to be reported
     conn_t *again        # those whose report failed for want of memory
@@ -157,6 +165,11 @@ cdef inline void loop_gauge(loop_t *l) noexcept nogil:
         l.look = min(l.look, l.now + MEMORY_LOOK * 1_000_000)
 
 
+cdef inline void loop_favour_no_more(loop_t *l) noexcept nogil:
+    l.favoured = NULL
+    share_favour_no_more(&l.memory)
+
+
 cdef inline void conn_wait_for_memory(loop_t *l, conn_t *c) noexcept nogil:
     """Put a connection that keeps something among those that are read again when there is memory."""
     cdef kept_t *k = c.kept
@@ -187,6 +200,9 @@ cdef inline void conn_keep_nothing(loop_t *l, conn_t *c) noexcept nogil:
     c.kept = NULL
     if l.chunk != CHUNK:
         loop_gauge(l)
+    if c == l.favoured:
+        loop_favour_no_more(l)
+        l.look = l.now   # another one's turn
 
 
 cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noexcept nogil:
@@ -222,6 +238,8 @@ cdef inline size_t conn_room(const loop_t *l, const conn_t *c) noexcept nogil:
     cdef size_t spare = c.kept.b.cap - c.kept.b.w
     cdef size_t room = share_room(&l.memory)
     rio_assert(c.kept.ready == 0)
+    if c == l.favoured:
+        room = share_reserve_room(&l.memory, c.kept.b.cap)
     if spare >= CHUNK or room >= CHUNK - spare:
         return CHUNK
     return spare + room if spare + room >= CHUNK_MIN else 0
@@ -233,3 +251,5 @@ cdef inline void conn_shrink(loop_t *l, conn_t *c) noexcept nogil:
         conn_keep_nothing(l, c)
     else:
         held_shrink(&l.memory, &c.kept.b)
+        if c == l.favoured:   # the line that it was for has gone
+            loop_favour_no_more(l)

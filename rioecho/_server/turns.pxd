@@ -4,7 +4,7 @@
 from libc.errno cimport EINTR, ENOMEM
 from libc.stdint cimport INT64_MAX, int64_t
 
-from rioecho._core.budget cimport share_room
+from rioecho._core.budget cimport share_favour, share_room
 from rioecho._core.fdio cimport deadline_after, fd_ready, milliseconds_until
 from rioecho._core.poller cimport READY_MAX, poller_add, poller_remove, poller_wait, ready_t
 from rioecho._core.posix cimport POLLIN, read, rio_assert, rio_monotonic_ns, rio_wait_ns
@@ -122,6 +122,9 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
     cdef size_t room = share_room(&l.memory)
     l.look = INT64_MAX
     loop_gauge(l)
+    if k != &l.waiting and l.favoured == NULL and share_favour(&l.memory):
+        l.favoured = k.owner
+        room = max(room, <size_t>CHUNK)
     while k != &l.waiting and room >= CHUNK_MIN:
         following = k.next
         room -= min(room, <size_t>CHUNK)
