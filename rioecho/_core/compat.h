@@ -146,6 +146,9 @@ static inline char *rio_pages_resize(char *data, size_t before, size_t n)
 #endif
 }
 
+/* A condition of which the compiler is told that it hardly ever holds: what follows is kept out of the way. */
+#define rio_rare(condition) __builtin_expect(!!(condition), 0)
+
 static inline void rio_set_errno(int err)
 {
     errno = err; /* Cython can read errno, and has no word for setting it */
@@ -193,7 +196,8 @@ static inline void rio_sigpipe_restore(const rio_sigpipe *s)
     pthread_sigmask(SIG_SETMASK, &s->before, NULL);
 }
 
-static inline ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
+/* Not inline: it would keep fd_write(), of which it is the rare half, from being so. */
+__attribute__((noinline, unused)) static ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
 {
     rio_sigpipe guard;
     ssize_t written;

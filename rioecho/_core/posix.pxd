@@ -100,6 +100,7 @@ cdef extern from "rioecho/_core/compat.h" nogil:
 
     # _core/compat.h itself
     void rio_assert(bint condition)
+    bint rio_rare(bint condition)
     PyObject *rio_bytes_cut(PyObject *data, Py_ssize_t n)   # needs the GIL
     void rio_no_sigpipe(int fd)
     size_t RIO_MAPPED

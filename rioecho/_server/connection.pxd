@@ -22,6 +22,7 @@ from rioecho._core.posix cimport (
     rio_assert,
     rio_atomic_add,
     rio_bool_get,
+    rio_rare,
     rio_socket_error,
     rio_unacknowledged,
     shutdown,
@@ -83,7 +84,7 @@ cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogi
     if c.events == events:
         return
     err = poller_modify(&l.poller, c.fd, events, c)
-    if err:
+    if rio_rare(err):
         conn_close(l, c, BROKEN, err)
         return
     if events == PAUSED:
@@ -103,11 +104,11 @@ cdef inline void conn_next(loop_t *l, conn_t *c) noexcept nogil:
     if not c.ended:
         conn_wait_for(l, c, POLLIN)
         return
-    if c.phase == ECHOING:
+    if rio_rare(c.phase == ECHOING):
         conn_close(l, c, ENDED, 0)
         return
     # Closing over unread input would send a reset, which discards what is on its way to the peer.
-    if shutdown(c.fd, SHUT_WR) < 0:
+    if rio_rare(shutdown(c.fd, SHUT_WR) < 0):
         conn_close(l, c, STOPPED, 0)   # the connection has gone
         return
     c.phase = LINGERING
@@ -136,7 +137,7 @@ cdef inline ssize_t conn_send(
         conn_progress(l, c)
     elif put < 0 and (err == EINTR or would_block(err)):
         put = 0
-    elif put < 0:
+    elif rio_rare(put < 0):
         conn_close(l, c, BROKEN, err)
     return put
 
@@ -214,7 +215,7 @@ cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexce
     from_kept = min(<size_t>put, before)
     if from_kept:
         buffer_consume(&c.kept.b, from_kept)
-    if put - from_kept < n and conn_keep(l, c, l.area + put - from_kept, n - put + from_kept) < 0:
+    if put - from_kept < n and rio_rare(conn_keep(l, c, l.area + put - from_kept, n - put + from_kept) < 0):
         conn_close(l, c, BROKEN, ENOMEM)
         return
     if due and c.kept != NULL:
@@ -259,7 +260,7 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
     if c.kept != NULL:
         before = conn_held(c)
         room = conn_room(l, c)
-        if room == 0:
+        if rio_rare(room == 0):
             conn_pause(l, c)
             return
     n = fd_read(&f, l.area, room, &err)
@@ -271,13 +272,13 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         return
     if n < 0 and err == EINTR:
         return
-    if n < 0 and not would_block(err):
+    if rio_rare(n < 0 and not would_block(err)):
         conn_close(l, c, BROKEN, err)
         return
     if n < 0 and c.phase != DRAINING:
         return
     # The end of the input; or of what had arrived when the server was stopped.
-    if c.phase == LINGERING:
+    if rio_rare(c.phase == LINGERING):
         conn_close(l, c, STOPPED, 0)
         return
     c.ended = True

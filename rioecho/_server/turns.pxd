@@ -7,7 +7,7 @@ from libc.stdint cimport INT64_MAX, int64_t
 from rioecho._core.budget cimport share_favour, share_room
 from rioecho._core.fdio cimport deadline_after, fd_ready, milliseconds_until
 from rioecho._core.poller cimport READY_MAX, poller_add, poller_remove, poller_wait, ready_t
-from rioecho._core.posix cimport POLLIN, read, rio_assert, rio_monotonic_ns, rio_wait_ns
+from rioecho._core.posix cimport POLLIN, read, rio_assert, rio_monotonic_ns, rio_rare, rio_wait_ns
 from rioecho._server.connection cimport (
     BROKEN,
     CUT_OFF,
@@ -152,10 +152,12 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
     cdef bint more = l.stopping, stop, arrivals
     while l.active or not l.inbox_ended:
         n = poller_wait(&l.poller, events, 0 if more else milliseconds_until(loop_deadline(l)), err)
-        if n < 0 and err[0] != EINTR:
-            if err[0] != ENOMEM:
+        if rio_rare(n < 0):
+            if err[0] == ENOMEM:   # poll(2) needs some of the kernel's
+                rio_wait_ns(-1, MEMORY_LOOK * 1_000_000)
+            elif err[0] != EINTR:
                 return True
-            rio_wait_ns(-1, MEMORY_LOOK * 1_000_000)   # poll(2) needs memory of the kernel's
+            err[0] = 0
         l.now = rio_monotonic_ns()
         stop = arrivals = False
         for i in range(n):
@@ -176,9 +178,8 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
             loop_take_inbox(l)
         more = l.stopping and loop_drain_some(l)
         loop_expire(l)
-        if l.now >= l.look:
+        if rio_rare(l.now >= l.look):
             loop_look(l)
-        err[0] = 0
         if l.gone != NULL or l.lengths_n:
             return True
     return False
