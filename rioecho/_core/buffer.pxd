@@ -24,6 +24,10 @@ from rioecho._core.posix cimport (
 )
 
 
+cdef enum:
+    MAPPED = 131_072   # bytes, from which on a buffer is pages of its own
+
+
 cdef enum framing:
     FOUND       # the frame is whole; its length, separator included, has been stored
     NEED_MORE   # no separator yet
@@ -83,7 +87,7 @@ cdef inline void buffer_clear(rio_buffer *b) noexcept nogil:
 cdef inline void buffer_init(rio_buffer *b, size_t base) noexcept nogil:
     buffer_clear(b)
     b.base = base
-    b.mapped = RIO_MAPPED
+    b.mapped = RIO_MAPPED(MAPPED)
 
 
 cdef inline void buffer_free(rio_buffer *b) noexcept nogil:

@@ -112,11 +112,11 @@ static inline int epoll_wait(int epoll, struct epoll_event *events, int n, int m
 #endif
 
 /* Whole pages of memory, which the system has back at once: what malloc frees below the top of its heap it keeps.
- * RIO_MAPPED: from how many bytes on that is worth the system call. AddressSanitizer watches malloc's memory only. */
+ * RIO_MAPPED(n): from how many bytes on they are used; AddressSanitizer watches malloc's memory only. */
 #ifdef __SANITIZE_ADDRESS__
-#define RIO_MAPPED SIZE_MAX
+#define RIO_MAPPED(n) SIZE_MAX
 #else
-#define RIO_MAPPED ((size_t)128 * 1024)
+#define RIO_MAPPED(n) ((size_t)(n))
 #endif
 
 static inline char *rio_pages_get(size_t n)

@@ -26,6 +26,7 @@ cdef struct echo_t:
     bint by_line         # answer GOT_LINE
     bint main_thread     # where signal handlers run
     bint moved           # bytes have, since the handlers ran
+    bint slept           # for as long as the memory of a long line is kept
     bint ended           # the input has
     phase phase
     int stop_fd          # readable when it is time to stop, or -1

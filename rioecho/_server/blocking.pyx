@@ -87,7 +87,8 @@ from rioecho.errors import ConcurrentCall
 
 
 cdef enum:
-    TURNS = 1024   # system calls between two looks at the signals and at the drain's deadline
+    TURNS = 1024               # system calls between two looks at the signals and at the drain's deadline
+    SPARE_KEPT = 100_000_000   # nanoseconds for which the memory of a long line is kept for the next
 
 
 cdef void echo_frame(echo_t *e) noexcept nogil:
@@ -148,7 +149,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
     cdef short events
     cdef int ready, wake_fd
     cdef int64_t until
-    cdef bint looks
+    cdef bint looks, spares
     cdef bint input_ended = False   # while it waited for memory
     # A peer that never stops sending, so that nothing below ever waits, must not keep us.
     if e.phase == ECHOING:
@@ -233,8 +234,9 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
         if e.main_thread and e.moved:
             e.moved = False
             return INTERRUPTED
-        # An idle connection holds no memory.
-        if e.ready == 0:
+        # An idle connection holds no memory; but the next long line may come at once, and new pages are dear.
+        spares = e.ready == 0 and e.b.cap > CHUNK and not e.slept
+        if e.ready == 0 and not spares:
             held_shrink(&e.memory, &e.b)
         if e.deadline == 0:
             e.deadline = deadline_after(e.timeout)
@@ -243,9 +245,12 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
         wake_fd = e.stop_fd if e.phase == ECHOING else -1
         looks = events == POLLOUT and e.phase == ECHOING and e.timeout > 0
         until = min(e.deadline, deadline_after(e.timeout // LOOKS)) if looks else e.deadline
+        if spares:
+            until = min(until, deadline_after(SPARE_KEPT))
         if events == PAUSED:
             until = min(until, deadline_after(e.nap * <int64_t>1_000_000))
         ready = fd_wait_or_wake(e.f.fd, events, wake_fd, until, &e.err)
+        e.slept = ready == 0
         if ready < 0:
             return INTERRUPTED if e.err == EINTR else FAILED
         if ready == 0:

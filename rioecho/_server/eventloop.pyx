@@ -48,7 +48,7 @@ from rioecho._core.posix cimport (
 )
 from rioecho._server.connection cimport CUT_OFF, REASONS_N, conn_close
 from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK
-from rioecho._server.loop cimport REPORTED_MAX, conn_t, loop_t
+from rioecho._server.loop cimport REPORTED_MAX, conn_t, loop_spares_free, loop_t
 from rioecho._server.turns cimport loop_take_inbox, loop_turns
 
 log = logging.getLogger("rioecho.server")
@@ -343,6 +343,7 @@ cdef class EventLoop:
             c = self.l.gone
             self.l.gone = c.next
             self.release(c)
+        loop_spares_free(&self.l)
         rio_assert(self.l.memory.budget == NULL or rio_load_relaxed(self.l.memory.taken) == 1)
         poller_close(&self.l.poller)
         PyMem_RawFree(self.l.area)

@@ -5,6 +5,7 @@
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
 
 from rioecho._core.budget cimport (
     share_add,
@@ -15,16 +16,18 @@ from rioecho._core.budget cimport (
     share_t,
 )
 from rioecho._core.buffer cimport (
+    buffer_clear,
     buffer_fits,
     buffer_growth,
     buffer_held,
     buffer_init,
     buffer_put,
+    buffer_start,
     rio_buffer,
 )
 from rioecho._core.counts cimport counts_t
 from rioecho._core.poller cimport poller_t
-from rioecho._core.posix cimport rio_assert
+from rioecho._core.posix cimport RIO_MAPPED, rio_assert
 from rioecho._server.echo cimport (
     CHUNK,
     CHUNK_MIN,
@@ -42,8 +45,12 @@ cdef enum:
     # Line lengths reported of one connection in one turn, and of all: each is a call of Python's while others wait.
     REPORTED_OF_ONE = 256
     REPORTED_MAX = 1024
-    # Buffers from this size on are pages of their own. Of smaller ones malloc's heap keeps what lies below another block.
-    MAPPED = 16384
+    # Buffers from this size on are pages of their own: malloc's heap keeps freed ones that lie below another block. New
+    # pages cost more than the bytes that they are for, so a few are spared for the next connections.
+    CONN_MAPPED = 16_384
+    SPARES = 8
+    SPARES_MAX = 4_194_304         # bytes of them together
+    SPARES_KEPT = 1_000_000_000    # nanoseconds
 
 
 cdef struct kept_t:
@@ -80,6 +87,10 @@ cdef struct loop_t:
     conn_t *gone         # those closed, to be reported
     conn_t *again        # those whose report failed for want of memory
     char *area           # CHUNK bytes for what is received
+    char *spare[SPARES]  # pages that the next ones can have: they are still taken from the memory's account
+    size_t spare_cap[SPARES]
+    size_t spare_bytes   # of them together
+    unsigned int spares
     size_t chunk         # how many of them a connection that keeps nothing is read by: less while memory is short
     size_t active
     int stop_fd          # readable when it is time to stop
@@ -155,9 +166,53 @@ cdef inline size_t conn_held(const conn_t *c) noexcept nogil:
     return 0 if c.kept == NULL else buffer_held(&c.kept.b)
 
 
+cdef inline bint loop_spare_put(loop_t *l, rio_buffer *b) noexcept nogil:
+    """Keep a buffer's pages for the next one, if they are pages and there are not too many; report whether they are."""
+    if (
+        b.cap < b.mapped
+        or l.spares == SPARES
+        or l.spare_bytes + b.cap > SPARES_MAX
+        or share_room(&l.memory) < SPARES_MAX
+    ):
+        return False
+    l.spare[l.spares] = b.data
+    l.spare_cap[l.spares] = b.cap
+    l.spare_bytes += b.cap
+    l.spares += 1
+    buffer_clear(b)
+    l.look = min(l.look, l.now + SPARES_KEPT)
+    return True
+
+
+cdef inline void loop_spare_take(loop_t *l, rio_buffer *b) noexcept nogil:
+    """Give a buffer that is too small to have pages those that were used last."""
+    cdef size_t held = buffer_held(b)
+    rio_assert(0 < l.spares and l.spares <= SPARES and held <= l.spare_cap[l.spares - 1])
+    l.spares -= 1
+    if held:
+        memcpy(l.spare[l.spares], buffer_start(b), held)
+    held_free(&l.memory, b)
+    b.w = held
+    b.data = l.spare[l.spares]
+    b.cap = l.spare_cap[l.spares]
+    l.spare_bytes -= b.cap
+
+
+cdef inline void loop_spares_free(loop_t *l) noexcept nogil:
+    """Give all spare pages back to the system."""
+    cdef rio_buffer b
+    while l.spares:
+        buffer_init(&b, 0)
+        b.mapped = RIO_MAPPED(CONN_MAPPED)
+        loop_spare_take(l, &b)
+        held_free(&l.memory, &b)
+
+
 cdef inline void loop_gauge(loop_t *l) noexcept nogil:
     """Choose the size of a read by the memory that is left. Whenever that changes, here or, as a look shows, elsewhere.
     """
+    if share_room(&l.memory) < CHUNK:
+        loop_spares_free(l)
     if share_room(&l.memory) >= CHUNK:
         l.chunk = CHUNK
     else:
@@ -194,7 +249,8 @@ cdef inline void conn_keep_nothing(loop_t *l, conn_t *c) noexcept nogil:
     if c.kept == NULL:
         return
     conn_wait_no_more(c)
-    held_free(&l.memory, &c.kept.b)
+    if not loop_spare_put(l, &c.kept.b):
+        held_free(&l.memory, &c.kept.b)
     share_give(&l.memory, sizeof(kept_t))
     PyMem_RawFree(c.kept)
     c.kept = NULL
@@ -220,8 +276,15 @@ cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noex
         c.kept.owner = c
         c.kept.prev = c.kept.next = NULL
         buffer_init(&c.kept.b, 0)
-        c.kept.b.mapped = min(c.kept.b.mapped, <size_t>MAPPED)
+        c.kept.b.mapped = RIO_MAPPED(CONN_MAPPED)
     need = buffer_held(&c.kept.b) + n
+    if (
+        l.spares
+        and not buffer_fits(&c.kept.b, need)
+        and c.kept.b.cap < c.kept.b.mapped
+        and buffer_growth(&c.kept.b, need) >= c.kept.b.mapped
+    ):
+        loop_spare_take(l, &c.kept.b)
     if not buffer_fits(&c.kept.b, need):
         cap = buffer_growth(&c.kept.b, need)
         if cap - c.kept.b.cap > share_room(&l.memory):

@@ -26,6 +26,7 @@ from rioecho._server.loop cimport (
     conn_t,
     kept_t,
     loop_gauge,
+    loop_spares_free,
     loop_t,
 )
 
@@ -116,11 +117,13 @@ cdef inline void loop_expire(loop_t *l) noexcept nogil:
 
 
 cdef inline void loop_look(loop_t *l) noexcept nogil:
-    """Let as many connections go on as there is memory for again, and try again to report what could not be."""
+    """What is done now and then: let as many connections go on as there is memory for, give spare memory back, and have
+    reported what could not be before."""
     cdef kept_t *k = l.waiting.next
     cdef kept_t *following
     cdef size_t room = share_room(&l.memory)
     l.look = INT64_MAX
+    loop_spares_free(l)
     loop_gauge(l)
     if k != &l.waiting and l.favoured == NULL and share_favour(&l.memory):
         l.favoured = k.owner
