@@ -164,7 +164,9 @@ cdef inline size_t buffer_growth(const rio_buffer *b, size_t need) noexcept nogi
 
 
 cdef inline int buffer_resize(rio_buffer *b, size_t cap) noexcept nogil:
-    """Have `cap` bytes of memory, more or less than now but enough for those held. 0, or -1: no memory, nothing changed.
+    """Have `cap` bytes of memory, more or less than now but enough for those held.
+
+    0, or -1: no memory, and nothing changed.
     """
     cdef size_t held = b.w - b.r
     cdef char *data

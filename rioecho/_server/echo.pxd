@@ -13,7 +13,7 @@ from rioecho._core.posix cimport rio_atomic_add, rio_unacknowledged
 cdef enum:
     CHUNK = 65536        # what is received at once
     CHUNK_MIN = 4096     # the same while memory is short
-    LOOKS = 8            # at what the peer takes, in the time that it may take nothing; so it has at most an eighth more
+    LOOKS = 8            # at what the peer takes, in the time that it may take nothing: it has at most an eighth more
     # Milliseconds between two looks whether there is memory again: the event loop's, and the blocking echo's, of which
     # there may be thousands and which doubles its own.
     MEMORY_LOOK = 10
@@ -36,8 +36,8 @@ cdef inline size_t echo_due(
 ) noexcept nogil:
     """Return how many bytes go back now, of `before` bytes that hold no newline and n more that came behind them.
 
-    Whole lines do, whose number is added to `lines`; with them the rest if it makes a line too long, or if the input has
-    ended. The data begins behind the first `before` bytes. max_line 0: raw, everything goes back.
+    Whole lines do, whose number is added to `lines`; with them the rest if it makes a line too long, or if the input
+    has ended. The data begins behind the first `before` bytes. max_line 0: raw, everything goes back.
     """
     cdef size_t back
     if max_line == 0:

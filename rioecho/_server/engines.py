@@ -107,7 +107,10 @@ def received(n: int) -> None:
 def more_received(lines: int, n: int) -> None:
     """Log lines by their number: too many came at once to log each."""
     log.debug(
-        "server received %d more lines, %d bytes", lines, n, extra={"fields": {"event": "lines", "lines": lines, "bytes": n}}
+        "server received %d more lines, %d bytes",
+        lines,
+        n,
+        extra={"fields": {"event": "lines", "lines": lines, "bytes": n}},
     )
 
 

@@ -220,7 +220,6 @@ cdef class EventLoop:
         """
         cdef bint again = True
         cdef int err = 0
-        cdef int i
         if not rio_flag_take(&self.running):
             raise RuntimeError("this event loop is running already")
         try:
@@ -231,7 +230,7 @@ cdef class EventLoop:
                 if err:
                     self.give_back()
                     raise os_error(err)
-            for i in range(LAST_REPORTS):
+            for _ in range(LAST_REPORTS):
                 if self.l.again == NULL:
                     break
                 with nogil:
@@ -297,7 +296,8 @@ cdef class EventLoop:
         """Report a connection that has gone; False where there is no memory for it."""
         rio_assert(c.why < REASONS_N)
         try:
-            self.on_closed(None if c.peer == NULL else <object>c.peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out)
+            peer = None if c.peer == NULL else <object>c.peer
+            self.on_closed(peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out)
             return True
         except MemoryError:
             pass

@@ -264,7 +264,7 @@ cdef inline void conn_keep_nothing(loop_t *l, conn_t *c) noexcept nogil:
 cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noexcept nogil:
     """Put n bytes behind what is kept: 0, or -1: no memory.
 
-    conn_room() has said that they may come in; should another thread have taken what was left, it is taken all the same.
+    conn_room() has allowed them; should another thread have taken what was left, they are kept all the same.
     """
     cdef size_t need, cap
     if c.kept == NULL:
