@@ -35,12 +35,13 @@ cdef inline size_t share_room(const share_t *s) noexcept nogil:
     return <size_t>min(s.budget.limit - used, <uint64_t>SIZE_MAX) if used < s.budget.limit else 0
 
 
-cdef inline bint share_favour(share_t *s) noexcept nogil:
-    """Claim the reserve, which one at a time may use, and report whether it was free.
+cdef inline bint share_favour(share_t *s, size_t cap) noexcept nogil:
+    """Claim the reserve for one that has cap bytes, and report whether it may use it: one at a time may, until what it
+    holds has gone.
 
     Without it all who hold the beginning of a line could wait for memory that only the end of a line sets free.
     """
-    return s.budget != NULL and rio_atomic_claim(&s.budget.favoured, s.number)
+    return s.budget != NULL and cap < s.reserve and rio_atomic_claim(&s.budget.favoured, s.number)
 
 
 cdef inline void share_favour_no_more(share_t *s) noexcept nogil:

@@ -125,11 +125,10 @@ cdef ssize_t echo_room(echo_t *e) noexcept nogil:
         left = share_room(&e.memory)
         if cap - e.b.cap > left:
             if held and left < CHUNK_MIN:
-                e.favoured = e.favoured or share_favour(&e.memory)
+                e.favoured = e.favoured or share_favour(&e.memory, e.b.cap)
                 if e.favoured:
                     left = share_reserve_room(&e.memory, e.b.cap)
                 if left < CHUNK_MIN:
-                    echo_favour_no_more(e)
                     return 0
             cap = e.b.cap + min(left, <size_t>CHUNK) if held else <size_t>CHUNK_MIN
         if held_resize(&e.memory, &e.b, cap) < 0:

@@ -43,7 +43,6 @@ from rioecho._server.loop cimport (
     conn_unlink,
     conn_wait_for_memory,
     conn_wait_no_more,
-    loop_favour_no_more,
     loop_t,
 )
 
@@ -229,11 +228,8 @@ cdef inline void conn_pause(loop_t *l, conn_t *c) noexcept nogil:
     """A connection that holds the beginning of a line, and has no memory for more of it: wait for some."""
     cdef int err
     if c.phase != DRAINING and c.events != PAUSED:
-        if c == l.favoured:
-            loop_favour_no_more(l)   # its line is longer than the reserve
-            conn_wait_for(l, c, PAUSED)
-        elif l.favoured == NULL and share_favour(&l.memory):
-            l.favoured = c           # and reads in the next turn
+        if l.favoured == NULL and share_favour(&l.memory, c.kept.b.cap):
+            l.favoured = c   # and reads in the next turn
         else:
             conn_wait_for(l, c, PAUSED)
         return

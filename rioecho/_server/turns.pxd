@@ -125,13 +125,14 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
     l.look = INT64_MAX
     loop_spares_free(l)
     loop_gauge(l)
-    if k != &l.waiting and l.favoured == NULL and share_favour(&l.memory):
-        l.favoured = k.owner
-        room = max(room, <size_t>CHUNK)
-    while k != &l.waiting and room >= CHUNK_MIN:
+    while k != &l.waiting:
         following = k.next
-        room -= min(room, <size_t>CHUNK)
-        conn_wait_for(l, k.owner, POLLIN)   # its read may find that another thread was faster: then it waits again
+        if l.favoured == NULL and share_favour(&l.memory, k.b.cap):
+            l.favoured = k.owner
+            conn_wait_for(l, k.owner, POLLIN)
+        elif room >= CHUNK_MIN:
+            room -= min(room, <size_t>CHUNK)
+            conn_wait_for(l, k.owner, POLLIN)   # its read may find that another thread was faster: then it waits again
         k = following
     if l.waiting.next != &l.waiting:
         l.look = l.now + MEMORY_LOOK * 1_000_000
