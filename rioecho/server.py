@@ -14,6 +14,7 @@ import sys
 import threading
 
 from rioecho._core.addresses import LISTENQ
+from rioecho._core.budget import MemoryBudget
 from rioecho._server.acceptor import Acceptor
 from rioecho._server.engines import ENGINES
 from rioecho._server.lifecycle import Lifecycle
@@ -51,7 +52,9 @@ class EchoServer:
 
     ``backlog`` connections may wait in the kernel. At ``max_connections`` further clients wait there. A connection
     without progress for ``idle_timeout`` seconds is closed. A line longer than ``max_line`` bytes goes back in pieces.
-    ``drain_timeout``: seconds that stopping may take. For these four 0 means no limit.
+    ``drain_timeout``: seconds that stopping may take. ``max_memory``: bytes that connections may hold all together;
+    beyond it one that holds the beginning of a line is not read from until there is room. For these five 0 means no
+    limit.
 
     As a context manager it serves in a thread of its own, from entering to leaving the block. Raises ``OSError`` that
     names the address when it cannot listen there, ``ValueError`` and ``TypeError`` for a wrong argument.
@@ -73,6 +76,7 @@ class EchoServer:
         idle_timeout: float = 300.0,
         max_line: int = 1 << 20,
         drain_timeout: float = 5.0,
+        max_memory: int = 256 << 20,
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(sorted(ENGINES))}, not {engine!r}")
@@ -85,6 +89,7 @@ class EchoServer:
         self.max_line = _limit("max_line", _whole("max_line", max_line), sys.maxsize)
         self.idle_timeout = _limit("idle_timeout", idle_timeout, math.inf)
         self.drain_timeout = _limit("drain_timeout", drain_timeout, math.inf) or math.inf
+        self.memory = MemoryBudget(_limit("max_memory", _whole("max_memory", max_memory), sys.maxsize))
         limit = _limit("max_connections", _whole("max_connections", max_connections), sys.maxsize)
         backlog = _limit("backlog", _whole("backlog", backlog), 0x7FFFFFFF)
         hosts = () if port is None else (host,) if isinstance(host, str) else tuple(host)

@@ -13,7 +13,19 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memchr, memcpy, memmove
 
-from rioecho._core.posix cimport memmem, rio_assert, rio_memrchr
+from rioecho._core.posix cimport (
+    RIO_MAPPED,
+    memmem,
+    rio_assert,
+    rio_memrchr,
+    rio_pages_get,
+    rio_pages_give,
+    rio_pages_resize,
+)
+
+
+cdef enum:
+    MAPPED = 131_072   # bytes, from which on a buffer is pages of its own
 
 
 cdef enum framing:
@@ -28,20 +40,60 @@ cdef struct rio_buffer:
     size_t w             # index of the next byte in
     size_t cap           # bytes allocated
     size_t base          # what is allocated at first, and again once a long frame has gone
+    size_t mapped        # from how many bytes on it is pages of its own
     size_t scanned       # of the held bytes, how many are known to hold no newline
     size_t sep_scanned   # the same for the owner's other separator; the owner resets it when that changes
 
 
-cdef inline void buffer_init(rio_buffer *b, size_t base) noexcept nogil:
+# ---- memory: blocks of `mapped` bytes and more are pages of their own, which the system has back when they are freed
+
+
+cdef inline char *memory_get(size_t n, size_t mapped) noexcept nogil:
+    """Allocate n bytes (n > 0); NULL: no memory."""
+    return rio_pages_get(n) if n >= mapped else <char *>PyMem_RawMalloc(n)
+
+
+cdef inline void memory_give(char *data, size_t n, size_t mapped) noexcept nogil:
+    """Free what was allocated as n bytes; nothing for NULL."""
+    if data != NULL and n >= mapped:
+        rio_pages_give(data, n)
+    else:
+        PyMem_RawFree(data)
+
+
+cdef inline char *memory_resize(char *data, size_t before, size_t n, size_t mapped) noexcept nogil:
+    """Allocate n bytes that begin with the old ones; NULL: no memory, and the old ones are as they were."""
+    cdef char *resized
+    if before >= mapped and n >= mapped:
+        return rio_pages_resize(data, before, n)
+    if before < mapped and n < mapped:
+        return <char *>PyMem_RawRealloc(data, n)
+    resized = memory_get(n, mapped)
+    if resized != NULL:
+        if data != NULL:
+            memcpy(resized, data, min(before, n))
+        memory_give(data, before, mapped)
+    return resized
+
+
+# ---- the buffer
+
+
+cdef inline void buffer_clear(rio_buffer *b) noexcept nogil:
     b.data = NULL
     b.r = b.w = b.cap = b.scanned = b.sep_scanned = 0
+
+
+cdef inline void buffer_init(rio_buffer *b, size_t base) noexcept nogil:
+    buffer_clear(b)
     b.base = base
+    b.mapped = RIO_MAPPED(MAPPED)
 
 
 cdef inline void buffer_free(rio_buffer *b) noexcept nogil:
     """Give the memory back. The buffer is as after buffer_init: empty and usable."""
-    PyMem_RawFree(b.data)
-    buffer_init(b, b.base)
+    memory_give(b.data, b.cap, b.mapped)
+    buffer_clear(b)
 
 
 cdef inline size_t buffer_held(const rio_buffer *b) noexcept nogil:
@@ -95,15 +147,13 @@ cdef inline size_t buffer_room(const rio_buffer *b) noexcept nogil:
     return b.cap - b.w
 
 
-cdef inline int buffer_reserve(rio_buffer *b, size_t need) noexcept nogil:
-    """Make it possible to hold `need` bytes, those held now included. 0, or -1: no memory, and nothing changed.
+cdef inline bint buffer_fits(rio_buffer *b, size_t need) noexcept nogil:
+    """Report whether the memory can hold `need` bytes, those held now included.
 
-    The held bytes slide down when the room behind them is short, but only over at least as many consumed bytes as
-    are moved; else the memory doubles. So both are paid for by bytes that have come and gone.
+    The held bytes slide down when the room behind them is short, but only over at least as many consumed bytes as are
+    moved.
     """
     cdef size_t held = b.w - b.r
-    cdef size_t cap
-    cdef char *data
     rio_assert(buffer_consistent(b))
     if held == 0:
         b.r = b.w = 0
@@ -111,25 +161,48 @@ cdef inline int buffer_reserve(rio_buffer *b, size_t need) noexcept nogil:
         memmove(b.data, b.data + b.r, held)
         b.r = 0
         b.w = held
-    if b.cap != 0 and need <= b.cap - b.r:
-        return 0
-    cap = b.cap * 2 if b.cap <= SIZE_MAX // 2 else SIZE_MAX
-    cap = max(max(cap, b.base), need)
+    return b.cap != 0 and need <= b.cap - b.r
+
+
+cdef inline size_t buffer_growth(const rio_buffer *b, size_t need) noexcept nogil:
+    """The memory to grow to for `need` bytes: at least twice as much, so that each byte is moved but a few times."""
+    cdef size_t cap = b.cap * 2 if b.cap <= SIZE_MAX // 2 else SIZE_MAX
+    return max(max(cap, b.base), need)
+
+
+cdef inline int buffer_resize(rio_buffer *b, size_t cap) noexcept nogil:
+    """Have `cap` bytes of memory, more or less than now but enough for those held.
+
+    0, or -1: no memory, and nothing changed.
+    """
+    cdef size_t held = b.w - b.r
+    cdef char *data
+    rio_assert(cap and held <= cap)
     if b.r == 0 and held >= b.cap // 2:   # realloc copies all there is, held or not
-        data = <char *>PyMem_RawRealloc(b.data, cap)
+        data = memory_resize(b.data, b.cap, cap, b.mapped)
         if data == NULL:
             return -1
     else:
-        data = <char *>PyMem_RawMalloc(cap)
+        data = memory_get(cap, b.mapped)
         if data == NULL:
             return -1
         memcpy(data, b.data + b.r, held)
-        PyMem_RawFree(b.data)
+        memory_give(b.data, b.cap, b.mapped)
         b.r = 0
         b.w = held
     b.data = data
     b.cap = cap
     return 0
+
+
+cdef inline int buffer_reserve(rio_buffer *b, size_t need) noexcept nogil:
+    """Make it possible to hold `need` bytes, those held now included. 0, or -1: no memory, and nothing changed.
+
+    The held bytes slide down, or the memory doubles. So both are paid for by bytes that have come and gone.
+    """
+    if buffer_fits(b, need):
+        return 0
+    return buffer_resize(b, buffer_growth(b, need))
 
 
 cdef inline void buffer_added(rio_buffer *b, size_t n) noexcept nogil:

@@ -63,6 +63,11 @@ static inline void rio_no_sigpipe(int fd)
 #endif
 }
 
+/* The peer has ended its side. Elsewhere than on Linux it is not told of by itself. */
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
+#endif
+
 /* The last byte of that value: memrchr(3) under a name of our own, since not every system declares it. */
 static inline const void *rio_memrchr(const void *data, int byte, size_t n)
 {
@@ -164,6 +169,44 @@ static inline int rio_listen_queue(int listener)
     return -1;
 }
 
+/* Whole pages of memory, which the system has back at once: what malloc frees below the top of its heap it keeps.
+ * RIO_MAPPED(n): from how many bytes on they are used; AddressSanitizer watches malloc's memory only. */
+#ifdef __SANITIZE_ADDRESS__
+#define RIO_MAPPED(n) SIZE_MAX
+#else
+#define RIO_MAPPED(n) ((size_t)(n))
+#endif
+
+static inline char *rio_pages_get(size_t n)
+{
+    void *data = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return data == MAP_FAILED ? NULL : (char *)data;
+}
+
+static inline void rio_pages_give(char *data, size_t n)
+{
+    (void)munmap(data, n);
+}
+
+/* NULL: no memory, and the old pages are as they were. */
+static inline char *rio_pages_resize(char *data, size_t before, size_t n)
+{
+#ifdef MREMAP_MAYMOVE /* Linux: no byte is copied */
+    void *moved = mremap(data, before, n, MREMAP_MAYMOVE);
+    return moved == MAP_FAILED ? NULL : (char *)moved;
+#else
+    char *moved = rio_pages_get(n);
+    if (moved != NULL) {
+        memcpy(moved, data, before < n ? before : n);
+        rio_pages_give(data, before);
+    }
+    return moved;
+#endif
+}
+
+/* A condition of which the compiler is told that it hardly ever holds: what follows is kept out of the way. */
+#define rio_rare(condition) __builtin_expect(!!(condition), 0)
+
 static inline void rio_set_errno(int err)
 {
     errno = err; /* Cython can read errno, and has no word for setting it */
@@ -218,7 +261,8 @@ static inline void rio_sigpipe_restore(const rio_sigpipe *s)
     pthread_sigmask(SIG_SETMASK, &s->before, NULL);
 }
 
-static inline ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
+/* Not inline: it would keep fd_write(), of which it is the rare half, from being so. */
+__attribute__((noinline, unused)) static ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
 {
     rio_sigpipe guard;
     ssize_t written;
@@ -286,10 +330,25 @@ static inline int rio_is_pty_master(int fd)
 #endif
 }
 
-/* Numbers that several threads, or processes over shared memory, add to and read. */
-static inline void rio_atomic_add(uint64_t *count, uint64_t n)
+/* Why a socket is broken, or 0; asking resets it. */
+static inline int rio_socket_error(int fd)
 {
-    __atomic_fetch_add(count, n, __ATOMIC_SEQ_CST);
+    int err = 0;
+    socklen_t size = sizeof err;
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size) == 0 ? err : errno;
+}
+
+/* Numbers that several threads, or processes over shared memory, add to and read. Adding returns the sum. */
+static inline uint64_t rio_atomic_add(uint64_t *count, uint64_t n)
+{
+    return __atomic_add_fetch(count, n, __ATOMIC_SEQ_CST);
+}
+
+/* Set a number that is 0; return whether this caller did. */
+static inline int rio_atomic_claim(uint64_t *count, uint64_t n)
+{
+    uint64_t expected = 0;
+    return __atomic_compare_exchange_n(count, &expected, n, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
 static inline uint64_t rio_atomic_load(const uint64_t *count)

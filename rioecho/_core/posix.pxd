@@ -113,8 +113,13 @@ cdef extern from "rioecho/_core/compat.h" nogil:
 
     # _core/compat.h itself
     void rio_assert(bint condition)
+    bint rio_rare(bint condition)
     PyObject *rio_bytes_cut(PyObject *data, Py_ssize_t n)   # needs the GIL
     void rio_no_sigpipe(int fd)
+    size_t RIO_MAPPED(size_t n)
+    char *rio_pages_get(size_t n)
+    void rio_pages_give(char *data, size_t n)
+    char *rio_pages_resize(char *data, size_t before, size_t n)
     int rio_unacknowledged(int fd)
     int rio_accept(int listener, sockaddr_storage *peer)
     void rio_peer_name(const sockaddr_storage *peer, char *text, size_t n)
@@ -131,7 +136,9 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     void rio_signals_hold_sent(sigset_t *before)
     void rio_signals_release(const sigset_t *before)
     bint rio_is_pty_master(int fd)
-    void rio_atomic_add(uint64_t *count, uint64_t n)
+    int rio_socket_error(int fd)
+    uint64_t rio_atomic_add(uint64_t *count, uint64_t n)
+    bint rio_atomic_claim(uint64_t *count, uint64_t n)
     uint64_t rio_atomic_load(const uint64_t *count)
     uint64_t rio_load_relaxed(const uint64_t *count)
     void rio_store_relaxed(uint64_t *count, uint64_t n)

@@ -2,21 +2,11 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from rioecho._core.budget cimport share_t
 from rioecho._core.buffer cimport rio_buffer
 from rioecho._core.counts cimport counts_t
 from rioecho._core.fdio cimport rio_fd
-from rioecho._core.posix cimport rio_unacknowledged
-
-
-cdef enum:
-    CHUNK = 65536   # what is received at once
-    LOOKS = 8       # at what the peer takes, in the time that it may take nothing; so it has at most an eighth more
-
-
-cdef enum phase:
-    ECHOING
-    DRAINING    # told to stop: echo what has arrived, wait for no more
-    LINGERING   # all is echoed and our side is closed: read on until the peer has closed its own
+from rioecho._server.echo cimport phase
 
 
 cdef enum answer:
@@ -36,6 +26,7 @@ cdef struct echo_t:
     bint by_line         # answer GOT_LINE
     bint main_thread     # where signal handlers run
     bint moved           # bytes have, since the handlers ran
+    bint slept           # for as long as the memory of a long line is kept
     bint ended           # the input has
     phase phase
     int stop_fd          # readable when it is time to stop, or -1
@@ -47,18 +38,11 @@ cdef struct echo_t:
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t lines
-    counts_t *totals     # where they are counted too, or NULL
-
-
-cdef inline bint peer_took(int fd, int *unacknowledged) noexcept nogil:
-    """Has the peer, since the number was put down, taken some of what waits for it? The number is put down again.
-
-    poll() does not say so before a third of the send buffer is free, which may be more than a slow reader takes in
-    all of its time.
-    """
-    cdef int before = unacknowledged[0]
-    unacknowledged[0] = rio_unacknowledged(fd)
-    return unacknowledged[0] < before
+    counts_t *totals     # where they are counted too; never NULL
+    counts_t spare       # for those who have no totals
+    share_t memory       # what the buffer is taken from
+    bint favoured        # it may use the memory's reserve
+    int nap              # milliseconds until the next look whether there is memory; 0: it does not wait for any
 
 
 cdef answer echo_turn(echo_t *e) noexcept nogil

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, Protocol, Self, SupportsIndex, final
 
+from rioecho._core.budget import MemoryBudget
 from rioecho._core.counts import Counts
 
 __pyx_capi__: dict[str, object]  # what other extension modules cimport
@@ -23,6 +24,7 @@ class Echo:
         drain_timeout: float | None = 5.0,
         on_line: Callable[[int], object] | None = None,
         counts: Counts | None = None,
+        memory: MemoryBudget | None = None,
     ) -> Self: ...
     def run(self) -> int: ...
     def unsent(self) -> bytes: ...

@@ -16,28 +16,35 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, ENOMEM
 from libc.stdint cimport SIZE_MAX, int64_t, uint64_t
 
+from rioecho._core.budget cimport (
+    MemoryBudget,
+    Share,
+    share_favour,
+    share_favour_no_more,
+    share_reserve_room,
+    share_room,
+)
 from rioecho._core.buffer cimport (
     FOUND,
     buffer_added,
     buffer_consume,
-    buffer_free,
+    buffer_fits,
+    buffer_growth,
     buffer_held,
     buffer_init,
-    buffer_reserve,
     buffer_room,
     buffer_start,
     find_frame,
-    whole_lines,
 )
 from rioecho._core.convert cimport check_source, descriptor_of, is_tls, os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
 from rioecho._core.fdio cimport (
+    FD_SOCKET,
     WOKEN,
     deadline_after,
     fd_open,
     fd_ready,
     fd_try_read,
-    fd_try_write,
     fd_wait_or_wake,
     would_block,
 )
@@ -47,82 +54,123 @@ from rioecho._core.posix cimport (
     POLLOUT,
     RIO_FREE,
     SHUT_WR,
+    rio_add_relaxed,
+    rio_assert,
     rio_atomic_add,
     rio_flag,
     rio_flag_put,
     rio_flag_state,
     rio_flag_take,
+    rio_load_relaxed,
     rio_monotonic_ns,
+    rio_socket_error,
     rio_unacknowledged,
     shutdown,
+)
+from rioecho._server.echo cimport (
+    CHUNK,
+    CHUNK_MIN,
+    DRAINING,
+    ECHOING,
+    LINGERING,
+    LOOKS,
+    MEMORY_LOOK,
+    MEMORY_LOOK_MAX,
+    PAUSED,
+    echo_due,
+    echo_send,
+    held_free,
+    held_resize,
+    held_shrink,
+    peer_took,
 )
 
 from rioecho.errors import ConcurrentCall
 
 
 cdef enum:
-    TURNS = 1024   # system calls between two looks at the signals and at the drain's deadline
+    TURNS = 1024               # system calls between two looks at the signals and at the drain's deadline
+    SPARE_KEPT = 100_000_000   # nanoseconds for which the memory of a long line is kept for the next
 
 
-cdef void frame(echo_t *e) noexcept nogil:
+cdef void echo_frame(echo_t *e) noexcept nogil:
     """Set `ready`: the whole lines that are held (one, if by_line), or what goes back although it is no line."""
     cdef size_t held = buffer_held(&e.b)
     cdef size_t n = 0
     cdef uint64_t lines = 0
-    if e.max_line == 0:
-        e.ready = held
-        return
-    if e.by_line:
-        if find_frame(buffer_start(&e.b), held, b"\n", 1, &e.scanned, SIZE_MAX, &n) == FOUND:
-            lines = 1
+    rio_assert(e.scanned <= held)
+    if e.by_line and e.max_line and (
+        find_frame(buffer_start(&e.b), held, b"\n", 1, &e.scanned, SIZE_MAX, &n) == FOUND
+    ):
+        lines = 1
     else:
-        n = whole_lines(buffer_start(&e.b) + e.scanned, held - e.scanned, &lines)
-        n = e.scanned + n if n else 0
-        e.scanned = held
-    if n == 0 and (e.ended or held >= e.max_line):
-        n = held
-    if n:
-        e.ready = n
-        e.scanned = 0
-    e.lines += lines
-    if lines and e.totals != NULL:
+        n = echo_due(buffer_start(&e.b) + e.scanned, e.scanned, held - e.scanned, e.max_line, e.ended, &lines)
+    e.ready = n
+    e.scanned = 0 if n or e.max_line == 0 else held
+    rio_add_relaxed(&e.lines, lines)
+    if lines:
         rio_atomic_add(&e.totals.lines, lines)
 
 
-cdef void drain(echo_t *e) noexcept nogil:
+cdef void echo_favour_no_more(echo_t *e) noexcept nogil:
+    if e.favoured:
+        e.favoured = False
+        share_favour_no_more(&e.memory)
+
+
+cdef ssize_t echo_room(echo_t *e) noexcept nogil:
+    """Make room to read into: how many bytes; 0: what is held has to wait for memory; -1: there is none."""
+    cdef size_t held = buffer_held(&e.b)
+    cdef size_t cap, left
+    if not buffer_fits(&e.b, held + 1):
+        cap = buffer_growth(&e.b, held + 1)
+        left = share_room(&e.memory)
+        if cap - e.b.cap > left:
+            if held and left < CHUNK_MIN:
+                e.favoured = e.favoured or share_favour(&e.memory, e.b.cap)
+                if e.favoured:
+                    left = share_reserve_room(&e.memory, e.b.cap)
+                if left < CHUNK_MIN:
+                    return 0
+            cap = e.b.cap + min(left, <size_t>CHUNK) if held else <size_t>CHUNK_MIN
+        if held_resize(&e.memory, &e.b, cap) < 0:
+            return -1
+    return min(buffer_room(&e.b), <size_t>CHUNK)
+
+
+cdef void echo_drain(echo_t *e) noexcept nogil:
     e.phase = DRAINING
     e.deadline = deadline_after(e.drain)
 
 
 cdef answer echo_turn(echo_t *e) noexcept nogil:
-    """Echo until there is something to tell."""
+    """Echo until there is something to report."""
     cdef ssize_t count
     cdef unsigned int turns = 0
     cdef short events
     cdef int ready, wake_fd
     cdef int64_t until
-    cdef bint looks
+    cdef bint looks, spares
+    cdef bint input_ended = False   # while it waited for memory
     # A peer that never stops sending, so that nothing below ever waits, must not keep us.
     if e.phase == ECHOING:
         if e.stop_fd >= 0 and fd_ready(e.stop_fd, POLLIN):
-            drain(e)
+            echo_drain(e)
     elif rio_monotonic_ns() >= e.deadline:
         return TIMED_OUT
     while turns < TURNS:
         turns += 1
         # Send what may go back.
         if e.ready:
-            # Counted in the totals before it goes: who has it back will find it counted.
-            if e.totals != NULL:
-                rio_atomic_add(&e.totals.bytes_out, e.ready)
-            count = fd_try_write(&e.f, buffer_start(&e.b), e.ready, &e.err)
-            if e.totals != NULL and count < <ssize_t>e.ready:
-                rio_atomic_add(&e.totals.bytes_out, <uint64_t>(max(count, 0) - <ssize_t>e.ready))
+            rio_assert(e.ready <= buffer_held(&e.b))
+            count = echo_send(&e.f, buffer_start(&e.b), e.ready, NULL, 0, e.totals, &e.err)
             if count > 0:
                 buffer_consume(&e.b, count)
                 e.ready -= count
-                e.bytes_out += count
+                rio_add_relaxed(&e.bytes_out, count)
                 e.moved = True
+                if e.ready == 0:
+                    echo_favour_no_more(e)
                 if e.phase == ECHOING:
                     e.deadline = 0
                 continue
@@ -133,7 +181,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
             events = POLLOUT
         else:
             # Find more of it, in what is held and then in what has arrived.
-            frame(e)
+            echo_frame(e)
             if e.ready:
                 if e.by_line:
                     return GOT_LINE
@@ -146,36 +194,51 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                 e.phase = LINGERING
                 e.ended = False
                 continue
-            if buffer_reserve(&e.b, buffer_held(&e.b) + 1) < 0:
+            count = echo_room(e)
+            if count < 0:
                 e.err = ENOMEM
                 return FAILED
-            count = fd_try_read(&e.f, e.b.data + e.b.w, min(buffer_room(&e.b), <size_t>CHUNK), &e.err)
             if count > 0:
-                if e.phase == LINGERING:
-                    continue   # too late for these: they stay where the next read overwrites them
-                if e.phase == ECHOING:
-                    e.deadline = 0
-                buffer_added(&e.b, count)
-                e.bytes_in += count
-                if e.totals != NULL:
+                e.nap = 0
+                count = fd_try_read(&e.f, e.b.data + e.b.w, count, &e.err)
+                if count > 0:
+                    if e.phase == LINGERING:
+                        continue   # too late for these: they stay where the next read overwrites them
+                    if e.phase == ECHOING:
+                        e.deadline = 0
+                    buffer_added(&e.b, count)
+                    rio_add_relaxed(&e.bytes_in, count)
                     rio_atomic_add(&e.totals.bytes_in, count)
-                e.moved = True
+                    e.moved = True
+                    continue
+                if count < 0 and e.err == EINTR:
+                    return INTERRUPTED
+                if count < 0 and not would_block(e.err):
+                    return FAILED
+                if count == 0 or e.phase == DRAINING:
+                    e.ended = True
+                    continue
+                events = POLLIN
+            elif e.phase == DRAINING or input_ended:
+                # All that came goes back before the end, line or not. What is held does so now, for the others that
+                # have memory may wait for more of it too.
+                input_ended = False
+                e.ready = buffer_held(&e.b)
+                e.scanned = 0
+                if e.by_line:
+                    return GOT_LINE
                 continue
-            if count < 0 and e.err == EINTR:
-                return INTERRUPTED
-            if count < 0 and not would_block(e.err):
-                return FAILED
-            if count == 0 or e.phase == DRAINING:
-                e.ended = True
-                continue
-            events = POLLIN
+            else:
+                events = PAUSED
+                e.nap = min(max(e.nap * 2, <int>MEMORY_LOOK), <int>MEMORY_LOOK_MAX)
         # Nothing moves: wait. A signal that came while bytes moved would not end the wait.
         if e.main_thread and e.moved:
             e.moved = False
             return INTERRUPTED
-        # An idle connection holds no memory.
-        if buffer_held(&e.b) == 0:
-            buffer_free(&e.b)
+        # An idle connection holds no memory; but the next long line may come at once, and new pages are dear.
+        spares = e.ready == 0 and e.b.cap > CHUNK and not e.slept
+        if e.ready == 0 and not spares:
+            held_shrink(&e.memory, &e.b)
         if e.deadline == 0:
             e.deadline = deadline_after(e.timeout)
             if events == POLLOUT:
@@ -183,7 +246,12 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
         wake_fd = e.stop_fd if e.phase == ECHOING else -1
         looks = events == POLLOUT and e.phase == ECHOING and e.timeout > 0
         until = min(e.deadline, deadline_after(e.timeout // LOOKS)) if looks else e.deadline
+        if spares:
+            until = min(until, deadline_after(SPARE_KEPT))
+        if events == PAUSED:
+            until = min(until, deadline_after(e.nap * <int64_t>1_000_000))
         ready = fd_wait_or_wake(e.f.fd, events, wake_fd, until, &e.err)
+        e.slept = ready == 0
         if ready < 0:
             return INTERRUPTED if e.err == EINTR else FAILED
         if ready == 0:
@@ -193,17 +261,24 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                 return TIMED_OUT
             continue
         if ready == WOKEN:
-            drain(e)
+            echo_drain(e)
+        elif events == PAUSED:
+            e.err = rio_socket_error(e.f.fd) if e.f.kind == FD_SOCKET else 0
+            if e.err:
+                return FAILED
+            input_ended = True
     return INTERRUPTED
 
 
 @cython.final
+@cython.no_gc_clear   # __dealloc__ gives memory back to the share
 cdef class Echo:
     """The echo of one descriptor, with its counts; run() does it. The descriptor stays open and is the caller's.
 
     max_line: a longer line goes back in pieces. stop_fd: a descriptor; when it becomes readable, what has arrived is
     echoed, this side of the connection closed, and the peer's end awaited, for at most drain_timeout seconds. on_line:
-    called with the length of each line before it goes back. counts: a Counts to add to.
+    called with the length of each line before it goes back. counts: a Counts to add to. memory: the budget that the
+    buffer is taken from.
     """
 
     cdef echo_t e
@@ -211,6 +286,7 @@ cdef class Echo:
     cdef object on_line
     cdef object source
     cdef Counts counts
+    cdef Share share
 
     def __cinit__(
         self,
@@ -223,6 +299,7 @@ cdef class Echo:
         drain_timeout=5.0,
         on_line=None,
         Counts counts=None,
+        MemoryBudget memory=None,
     ):
         buffer_init(&self.e.b, CHUNK)
         if framing not in ("line", "raw"):
@@ -233,8 +310,9 @@ cdef class Echo:
         self.e.by_line = on_line is not None
         self.on_line = on_line
         self.counts = counts
-        if counts is not None:
-            self.e.totals = counts.c
+        self.e.totals = &self.e.spare if counts is None else counts.c
+        self.share = Share(memory, max_line)
+        self.e.memory = self.share.s
         self.e.timeout = to_nanoseconds(timeout)   # 0 answers TIMED_OUT where it would have to wait
         self.e.drain = to_nanoseconds(drain_timeout)
         self.e.stop_fd = stop_fd
@@ -246,7 +324,7 @@ cdef class Echo:
             raise UnsupportedOperation("echo needs a descriptor that is open for reading and for writing")
 
     def __dealloc__(self):
-        buffer_free(&self.e.b)
+        held_free(&self.e.memory, &self.e.b)
 
     def run(self):
         """Echo until the input ends and all of it has gone back; returns the number of bytes that did.
@@ -271,7 +349,7 @@ cdef class Echo:
             with nogil:
                 what = echo_turn(&self.e)
             if what == DONE:
-                return self.e.bytes_out
+                return rio_load_relaxed(&self.e.bytes_out)
             if what == GOT_LINE:
                 self.on_line(self.e.ready)
             elif what == INTERRUPTED:
@@ -286,21 +364,21 @@ cdef class Echo:
     @property
     def bytes_in(self):
         """Bytes received."""
-        return self.e.bytes_in
+        return rio_load_relaxed(&self.e.bytes_in)
 
     @property
     def bytes_out(self):
         """Bytes sent back."""
-        return self.e.bytes_out
+        return rio_load_relaxed(&self.e.bytes_out)
 
     @property
     def lines(self):
         """Lines received, newline and all; raw framing counts none."""
-        return self.e.lines
+        return rio_load_relaxed(&self.e.lines)
 
     @property
     def draining(self):
-        """Has it been told to stop?"""
+        """Whether it has been told to stop."""
         return self.e.phase != ECHOING
 
     def unsent(self):

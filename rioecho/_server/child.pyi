@@ -2,6 +2,7 @@
 
 from typing import Literal, final
 
+from rioecho._core.budget import Share
 from rioecho._core.counts import Counts
 from rioecho._server.accepted import Accepted
 from rioecho._server.notify import WakePipe
@@ -39,6 +40,7 @@ class Children:
         drain_timeout: float | None,
         tell_lines: bool,
         counts: Counts,
+        memory: Share,
     ) -> None: ...
     def next(self) -> Child | None: ...
     def reap(self, child: Child, counts: Counts, closings: WakePipe) -> None: ...

@@ -16,10 +16,12 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memset
 
+from rioecho._core.budget cimport Share
 from rioecho._core.buffer cimport buffer_init
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
-from rioecho._server.blocking cimport CHUNK, DONE, ECHOING, FAILED, GOT_LINE, INTERRUPTED, answer, echo_t, echo_turn
+from rioecho._server.blocking cimport DONE, FAILED, GOT_LINE, INTERRUPTED, answer, echo_t, echo_turn
+from rioecho._server.echo cimport CHUNK, ECHOING
 from rioecho._core.fdio cimport deadline_after, fd_open, fd_wait, would_block
 from rioecho._core.posix cimport (
     F_GETFL,
@@ -132,6 +134,7 @@ cdef class Child:
     cdef bint reported_end
     cdef report_t last
     cdef Child next          # among the children
+    cdef Share memory        # what it holds; dropped with this object, it gives back what a child that was killed had
     cdef readonly str peer
 
     def __cinit__(self, str peer):
@@ -247,11 +250,12 @@ cdef class Children:
         drain_timeout,
         bint tell_lines,
         Counts counts not None,
+        Share memory not None,
     ):
         """Fork a child that echoes a connection as Echo does, adding to counts; it takes the connection.
 
         It reports each line if tell_lines, and its end, and exits with status 0. Raises OSError when no process can be
-        had; then the connection has not been taken.
+        had; then the connection has not been taken. Its buffer is taken from the share, which the Child keeps.
         """
         cdef echo_t e
         cdef sigset_t before
@@ -264,6 +268,8 @@ cdef class Children:
         e.drain = to_nanoseconds(drain_timeout)
         e.stop_fd = stop_fd
         e.totals = counts.c
+        e.memory = memory.s
+        child.memory = memory
         if not connection.take():
             raise ValueError("this connection has been taken already")
         with cython.critical_section(self):

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from rioecho._core.budget import MemoryBudget
     from rioecho._core.counts import Counts
     from rioecho._server.accepted import Accepted
     from rioecho._server.notify import WakePipe
@@ -35,6 +36,7 @@ class EngineOwner(Protocol):
     idle_timeout: float
     drain_timeout: float
     workers: int
+    memory: MemoryBudget  # of what connections hold
     closings: WakePipe  # to be notified when a connection has gone, its descriptor with it
 
     @property
@@ -101,6 +103,11 @@ def closed(peer: str, reason: str, echoed: int) -> None:
 def received(n: int) -> None:
     """Log a line; never what is in it."""
     log_line(logging.DEBUG, "server received %d bytes", n, event="line", bytes=n)
+
+
+def more_received(lines: int, n: int) -> None:
+    """Log lines by their number: too many came at once to log each."""
+    log_line(logging.DEBUG, "server received %d more lines, %d bytes", lines, n, event="lines", lines=lines, bytes=n)
 
 
 def announced(connection: Accepted) -> str:

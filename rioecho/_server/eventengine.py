@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 
-from rioecho._server.engine import EngineClosed, announced, closed, log, received
+from rioecho._server.engine import EngineClosed, announced, closed, log, more_received, received
 from rioecho._server.eventloop import EventLoop
 from rioecho._server.notify import Latch
 from rioecho._server.tasks import Task, WaitGroup
@@ -42,6 +42,8 @@ class EventEngine:
                 stop_fd=owner.stop_fd,
                 on_closed=self._closed,
                 on_line=received if log.isEnabledFor(logging.DEBUG) else None,
+                on_more_lines=more_received,
+                memory=owner.memory,
                 without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
             )
             for _ in range(owner.workers)
@@ -70,7 +72,7 @@ class EventEngine:
 
     def report_closings(self, wanted: bool) -> None:
         for loop in self._loops:
-            loop.tell_closings(wanted)
+            loop.report_closings(wanted)
 
     def join(self, seconds: float | None) -> None:
         for loop in self._loops:

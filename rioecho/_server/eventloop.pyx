@@ -1,15 +1,18 @@
 """Many connections echoed by one thread: the event loop of one worker (CS:APP 12.2, with epoll in the place of select).
 
-All of its state is in C structs and it runs without the GIL; it takes it back only to tell of connections that have
-gone and of lines, where that was asked for.
+All of its state is in C structs and it runs without the GIL; it takes the GIL only to report connections that have gone
+and lines, where that was asked for.
 
 A connection holds memory only for what it has sent and not got back. Everything is received into one area, which the
 worker's connections share; whole lines are sent straight from it, behind the part of a line that came before. Only
-what the peer does not take, or what is no whole line yet, is copied into a buffer of the connection's own.
+what the peer does not take, or what is no whole line yet, is copied into a buffer of the connection's own. Where the
+memory of all is used up, a connection that holds the beginning of a line waits until there is some.
 
 A connection that has something to send back is not read from. Each gets one read per turn, so one that never stops
 sending does not starve the others.
 """
+
+import logging
 
 cimport cython
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
@@ -17,34 +20,10 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t
 
+from rioecho._core.budget cimport MemoryBudget, Share
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
-from rioecho._server.accepted cimport Accepted
-from rioecho._server.connection cimport (
-    BROKEN,
-    CUT_OFF,
-    IDLE,
-    append,
-    conn_close,
-    conn_read,
-    conn_t,
-    conn_write,
-    look_later,
-    loop_t,
-    progress,
-    ready,
-)
 from rioecho._core.counts cimport Counts
-from rioecho._server.blocking cimport CHUNK, DRAINING, ECHOING, LOOKS, peer_took
-from rioecho._core.fdio cimport deadline_after, fd_ready, milliseconds_until
-from rioecho._core.poller cimport (
-    READY_MAX,
-    poller_add,
-    poller_close,
-    poller_create,
-    poller_remove,
-    poller_wait,
-    ready_t,
-)
+from rioecho._core.poller cimport poller_add, poller_close, poller_create
 from rioecho._core.posix cimport (
     F_GETFL,
     F_SETFD,
@@ -57,144 +36,29 @@ from rioecho._core.posix cimport (
     fcntl,
     getpid,
     pipe,
-    read,
+    rio_assert,
     rio_bool_set,
     rio_flag,
     rio_flag_put,
     rio_flag_take,
+    rio_load_relaxed,
     rio_monotonic_ns,
     rio_no_sigpipe,
+    rio_wait_ns,
     write,
 )
+from rioecho._server.accepted cimport Accepted
+from rioecho._server.connection cimport CUT_OFF, REASONS_N, conn_close
+from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK
+from rioecho._server.loop cimport REPORTED_MAX, conn_t, loop_spares_free, loop_t
+from rioecho._server.turns cimport loop_take_inbox, loop_turns
+
+log = logging.getLogger("rioecho.server")
 
 
-# ---- all connections of a loop
-
-
-cdef void conn_begin(loop_t *l, conn_t *c) noexcept nogil:
-    cdef int err
-    append(l, c)
-    l.active += 1
-    c.phase = DRAINING if l.stopping else ECHOING
-    c.looks = 0
-    c.deadline = INT64_MAX if l.idle < 0 else l.now + l.pause
-    c.events = POLLIN
-    err = poller_add(&l.poller, c.fd, POLLIN, c)
-    if err:
-        conn_close(l, c, BROKEN, err)
-
-
-cdef bint take_inbox(loop_t *l) noexcept nogil:
-    """Begin with the connections that were handed over. Were there any?
-
-    Each pointer comes whole, for the pipe holds nothing else.
-    """
-    cdef conn_t *arrived[64]
-    cdef ssize_t n, i
-    n = read(l.inbox, arrived, sizeof(arrived)) // <ssize_t>sizeof(conn_t *)
-    for i in range(n):
-        if arrived[i] == NULL:
-            poller_remove(&l.poller, l.inbox)
-            l.inbox_ended = True
-        else:
-            conn_begin(l, arrived[i])
-    return n > 0
-
-
-cdef void begin_to_drain(loop_t *l) noexcept nogil:
-    cdef conn_t *c = l.all.next
-    l.stopping = True
-    l.drained = deadline_after(l.drain)
-    poller_remove(&l.poller, l.stop_fd)
-    while c != &l.all:
-        c.phase = DRAINING
-        c = c.next
-
-
-cdef bint drain_some(loop_t *l) noexcept nogil:
-    """One read for each that may have more; is there one left that may?"""
-    cdef conn_t *c = l.all.next
-    cdef conn_t *following
-    cdef bint more = False
-    while c != &l.all:
-        following = c.next
-        if c.phase == DRAINING and ready(c) == 0:
-            conn_read(l, c)
-        c = following
-    c = l.all.next
-    while c != &l.all and not more:
-        more = c.phase == DRAINING and ready(c) == 0
-        c = c.next
-    return more
-
-
-cdef void expire(loop_t *l) noexcept nogil:
-    """Look after those whose deadline is over, and close those whose time is."""
-    cdef conn_t *c
-    while l.stopping and l.all.next != &l.all and l.now >= l.drained:
-        conn_close(l, l.all.next, CUT_OFF, 0)
-    while not l.stopping and l.all.next != &l.all and l.now >= l.all.next.deadline:
-        c = l.all.next
-        c.looks += 1
-        if ready(c) and peer_took(c.fd, &c.unacknowledged):
-            progress(l, c)
-            continue
-        if c.looks < LOOKS:
-            look_later(l, c)
-            continue
-        # It may be we who stood still (suspended, or short of a processor), and have not looked what has come.
-        if fd_ready(c.fd, c.events):
-            if ready(c):
-                conn_write(l, c)
-            else:
-                conn_read(l, c)
-            # If it is not the first any more it may be closed, and that memory must not be touched.
-            if l.all.next != c or l.now < c.deadline:
-                continue
-        conn_close(l, c, IDLE, 0)
-
-
-cdef int64_t next_deadline(const loop_t *l) noexcept nogil:
-    if l.all.next == &l.all:
-        return INT64_MAX
-    return l.drained if l.stopping else l.all.next.deadline
-
-
-cdef bint loop_turns(loop_t *l, int *err) noexcept nogil:
-    """Run until there is something to tell, or an error (True), or all is done (False, and `inbox_ended`)."""
-    cdef ready_t events[READY_MAX]
-    cdef conn_t *c
-    cdef int i, n
-    # Whoever told may have come back in the middle of draining: some may have been read from, and not to the end.
-    cdef bint more = l.stopping, stop, arrivals
-    while l.active or not l.inbox_ended:
-        n = poller_wait(&l.poller, events, 0 if more else milliseconds_until(next_deadline(l)), err)
-        if n < 0 and err[0] != EINTR:
-            return True
-        l.now = rio_monotonic_ns()
-        stop = arrivals = False
-        for i in range(n):
-            if events[i].data == &l.inbox:
-                arrivals = True
-            elif events[i].data == &l.stop_fd:
-                stop = True
-            else:
-                c = <conn_t *>events[i].data
-                if ready(c):
-                    conn_write(l, c)
-                else:
-                    conn_read(l, c)
-        # Not before the others: a connection that comes may get the memory of one that went, and its events.
-        if stop:
-            begin_to_drain(l)
-        if arrivals:
-            take_inbox(l)
-        more = l.stopping and drain_some(l)
-        expire(l)
-        err[0] = 0
-        if l.gone != NULL or l.lengths_n:
-            return True
-    return False
+cdef enum:
+    LAST_REPORTS = 100   # attempts to report what has gone, at the end of run()
+    QUIET = 10           # seconds in which no second error of a callback is logged
 
 
 cdef int make_pipe(int *ends) noexcept nogil:
@@ -209,7 +73,7 @@ cdef int make_pipe(int *ends) noexcept nogil:
 
 
 cdef int hand_over(int outbox, conn_t *c) noexcept nogil:
-    """Put a connection into the inbox; waits while that is full. 0, or the errno."""
+    """Put a connection into the inbox, once that has room: all of the pointer, or nothing and the errno."""
     while write(outbox, &c, sizeof(c)) < 0:   # all or nothing: see PIPE_BUF in pipe(7)
         if errno != EINTR:
             return errno
@@ -223,9 +87,15 @@ cdef class EventLoop:
 
     Timeouts in seconds, None for ever. max_line: a longer line goes back in pieces; 0 for no limit. stop_fd: a
     descriptor; when it becomes readable, what has arrived is echoed, each connection half-closed and its peer's end
-    awaited, for at most drain_timeout. on_closed(peer, reason, errno, bytes_out) is called, in the loop's thread, for
-    each connection that was adopted with a peer, and for each at all while tell_closings(True) holds; reason is one of
-    REASONS. on_line(n), if not None, for each line. without_epoll: use poll(2), as where there is no epoll.
+    awaited, for at most drain_timeout. memory: the budget that what connections keep is taken from. without_epoll: use
+    poll(2), as where there is no epoll.
+
+    The callbacks are called in the loop's thread. on_closed(peer, reason, errno, bytes_out): for each connection that
+    was adopted with a peer, and for each at all while report_closings(True) holds; reason is one of REASONS. When it
+    raises MemoryError it is called again later. on_line(n), if not None: for each line, n bytes long; of the lines that
+    one read brought only for the first few hundred, and of all lines of one turn for the first thousand: then
+    on_more_lines(lines, bytes) says how many lines more, of so many bytes together, there were. Other exceptions of
+    theirs are logged, at most one in ten seconds.
     """
 
     REASONS = ("end of input", "idle timeout", "server stopped", "drain timeout", "error")
@@ -237,6 +107,9 @@ cdef class EventLoop:
     cdef int outbox      # the other end of the inbox, or -1
     cdef object on_closed
     cdef object on_line
+    cdef object on_more_lines
+    cdef int64_t quiet_until   # no error of a callback is logged
+    cdef Share share
     cdef readonly Counts counts
 
     def __cinit__(
@@ -249,12 +122,17 @@ cdef class EventLoop:
         int stop_fd,
         on_closed,
         on_line=None,
+        on_more_lines=None,
+        MemoryBudget memory=None,
         bint without_epoll=False,
     ):
         cdef int ends[2]
         cdef int err
         self.outbox = self.l.inbox = self.l.poller.epoll = -1
         self.l.all.next = self.l.all.prev = &self.l.all
+        self.l.waiting.next = self.l.waiting.prev = &self.l.waiting
+        self.l.chunk = CHUNK
+        self.l.look = INT64_MAX
         self.begun = True
         self.owner = getpid()
         if framing not in ("line", "raw"):
@@ -266,9 +144,15 @@ cdef class EventLoop:
         self.l.stop_fd = stop_fd
         self.on_closed = on_closed
         self.on_line = on_line
-        self.l.tell_lines = on_line is not None
+        self.on_more_lines = on_more_lines
         self.counts = Counts()
         self.l.counts = self.counts.c
+        self.share = Share(memory, max_line)
+        self.l.memory = self.share.s
+        if on_line is not None:
+            self.l.lengths = <size_t *>PyMem_RawMalloc(REPORTED_MAX * sizeof(size_t))
+            if self.l.lengths == NULL:
+                raise MemoryError
         self.l.area = <char *>PyMem_RawMalloc(CHUNK)
         if self.l.area == NULL:
             raise MemoryError
@@ -336,9 +220,9 @@ cdef class EventLoop:
             close(self.outbox)
             self.outbox = -1
 
-    def tell_closings(self, bint wanted):
+    def report_closings(self, bint wanted):
         """Call on_closed for every connection that is closed from now on, or again only for those with a peer."""
-        rio_bool_set(&self.l.tell_closings, wanted)
+        rio_bool_set(&self.l.report_closings, wanted)
 
     def run(self):
         """Serve until no_more() was called and the last connection has gone.
@@ -353,43 +237,95 @@ cdef class EventLoop:
             while again:
                 with nogil:
                     again = loop_turns(&self.l, &err)
-                self.tell()
+                self.report()
                 if err:
                     self.give_back()
                     raise os_error(err)
+            for _ in range(LAST_REPORTS):
+                if self.l.again == NULL:
+                    break
+                with nogil:
+                    rio_wait_ns(-1, MEMORY_LOOK * 1_000_000)
+                self.l.gone = self.l.again
+                self.l.again = NULL
+                self.report()
         finally:
             rio_flag_put(&self.running, RIO_FREE)
 
-    cdef void tell(self) noexcept:
+    # A callback that has no memory, as one may be that logs, must cost neither the loop nor the report. So nothing here
+    # allocates: an except clause that only passes does not even make the exception whole.
+
+    cdef void report(self) noexcept:
         """Call back for what has been put down."""
         cdef size_t i
         cdef conn_t *c
+        rio_assert(self.l.lengths_n <= REPORTED_MAX)
         for i in range(self.l.lengths_n):
-            self.tell_line(self.l.lengths[i])
+            if not self.report_line(self.l.lengths[i]):
+                self.l.more_lines += 1
+                self.l.more_bytes += self.l.lengths[i]
         self.l.lengths_n = 0
+        if self.l.more_lines and self.report_more():
+            self.l.more_lines = self.l.more_bytes = 0
         while self.l.gone != NULL:
             c = self.l.gone
             self.l.gone = c.next
-            self.tell_closing(c)
-            self.release(c)
+            if self.report_closing(c):
+                self.release(c)
+            else:
+                c.next = self.l.again
+                self.l.again = c
+                self.l.look = min(self.l.look, self.l.now + MEMORY_LOOK * 1_000_000)
 
-    # What the callbacks raise goes to sys.unraisablehook: a noexcept function's does. Not so where there is no memory
-    # for a call: a traceback for each connection would help nobody.
-
-    @cython.unraisable_tracebacks(False)
-    cdef void tell_line(self, size_t n) noexcept:
+    cdef bint report_line(self, size_t n) noexcept:
+        """Report one line; False where there is no memory for it."""
         try:
             self.on_line(n)
+            return True
         except MemoryError:
             pass
+        except BaseException as error:
+            self.complain(error)
+            return True
+        return False
 
-    @cython.unraisable_tracebacks(False)
-    cdef void tell_closing(self, conn_t *c) noexcept:
+    cdef bint report_more(self) noexcept:
+        """Report lines by their number; False where there is no memory for it."""
+        if self.on_more_lines is None:
+            return True
         try:
-            self.on_closed(
-                None if c.peer == NULL else <object>c.peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out
-            )
+            self.on_more_lines(self.l.more_lines, self.l.more_bytes)
+            return True
         except MemoryError:
+            pass
+        except BaseException as error:
+            self.complain(error)
+            return True
+        return False
+
+    cdef bint report_closing(self, conn_t *c) noexcept:
+        """Report a connection that has gone; False where there is no memory for it."""
+        rio_assert(c.why < REASONS_N)
+        try:
+            peer = None if c.peer == NULL else <object>c.peer
+            self.on_closed(peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out)
+            return True
+        except MemoryError:
+            pass
+        except BaseException as error:
+            self.complain(error)
+            return True
+        return False
+
+    cdef void complain(self, error) noexcept:
+        """Log what a callback raised, unless one has been logged lately."""
+        cdef int64_t now = rio_monotonic_ns()
+        if now < self.quiet_until:
+            return
+        self.quiet_until = now + <int64_t>QUIET * 1_000_000_000
+        try:
+            log.error("a callback of the event loop raised %s: %s", type(error).__name__, error)
+        except BaseException:
             pass
 
     cdef void release(self, conn_t *c) noexcept:
@@ -404,20 +340,25 @@ cdef class EventLoop:
             close(self.outbox)   # so that reading ends
             self.outbox = -1
         if self.l.inbox >= 0:
-            while not self.l.inbox_ended and take_inbox(&self.l):
+            while not self.l.inbox_ended and loop_take_inbox(&self.l):
                 pass
             close(self.l.inbox)
             self.l.inbox = -1
             self.l.inbox_ended = True
         while self.l.all.next != &self.l.all:
             conn_close(&self.l, self.l.all.next, CUT_OFF, 0)
-        while self.l.gone != NULL:
+        while self.l.gone != NULL or self.l.again != NULL:
+            if self.l.gone == NULL:
+                self.l.gone = self.l.again
+                self.l.again = NULL
             c = self.l.gone
             self.l.gone = c.next
             self.release(c)
+        loop_spares_free(&self.l)
+        rio_assert(self.l.memory.budget == NULL or rio_load_relaxed(self.l.memory.taken) == 1)
         poller_close(&self.l.poller)
         PyMem_RawFree(self.l.area)
         self.l.area = NULL
         PyMem_RawFree(self.l.lengths)
         self.l.lengths = NULL
-        self.l.lengths_n = self.l.lengths_cap = 0
+        self.l.lengths_n = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from time import sleep
 
+from rioecho._core.budget import Share
 from rioecho._core.counts import Counts
 from rioecho._server.child import END, NOTHING, Child, Children
 from rioecho._server.engine import announced, closed, log, received
@@ -57,6 +58,7 @@ class ProcessEngine:
             drain_timeout=drain,
             tell_lines=log.isEnabledFor(logging.DEBUG),
             counts=self._count,
+            memory=Share(owner.memory, owner.max_line),
         )
 
     def report_closings(self, wanted: bool) -> None:

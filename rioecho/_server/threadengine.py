@@ -40,6 +40,7 @@ class ThreadEngine:
             drain_timeout=drain,
             on_line=received if log.isEnabledFor(logging.DEBUG) else None,
             counts=self._count,
+            memory=owner.memory,
         )
         peer = connection.peer
         task = Task(self._run, connection, echo, peer, name=f"echo {peer}", group=self._threads)

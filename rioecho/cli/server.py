@@ -59,6 +59,7 @@ Send back what clients send, on loopback unless --host says otherwise.
   --max-connections N  others wait; 0: no limit (10000)
   --idle-timeout S     close what stands still so long; 0: never (300)
   --max-line N         longer lines go back in pieces; 0: never (1048576)
+  --max-memory N       bytes that connections may hold; 0: no limit (268435456)
   --drain-timeout S    seconds that stopping may take; 0: no limit (5)
   --stats S            log the counts and the rates every S seconds
   --log-format F       text or json (text)
@@ -87,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     option("--max-connections", type=count, default=10_000)
     option("--idle-timeout", type=seconds, default=300.0)
     option("--max-line", type=count, default=1 << 20)
+    option("--max-memory", type=count, default=256 << 20)
     option("--drain-timeout", type=seconds, default=5.0)
     option("--stats", type=interval)
     option("--log-format", choices=LOG_FORMATS, default="text")
@@ -125,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             idle_timeout=options.idle_timeout,
             max_line=options.max_line,
             drain_timeout=options.drain_timeout,
+            max_memory=options.max_memory,
         )
         allow_descriptors(options.max_connections)
         _stop_on_signals(server)

@@ -23,15 +23,18 @@ FOLDERS = [
 RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 # Within a folder: a file imports only from those before it.
 FILES = {
-    "_core": ["posix", "buffer", "fdio", "flag", "poller", "counts", "convert", "addresses"],
+    "_core": ["posix", "buffer", "fdio", "flag", "poller", "counts", "convert", "budget", "addresses"],
     "_rio": ["capi", "tls", "channel", "output", "reader", "lines"],
     "_server": [
         "notify",
         "tasks",
         "accepted",
+        "echo",
         "blocking",
         "child",
+        "loop",
         "connection",
+        "turns",
         "eventloop",
         "engine",
         "threadengine",

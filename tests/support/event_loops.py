@@ -45,8 +45,18 @@ class Loop:
     """
 
     def __init__(
-        self, framing="line", *, without_epoll=False, idle=None, max_line=1 << 20, drain=SECONDS, on_line=None
+        self,
+        framing="line",
+        *,
+        without_epoll=False,
+        idle=None,
+        max_line=1 << 20,
+        drain=SECONDS,
+        on_line=None,
+        on_more_lines=None,
+        memory=None,
     ):
+        self.on_closed = self._on_closed  # what is called; to be put into its place before the end
         self.closings = []
         self.closed_then = []
         self._closed = queue.SimpleQueue()
@@ -58,8 +68,10 @@ class Loop:
             max_line=max_line,
             drain_timeout=drain,
             stop_fd=self._stop,
-            on_closed=self._on_closed,
+            on_closed=lambda *closing: self.on_closed(*closing),
             on_line=on_line,
+            on_more_lines=on_more_lines,
+            memory=memory,
             without_epoll=without_epoll,
         )
 

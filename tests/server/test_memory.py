@@ -1,0 +1,415 @@
+"""The memory of all connections together: its limit, those that wait for some, and that it goes back to the system."""
+
+import contextlib
+import errno
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import time
+
+import pytest
+
+from rioecho import EchoServer
+from rioecho._core.budget import MemoryBudget, Share
+from support.event_loops import CHUNK, Loop, until
+from support.peers import SECONDS, Running, acknowledged, ask, dial, exchange, receive, receive_all, reset
+from support.procfs import children, memory, needs_proc
+
+CHUNK_MIN = 4096  # what a connection that holds nothing is read by while memory is short
+ENGINES = ("event", "thread", "process")
+
+
+@pytest.fixture(params=["epoll", "poll"])
+def loop_with(request):
+    """Make a loop, `loop_with(limit, ...)`, whose connections have so much memory; `run.memory` is the budget."""
+    if request.param == "epoll" and sys.platform != "linux":
+        pytest.skip("no epoll here")
+
+    def make(limit, **options):
+        budget = MemoryBudget(limit)
+        run = Loop(without_epoll=request.param == "poll", memory=budget, **options)
+        run.memory = budget
+        return run
+
+    return make
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return request.param
+
+
+def send_some(sock, data):
+    """Send what the kernel takes within a moment; how much that was."""
+    sock.setblocking(False)
+    sent = 0
+    while sent < len(data) and select.select([], [sock], [], 0.2)[1]:
+        with contextlib.suppress(BlockingIOError):
+            sent += sock.send(data[sent : sent + CHUNK])
+    sock.settimeout(SECONDS)
+    return sent
+
+
+def settled(number):
+    """Wait until a number has not changed for a while, and return it."""
+    last, since = number(), time.monotonic()
+    while time.monotonic() - since < 0.3:
+        time.sleep(0.01)
+        if number() != last:
+            last, since = number(), time.monotonic()
+    return last
+
+
+@contextlib.contextmanager
+def crowded(run, n=8):
+    """Clients that each send more of a line than there is memory for: their ends, when nothing moves any more.
+
+    Reset at the end: the end of the input of one that is not read from may never come.
+    """
+    clients = [run.client(i, kind="tcp") for i in range(n)]
+    try:
+        for sock in clients:
+            send_some(sock, b"x" * 400_000)
+        settled(lambda: run.counts()["bytes_in"])
+        yield clients
+    finally:
+        for sock in clients:
+            if sock.fileno() >= 0:
+                reset(sock)
+
+
+# ---- the limit
+
+
+def test_beginnings_of_lines_take_no_more_than_the_limit_and_others_are_served(loop_with):
+    limit = 600_000
+    with loop_with(limit) as run, crowded(run) as clients:
+        assert run.counts()["bytes_in"] < limit + len(clients) * CHUNK_MIN
+        assert limit // 4 < run.memory.used < limit + len(clients) * 2 * CHUNK_MIN
+        for _ in range(20):
+            ask(run.client())
+            ask(run.client(), b"y" * 4000 + b"\n")
+        before = run.counts()["bytes_in"]
+        assert settled(lambda: run.counts()["bytes_in"]) == before
+
+
+def test_a_loop_whose_connections_wait_for_memory_sleeps(loop_with):
+    with loop_with(600_000) as run, crowded(run):
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.2
+
+
+def test_lines_of_many_that_do_not_fit_at_once_all_come_back(loop_with):
+    """The reserve lets one line at a time come to its end, whoever else waits in the middle of one."""
+    data = b"x" * 300_000 + b"\n"
+    with loop_with(800_000, max_line=1 << 20) as run:
+        running = [Running(exchange, run.client(kind=("unix", "tcp")[i % 2]), data, finish=False) for i in range(8)]
+        for each in running:
+            assert each.result() == data
+    assert run.memory.used == 0
+
+
+def test_a_connection_that_waits_goes_on_when_there_is_room(loop_with):
+    with loop_with(1_200_000) as run, crowded(run, 4) as (*clients, last):
+        for sock in clients:
+            reset(sock)
+        rest = b"y" * 1000 + b"\n"
+        sending = Running(last.sendall, rest)
+        back = receive(last, 400_000)
+        assert back.count(b"x") == 400_000
+        assert receive(last, len(rest)) == rest
+        sending.result()
+
+
+def test_the_reset_of_one_that_waits_is_noticed(loop_with):
+    with loop_with(600_000) as run, crowded(run) as clients:
+        for sock in clients:
+            reset(sock)
+        closings = sorted(run.next_closing() for _ in clients)
+        assert [peer for peer, *_ in closings] == list(range(8))
+        assert {(reason, err) for _, reason, err, _ in closings} == {("error", errno.ECONNRESET)}
+        until(lambda: run.memory.used == 0)
+
+
+def test_one_that_has_sent_all_it_will_gets_it_back_while_it_waits(loop_with):
+    data = b"x" * 400_000
+    with loop_with(900_000) as run:
+        clients = [run.client(i, kind=("tcp", "unix")[i % 2]) for i in range(6)]
+        running = [Running(exchange, sock, data) for sock in clients]
+        for each in running:
+            assert each.result() == data
+        assert sorted(run.next_closing() for _ in clients) == [(i, "end of input", 0, len(data)) for i in range(6)]
+
+
+def test_one_that_waits_is_closed_when_its_time_is_over(loop_with):
+    with loop_with(100_000, idle=1.0) as run:
+        clients = [run.client(i, kind="tcp") for i in range(3)]
+        for sock in clients:
+            send_some(sock, b"x" * 200_000)
+        for _ in clients:
+            assert run.next_closing()[1:3] == ("idle timeout", 0)
+        until(lambda: run.memory.used == 0)
+
+
+def test_those_that_wait_get_everything_back_after_the_stop(loop_with):
+    with loop_with(600_000) as run:
+        clients = [run.client(i, kind="tcp") for i in range(6)]
+        for sock in clients:
+            assert send_some(sock, b"x" * 150_000) == 150_000
+            acknowledged(sock)
+        settled(lambda: run.counts()["bytes_in"])
+        run.stop()
+        running = [Running(receive_all, sock) for sock in clients]
+        for each in running:
+            assert each.result() == b"x" * 150_000
+        for sock in clients:
+            sock.close()
+        for _ in clients:
+            assert run.next_closing()[1] == "server stopped"
+
+
+@pytest.mark.parametrize("limit", [1, 1000, 4096, 10_000, 100_000])
+def test_the_smallest_limits_serve_lines_of_a_few_kilobytes(loop_with, limit):
+    with loop_with(limit) as run:
+        for n in (1, 100, 4000):
+            ask(run.client(), b"x" * n + b"\n")
+            ask(run.client(kind="tcp"), b"x\n" * (n // 2 + 1))
+        until(lambda: run.memory.used == 0)
+
+
+def test_without_a_limit_everything_is_taken(loop_with):
+    with loop_with(0, max_line=0) as run:
+        clients = [run.client() for _ in range(4)]
+        for sock in clients:
+            sock.sendall(b"x" * 1_000_000)
+        until(lambda: run.counts()["bytes_in"] == 4_000_000)
+        assert run.memory.used >= 4_000_000
+        for sock in clients:
+            sock.sendall(b"\n")
+            assert len(receive(sock, 1_000_001)) == 1_000_001
+
+
+# ---- every engine
+
+
+def test_every_engine_keeps_to_the_limit_and_lets_the_others_have_their_turn(engine):
+    data = b"x" * 300_000 + b"\n"
+    with EchoServer(engine=engine, max_memory=800_000) as server:
+        address = server.addresses[0]
+        running = [Running(exchange, dial(address), data, finish=False) for _ in range(6)]
+        most = 0
+        while any(each._thread.is_alive() for each in running):
+            most = max(most, server.memory.used)
+            with dial(address) as sock:
+                ask(sock)
+        for each in running:
+            assert each.result() == data
+        assert most <= 800_000 + 12 * CHUNK_MIN + CHUNK
+    assert server.memory.used == 0
+
+
+def test_every_engine_notices_the_reset_of_one_that_waits(engine):
+    with EchoServer(engine=engine, max_memory=300_000) as server:
+        clients = [dial(server.addresses[0]) for _ in range(4)]
+        for sock in clients:
+            send_some(sock, b"x" * 300_000)
+        settled(lambda: server.stats()["bytes_in"])
+        for sock in clients:
+            reset(sock)
+        until(lambda: server.stats()["active"] == 0)
+        assert server.stats()["errors"] == 4
+        until(lambda: server.memory.used == 0)
+
+
+def test_every_engine_closes_one_that_waits_when_its_time_is_over(engine):
+    with EchoServer(engine=engine, max_memory=100_000, idle_timeout=1) as server:
+        clients = [dial(server.addresses[0]) for _ in range(3)]
+        for sock in clients:
+            send_some(sock, b"x" * 200_000)
+        until(lambda: server.stats()["active"] == 0)
+        until(lambda: server.memory.used == 0)
+        for sock in clients:
+            sock.close()
+
+
+@needs_proc
+def test_what_a_killed_child_had_taken_is_given_back():
+    before = children(os.getpid())
+    with EchoServer(engine="process", max_memory=300_000) as server:
+        clients = [dial(server.addresses[0]) for _ in range(4)]
+        for sock in clients:
+            send_some(sock, b"x" * 300_000)
+        settled(lambda: server.stats()["bytes_in"])
+        assert server.memory.used > 100_000
+        for pid in children(os.getpid()) - before:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: server.memory.used == 0)
+        with dial(server.addresses[0]) as sock:
+            ask(sock, b"z" * 100_000 + b"\n")  # the reserve is free again, too
+        for sock in clients:
+            sock.close()
+
+
+# ---- back to the system
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0, 64 << 20])
+def test_the_memory_of_lines_goes_back_to_the_system(limit):
+    """Two waves of clients that each send the beginning of a long line; then none is left."""
+    clients_n, piece = 400, b"x" * 700_000
+    with EchoServer(max_memory=limit, backlog=1000) as server:
+        with dial(server.addresses[0]) as sock:
+            ask(sock)
+        before = memory(os.getpid())
+        for _ in range(2):
+            clients = [dial(server.addresses[0]) for _ in range(clients_n)]
+            for sock in clients:
+                sock.setblocking(False)
+            sent = dict.fromkeys(clients, 0)
+            quiet = time.monotonic()
+            while time.monotonic() - quiet < 0.5 and min(sent.values()) < len(piece):
+                for sock in clients:
+                    with contextlib.suppress(BlockingIOError):
+                        sent[sock] += sock.send(piece[sent[sock] : sent[sock] + CHUNK])
+                        quiet = time.monotonic()
+            settled(lambda: server.stats()["bytes_in"])
+            assert memory(os.getpid()) - before > 40 << 20
+            if limit:
+                assert server.memory.used < limit + clients_n * 2 * CHUNK_MIN
+            for sock in clients:
+                sock.close()
+            until(lambda: server.stats()["active"] == 0)
+            until(lambda: server.memory.used == 0)
+            assert memory(os.getpid()) - before < 6 << 20
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_connection_that_is_idle_after_a_long_line_costs_no_buffer():
+    n = 1000
+    line = b"x" * 99_999 + b"\n"
+    with EchoServer(backlog=1000) as server:
+        clients = [dial(server.addresses[0]) for _ in range(n)]
+        for sock in clients:
+            ask(sock, b"x" * 10 + b"\n")
+        before = memory(os.getpid())
+        for first in range(0, n, 50):
+            some = clients[first : first + 50]
+            for sock in some:
+                sock.sendall(line[:70_000])
+            for sock in some:
+                sock.sendall(line[70_000:])
+            for sock in some:
+                receive(sock, len(line))
+        until(lambda: server.memory.used == 0)
+        assert memory(os.getpid()) - before < n * 200 + (2 << 20)
+        for sock in clients:
+            sock.close()
+
+
+# ---- the account
+
+
+def test_shares_give_back_what_they_have_taken_and_their_places():
+    budget = MemoryBudget(1000)
+    assert (budget.limit, budget.used) == (1000, 0)
+    shares = [Share(budget, 100) for _ in range(1000)]
+    assert [share.taken for share in shares] == [0] * 1000
+    del shares
+    for _ in range(70_000):  # more than there are places
+        Share(budget, 100)
+    assert MemoryBudget(0).limit == 0
+    assert Share(None, 0).taken == 0
+    with pytest.raises(ValueError, match="max_memory"):
+        MemoryBudget(-1)
+
+
+# ---- lines that are reported
+
+
+def test_of_a_flood_of_lines_some_are_reported_and_the_number_of_the_others(loop_with):
+    told, more = [], []
+    data = b"\n" * 1_000_000
+    with loop_with(0, on_line=told.append, on_more_lines=lambda lines, n: more.append((lines, n))) as run:
+        assert exchange(run.client(), data) == data
+    assert len(told) + sum(lines for lines, _ in more) == len(data)
+    assert sum(told) + sum(n for _, n in more) == len(data)
+    assert run.counts()["lines"] == len(data)
+
+
+def test_a_flood_of_lines_does_not_delay_others_while_each_is_reported(loop_with):
+    def on_line(n):
+        end = time.perf_counter() + 2e-6  # what a log takes, without the log
+        while time.perf_counter() < end:
+            pass
+
+    def latency(run, n=200):
+        times = []
+        sock = run.client()
+        for _ in range(n):
+            start = time.perf_counter()
+            ask(sock)
+            times.append(time.perf_counter() - start)
+        return sorted(times)[n // 2]
+
+    with loop_with(0, on_line=on_line, on_more_lines=lambda lines, n: None) as run:
+        flooding = run.client()
+        stopped = []
+
+        def flood():
+            flooding.setblocking(False)
+            while not stopped:
+                select.select([flooding], [flooding], [], 0.01)
+                with contextlib.suppress(BlockingIOError):
+                    flooding.send(b"\n" * CHUNK)
+                with contextlib.suppress(BlockingIOError):
+                    while flooding.recv(1 << 20):
+                        pass
+
+        running = Running(flood)
+        try:
+            assert latency(run) < 0.05  # of 65,536 calls it was 0.13 and more
+        finally:
+            stopped.append(True)
+            running.result()
+
+
+def test_a_report_that_fails_for_want_of_memory_is_made_later(loop_with):
+    lines, more, failures = queue.SimpleQueue(), queue.SimpleQueue(), iter([True] * 6)
+
+    def on_line(n):
+        if next(failures, False):
+            raise MemoryError
+        lines.put(n)
+
+    with loop_with(0, on_line=on_line, on_more_lines=lambda *numbers: more.put(numbers)) as run:
+        closed = Failing(run, 5)
+        run.on_closed = closed
+        sock = run.client("somebody")
+        for _ in range(6):
+            ask(sock)
+        ask(sock)
+        assert more.get(timeout=SECONDS) == (1, 15)
+        assert lines.get(timeout=SECONDS) == 15
+        sock.close()
+        assert run.next_closing() == ("somebody", "end of input", 0, 105)
+        assert closed.failed == 5
+
+
+class Failing:
+    """What is called first raises MemoryError `n` times."""
+
+    def __init__(self, run, n):
+        self.n, self.failed, self.call = n, 0, Loop._on_closed.__get__(run)
+
+    def __call__(self, *closing):
+        if self.failed < self.n:
+            self.failed += 1
+            raise MemoryError
+        self.call(*closing)
