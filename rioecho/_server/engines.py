@@ -314,6 +314,7 @@ class ProcessEngine:
             del self._children[fd]
         os.close(fd)
         reason, failed = child.wait()
+        child.memory = None
         self._count.one_closed(failed=failed)
         self._host.connection_closed()
         closed(child.peer, reason, child.echoed)
@@ -325,7 +326,7 @@ class _Child:
     def __init__(self, pid: int, peer: str, memory: Share) -> None:
         self.pid = pid
         self.peer = peer
-        self.memory = memory  # gives back what the child had taken when it ended
+        self.memory: Share | None = memory  # dropped, it gives back what the child had taken
         self.echoed = 0
         self._end: tuple[str, bool] | None = None
 
