@@ -198,7 +198,8 @@ def test_every_engine_keeps_to_the_limit_and_lets_the_others_have_their_turn(eng
     data = b"x" * 300_000 + b"\n"
     with EchoServer(engine=engine, max_memory=800_000) as server:
         address = server.addresses[0]
-        running = [Running(exchange, dial(address), data, finish=False) for _ in range(6)]
+        clients = [dial(address) for _ in range(6)]
+        running = [Running(exchange, sock, data, finish=False) for sock in clients]
         most = 0
         while any(each._thread.is_alive() for each in running):
             most = max(most, server.memory.used)
@@ -207,6 +208,8 @@ def test_every_engine_keeps_to_the_limit_and_lets_the_others_have_their_turn(eng
         for each in running:
             assert each.result() == data
         assert most <= 800_000 + 12 * CHUNK_MIN + CHUNK
+        for sock in clients:
+            sock.close()
     assert server.memory.used == 0
 
 
