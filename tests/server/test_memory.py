@@ -6,7 +6,6 @@ import os
 import queue
 import select
 import signal
-import socket
 import sys
 import time
 
