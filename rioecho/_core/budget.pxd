@@ -57,10 +57,23 @@ cdef inline size_t share_reserve_room(const share_t *s, size_t cap) noexcept nog
 
 
 cdef inline void share_add(share_t *s, size_t n) noexcept nogil:
-    """Take n bytes, which the caller has found to be left."""
+    """Take n bytes, whether or not they are left."""
     if s.budget != NULL:
         rio_atomic_add(&s.budget.used, n)
         rio_add_relaxed(s.taken, n)
+
+
+cdef inline bint share_take(share_t *s, size_t n) noexcept nogil:
+    """Take n bytes if they are left, and report whether they were."""
+    if s.budget == NULL:
+        return True
+    if share_room(s) < n:
+        return False
+    if rio_atomic_add(&s.budget.used, n) + s.reserve > s.budget.limit:   # another one was faster
+        rio_atomic_add(&s.budget.used, <uint64_t>0 - n)
+        return False
+    rio_add_relaxed(s.taken, n)
+    return True
 
 
 cdef inline void share_give(share_t *s, size_t n) noexcept nogil:

@@ -19,10 +19,12 @@ from libc.stdint cimport SIZE_MAX, int64_t, uint64_t
 from rioecho._core.budget cimport (
     MemoryBudget,
     Share,
+    share_add,
     share_favour,
     share_favour_no_more,
     share_reserve_room,
     share_room,
+    share_take,
 )
 from rioecho._core.buffer cimport (
     FOUND,
@@ -114,6 +116,7 @@ cdef void echo_frame(echo_t *e) noexcept nogil:
 
 cdef void echo_favour_no_more(echo_t *e) noexcept nogil:
     if e.favoured:
+        held_shrink(&e.memory, &e.b)   # before the next one can have the reserve
         e.favoured = False
         share_favour_no_more(&e.memory)
 
@@ -121,19 +124,23 @@ cdef void echo_favour_no_more(echo_t *e) noexcept nogil:
 cdef ssize_t echo_room(echo_t *e) noexcept nogil:
     """Make room to read into: how many bytes; 0: what is held has to wait for memory; -1: there is none."""
     cdef size_t held = buffer_held(&e.b)
-    cdef size_t cap, left
+    cdef size_t more, left
     if not buffer_fits(&e.b, held + 1):
-        cap = buffer_growth(&e.b, held + 1)
-        left = share_room(&e.memory)
-        if cap - e.b.cap > left:
-            if held and left < CHUNK_MIN:
+        more = buffer_growth(&e.b, held + 1) - e.b.cap
+        if not share_take(&e.memory, more):
+            left = share_room(&e.memory)
+            more = min(left, <size_t>CHUNK)
+            if held == 0:
+                more = CHUNK_MIN
+                share_add(&e.memory, more)
+            elif left < CHUNK_MIN or not share_take(&e.memory, more):
                 e.favoured = e.favoured or share_favour(&e.memory, e.b.cap)
-                if e.favoured:
-                    left = share_reserve_room(&e.memory, e.b.cap)
+                left = share_reserve_room(&e.memory, e.b.cap) if e.favoured else 0
                 if left < CHUNK_MIN:
                     return 0
-            cap = e.b.cap + min(left, <size_t>CHUNK) if held else <size_t>CHUNK_MIN
-        if held_resize(&e.memory, &e.b, cap) < 0:
+                more = min(left, <size_t>CHUNK)
+                share_add(&e.memory, more)
+        if held_resize(&e.memory, &e.b, e.b.cap + more) < 0:
             return -1
     return min(buffer_room(&e.b), <size_t>CHUNK)
 
@@ -236,7 +243,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
             e.moved = False
             return INTERRUPTED
         # An idle connection holds no memory; but the next long line may come at once, and new pages are dear.
-        spares = e.ready == 0 and e.b.cap > CHUNK and not e.slept
+        spares = e.ready == 0 and e.b.cap > CHUNK and not e.slept and share_room(&e.memory) >= e.b.cap
         if e.ready == 0 and not spares:
             held_shrink(&e.memory, &e.b)
         if e.deadline == 0:

@@ -353,6 +353,7 @@ cdef class Children:
         """Wait for a child that has ended, or is about to; count its connection's end, and notify closings."""
         self.remove(child)   # before it is waited for: from then on its pid may be a stranger's
         child.wait()
+        child.memory = None   # before it is counted: what a child had that was killed is free again
         if not child.reported_end or child.last.outcome == OUTCOME_FAILED:
             rio_atomic_add(&counts.c.errors, 1)
         rio_atomic_add(&counts.c.closed, 1)

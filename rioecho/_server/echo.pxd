@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint64_t
 
-from rioecho._core.budget cimport share_add, share_give, share_t
+from rioecho._core.budget cimport share_give, share_t
 from rioecho._core.buffer cimport buffer_free, buffer_held, buffer_resize, rio_buffer, whole_lines
 from rioecho._core.counts cimport counts_t
 from rioecho._core.fdio cimport fd_try_write, fd_write_both, rio_fd
@@ -82,10 +82,9 @@ cdef inline bint peer_took(int fd, int *unacknowledged) noexcept nogil:
 
 
 cdef inline int held_resize(share_t *s, rio_buffer *b, size_t cap) noexcept nogil:
-    """Change a buffer's memory, which the caller has found to be allowed. 0, or -1: no memory, and nothing changed."""
+    """Change a buffer's memory. What it grows by the caller has taken, and it is given back if there is no memory: -1.
+    """
     cdef size_t before = b.cap
-    if cap > before:
-        share_add(s, cap - before)
     if buffer_resize(b, cap) < 0:
         if cap > before:
             share_give(s, cap - before)

@@ -14,6 +14,7 @@ from rioecho._core.budget cimport (
     share_reserve_room,
     share_room,
     share_t,
+    share_take,
 )
 from rioecho._core.buffer cimport (
     buffer_clear,
@@ -287,8 +288,9 @@ cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noex
         loop_spare_take(l, &c.kept.b)
     if not buffer_fits(&c.kept.b, need):
         cap = buffer_growth(&c.kept.b, need)
-        if cap - c.kept.b.cap > share_room(&l.memory):
+        if not share_take(&l.memory, cap - c.kept.b.cap):
             cap = max(need, c.kept.b.cap)
+            share_add(&l.memory, cap - c.kept.b.cap)
         if held_resize(&l.memory, &c.kept.b, cap) < 0:
             return -1
         loop_gauge(l)
