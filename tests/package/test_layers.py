@@ -53,7 +53,16 @@ FILES = {
 # What everything may import, although it is public: the classes of errors.
 ERRORS = ("public", "errors")
 # The buffer knows memory, not descriptors: all that it may have of POSIX.
-MEMORY_FUNCTIONS = {"memmem", "rio_memrchr", "memchr", "rio_assert"}
+MEMORY_FUNCTIONS = {
+    "memmem",
+    "rio_memrchr",
+    "memchr",
+    "rio_assert",
+    "RIO_MAPPED",
+    "rio_pages_get",
+    "rio_pages_give",
+    "rio_pages_resize",
+}
 
 IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(?P<module>[\w.]+)[ \t]+c?import[ \t]+(?P<names>\([^)]*\)|[^\n]+)"
