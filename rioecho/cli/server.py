@@ -106,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = p.parse_args(argv)
     level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
     log_writer = LogWriter(level, options.log_format)
-    log_writer.start()
     try:
+        log_writer.start()
         passed = passed_sockets()
         if options.port is None and options.unix is None and not passed:
             p.error("give a PORT, or --unix PATH")
@@ -133,14 +133,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         _stop_on_signals(server)
         try:
             server.start()
-        except (RuntimeError, MemoryError) as error:  # no thread is to be had
-            server.close()
-            raise OSError(errno.EAGAIN, str(error) or "out of memory") from None
         except BaseException:
             server.close()
             raise
     except OSError as error:
         complain(PROG, f"{error.strerror or error}{HINTS.get(error.errno or 0, '')}")
+        leave(1)
+    except (RuntimeError, MemoryError) as error:  # there is no thread to be had, or no memory
+        complain(PROG, str(error) or "out of memory")
         leave(1)
     except (ValueError, OverflowError) as error:
         complain(PROG, error)
@@ -152,8 +152,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         server.close()
         complain(PROG, f"cannot say on stdout that the server is ready: {getattr(error, 'strerror', None) or error}")
         leave(1)
-    with StatsLine(server.stats, options.stats) if options.stats else contextlib.nullcontext():
-        failure = _serve(server)
+    try:
+        with StatsLine(server.stats, options.stats) if options.stats else contextlib.nullcontext():
+            failure = _serve(server)
+    except RuntimeError as error:  # no thread is to be had for the statistics
+        server.close()
+        failure = error
     if not log_writer.finish(1.0):
         os._exit(failure is not None)  # nobody reads the log; the interpreter would wait for it to be written
     if failure is not None:

@@ -181,6 +181,15 @@ def test_without_processes_clients_wait_and_are_served_as_others_leave(engine):
         assert "Traceback" not in server.err.text
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("engine", ["process", "event"])
+def test_without_threads_to_begin_with_it_says_so_in_one_line_and_exits_with_1(engine, n):
+    with Server("--engine", engine, prelude=few_processes(n), ready=False) as server:
+        assert server.status() == 1
+        assert server.complaint() == "rioecho-server: can't start new thread"
+        assert server.out.text == ""
+
+
 # ---- memory that the system refuses
 
 
