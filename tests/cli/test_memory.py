@@ -9,7 +9,12 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "support" / "memory_commands.py"
 NAMES = ["client", "client, a wrong echo", "bench", "bench, a wrong echo"]
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+    pytest.mark.skipif(
+        sys.version_info >= (3, 12), reason="CPython itself crashes where it has no memory for a frame of Python code"
+    ),
+]
 
 
 def swept(name, stride):
@@ -23,7 +28,7 @@ def swept(name, stride):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_some_failed_allocations_are_one_line_or_do_no_harm(name):
-    swept(name, 53)
+    swept(name, 29)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import traceback
 import types
 from importlib import import_module
 
-from rioecho.cli import NO_MEMORY, bench, client
+from rioecho.cli import NO_MEMORY, Parser, bench, client
 
 _testcapi = import_module("_testcapi")  # CPython's own test helpers
 
@@ -59,6 +59,17 @@ def leave_at_once(status):
     raise Left(status)
 
 
+class FailingParser(Parser):
+    """Allocations fail from where the command line is read: argparse is not ours, and CPython 3.13 crashes in it."""
+
+    k = 0
+
+    def parse_args(self, *arguments):
+        options = super().parse_args(*arguments)
+        _testcapi.set_nomemory(self.k, self.k + 1)
+        return options
+
+
 class Run:
     """One run of a command, from a pipe and to files; the k-th allocation fails: what came of it."""
 
@@ -89,7 +100,7 @@ class Run:
 
     def run(self, main, arguments, k):
         try:
-            _testcapi.set_nomemory(k, k + 1)
+            FailingParser.k = k
             main(arguments)
         except SystemExit as error:
             self.status = error.code
@@ -186,6 +197,7 @@ def main(name, stride):
     faulthandler.enable(stderr)
     faulthandler.dump_traceback_later(100, exit=True, file=stderr)
     os._exit = leave_at_once
+    client.Parser = bench.Parser = FailingParser
     unraisable = []
     sys.unraisablehook = unraisable.append
     code, scenario = SCENARIOS[name]
