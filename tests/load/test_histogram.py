@@ -8,8 +8,6 @@ import pytest
 from rioecho._load.histogram import Histogram
 from support.properties import given, st
 
-unhurried = settings(deadline=None)  # a machine may be busy
-
 HOUR = 3600 * 10**9
 VALUES = st.lists(
     st.one_of(st.integers(0, 5000), st.integers(0, HOUR), st.integers(0, 42).map(lambda bits: (1 << bits) - 1)),
@@ -32,7 +30,6 @@ def highest_equivalent(value):
     return (((value >> bits) + 1) << bits) - 1
 
 
-@unhurried
 @given(VALUES, PERCENTILES)
 def test_a_percentile_is_the_highest_equivalent_of_the_value_at_its_rank(values, p):
     h = counted(values)
@@ -42,7 +39,6 @@ def test_a_percentile_is_the_highest_equivalent_of_the_value_at_its_rank(values,
     assert exact <= round(h.percentile(p) * 1000) <= exact + exact / 1000
 
 
-@unhurried
 @given(VALUES)
 def test_count_mean_minimum_and_maximum_are_exact(values):
     h = counted(values)
@@ -55,7 +51,6 @@ def test_count_mean_minimum_and_maximum_are_exact(values):
     assert h.stddev * 1000 == pytest.approx(exact, rel=0.01, abs=max(values) / 1000)
 
 
-@unhurried
 @given(VALUES, VALUES)
 def test_add_merges_two_histograms_and_since_subtracts_one(first, second):
     both, earlier = counted(first), counted(first)
@@ -71,7 +66,6 @@ def test_add_merges_two_histograms_and_since_subtracts_one(first, second):
     assert since.max <= highest_equivalent(max(second)) / 1000
 
 
-@unhurried
 @given(VALUES, st.integers(1, 40))
 def test_buckets_are_contiguous_and_hold_every_value(values, n):
     h = counted(values)
@@ -85,7 +79,6 @@ def test_buckets_are_contiguous_and_hold_every_value(values, n):
     assert all(low <= high for low, high, _ in buckets)
 
 
-@unhurried
 @given(VALUES, st.integers(1, 10))
 def test_percentiles_rise_to_the_maximum_with_exact_counts(values, ticks):
     h = counted(values)
