@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr
 
 from rioecho._core.budget cimport share_favour
-from rioecho._core.buffer cimport buffer_consume, buffer_start, whole_lines
+from rioecho._core.buffer cimport buffer_consume, buffer_start
 from rioecho._core.fdio cimport FD_SOCKET, fd_read, rio_fd, would_block
 from rioecho._core.poller cimport poller_modify, poller_remove
 from rioecho._core.posix cimport (
@@ -29,8 +29,9 @@ from rioecho._core.posix cimport (
 )
 from rioecho._server.echo cimport CHUNK, DRAINING, ECHOING, LINGERING, PAUSED, echo_due, echo_send
 from rioecho._server.loop cimport (
+    CHUNK_REPORTED,
+    LENGTHS_MAX,
     REPORTED_MAX,
-    REPORTED_OF_ONE,
     conn_check,
     conn_held,
     conn_keep,
@@ -158,37 +159,22 @@ cdef inline void conn_write(loop_t *l, conn_t *c) noexcept nogil:
 
 cdef inline void conn_report(loop_t *l, size_t length) noexcept nogil:
     """Put down that so many bytes go back as one line (raw: as they came)."""
-    if l.lengths_n < REPORTED_MAX:
-        l.lengths[l.lengths_n] = length
-        l.lengths_n += 1
-    else:
-        l.more_lines += 1
-        l.more_bytes += length
+    rio_assert(l.lengths_n < LENGTHS_MAX)
+    l.lengths[l.lengths_n] = length
+    l.lengths_n += 1
 
 
 cdef inline void conn_report_lines(loop_t *l, size_t held, size_t n) noexcept nogil:
-    """Put down the lines in the first n bytes of the area, the first of which began `held` bytes before.
-
-    A client that sends newlines alone would have Python called tens of thousands of times before others have their
-    turn: of most of them only the number is.
-    """
+    """Put down the lines in the first n bytes of the area, the first of which began `held` bytes before."""
     cdef const char *start = l.area
     cdef const char *end = l.area + n
     cdef const char *newline
-    cdef uint64_t lines = 0
-    cdef size_t i = 0
-    while start < end and i < REPORTED_OF_ONE:
+    while start < end:
         newline = <const char *>memchr(start, c'\n', end - start)
         newline = end if newline == NULL else newline + 1
         conn_report(l, held + <size_t>(newline - start))
         held = 0
         start = newline
-        i += 1
-    if start < end:
-        l.more_bytes += <size_t>(end - start)
-        if start + whole_lines(start, end - start, &lines) < end:
-            lines += 1   # the piece of a line that is too long
-        l.more_lines += lines
 
 
 cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexcept nogil:
@@ -253,12 +239,19 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
     cdef size_t before = 0, room = l.chunk
     cdef ssize_t n
     conn_check(l, c)
+    if rio_rare(l.lengths_n >= LENGTHS_MAX - CHUNK):
+        conn_progress(l, c)   # it is not its fault that it is not read from
+        return
     if c.kept != NULL:
         before = conn_held(c)
         room = conn_room(l, c)
         if rio_rare(room == 0):
             conn_pause(l, c)
             return
+    # A client that sends newlines alone would have Python called tens of thousands of times before others have their
+    # turn. So where lines wait for their report, fewer come in at a time.
+    if rio_rare(l.lengths_n > REPORTED_MAX):
+        room = min(room, <size_t>CHUNK_REPORTED)
     n = fd_read(&f, l.area, room, &err)
     if n > 0:
         if c.phase != LINGERING:   # too late for those, which nothing acknowledges but the kernel

@@ -105,11 +105,6 @@ def received(n: int) -> None:
     log_line(logging.DEBUG, "server received %d bytes", n, event="line", bytes=n)
 
 
-def more_received(lines: int, n: int) -> None:
-    """Log lines by their number: too many came at once to log each."""
-    log_line(logging.DEBUG, "server received %d more lines, %d bytes", lines, n, event="lines", lines=lines, bytes=n)
-
-
 def announced(connection: Accepted) -> str:
     """Log that a connection is about to be served, once however often that is tried; return the peer's name."""
     peer = connection.peer

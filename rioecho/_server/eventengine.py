@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 
-from rioecho._server.engine import EngineClosed, announced, closed, log, more_received, received
+from rioecho._server.engine import EngineClosed, announced, closed, log, received
 from rioecho._server.eventloop import EventLoop
 from rioecho._server.notify import Latch
 from rioecho._server.tasks import Task, WaitGroup
@@ -42,7 +42,6 @@ class EventEngine:
                 stop_fd=owner.stop_fd,
                 on_closed=self._closed,
                 on_line=received if log.isEnabledFor(logging.DEBUG) else None,
-                on_more_lines=more_received,
                 memory=owner.memory,
                 without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
             )

@@ -20,7 +20,6 @@ class EventLoop:
         stop_fd: int,
         on_closed: Callable[[Any, str, int, int], object],
         on_line: Callable[[int], object] | None = None,
-        on_more_lines: Callable[[int, int], object] | None = None,
         memory: MemoryBudget | None = None,
         without_epoll: bool = False,
     ) -> EventLoop: ...

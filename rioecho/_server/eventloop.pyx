@@ -19,6 +19,7 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t
+from libc.string cimport memmove
 
 from rioecho._core.budget cimport MemoryBudget, Share
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
@@ -50,7 +51,7 @@ from rioecho._core.posix cimport (
 from rioecho._server.accepted cimport Accepted
 from rioecho._server.connection cimport CUT_OFF, REASONS_N, conn_close
 from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK
-from rioecho._server.loop cimport REPORTED_MAX, conn_t, loop_spares_free, loop_t
+from rioecho._server.loop cimport LENGTHS_MAX, REPORTED_MAX, conn_t, loop_spares_free, loop_t
 from rioecho._server.turns cimport loop_take_inbox, loop_turns
 
 log = logging.getLogger("rioecho.server")
@@ -92,10 +93,8 @@ cdef class EventLoop:
 
     The callbacks are called in the loop's thread. on_closed(peer, reason, errno, bytes_out): for each connection that
     was adopted with a peer, and for each at all while report_closings(True) holds; reason is one of REASONS. When it
-    raises MemoryError it is called again later. on_line(n), if not None: for each line, n bytes long; of the lines that
-    one read brought only for the first few hundred, and of all lines of one turn for the first thousand: then
-    on_more_lines(lines, bytes) says how many lines more, of so many bytes together, there were. Other exceptions of
-    theirs are logged, at most one in ten seconds.
+    raises MemoryError it is called again later. on_line(n), if not None: for each line, n bytes long, a few hundred in one
+    turn of the loop. Other exceptions of theirs are logged, at most one in ten seconds.
     """
 
     REASONS = ("end of input", "idle timeout", "server stopped", "drain timeout", "error")
@@ -107,7 +106,6 @@ cdef class EventLoop:
     cdef int outbox      # the other end of the inbox, or -1
     cdef object on_closed
     cdef object on_line
-    cdef object on_more_lines
     cdef int64_t quiet_until   # no error of a callback is logged
     cdef Share share
     cdef readonly Counts counts
@@ -122,7 +120,6 @@ cdef class EventLoop:
         int stop_fd,
         on_closed,
         on_line=None,
-        on_more_lines=None,
         MemoryBudget memory=None,
         bint without_epoll=False,
     ):
@@ -144,13 +141,12 @@ cdef class EventLoop:
         self.l.stop_fd = stop_fd
         self.on_closed = on_closed
         self.on_line = on_line
-        self.on_more_lines = on_more_lines
         self.counts = Counts()
         self.l.counts = self.counts.c
         self.share = Share(memory, max_line)
         self.l.memory = self.share.s
         if on_line is not None:
-            self.l.lengths = <size_t *>PyMem_RawMalloc(REPORTED_MAX * sizeof(size_t))
+            self.l.lengths = <size_t *>PyMem_RawMalloc(LENGTHS_MAX * sizeof(size_t))
             if self.l.lengths == NULL:
                 raise MemoryError
         self.l.area = <char *>PyMem_RawMalloc(CHUNK)
@@ -241,6 +237,8 @@ cdef class EventLoop:
                 if err:
                     self.give_back()
                     raise os_error(err)
+            while self.l.lengths_n:
+                self.report()
             for _ in range(LAST_REPORTS):
                 if self.l.again == NULL:
                     break
@@ -259,14 +257,12 @@ cdef class EventLoop:
         """Call back for what has been put down."""
         cdef size_t i
         cdef conn_t *c
-        rio_assert(self.l.lengths_n <= REPORTED_MAX)
-        for i in range(self.l.lengths_n):
-            if not self.report_line(self.l.lengths[i]):
-                self.l.more_lines += 1
-                self.l.more_bytes += self.l.lengths[i]
-        self.l.lengths_n = 0
-        if self.l.more_lines and self.report_more():
-            self.l.more_lines = self.l.more_bytes = 0
+        cdef size_t n = min(self.l.lengths_n, <size_t>REPORTED_MAX)
+        for i in range(n):
+            self.report_line(self.l.lengths[i])
+        self.l.lengths_n -= n
+        if self.l.lengths_n:
+            memmove(self.l.lengths, self.l.lengths + n, self.l.lengths_n * sizeof(size_t))
         while self.l.gone != NULL:
             c = self.l.gone
             self.l.gone = c.next
@@ -277,31 +273,14 @@ cdef class EventLoop:
                 self.l.again = c
                 self.l.look = min(self.l.look, self.l.now + MEMORY_LOOK * 1_000_000)
 
-    cdef bint report_line(self, size_t n) noexcept:
-        """Report one line; False where there is no memory for it."""
+    cdef void report_line(self, size_t n) noexcept:
+        """Report one line; no memory for it is no error."""
         try:
             self.on_line(n)
-            return True
         except MemoryError:
             pass
         except BaseException as error:
             self.complain(error)
-            return True
-        return False
-
-    cdef bint report_more(self) noexcept:
-        """Report lines by their number; False where there is no memory for it."""
-        if self.on_more_lines is None:
-            return True
-        try:
-            self.on_more_lines(self.l.more_lines, self.l.more_bytes)
-            return True
-        except MemoryError:
-            pass
-        except BaseException as error:
-            self.complain(error)
-            return True
-        return False
 
     cdef bint report_closing(self, conn_t *c) noexcept:
         """Report a connection that has gone; False where there is no memory for it."""

@@ -43,9 +43,13 @@ from rioecho._server.echo cimport (
 
 
 cdef enum:
-    # Line lengths reported of one connection in one turn, and of all: each is a call of Python's while others wait.
-    REPORTED_OF_ONE = 256
-    REPORTED_MAX = 1024
+    # Line lengths reported in one turn: each is a call of Python's while others wait.
+    REPORTED_MAX = 256
+    # While more than those wait for it, connections are read by so many bytes at a time. Even if each byte is a line, a
+    # few clients bring fewer than are reported; with more of them the lengths reach the most that there may be, and
+    # connections are read in turn as there is room.
+    CHUNK_REPORTED = 64
+    LENGTHS_MAX = 3 * CHUNK
     # Buffers from this size on are pages of their own: malloc's heap keeps freed ones that lie below another block. New
     # pages cost more than the bytes that they are for, so a few are spared for the next connections.
     CONN_MAPPED = 16_384
@@ -108,10 +112,8 @@ cdef struct loop_t:
     counts_t *counts
     share_t memory       # what the connections keep
     int report_closings  # also of connections without a peer
-    size_t *lengths      # REPORTED_MAX of the lines to be reported, or NULL: none are
+    size_t *lengths      # of the lines to be reported, LENGTHS_MAX at most; NULL: none are
     size_t lengths_n
-    size_t more_lines    # that went back in this turn too
-    size_t more_bytes
 
 
 # ---- the list of connections

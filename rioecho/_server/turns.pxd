@@ -155,7 +155,7 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
     # Reporting may have come in the middle of draining: some may have been read from, and not to the end.
     cdef bint more = l.stopping, stop, arrivals
     while l.active or not l.inbox_ended:
-        n = poller_wait(&l.poller, events, 0 if more else milliseconds_until(loop_deadline(l)), err)
+        n = poller_wait(&l.poller, events, 0 if more or l.lengths_n else milliseconds_until(loop_deadline(l)), err)
         if rio_rare(n < 0):
             if err[0] == ENOMEM:   # poll(2) needs some of the kernel's
                 rio_wait_ns(-1, MEMORY_LOOK * 1_000_000)

@@ -14,7 +14,7 @@ import pytest
 from rioecho import EchoServer
 from rioecho._core.budget import MemoryBudget, Share
 from support.event_loops import CHUNK, Loop, until
-from support.peers import SECONDS, Running, ask, dial, exchange, receive, receive_all, reset
+from support.peers import SECONDS, Running, ask, dial, exchange, lines, receive, receive_all, reset
 from support.procfs import children, memory, needs_proc
 
 CHUNK_MIN = 4096  # what a connection that holds nothing is read by while memory is short
@@ -333,22 +333,46 @@ def test_shares_give_back_what_they_have_taken_and_their_places():
 # ---- lines that are reported
 
 
-def test_of_a_flood_of_lines_some_are_reported_and_the_number_of_the_others(loop_with):
-    told, more = [], []
-    data = b"\n" * 1_000_000
-    with loop_with(0, on_line=told.append, on_more_lines=lambda lines, n: more.append((lines, n))) as run:
-        assert exchange(run.client(), data) == data
-    assert len(told) + sum(lines for lines, _ in more) == len(data)
-    assert sum(told) + sum(n for _, n in more) == len(data)
-    assert run.counts()["lines"] == len(data)
+def taking(seconds):
+    """Return an on_line that takes so long, as a log does."""
 
-
-def test_a_flood_of_lines_does_not_delay_others_while_each_is_reported(loop_with):
     def on_line(n):
-        end = time.perf_counter() + 2e-6  # what a log takes, without the log
+        end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             pass
 
+    return on_line
+
+
+def test_every_line_of_a_flood_is_reported(loop_with):
+    reported = []
+    data = b"\n" * 300_000
+    with loop_with(0, on_line=reported.append) as run:
+        first, second = run.client(), run.client()
+        flooding = Running(exchange, first, data)
+        assert exchange(second, b"".join(lines(500))) == b"".join(lines(500))
+        assert flooding.result() == data
+        first.close()
+        second.close()
+    assert len(reported) == len(data) + 500
+    assert sum(reported) == len(data) + len(b"".join(lines(500)))
+    assert run.counts()["lines"] == len(data) + 500
+
+
+def test_a_connection_that_waits_while_lines_are_reported_is_not_idle(loop_with):
+    """The lines of another one are reported for longer than its time to be idle."""
+    with loop_with(0, on_line=taking(2e-5), idle=0.3) as run:
+        flooding = run.client()
+        data = b"\n" * 30_000
+        running = Running(exchange, flooding, data)
+        with run.client() as sock:
+            for _ in range(20):
+                ask(sock)
+        assert running.result() == data
+        flooding.close()
+
+
+def test_a_flood_of_lines_does_not_delay_others_while_each_is_reported(loop_with):
     def latency(run, n=200):
         times = []
         sock = run.client()
@@ -358,7 +382,7 @@ def test_a_flood_of_lines_does_not_delay_others_while_each_is_reported(loop_with
             times.append(time.perf_counter() - start)
         return sorted(times)[n // 2]
 
-    with loop_with(0, on_line=on_line, on_more_lines=lambda lines, n: None) as run:
+    with loop_with(0, on_line=taking(1e-5)) as run:
         flooding = run.client()
         stopped = []
 
@@ -374,29 +398,29 @@ def test_a_flood_of_lines_does_not_delay_others_while_each_is_reported(loop_with
 
         running = Running(flood)
         try:
-            assert latency(run) < 0.05  # of 65,536 calls it was 0.13 and more
+            assert latency(run) < 0.05  # 65,536 calls take 0.6 s and more
         finally:
             stopped.append(True)
             running.result()
 
 
-def test_a_report_that_fails_for_want_of_memory_is_made_later(loop_with):
-    lines, more, failures = queue.SimpleQueue(), queue.SimpleQueue(), iter([True] * 6)
+def test_a_closing_whose_report_fails_for_want_of_memory_is_reported_later_and_a_line_is_not(loop_with):
+    reported, failures = queue.SimpleQueue(), iter([True] * 6)
 
     def on_line(n):
         if next(failures, False):
             raise MemoryError
-        lines.put(n)
+        reported.put(n)
 
-    with loop_with(0, on_line=on_line, on_more_lines=lambda *numbers: more.put(numbers)) as run:
+    with loop_with(0, on_line=on_line) as run:
         closed = Failing(run, 5)
         run.on_closed = closed
         sock = run.client("somebody")
         for _ in range(6):
             ask(sock)
         ask(sock)
-        assert more.get(timeout=SECONDS) == (1, 15)
-        assert lines.get(timeout=SECONDS) == 15
+        assert reported.get(timeout=SECONDS) == 15
+        assert reported.empty()
         sock.close()
         assert run.next_closing() == ("somebody", "end of input", 0, 105)
         assert closed.failed == 5

@@ -53,7 +53,6 @@ class Loop:
         max_line=1 << 20,
         drain=SECONDS,
         on_line=None,
-        on_more_lines=None,
         memory=None,
     ):
         self.on_closed = self._on_closed  # what is called; to be put into its place before the end
@@ -70,7 +69,6 @@ class Loop:
             stop_fd=self._stop,
             on_closed=lambda *closing: self.on_closed(*closing),
             on_line=on_line,
-            on_more_lines=on_more_lines,
             memory=memory,
             without_epoll=without_epoll,
         )
