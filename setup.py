@@ -63,7 +63,7 @@ VARIANTS = {
 
 variant = os.environ.get("RIOECHO_BUILD", "release")
 if variant not in VARIANTS:
-    raise SystemExit(f"rioecho needs CPython: it relies on how its objects lie in memory ({sys.executable})")
+    raise SystemExit(f"RIOECHO_BUILD must be one of {', '.join(VARIANTS)}, not {variant!r}")
 cflags, ldflags, macros, further = VARIANTS[variant]
 
 SOURCES = Path("rioecho")

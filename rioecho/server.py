@@ -19,6 +19,7 @@ from rioecho._server.acceptor import Acceptor
 from rioecho._server.engines import ENGINES
 from rioecho._server.lifecycle import Lifecycle
 from rioecho._server.listeners import LISTEN_ATTEMPTS, Listeners
+from rioecho._server.listeners import passed_sockets as passed_sockets
 from rioecho._server.notify import WakePipe
 from rioecho._server.tasks import Task, WaitGroup
 from rioecho._server.udp import UdpEcho, udp_sockets
