@@ -1,6 +1,6 @@
-"""A load test of an echo server as data: a Plan, run(), a Result.
+"""The load test of an echo server as a function: run() takes a Plan and returns a Result.
 
-No printing and no arguments here: those are the command's. What is sent, and how it is timed, is in _load.
+This module prints nothing; the command is in cli/bench.py. The load itself is in _load.
 """
 
 from __future__ import annotations
@@ -37,23 +37,24 @@ __all__ = [
     "run",
 ]
 
-#: The client's errors are the load test's too: the test did not come to its end, and ``result`` is what was measured
-#: until then. These are their older names.
+#: Older names of the errors. The load test raises those of the client: the test failed, and ``result`` is what was
+#: measured before.
 BenchError, WrongEcho, ConnectionLost = EchoError, WrongEchoError, EchoLostError
 
 
 class Stalled(EchoError, TimeoutError):
-    """Nothing came back for ``stall_timeout`` seconds, though ``missing`` messages should have. An OSError."""
+    """No byte was received for ``stall_timeout`` seconds while ``missing`` messages were in flight. An OSError."""
 
     def __init__(self, seconds: float, missing: int) -> None:
         TimeoutError.__init__(
             self, errno.ETIMEDOUT, f"nothing came back for {seconds:g} s, and {missing} messages are missing"
         )
+        #: The number of messages in flight.
         self.missing = missing
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while the test ran; ``result`` is what was measured until then."""
+    """Ctrl-C during the test. ``result`` is what was measured before."""
 
     result: Result
 
@@ -65,12 +66,16 @@ def run(
     *,
     stop: threading.Event | None = None,
 ) -> Result:
-    """Run the test, in threads of its own; this one waits and calls ``on_progress`` every ``every`` seconds.
+    """Run a load test and return its result.
 
-    The last call comes when all is over; what ``on_progress`` raises ends the test too. ``stop``: set it, from any
-    thread, and the test ends early; what has been measured is returned. Raises OSError that names the target, its class
-    and errno kept, when a connection cannot be had; WrongEchoError, EchoLostError or Stalled, with the result so far,
-    when the test breaks off; Interrupted on Ctrl-C. Nothing is left open, and no thread running.
+    The load runs in ``plan.threads`` threads of its own, while this thread waits and calls ``on_progress`` every
+    ``every`` seconds, and a last time at the end. An exception of ``on_progress`` ends the test and is raised. ``stop``
+    may be set in any thread: the test then ends early, and the result of the time measured so far is returned.
+
+    Raises ``OSError`` that names the target, with the class and errno of the system's error, if a connection cannot be
+    established; ``WrongEchoError``, ``EchoLostError`` or ``Stalled``, with the result so far in ``result``, if the test
+    fails; ``Interrupted`` on Ctrl-C; ``ValueError`` or ``TypeError`` for an invalid ``every``. In every case the
+    connections are closed and the threads have ended.
     """
     check_number("every", every, MAX_SECONDS)
     sockets: list[socket.socket] = []
@@ -88,12 +93,12 @@ def run(
 
 
 def _connect(plan: Plan, sockets: list[socket.socket]) -> None:
-    """Make the connections and append them; the caller closes them."""
+    """Establish the connections and append them to ``sockets``. The caller closes them."""
     where: Any = parse_target(plan.target)
     for _ in range(plan.connections):
         sock = dial(*where, timeout=plan.connect_timeout)
         if not sockets and len(where) == 2:
-            # The others go to the same address, and the name is looked up once.
+            # Use the same address for all others, so that the name is looked up once.
             with contextlib.suppress(OSError):
                 host, port = socket.getnameinfo(sock.getpeername(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
                 where = host, int(port)
@@ -101,7 +106,7 @@ def _connect(plan: Plan, sockets: list[socket.socket]) -> None:
 
 
 def _error(plan: Plan, outcome: Outcome) -> EchoError | Interrupted:
-    """Return the error that an outcome is; raise OSError where the system failed."""
+    """Return the error of an outcome. Raises OSError for a system error."""
     match outcome.kind:
         case "wrong echo":
             return WrongEchoError(outcome.number, outcome.connection)

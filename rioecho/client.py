@@ -1,6 +1,6 @@
-"""The echo client: what is sent must come back, byte for byte, and is counted until it has.
+"""The echo client: it sends data, compares the echo byte for byte, and bounds the number of bytes in flight.
 
-No printing and no arguments here: those are the command's (cli/client.py).
+This module prints nothing; the command is in cli/client.py.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
 
     from rioecho._load.result import Result
 
-#: Bytes that may be in flight (sent and not yet back) while a whole line is among them.
+#: Maximum number of bytes in flight (sent and not yet echoed) while they include a whole line.
 WINDOW = 1 << 20
-#: Bytes that may be in flight at all. A server that returns whole lines says nothing before the newline, so a line
-#: that is longer than the window must be let out.
+#: Maximum number of bytes in flight in any case. A server that echoes whole lines sends nothing before the newline, so
+#: a line longer than the window must still be sent.
 LIMIT = 1 << 23
 CHUNK = 1 << 16
-#: Seconds without any progress before ``on_wait`` is called.
+#: Seconds without progress before ``on_wait`` is called.
 PATIENCE = 5.0
 
 
 class EchoError(Exception):
-    """What an echo server did wrong. ``result`` is what a load test had measured by then; a client's has none."""
+    """An error of an echo server. Raised by a load test, it has a ``result``: what was measured before."""
 
     result: Result
 
 
 class WrongEchoError(EchoError):
-    """The byte at ``offset`` of the stream is not what was sent, on ``connection`` of a load test (None: a client)."""
+    """The byte at ``offset`` of the received stream differs from what was sent."""
 
     def __init__(self, offset: int, connection: int | None = None) -> None:
         where = "" if connection is None else f"on connection {connection} "
         super().__init__(f"wrong echo: {where}the byte at offset {offset} is not what was sent")
-        #: Counted from the stream's first byte, 0.
+        #: The offset in bytes, from 0.
         self.offset = offset
-        #: Counted from 0.
+        #: The number of the load test's connection, from 0; None for a client.
         self.connection = connection
 
 
 class EchoLostError(EchoError, ConnectionError):
-    """The server closed or reset the connection, and ``missing`` bytes did not come back."""
+    """The server closed or reset the connection, and ``missing`` bytes were not echoed. An OSError."""
 
     def __init__(self, missing: int, connection: int | None = None, number: int = 0) -> None:
         if connection is None:
@@ -59,19 +59,20 @@ class EchoLostError(EchoError, ConnectionError):
         else:
             how = f"connection {connection} was closed by the server"
         ConnectionError.__init__(self, number or errno.ECONNRESET, f"{how}; {missing} bytes did not come back")
+        #: The number of bytes sent and not echoed.
         self.missing = missing
-        #: Counted from 0; None for a client.
+        #: The number of the load test's connection, from 0; None for a client.
         self.connection = connection
 
 
 class EchoChecker:
-    """The bytes in flight: what has been sent and has not come back, in order. Its memory is a multiple of theirs."""
+    """The bytes in flight, in order: those sent and not yet echoed. Its memory is proportional to their number."""
 
     def __init__(self) -> None:
-        # One object for all: a deletion at its beginning moves nothing, and pieces of one byte cost one byte.
+        # One bytearray for all bytes: deleting at its beginning moves nothing, and a piece of one byte costs one byte.
         self._expected = bytearray()
         self._newlines = 0
-        #: How many bytes have come back.
+        #: The number of bytes echoed.
         self.echoed = 0
 
     @property
@@ -81,19 +82,22 @@ class EchoChecker:
 
     @property
     def room(self) -> int:
-        """The number of bytes that may be sent now; 0 if the server has to answer first."""
+        """The number of bytes that may be sent now; 0 if the server must echo something first."""
         if not self._newlines:
             return LIMIT - len(self._expected)
         room = WINDOW - len(self._expected)
-        return room if room >= CHUNK else 0  # no small pieces because the server's are small
+        return room if room >= CHUNK else 0  # send large pieces even if the server's are small
 
     def sent(self, data: bytes) -> None:
-        """Expect these bytes next."""
+        """Add bytes that were sent, or are about to be."""
         self._expected += data
         self._newlines += data.count(b"\n")
 
     def received(self, data: bytes) -> int:
-        """Compare with what was sent; return the number of bytes before the first wrong one, ``len(data)`` if none."""
+        """Compare received bytes with those sent; return the number of bytes before the first wrong one.
+
+        The correct bytes are no longer in flight. If all are correct, the result is ``len(data)``.
+        """
         n = len(data)
         if not self._expected.startswith(data):
             pairs = enumerate(zip(data, self._expected, strict=False))
@@ -105,9 +109,9 @@ class EchoChecker:
 
 
 def dial(host: str, port: int | None = None, *, timeout: float | None = None) -> socket.socket:
-    """Connect to an echo server, by TCP or, without a port, to the unix socket of this path; return the socket.
+    """Connect to an echo server by TCP, or to the unix socket ``host`` if there is no port; return the socket.
 
-    As ``rioecho.connect()`` does it, errors included.
+    The caller owns the socket. ``timeout`` and the errors are those of ``rioecho.connect()``.
     """
     rio = connect(host, timeout=timeout) if port is None else connect(host, port, timeout=timeout)
     sock: socket.socket = rio.detach()[0]
@@ -115,15 +119,18 @@ def dial(host: str, port: int | None = None, *, timeout: float | None = None) ->
 
 
 def pump(sock: socket.socket, source: int, sink: int, *, on_wait: Callable[[int], object] | None = None) -> int:
-    """Send all of ``source`` to an echo server and write what comes back to ``sink``; return the number of bytes.
+    """Send all data of ``source`` to an echo server, write the echo to ``sink``, and return its number of bytes.
 
-    Reading, sending and receiving go on side by side, so that neither side waits for the other, and what is in flight
-    is bounded: by WINDOW bytes while a whole line is, by LIMIT bytes in any case. Beyond that nothing is read from
-    ``source`` until something has come back; a server that waits for the end of a longer line, or never answers, is
-    waited for without end. ``on_wait`` is then called, once, with the number of bytes in flight.
+    ``source`` and ``sink`` are file descriptors; the caller owns them and the socket. Sending and receiving happen at
+    the same time, so they cannot deadlock, and the number of bytes in flight is bounded: by WINDOW while they include a
+    whole line, by LIMIT in any case. At the bound nothing is read from ``source`` until the server has echoed
+    something. A server that waits for the end of a longer line, or never answers, therefore blocks the call
+    indefinitely; ``on_wait`` is called once, with the number of bytes in flight, after PATIENCE seconds without
+    progress at the bound.
 
-    At the end of the source the connection is half closed and the rest awaited. Raises WrongEchoError, EchoLostError
-    and the OSError of what failed; all that had come back right by then has been written.
+    At EOF of ``source`` the connection is half-closed and the remaining echo is received. Raises ``WrongEchoError``,
+    ``EchoLostError``, or ``OSError`` if reading or writing fails. The correct bytes received before an error have been
+    written to ``sink``, unless writing failed.
     """
     rio = Rio(sock)
     out = Rio(sink, timeout=None)
@@ -139,7 +146,7 @@ def pump(sock: socket.socket, source: int, sink: int, *, on_wait: Callable[[int]
         if not ready and on_wait is not None:
             on_wait(checker.in_flight)
             on_wait = None
-        # What has come back is taken first: sending may find that the connection has gone.
+        # Receive first: sending may fail because the connection was reset.
         if ready.get(sock.fileno(), 0) & ~select.POLLOUT:
             data = rio.read1(CHUNK)
             if not data:
@@ -156,7 +163,7 @@ def pump(sock: socket.socket, source: int, sink: int, *, on_wait: Callable[[int]
             unsent = memoryview(data)
             at_end = not data
             if at_end:
-                with contextlib.suppress(OSError):  # the connection has gone: reading will say how
+                with contextlib.suppress(OSError):  # the connection was reset: the next read reports it
                     sock.shutdown(socket.SHUT_WR)
         if unsent:
             try:
@@ -165,12 +172,12 @@ def pump(sock: socket.socket, source: int, sink: int, *, on_wait: Callable[[int]
             except BlockingIOError as error:
                 unsent = unsent[error.characters_written :]
             except (BrokenPipeError, ConnectionResetError):
-                unsent = memoryview(b"")  # nobody takes it; go on reading to what came before the break
+                unsent = memoryview(b"")  # continue to read the echoes received before the reset
                 at_end = True
 
 
 def _wait(wanted: dict[int, int], timeout: float | None) -> dict[int, int]:
-    """Wait until one of the descriptors is ready; return the events of each that is, none when the time is over."""
+    """Wait up to ``timeout`` seconds for one of the descriptors; return the events of those that are ready."""
     poller = select.poll()
     for fd, events in wanted.items():
         poller.register(fd, events)

@@ -1,8 +1,8 @@
-# One connection of a load loop: what it knows, and the steps it takes; see _load/loop.pyx for the loop itself.
+# One connection of a load loop: its state and its steps. The loop itself is in _load/loop.pyx.
 #
-# Nothing that was sent is kept. All messages are a cycle that lies in memory once, for every connection and thread,
-# with its beginning again behind its end: a connection's next bytes out, and the next that have to come in, are a place
-# in it. So there is nothing to put together before a send, and one memcmp checks all that a recv brought.
+# Sent data is not stored. All messages form one cycle in memory, shared by every connection and thread, and the first
+# bytes of the cycle are repeated after its end. The next bytes that a connection sends, and the next that it expects,
+# are therefore a place in the cycle: a send needs no assembly, and one memcmp checks everything that a recv returned.
 
 from libc.errno cimport EINTR, ENOBUFS
 from libc.stdint cimport int64_t, uint64_t
@@ -15,44 +15,44 @@ from rioecho._core.posix cimport POLLIN, POLLOUT, rio_add_relaxed, rio_assert, r
 
 
 cdef enum:
-    CHUNK = 1 << 16       # bytes for one send or recv at most
-    LATER = 1 << 12       # after looking at more bytes than these the clock is read again
+    CHUNK = 1 << 16       # maximum number of bytes of one send or recv
+    LATER = 1 << 12       # the clock is read again after checking more bytes than this
 
 
 cdef enum phase:
     SENDING
-    DRAINING              # only what has been begun is sent to its end; all that is under way is awaited
+    DRAINING              # only messages already begun are sent; waiting for everything in flight
     OVER
 
 
 cdef enum outcome:
     DONE
-    WRONG                 # a byte is not what was sent; number: its offset in the connection's stream
-    LOST                  # the connection ended; number: how many bytes did not come back
-    STALLED               # nothing came for too long; number: how many messages did not come back
-    FAILED                # the poller did: err
+    WRONG                 # a byte differs from what was sent; number: its offset in the connection's stream
+    LOST                  # the connection was closed or reset; number: bytes sent and not echoed
+    STALLED               # no byte was received within the timeout; number: messages not echoed
+    FAILED                # the poller failed: err
 
 
 cdef struct sent_t:
     int64_t when
-    uint64_t n            # messages that began to go then
+    uint64_t n            # messages whose first byte was sent then
 
 
 cdef struct load_conn:
     rio_fd f
-    bint blocked          # the kernel took no more: waiting for POLLOUT
-    bint broken           # sending failed; reading will say how
+    bint blocked          # the socket buffer is full: waiting for POLLOUT
+    bint broken           # sending failed; the next read reports the reason
     size_t out            # place in the cycle of the next byte to send
-    size_t inp            # and of the next to come
-    size_t out_part       # bytes that have gone of a message that is not complete
-    size_t inp_part       # bytes that have come of one
+    size_t inp            # place in the cycle of the next byte to receive
+    size_t out_part       # bytes sent of an incomplete message
+    size_t inp_part       # bytes received of an incomplete message
     uint64_t unsent       # bytes that may be sent now
     uint64_t bytes_out
     uint64_t bytes_in
-    uint64_t back         # messages that have come back
-    uint64_t in_flight    # messages that may be sent or have been, and are not back
-    uint64_t owed         # messages that are due and wait for others to come back
-    sent_t *sent          # a ring: when the messages under way went. Those of one send share an entry
+    uint64_t back         # messages echoed
+    uint64_t in_flight    # messages sent, or released for sending, and not yet echoed
+    uint64_t owed         # messages that are due and wait for room in the pipeline
+    sent_t *sent          # a ring: when the messages in flight were sent. The messages of one send share an entry
     size_t first
     size_t entries
 
@@ -64,31 +64,31 @@ cdef struct load_t:
     const char *cycle
     size_t length         # of the cycle
     size_t size           # of a message
-    uint64_t pipeline     # messages in flight on a connection, at most
-    double interval       # nanoseconds from one message of the loop to the next; 0: as fast as they come back
+    uint64_t pipeline     # maximum number of messages in flight on a connection
+    double interval       # nanoseconds from one message of the loop to the next; 0: closed loop
     uint64_t issued       # messages that have become due
-    int64_t start         # of the schedule
-    int64_t begin         # of what is measured
-    int64_t end
-    int64_t last          # something came, or nothing was awaited
-    int64_t stall         # nanoseconds
+    int64_t start         # of the schedule, on the monotonic clock, as all times here
+    int64_t begin         # of the measurement
+    int64_t end           # of the measurement
+    int64_t last          # when a byte was last received, or nothing was in flight
+    int64_t stall         # timeout in nanoseconds
     phase phase
     outcome outcome
-    size_t culprit        # index of the connection that WRONG and LOST are about
+    size_t culprit        # index of the connection of WRONG and LOST
     uint64_t number
     int err
-    char *area            # CHUNK bytes, for what comes
+    char *area            # CHUNK bytes, to receive into
     hist_t *since_sent
-    hist_t *since_due     # the same one where there is no schedule
-    int64_t used          # nanoseconds of processor time
+    hist_t *since_due     # the same histogram if there is no schedule
+    int64_t used          # processor time in nanoseconds
     int64_t lasted        # nanoseconds
-    int wake_fd           # of a thread of its own: gets a byte at the end
+    int wake_fd           # gets a byte at the end, if the loop has a thread of its own
     # Read by other threads at any time:
     int ended
-    uint64_t measured     # messages that came back between begin and end
-    uint64_t echoed       # all that came back
+    uint64_t measured     # messages echoed between begin and end
+    uint64_t echoed       # all messages echoed
     uint64_t in_flight
-    int stopping          # how often it has been asked for
+    int stopping          # number of calls of stop(), at most 2
 
 
 cdef inline void load_fail(load_t *l, outcome why, load_conn *c, uint64_t number, int err) noexcept nogil:
@@ -100,7 +100,7 @@ cdef inline void load_fail(load_t *l, outcome why, load_conn *c, uint64_t number
 
 
 cdef inline size_t load_onward(const load_t *l, size_t place, size_t n) noexcept nogil:
-    """n bytes further on in the cycle (n <= CHUNK)."""
+    """Return the place in the cycle that is n bytes after a place (n <= CHUNK)."""
     rio_assert(place < l.length and n <= CHUNK)
     place += n
     if place >= l.length:
@@ -109,7 +109,7 @@ cdef inline size_t load_onward(const load_t *l, size_t place, size_t n) noexcept
 
 
 cdef inline int64_t load_due(const load_t *l, const load_conn *c, uint64_t k) noexcept nogil:
-    """When the k-th message of a connection is: the connections take turns."""
+    """Return the scheduled time of the k-th message of a connection: the connections alternate."""
     return l.start + <int64_t>(<double>(k * l.n + <uint64_t>(c - l.conns)) * l.interval)
 
 
@@ -126,7 +126,7 @@ cdef inline void conn_watch(load_t *l, load_conn *c, bint blocked) noexcept nogi
 
 
 cdef inline void conn_note_sent(load_t *l, load_conn *c, size_t n, int64_t now) noexcept nogil:
-    """Of n bytes that went: remember when the messages began that begin in them."""
+    """Store the time for the messages whose first byte is among n bytes just sent."""
     cdef size_t reached = c.out_part + n
     cdef size_t begun = reached // l.size
     cdef size_t rest = reached - begun * l.size
@@ -138,7 +138,7 @@ cdef inline void conn_note_sent(load_t *l, load_conn *c, size_t n, int64_t now) 
     place = c.first + c.entries
     if place >= l.pipeline:
         place -= l.pipeline
-    # No more entries than messages in flight, so the ring has room.
+    # There are at most as many entries as messages in flight, so the ring has room.
     rio_assert(c.first < l.pipeline and c.entries < l.pipeline and c.in_flight <= l.pipeline)
     c.sent[place].when = now
     c.sent[place].n = begun
@@ -146,7 +146,7 @@ cdef inline void conn_note_sent(load_t *l, load_conn *c, size_t n, int64_t now) 
 
 
 cdef inline void conn_send_pending(load_t *l, load_conn *c, int64_t now) noexcept nogil:
-    """Send what may be sent, as far as the kernel takes it."""
+    """Send the bytes that may be sent, until the socket buffer is full."""
     cdef bint blocked = False
     cdef size_t want
     cdef ssize_t n
@@ -158,7 +158,7 @@ cdef inline void conn_send_pending(load_t *l, load_conn *c, int64_t now) noexcep
             if err == EINTR:
                 continue
             if not would_block(err) and err != ENOBUFS:
-                c.broken = True   # what came back before that is still there to be read, and then the reason
+                c.broken = True   # the echoes received before can still be read, and then the error
                 c.unsent = 0
                 break
             n = 0
@@ -173,7 +173,7 @@ cdef inline void conn_send_pending(load_t *l, load_conn *c, int64_t now) noexcep
 
 
 cdef inline void conn_fill_window(load_t *l, load_conn *c, int64_t now) noexcept nogil:
-    """Let as many messages go as there is room for under way and, with a schedule, as are due."""
+    """Send as many messages as the pipeline has room for and, with a schedule, at most those that are due."""
     cdef uint64_t room = l.pipeline - c.in_flight
     rio_assert(c.in_flight <= l.pipeline)
     if l.phase != SENDING or now >= l.end or c.broken:
@@ -195,7 +195,7 @@ cdef inline void conn_fill_window(load_t *l, load_conn *c, int64_t now) noexcept
 
 
 cdef inline void conn_count_back(load_t *l, load_conn *c, uint64_t n, int64_t now) noexcept nogil:
-    """Count n messages that have come back."""
+    """Count n echoed messages and record their latencies."""
     cdef sent_t *oldest
     cdef uint64_t left = n, some, k
     rio_assert(n <= c.in_flight and n <= l.in_flight)
@@ -224,7 +224,7 @@ cdef inline void conn_count_back(load_t *l, load_conn *c, uint64_t n, int64_t no
 
 
 cdef inline void conn_wrong(load_t *l, load_conn *c, size_t n) noexcept nogil:
-    """Find the first byte of n that differs, or is one too many."""
+    """Find the first of n bytes that differs from what was sent, or was never sent, and fail the load."""
     cdef size_t i = 0
     while i < n and c.bytes_in + i < c.bytes_out and l.area[i] == l.cycle[c.inp + i]:
         i += 1
@@ -232,7 +232,7 @@ cdef inline void conn_wrong(load_t *l, load_conn *c, size_t n) noexcept nogil:
 
 
 cdef inline void conn_receive(load_t *l, load_conn *c) noexcept nogil:
-    """One recv, checked and counted; then the next messages go."""
+    """Receive once, check and count the bytes, and send the next messages."""
     cdef int err = 0
     cdef ssize_t got = fd_read(&c.f, l.area, CHUNK, &err)
     cdef size_t n = <size_t>got

@@ -1,9 +1,10 @@
-# Latencies in memory that does not grow: counts of values of three significant digits, 1 ns to 1 hour.
+# A histogram of latencies in constant memory: counts of values from 1 ns to 1 hour, to three significant digits.
 #
-# The layout is HdrHistogram's (G. Tene, hdrhistogram.org). The first 2048 counts are for the values 0..2047, one each;
-# every further 1024 are for values of the next power of two, each count for twice as many values as in those before.
+# The layout is that of HdrHistogram (G. Tene, hdrhistogram.org). The first 2048 counts are for the values 0 to 2047,
+# one value each. Every further 1024 counts are for the values up to the next power of two; each of them covers twice
+# as many values as a count of the block before.
 #
-# One thread records. Others may read at any time: each number by itself is whole, and was true a moment ago.
+# One thread records. Other threads may read at any time: they see each number whole, but not all numbers at one time.
 
 from cpython.mem cimport PyMem_RawCalloc
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
@@ -13,20 +14,20 @@ from rioecho._core.posix cimport rio_add_relaxed, rio_assert, rio_bit_length, ri
 
 cdef enum:
     HALF_BITS = 10
-    HALF = 1 << HALF_BITS        # 1024: the least for three digits
-    BUCKETS = 32                 # powers of two: 2048 << 31 is above an hour
+    HALF = 1 << HALF_BITS        # 1024: the minimum for three digits
+    BUCKETS = 32                 # powers of two: 2048 << 31 ns is more than an hour
     HIST_LEN = (BUCKETS + 1) * HALF
 
 
 cdef struct hist_t:
     uint64_t counts[HIST_LEN]
-    uint64_t sum                 # of the values, modulo 2**64
+    uint64_t sum                 # of the values in nanoseconds, modulo 2**64
     uint64_t max
-    uint64_t min                 # UINT64_MAX: nothing is recorded
+    uint64_t min                 # UINT64_MAX: the histogram is empty
 
 
 cdef inline hist_t *hist_new() except NULL:
-    """An empty one, for the caller to free with PyMem_RawFree."""
+    """Return an empty histogram. The caller frees it with PyMem_RawFree. Raises MemoryError."""
     cdef hist_t *h = <hist_t *>PyMem_RawCalloc(1, sizeof(hist_t))
     if h == NULL:
         raise MemoryError
@@ -42,7 +43,7 @@ cdef inline size_t hist_index(uint64_t value) noexcept nogil:
 
 
 cdef inline uint64_t hist_lowest(size_t index) noexcept nogil:
-    """The lowest value that is counted there; that of the next index is one more than the highest."""
+    """Return the lowest value counted at an index; that of the next index is the highest value plus one."""
     cdef size_t bucket = index >> HALF_BITS
     rio_assert(index <= HIST_LEN)
     if bucket == 0:
@@ -55,7 +56,7 @@ cdef inline uint64_t hist_highest(size_t index) noexcept nogil:
 
 
 cdef inline void hist_record_row(hist_t *h, uint64_t high, uint64_t low, uint64_t n) noexcept nogil:
-    """Count n values that are evenly spaced from high down to low, which are counted at the same place."""
+    """Count n values evenly spaced from high down to low; both have the same index."""
     rio_assert(hist_index(high) < HIST_LEN and hist_index(low) == hist_index(high) and low <= high)
     rio_add_relaxed(&h.counts[hist_index(high)], n)
     rio_add_relaxed(&h.sum, low * n + (high - low) * n // 2)
@@ -66,13 +67,13 @@ cdef inline void hist_record_row(hist_t *h, uint64_t high, uint64_t low, uint64_
 
 
 cdef inline void hist_record(hist_t *h, int64_t nanoseconds, uint64_t n) noexcept nogil:
-    """Count a value n times; a negative one, of clocks that were read in another order, as 0."""
+    """Count a value n times. A negative value, the result of clock readings in another order, counts as 0."""
     cdef uint64_t value = <uint64_t>max(nanoseconds, <int64_t>0)
     hist_record_row(h, value, value, n)
 
 
 cdef inline void hist_add(hist_t *to, const hist_t *h) noexcept nogil:
-    """Add what another has recorded, while it may go on recording."""
+    """Add the counts of another histogram, which may be recorded into at the same time."""
     cdef size_t i
     for i in range(<size_t>HIST_LEN):
         to.counts[i] += rio_load_relaxed(&h.counts[i])

@@ -1,4 +1,4 @@
-# The types of Histogram. What it promises is said in its docstrings, in _load/histogram.pyx.
+# The types of Histogram. Its contract is in its docstrings, in _load/histogram.pyx.
 
 from typing import ClassVar, final
 

@@ -1,4 +1,4 @@
-"""What was measured, as counts of latencies: percentiles, mean and classes for a picture, in microseconds."""
+"""The histogram of latencies: counts, percentiles, mean, and classes for a plot, in microseconds."""
 
 cimport cython
 from cpython.mem cimport PyMem_RawFree
@@ -14,19 +14,19 @@ cdef inline double microseconds(uint64_t nanoseconds) noexcept nogil:
 
 
 cdef inline double middle(size_t index) noexcept nogil:
-    """The value that stands for all of those that are counted there, in nanoseconds."""
+    """Return the midpoint of the values counted at an index, in nanoseconds."""
     return (<double>hist_lowest(index) + <double>hist_highest(index)) / 2
 
 
 @cython.final
 cdef class Histogram:
-    """Latencies in microseconds, as floats: three significant digits up to an hour; count, min and max exact, and the
-    mean too unless the sum is beyond 2**64 ns.
+    """A histogram of latencies in microseconds (floats), to three significant digits, up to one hour.
 
-    Its size is constant, about 270 KB. Where nothing is recorded every answer is 0.0, and every list is empty.
+    ``count``, ``min`` and ``max`` are exact; ``mean`` is exact unless the sum exceeds 2**64 ns. The size is constant,
+    about 270 KB. For an empty histogram every value is 0.0 and every list is empty.
     """
 
-    #: As HdrHistogram calls them.
+    #: HdrHistogram's names.
     BUCKETS = HIST_LEN // HALF - 1
     SUB_BUCKETS = 2 * HALF
 
@@ -37,25 +37,26 @@ cdef class Histogram:
         PyMem_RawFree(self.h)
 
     cdef void take(self, const hist_t *h) noexcept:
-        """Add what was recorded there until now."""
+        """Add the counts recorded in h so far."""
         with nogil:
             hist_add(self.h, h)
 
     def record(self, double us, uint64_t n=1):
-        """Count a latency of so many microseconds, 0 or more, n times."""
+        """Count a latency of ``us`` microseconds ``n`` times. Raises ValueError if it is negative or too large."""
         if not 0 <= us < 1e15:
             raise ValueError(f"a latency is 0 or more microseconds, not {us!r}")
         if n:
             hist_record(self.h, <int64_t>floor(us * 1000 + 0.5), n)
 
     def add(self, Histogram other not None):
-        """Count all that the other has counted too."""
+        """Add the counts of another histogram."""
         self.take(other.h)
 
     def since(self, Histogram earlier not None):
-        """Return a new one, of what has been counted since an earlier state of this one; ValueError for another.
+        """Return a new histogram of the latencies counted since ``earlier``, an earlier state of this histogram.
 
-        Its min and max are to three digits.
+        Its ``min`` and ``max`` are exact only to three digits. Raises ValueError if ``earlier`` has counts that this
+        histogram does not have.
         """
         cdef Histogram new = Histogram()
         cdef size_t i
@@ -71,7 +72,7 @@ cdef class Histogram:
 
     @property
     def count(self):
-        """How many latencies have been counted."""
+        """The number of latencies counted."""
         cdef uint64_t total = 0
         cdef size_t i
         for i in range(<size_t>HIST_LEN):
@@ -80,7 +81,7 @@ cdef class Histogram:
 
     @property
     def mean(self):
-        """The sum divided by the count."""
+        """The arithmetic mean."""
         cdef double about = 0
         cdef uint64_t total = 0
         cdef size_t i
@@ -90,23 +91,24 @@ cdef class Histogram:
                 about += middle(i) * <double>self.h.counts[i]
         if not total:
             return 0.0
-        # A backlog's ages can add up to more than 64 bits hold; how often they went over, the middle values tell.
+        # The sum may wrap, because a backlog of messages has many large ages. Recover the number of wraps from the
+        # midpoints.
         about = max(floor((about - <double>self.h.sum) / WRAP + 0.5), 0.0)
         return (<double>self.h.sum + about * WRAP) / 1000 / <double>total
 
     @property
     def min(self):
-        """The lowest."""
+        """The lowest latency."""
         return 0.0 if self.h.min == UINT64_MAX else microseconds(self.h.min)
 
     @property
     def max(self):
-        """The highest."""
+        """The highest latency."""
         return microseconds(self.h.max)
 
     @property
     def stddev(self):
-        """The standard deviation, to three digits: of the counts' middle values."""
+        """The standard deviation of the midpoints of the counts, to three digits."""
         cdef double mean, value, squares = 0
         cdef uint64_t total = 0
         cdef size_t i
@@ -119,13 +121,13 @@ cdef class Histogram:
         return sqrt(squares / <double>total) / 1000 if total else 0.0
 
     cdef size_t index_of(self, double p) except? 0:
-        """Where the value is that p percent of the values do not exceed."""
+        """Return the index of the value that p percent of the values do not exceed."""
         cdef uint64_t total, wanted, so_far = 0
         cdef size_t i
         if not 0 <= p <= 100:
             raise ValueError(f"a percentile is 0 to 100, not {p!r}")
         total = self.count
-        # As HdrHistogram does it: 99.9 percent of 1000 values are 999, whatever 99.9 is in binary.
+        # As in HdrHistogram: 99.9 percent of 1000 values are 999, although 99.9 is not exact in binary.
         wanted = <uint64_t>ceil(max(nextafter(p, -1.0), 0.0) * <double>total / 100)
         wanted = min(max(wanted, <uint64_t>1), total)
         for i in range(<size_t>HIST_LEN):
@@ -135,14 +137,19 @@ cdef class Histogram:
         return HIST_LEN - 1
 
     def percentile(self, double p):
-        """The latency that p percent (0 to 100) of the messages did not exceed, as HdrHistogram defines it: the highest
-        value that is counted with it, but never more than the maximum."""
+        """Return the latency that p percent of the messages did not exceed, as HdrHistogram defines it.
+
+        This is the highest value with the same count, or the maximum if that is lower. Raises ValueError unless p is 0
+        to 100.
+        """
         cdef size_t index = self.index_of(p)
         return microseconds(min(hist_highest(index), self.h.max))
 
     def buckets(self, Py_ssize_t n):
-        """At most n classes (low, high, count) from min to max, without a gap, each as wide as the others on a
-        logarithmic scale."""
+        """Return at most n classes ``(low, high, count)`` that cover min to max without a gap.
+
+        All classes have the same width on a logarithmic scale. Raises ValueError if n is less than 1.
+        """
         cdef double low, high, step
         cdef size_t i
         cdef Py_ssize_t place
@@ -163,10 +170,10 @@ cdef class Histogram:
         return [(edges[place], edges[place + 1], counts[place]) for place in range(n)]
 
     def percentiles(self, int ticks_per_half=5):
-        """The curve of latency by percentile: a list of (latency, percentile, how many messages up to there).
+        """Return the curve of latency by percentile: a list of ``(latency, percentile, number of messages so far)``.
 
-        The steps are HdrHistogram's, so many for each half of what is left up to 100 percent. The last one is
-        (max, 100.0, count).
+        The steps are those of HdrHistogram: ``ticks_per_half`` for each half of the distance that remains to 100
+        percent. The last point is ``(max, 100.0, count)``. Raises ValueError if ``ticks_per_half`` is less than 1.
         """
         cdef double level = 0, step
         cdef uint64_t total, so_far = 0
@@ -182,7 +189,7 @@ cdef class Histogram:
             while so_far < total and level < 100 and 100.0 * <double>so_far / <double>total >= level:
                 curve.append((microseconds(min(hist_highest(i), self.h.max)), level, so_far))
                 step = 100 / (ticks_per_half * pow(2, floor(log2(100 / (100 - level))) + 1))
-                # Of more than 1e15 the next step may be smaller than what a double can go.
+                # Beyond 1e15 messages the next step may be smaller than the precision of a double.
                 level = max(level + step, nextafter(level, 100.0))
         if total:
             curve.append((self.max, 100.0, total))

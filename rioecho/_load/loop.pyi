@@ -1,4 +1,4 @@
-# The types of LoadLoop. What it promises is said in its docstrings, in _load/loop.pyx.
+# The types of LoadLoop. Its contract is in its docstrings, in _load/loop.pyx.
 
 from collections.abc import Iterable
 from typing import ClassVar, Literal, final

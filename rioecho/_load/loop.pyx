@@ -1,8 +1,8 @@
-"""Load on an echo server by one thread: many connections, every byte checked, every message timed, without the GIL.
+"""The load that one thread puts on an echo server: many connections, every byte checked, every message timed, no GIL.
 
-In a closed loop each connection has `pipeline` messages under way, and sends another for each that comes back. With a
-rate the messages have a schedule, whatever the server does: what a slow answer keeps from being sent in time was due
-all the same, and its latency counts from then ("coordinated omission", G. Tene).
+In a closed loop each connection keeps ``pipeline`` messages in flight and sends another for each echo. In an open loop
+(with a rate) the messages have a fixed schedule, whatever the server does. A message that cannot be sent on time,
+because earlier echoes are late, counts from its scheduled time. This corrects for coordinated omission (G. Tene).
 """
 
 cimport cython
@@ -60,21 +60,21 @@ from rioecho._core.posix cimport (
 )
 
 cdef enum:
-    LOOK_UP = 20_000_000          # nanoseconds between two looks at `stopping`, at most
-    FAREWELL = 1_000_000_000      # a loop that was stopped waits no longer for anything to come back
-    MESSAGES = 251                # in the cycle, if they are not so large; a prime: no buffer has a multiple of it
-    CYCLE_MAX = 1 << 22           # bytes, then
+    LOOK_UP = 20_000_000          # maximum time in nanoseconds between two checks of `stopping`
+    FAREWELL = 1_000_000_000      # nanoseconds for which a stopped loop waits for the next byte of an echo
+    MESSAGES = 251                # in the cycle, unless they are large; a prime, so that no buffer holds a multiple
+    CYCLE_MAX = 1 << 22           # maximum size in bytes of a cycle of large messages
 
 
 cdef bytes LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-cdef double MIN_RATE = 2.0 ** -31   # of a loop: the clock holds the time of its next message, in 68 years
+cdef double MIN_RATE = 2.0 ** -31   # of a loop: one message in 68 years, a time that the clock can hold
 
 
 # ---- the loop
 
 
 cdef void load_schedule_due(load_t *l, int64_t now) noexcept nogil:
-    """Let go what has become due."""
+    """Release the messages that have become due, and send those that the pipeline has room for."""
     cdef double passed = <double>(now - l.start) / l.interval
     cdef uint64_t reached, i, n
     cdef load_conn *c
@@ -83,7 +83,7 @@ cdef void load_schedule_due(load_t *l, int64_t now) noexcept nogil:
     reached = <uint64_t>passed + 1
     if reached <= l.issued:
         return
-    # Several rounds at once where it is late.
+    # A late loop does several rounds at once.
     n = reached - l.issued
     for i in range(min(n, <uint64_t>l.n)):
         c = &l.conns[(l.issued + i) % l.n]
@@ -93,7 +93,7 @@ cdef void load_schedule_due(load_t *l, int64_t now) noexcept nogil:
 
 
 cdef int load_wait(load_t *l, ready_t *ready, int64_t now, int *err) noexcept nogil:
-    """poller_wait, until it is time for something else."""
+    """Call poller_wait until the next message is due, the measurement ends or `stopping` must be checked."""
     cdef int64_t until = now + LOOK_UP
     cdef int64_t left
     cdef int n
@@ -107,7 +107,7 @@ cdef int load_wait(load_t *l, ready_t *ready, int64_t now, int *err) noexcept no
                 return n
             if l.poller.epoll < 0:
                 return poller_wait(&l.poller, ready, <int>(left // 1_000_000), err)
-            # A millisecond, epoll_wait's unit, is long beside a message's latency.
+            # A millisecond, the unit of epoll_wait, is long compared with the latency of a message.
             rio_wait_ns(l.poller.epoll, left)
             return poller_wait(&l.poller, ready, 0, err)
     left = max(until - now, <int64_t>0)
@@ -115,7 +115,7 @@ cdef int load_wait(load_t *l, ready_t *ready, int64_t now, int *err) noexcept no
 
 
 cdef void load_turn(load_t *l, int64_t now) noexcept nogil:
-    """Wait, and serve each connection that is ready once; then judge whether anything came in time."""
+    """Wait, serve each ready connection once, and fail the load if it has stalled."""
     cdef ready_t ready[READY_MAX]
     cdef load_conn *c
     cdef int i, n, err = 0
@@ -124,21 +124,21 @@ cdef void load_turn(load_t *l, int64_t now) noexcept nogil:
         load_fail(l, FAILED, NULL, 0, err)
     for i in range(n):
         c = <load_conn *>ready[i].data
-        # What has come back first: it makes room for what is to be sent.
+        # Receive first: each echo makes room in the pipeline.
         if ready[i].events & ~POLLOUT:
             conn_receive(l, c)
         if ready[i].events & POLLOUT and c.blocked:
             conn_send_pending(l, c, rio_monotonic_ns())
         if l.phase == OVER:
             return
-    # By the time before the wait, and not after one that was interrupted: this process may have been stopped for a
-    # while, by Ctrl-Z for one, and what came meanwhile has to be found first.
+    # Compare with the time before the wait, and not after an interrupted wait. This process may have been suspended
+    # (Ctrl-Z), and data that arrived in the meantime must be read first.
     if n >= 0 and l.in_flight and now - l.last >= l.stall and not rio_bool_get(&l.stopping):
         load_fail(l, STALLED, NULL, l.in_flight, 0)
 
 
 cdef void load_drain(load_t *l) noexcept nogil:
-    """Only what has been begun goes to its end, so that the server has had whole messages."""
+    """Stop sending new messages, but complete those begun, so that the server receives whole messages."""
     cdef load_conn *c
     cdef uint64_t rest, whole
     cdef size_t i
@@ -156,7 +156,10 @@ cdef void load_drain(load_t *l) noexcept nogil:
 
 
 cdef void conn_count_owed(load_t *l, const load_conn *c) noexcept nogil:
-    """Count what was due and never went. It may be billions: those that share a place in the histogram at once."""
+    """Record the messages that were due and never sent.
+
+    There may be billions of them, so all that have the same index in the histogram are recorded at once.
+    """
     cdef double step = <double>l.n * l.interval   # from one message of the connection to the next
     cdef uint64_t k = c.back + c.in_flight
     cdef uint64_t left = c.owed, some
@@ -165,14 +168,14 @@ cdef void conn_count_owed(load_t *l, const load_conn *c) noexcept nogil:
         age = max(l.end - load_due(l, c, k), <int64_t>0)
         least = <int64_t>hist_lowest(hist_index(<uint64_t>age))
         some = min(left, <uint64_t>(<double>(age - least) / step) + 1)
-        # The last of them is not below `least`, but for what is lost in rounding.
+        # The last age is at least `least`, except for rounding errors.
         hist_record_row(l.since_due, <uint64_t>age, <uint64_t>max(l.end - load_due(l, c, k + some - 1), least), some)
         k += some
         left -= some
 
 
 cdef void load_count_missing(load_t *l, int64_t now) noexcept nogil:
-    """What has not come back counts with its age; what was due and never went, with its age at the end."""
+    """Record the missing messages: those in flight with their age now, those never sent with their age at the end."""
     cdef load_conn *c
     cdef sent_t *sent
     cdef size_t i, j
@@ -211,7 +214,7 @@ cdef void load_run(load_t *l) noexcept nogil:
         load_turn(l, now)
     l.end = min(l.end, rio_monotonic_ns())
     if l.interval > 0:
-        load_schedule_due(l, l.end - 1)   # goes no more, but was due
+        load_schedule_due(l, l.end - 1)   # sends nothing any more, but counts what was due
     if rio_bool_get(&l.stopping):
         l.last = l.end
     if l.phase == SENDING:
@@ -231,7 +234,7 @@ cdef void load_run(load_t *l) noexcept nogil:
 
 
 cdef void *load_thread(void *data) noexcept nogil:
-    """Be the thread of a load loop: C only, so that no error of Python's can end it or lose its outcome."""
+    """Run a load loop as a thread: C only, so that no Python error can end it or lose its outcome."""
     cdef load_t *load = <load_t *>data
     load_run(load)
     rio_bool_set(&load.ended, True)
@@ -241,15 +244,16 @@ cdef void *load_thread(void *data) noexcept nogil:
 
 
 def monotonic_ns():
-    """The clock of run()'s start."""
+    """Return the time in nanoseconds on the clock of the ``start`` argument of ``run()``."""
     return rio_monotonic_ns()
 
 
 def messages(Py_ssize_t size):
-    """The messages that every LoadLoop sends: a cycle of them, and its first bytes again.
+    """Return the cycle of messages of ``size`` bytes that a LoadLoop sends, with its first bytes repeated at the end.
 
-    Each begins with its number and ends with a newline; in between are letters and digits without a pattern. Where
-    that does not fit it is cut: two bytes are a random character and the newline.
+    Each message begins with its number and ends with a newline, with letters and digits without a pattern between them.
+    A message of 16 bytes or fewer has no number: one of two bytes is a random character and the newline. Raises
+    ValueError if ``size`` is less than 1.
     """
     cdef const char *letters = LETTERS
     cdef uint64_t state = <uint64_t>size
@@ -274,20 +278,24 @@ def messages(Py_ssize_t size):
             data[i * size + 7] = c' '
         data[(i + 1) * size - 1] = c'\n'
     for i in range(CHUNK):
-        data[length + i] = data[i]   # written already where the cycle is shorter
+        data[length + i] = data[i]   # already written, even if the cycle is shorter than CHUNK
     return cycle
 
 
 @cython.final
 cdef class LoadLoop:
-    """The load of one thread on connected stream sockets, done once: by run(), or by start() in a thread of its own.
+    """The load of one thread on connected stream sockets. It runs once: by run(), or by start() in its own thread.
 
-    fds: the sockets, which stay the caller's and open until this is gone. cycle: what messages(message_bytes) gave,
-    shared by all loops. pipeline: messages under way on a connection at most, with a rate too. rate: messages per
-    second of this loop, its connections taking turns; None: as fast as they come back. Seconds: warmup, in which
-    nothing is counted; duration, after it; stall_timeout without a byte coming back, while some should; phase, by
-    which the schedule begins later. first and step: the connections' numbers begin with it and go on by it; each
-    begins at another place in the cycle. without_epoll: use poll(2).
+    ``fds``: the sockets. The caller owns them and keeps them open while the LoadLoop exists. ``cycle``: the result of
+    ``messages(message_bytes)``, shared by all loops. ``pipeline``: maximum number of messages in flight on a
+    connection. ``rate``: messages per second of this loop, whose connections alternate; None: a closed loop.
+
+    In seconds: ``warmup``, in which nothing is counted; ``duration``, the time measured after it; ``stall_timeout``,
+    the maximum time without a received byte while messages are in flight; ``phase``, a delay of the schedule.
+
+    ``first`` and ``step``: the numbers of the connections are ``first``, ``first + step`` and so on; each connection
+    begins at another place in the cycle. ``without_epoll``: use poll(2). Raises ValueError or TypeError for an invalid
+    argument, OSError for a descriptor that cannot be used.
     """
 
     OUTCOMES = ("done", "wrong echo", "lost", "stalled", "failed")
@@ -296,7 +304,7 @@ cdef class LoadLoop:
     cdef bint begun      # the fields are set
     cdef bytes cycle
     cdef rio_flag running   # run() or start() was called
-    cdef bint joinable   # there is a thread that join() has not joined
+    cdef bint joinable   # the thread of start() exists and has not been joined
     cdef pthread_t thread
     cdef int pid
     cdef sent_t *rings
@@ -331,11 +339,11 @@ cdef class LoadLoop:
         self.l.n = len(fds)
         self.l.length = len(cycle) - CHUNK if len(cycle) > CHUNK else 0
         if message_bytes < 1 or not self.l.length or self.l.length % message_bytes:
-            raise ValueError("the cycle is not one of such messages")
+            raise ValueError(f"the cycle is not one of messages of {message_bytes} bytes")
         if not self.l.n or not 1 <= pipeline <= 1 << 20:
-            raise ValueError("there must be a connection, and 1 to 1048576 messages under way on it")
+            raise ValueError("there must be at least one connection, and 1 to 1048576 messages in flight on it")
         if rate is not None and not MIN_RATE <= rate <= 1e9:
-            raise ValueError(f"a rate is {MIN_RATE:g} to 1e9 messages per second, not {rate!r}")
+            raise ValueError(f"a rate must be {MIN_RATE:g} to 1e9 messages per second, not {rate!r}")
         self.cycle = cycle
         self.l.cycle = cycle
         self.l.size = message_bytes
@@ -389,15 +397,20 @@ cdef class LoadLoop:
         PyMem_RawFree(self.l.since_sent)
 
     def run(self, start=None):
-        """Do it: (outcome, connection, number, errno).
+        """Run the load in this thread; return ``(outcome, connection, number, errno)``.
 
-        outcome is one of OUTCOMES: "wrong echo", number being the byte's offset in the connection's stream; "lost",
-        the server ended or reset the connection and so many bytes did not come back; "stalled", nothing came for too
-        long and so many messages did not come back; "failed", waiting did. Any of them ends the load. Where it does
-        not, nothing new is sent after the duration, and all that is under way comes back first: "done".
+        ``outcome`` is one of OUTCOMES:
 
-        start: when the first message is due, on monotonic_ns(); by default, now. RuntimeError for a second call. No
-        signal handler runs in this thread meanwhile.
+        - "done": after the duration nothing new was sent, and everything in flight was echoed;
+        - "wrong echo": ``number`` is the offset of the wrong byte in the connection's stream;
+        - "lost": the server closed or reset the connection; ``number`` bytes were not echoed;
+        - "stalled": no byte was received within ``stall_timeout``; ``number`` messages were not echoed;
+        - "failed": waiting for the sockets failed with ``errno``.
+
+        Any outcome but "done" ends the load at once.
+
+        ``start``: when the first message is due, on the clock of monotonic_ns(); by default now. Raises RuntimeError if
+        the loop has already run. No signal handler runs in this thread during the call.
         """
         self.schedule(start)
         with nogil:
@@ -405,10 +418,10 @@ cdef class LoadLoop:
         return self.outcome()
 
     def start(self, start=None, *, int wake_fd):
-        """Do it in a thread of its own, in which no signal is handled.
+        """Run the load in a thread of its own, in which no signal is handled.
 
-        ``wake_fd``: the writing end of a pipe, of which a duplicate is kept until join(); a byte is written to it when
-        the loop has ended. OSError where the system allows no thread.
+        ``wake_fd``: the write end of a pipe. A byte is written to it when the loop has ended; a duplicate of it is kept
+        until join(). Raises OSError if the system allows no thread, RuntimeError if the loop has already run.
         """
         cdef sigset_t before
         cdef int err
@@ -436,18 +449,18 @@ cdef class LoadLoop:
 
     @property
     def ended(self):
-        """Whether a loop that start() began has ended. From any thread."""
+        """Whether a loop that start() began has ended. May be read in any thread."""
         return bool(rio_bool_get(&self.l.ended))
 
     @property
     def failed(self):
-        """Whether it has ended with another outcome than "done"."""
+        """Whether a loop that start() began has ended with an outcome other than "done"."""
         return bool(rio_bool_get(&self.l.ended)) and self.l.outcome != DONE
 
     def join(self):
-        """Wait until the thread of start() has ended, if there is one, and close the poller; no signal interrupts it.
+        """Wait for the thread of start() to end, if there is one, and close the poller. No signal interrupts the call.
 
-        A loop that was joined cannot be started any more.
+        A loop cannot be started after this call.
         """
         if self.joinable and getpid() != self.pid:   # a child after a fork has no such thread
             return
@@ -460,7 +473,7 @@ cdef class LoadLoop:
             poller_close(&self.l.poller)
 
     def outcome(self):
-        """What run() returns; after join(), where start() began it."""
+        """Return the result of run(). If start() began the loop, call this after join()."""
         return (
             self.OUTCOMES[<int>self.l.outcome],
             self.first + self.l.culprit * self.step,
@@ -470,31 +483,35 @@ cdef class LoadLoop:
 
     @property
     def busy(self):
-        """The part of its time, 0.0 to 1.0, in which the thread had a processor. After run() or join()."""
+        """The fraction of the run, 0.0 to 1.0, in which the thread used a processor. Valid after run() or join()."""
         return <double>self.l.used / <double>self.l.lasted if self.l.lasted > 0 else 0.0
 
     def stop(self):
-        """End it early: nothing new is sent, and at most a second is waited for what is under way; called again, none.
+        """End the load early.
 
-        From any thread, and before run() too.
+        Nothing new is sent, and the loop ends when everything in flight is echoed, or after a second without a received
+        byte. A second call ends the wait at once. May be called in any thread, also before run().
         """
         if rio_bool_get(&self.l.stopping) < 2:
             rio_bool_set(&self.l.stopping, rio_bool_get(&self.l.stopping) + 1)
 
     def counts(self):
-        """Messages that came back in the measured time, all that came back, and those under way. From any thread."""
+        """Return the number of messages echoed in the measured time, of all echoed, and of those in flight.
+
+        May be called in any thread.
+        """
         return rio_load_relaxed(&self.l.measured), rio_load_relaxed(&self.l.echoed), rio_load_relaxed(&self.l.in_flight)
 
     @property
     def measured_seconds(self):
-        """How long the measured time was; 0.0 if it did not come to that. After run()."""
+        """The measured time in seconds; 0.0 if the loop ended before. Valid after run() or join()."""
         return max(self.l.end - self.l.begin, 0) / 1e9
 
     def add_to(self, Histogram histogram not None, *, bint corrected=True):
-        """Add the latencies to a histogram, as counted so far; from any thread.
+        """Add the latencies recorded so far to a histogram. May be called in any thread.
 
-        corrected: since the message was due; else since it was sent. Without a rate they are the same. At the end
-        there are as many as messages came back after the warm-up, and those that were still under way or due: with
-        the time they took if they came back later, else with their age when they were given up.
+        ``corrected``: measured from the scheduled time of a message, else from when it was sent. Without a rate both
+        are the same. At the end there is a latency for each message echoed after the warm-up, and for each that was
+        still in flight or due: the time until its echo or, if there was none, its age when the loop ended.
         """
         histogram.take(self.l.since_due if corrected else self.l.since_sent)

@@ -1,4 +1,4 @@
-"""What a load test is asked to do: a Plan, checked before anything is done."""
+"""The parameters of a load test: a Plan, checked before anything is done."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ from dataclasses import dataclass
 MAX_THREADS = 1024
 MAX_CONNECTIONS = 1 << 20
 MAX_MESSAGE_BYTES = 1 << 24
-MAX_IN_FLIGHT = 1 << 22  # over all connections: each costs 16 bytes
-MAX_PIPELINE = 1 << 20  # on each of them
-MIN_RATE, MAX_RATE = 1e-6, 1e9  # the least: one in MAX_SECONDS
+MAX_IN_FLIGHT = 1 << 22  # messages over all connections; each costs 16 bytes
+MAX_PIPELINE = 1 << 20  # messages on each connection
+MIN_RATE, MAX_RATE = 1e-6, 1e9  # messages per second; the minimum is one in MAX_SECONDS
 MAX_SECONDS = 1e6
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do; checked when it is made: ValueError, or TypeError, that says what is wrong with it.
+    """The parameters of a load test. An invalid one raises ``ValueError`` or ``TypeError`` with the reason.
 
-    ``target``: ``HOST:PORT``, ``[::1]:8000`` or ``unix:PATH``. ``duration`` seconds are measured, after ``warmup``
-    seconds (``duration`` at most) that are not. ``pipeline``: how many messages are in flight on each connection. With
-    a ``rate``, messages per second over all connections, they are sent on a fixed schedule (open loop), and
-    ``pipeline`` bounds how many are in flight; what is due beyond that waits, and its latency counts. After
-    ``stall_timeout`` seconds in which nothing comes back, though something should, the test is given up.
+    - ``target``: ``HOST:PORT``, ``[ADDRESS]:PORT`` (IPv6) or ``unix:PATH``.
+    - ``connections``: number of connections; ``threads``: number of threads that share them.
+    - ``duration``: seconds measured, after ``warmup`` seconds (at most ``duration``) that are not.
+    - ``message_bytes``: size of a message, including its newline.
+    - ``pipeline``: number of messages in flight on each connection.
+    - ``rate``: messages per second over all connections. With a rate the messages have a fixed schedule (open loop),
+      and ``pipeline`` bounds the number in flight. A message that is due beyond this bound waits, and its latency
+      counts from its scheduled time. None: a closed loop.
+    - ``connect_timeout``: seconds that each connection may take to be established.
+    - ``stall_timeout``: seconds without a received byte, while messages are in flight, after which the test fails.
     """
 
     target: str
@@ -57,14 +62,17 @@ class Plan:
 
     @property
     def warmup_s(self) -> float:
-        """The warm-up as it will be."""
+        """The warm-up in seconds, at most ``duration``."""
         return min(self.warmup, self.duration)
 
 
 def parse_target(target: str) -> tuple[str] | tuple[str, int]:
-    """Give a path or (host, port) for rioecho.connect(); ValueError for what is neither."""
+    """Return the ``(path,)`` or ``(host, port)`` that a target names, as arguments of ``rioecho.connect()``.
+
+    Raises ``ValueError`` for an invalid target, ``TypeError`` if it is not a str.
+    """
     if not isinstance(target, str):
-        raise TypeError(f"target must be text, not {type(target).__name__}")
+        raise TypeError(f"target must be a str, not {type(target).__name__}")
     kind, _, path = target.partition(":")
     if kind == "unix" and not _is_number(path):
         if not path or "\0" in path[1:]:
@@ -90,7 +98,7 @@ def _whole(name: str, value: int, most: int) -> None:
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}") from None
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}") from None
     if not 1 <= number <= most:
         raise ValueError(f"{name} must be 1 to {most}, not {value}")
 

@@ -1,4 +1,4 @@
-"""What a load test gives: a Progress now and then while it runs, a Result at the end."""
+"""The output of a load test: a Progress at intervals while it runs, a Result at the end."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running test is. Seconds, and microseconds for latencies; those are 0.0 while nothing is counted."""
+    """The state of a running test. Latencies are in microseconds, and 0.0 during the warm-up."""
 
-    elapsed: float  #: since the first message was due, warm-up included
-    messages: int  #: echoed so far, warm-up left out
-    rate: float  #: messages per second since the last Progress, in the warm-up too
-    total_rate: float  #: messages per second so far, warm-up left out; in the warm-up, of the warm-up
-    p50: float
-    p99: float
-    max: float
-    in_flight: int
-    fraction: float  #: 0..1, of the warm-up and the duration
-    warming_up: bool
+    elapsed: float  #: seconds since the first message was due, including the warm-up
+    messages: int  #: number echoed so far, without the warm-up
+    rate: float  #: messages per second since the previous Progress, also in the warm-up
+    total_rate: float  #: messages per second so far, without the warm-up; during the warm-up, those of the warm-up
+    p50: float  #: median latency
+    p99: float  #: 99th percentile of the latencies
+    max: float  #: maximum latency
+    in_flight: int  #: number of messages sent and not yet echoed
+    fraction: float  #: 0 to 1, of the warm-up and the duration together
+    warming_up: bool  #: whether the warm-up is in progress
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came out. The fields down to ``latency_uncorrected_us`` are what ``--json`` shows, under the same names.
+    """The result of a load test. ``--json`` writes the fields down to ``latency_uncorrected_us`` under their names.
 
-    ``messages`` came back in ``duration_s`` seconds; ``mb_per_s`` is one way, of 10**6 bytes. The latencies
-    (``mean p50 p90 p99 p99.9 max``, in microseconds) count from when a message was due; uncorrected, from when it
-    was sent, which is the same without a rate. Beside ``messages`` they are of those in flight at the end too:
-    of the time until they came back, or their age when they were given up.
+    ``messages`` were echoed in ``duration_s`` seconds; ``mb_per_s`` is one way, in units of 10**6 bytes. The latencies
+    (``mean p50 p90 p99 p99.9 max``, in microseconds) count from the scheduled time of a message; the uncorrected ones
+    count from when it was sent. Without a rate both are the same. The latencies include the messages still in flight at
+    the end: the time until their echo or, if there was none, their age when the test ended.
     """
 
     target: str
@@ -47,22 +47,25 @@ class Result:
     messages: int
     rate: float
     mb_per_s: float
-    errors: int  #: connections or threads that failed: 0, unless this belongs to an error
+    errors: int  #: number of threads whose load failed; 0 unless this is the ``result`` of an error
     latency_us: dict[str, float]
     latency_uncorrected_us: dict[str, float]
     histogram: Histogram
-    histogram_uncorrected: Histogram  #: the same object where there was no rate
-    samples: list[tuple[float, float, float]]  #: (seconds measured, rate and p99 in us since the one before), some 200
-    warnings: list[str]  #: why to take the figures with care, a sentence each
-    total_messages: int  #: all that were echoed, in the warm-up and after the end too
+    histogram_uncorrected: Histogram  #: the same object as ``histogram`` if there was no rate
+    samples: list[tuple[float, float, float]]  #: (seconds measured, rate and p99 in us since the last), about 200
+    warnings: list[str]  #: reasons to treat the figures with care, one sentence each
+    total_messages: int  #: number of all messages echoed, including the warm-up and those after the end
 
     def to_json(self) -> dict[str, Any]:
-        """Give what ``--json`` shows, as json.dumps takes it."""
+        """Return the content of ``--json`` as a dict for ``json.dumps()``."""
         names = list(Result.__dataclass_fields__)
         return {name: getattr(self, name) for name in names[: names.index("histogram")]}
 
     def write_hgrm(self, path: str | os.PathLike[str]) -> None:
-        """Write the latencies by percentile in microseconds, as HdrHistogram prints them and its plotter reads them."""
+        """Write the latencies by percentile, in microseconds, to a ``.hgrm`` file for HdrHistogram's plotters.
+
+        Raises ``OSError`` if the file cannot be written.
+        """
         h = self.histogram
         lines = [f"{'Value':>12} {'Percentile':>14} {'TotalCount':>10} {'1/(1-Percentile)':>14}", ""]
         for value, percentile, count in h.percentiles():

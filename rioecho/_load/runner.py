@@ -1,4 +1,4 @@
-"""A load test while it runs: a load loop in each of its threads, watched by the caller's."""
+"""A running load test: a load loop in each of its threads, watched by the caller's thread."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     from rioecho._load.plan import Plan
 
-#: How many samples of the rate a result holds, about, whatever the duration; and the least time between two.
+#: Approximate number of samples of the rate in a result, and the minimum time in seconds between two of them.
 SAMPLES, SAMPLE_SECONDS = 200, 0.1
-STOP_SECONDS = 0.05  # between two looks at `stop`
+STOP_SECONDS = 0.05  # between two checks of `stop`
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
-BUSY = 0.95  # of a processor's time, or of the rate asked for
+BUSY = 0.95  # fraction of a processor's time, or of the requested rate
 
 
 class Outcome(NamedTuple):
-    """How a load loop ended, as LoadLoop.run() says it; the kind may also be "interrupted"."""
+    """The outcome of a load loop, as LoadLoop.run() returns it; the kind may also be "interrupted"."""
 
     kind: str
     connection: int = 0
@@ -35,13 +35,13 @@ class Outcome(NamedTuple):
 
 
 def _latencies(h: Histogram) -> dict[str, float]:
-    """Give the figures of a histogram; nanoseconds are the last digits that it has."""
+    """Return the figures of a histogram in microseconds, rounded to its resolution of a nanosecond."""
     percentiles = {name: round(h.percentile(p), 3) for name, p in PERCENTILES.items()}
     return {"mean": round(h.mean, 3), **percentiles, "max": round(h.max, 3)}
 
 
 class Runner:
-    """A test that is running: a load loop for each thread, and what is seen of them together."""
+    """Runs a test: a load loop for each thread, and their merged counts."""
 
     def __init__(self, plan: Plan, fds: list[int]) -> None:
         self.plan = plan
@@ -66,13 +66,13 @@ class Runner:
             self.loops.append(loop)
         self.started: list[LoadLoop] = []
         self.samples: list[tuple[float, float, float]] = []
-        self.last = (0.0, 0)  # of the Progress: elapsed, and messages echoed
+        self.last = (0.0, 0)  # at the previous Progress: seconds elapsed, and messages echoed
         self.sampled = (plan.warmup_s, 0, Histogram())
 
     def run(
         self, on_progress: Callable[[Progress], object] | None, every: float, stop: threading.Event | None
     ) -> tuple[Result, Outcome | None]:
-        """Run the test; return what was measured, and how it broke off if it did. All threads have ended then."""
+        """Run the test; return the result, and the outcome if the test failed. All threads have ended on return."""
         pipe = os.pipe()
         try:
             return self._run(pipe, on_progress, every, stop)
@@ -106,7 +106,7 @@ class Runner:
         result = self._result(outcomes, stopped=stopped or interrupted)
         if interrupted:
             return result, Outcome("interrupted")
-        # Those that ended after another had failed were stopped, and are done.
+        # Loops that were stopped because another one failed have the outcome "done".
         return result, next((outcome for outcome in outcomes if outcome.kind != "done"), None)
 
     def _begin(self, wake: int) -> None:
@@ -124,7 +124,7 @@ class Runner:
     def _watch(
         self, on_progress: Callable[[Progress], object] | None, every: float, stop: threading.Event | None
     ) -> bool:
-        """Look on until all loops have ended, or one has failed; return whether the test was stopped."""
+        """Watch the loops until all have ended or one has failed; return whether the test was stopped."""
         plan, stopped = self.plan, False
         report_at = every if on_progress is not None else math.inf
         step = max(plan.duration / SAMPLES, SAMPLE_SECONDS)
@@ -146,12 +146,12 @@ class Runner:
         return stopped
 
     def _wait(self, seconds: float) -> None:
-        """Wait so long at most, for a loop to end."""
+        """Wait up to ``seconds`` for a loop to end."""
         for fd, _ in self._woken.poll(math.ceil(seconds * 1000)):
             os.read(fd, 1)
 
     def _end(self) -> None:
-        """Stop the loops that still run. After a failure they do not wait for what is in flight; nor after a Ctrl-C."""
+        """Stop and join all loops. After a failure, or a Ctrl-C in this call, they wait for nothing in flight."""
         while not all(loop.ended for loop in self.started):
             with contextlib.suppress(KeyboardInterrupt):
                 failed = any(loop.failed for loop in self.started)
@@ -171,7 +171,7 @@ class Runner:
         return merged
 
     def _counted(self) -> list[int]:
-        """Messages measured, echoed, in flight."""
+        """Return the numbers of messages measured, echoed and in flight."""
         return [sum(column) for column in zip(*(loop.counts() for loop in self.loops), strict=True)]
 
     def _sample(self, elapsed: float, *, last: bool = False) -> None:
@@ -238,14 +238,14 @@ class Runner:
         if stopped and duration < plan.duration:
             warnings.append(f"stopped early: {duration:.1f} s of {plan.duration:g} s were measured")
         if missing:
-            warnings.append(f"{missing} messages had not come back at the end; they count with their age")
+            warnings.append(f"{missing} messages were still in flight at the end; they count with their age")
         thin = [(name, round(100 / (100 - p))) for name, p in PERCENTILES.items() if count < round(100 / (100 - p))]
         if thin:
             needed = ", ".join(f"{name} needs {least}" for name, least in thin)
-            warnings.append(f"too few messages, {count}, to carry these percentiles: {needed}")
+            warnings.append(f"{count} messages are too few for these percentiles: {needed}")
         if plan.rate is not None and measured + plan.connections < BUSY * plan.rate * duration:
             reached = round(measured / duration, 1)
             warnings.append(f"the rate was not reached: {reached:.12g} of {plan.rate:.12g} messages per second")
         elif plan.rate is None and min(loop.busy for loop in self.loops) > BUSY:
-            warnings.append("the load generator was busy all the time: the server may be faster than this shows")
+            warnings.append("the load generator used all of a processor: the server may be faster than this result")
         return warnings

@@ -1,7 +1,7 @@
 """The commands: arguments, exit statuses, printing. Nothing else in the package prints.
 
-Each refused argument or failed call is one line on stderr that says what was wrong; exit status 2 for a wrong command
-line, 1 for what the system refuses.
+An invalid argument or a failed call is one line on stderr with the reason. The exit status is 2 for a usage error and 1
+for a system error.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 FAILED, USAGE_ERROR = 1, 2
 
-#: Descriptors that are no connections: the standard streams, listeners, pipes, and what Python opens now and then.
+#: Number of descriptors besides those of connections: standard streams, listeners, pipes, files that Python opens.
 OWN_DESCRIPTORS = 64
 
-#: CPython loses a MemoryError here and there, and raises SystemError for want of it.
+#: The errors of a failed allocation: CPython sometimes loses a MemoryError and raises SystemError instead.
 NO_MEMORY = (MemoryError, SystemError)
-#: What is said where there is no memory to say anything else.
+#: The line printed if there is no memory to format another one.
 OUT_OF_MEMORY = b"out of memory\n"
 
-#: The numbers of the command line. int() and float() take more: 1_0, blanks, a sign, the digits of other scripts.
+#: The numbers of the command line. int() and float() accept more: 1_0, blanks, a sign, the digits of other scripts.
 WHOLE = re.compile("[0-9]{1,100}")
 DECIMAL = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line; its help may be a text written by hand.
+    """An ArgumentParser whose errors are one line and whose help may be a fixed text, ``help_text``.
 
-    It exits by ``leave()``; a help text or a version that cannot be written is an error, as any other output is.
+    It exits by ``leave()``. A help text or version that cannot be written is an error, as is any other output.
     """
 
     help_text = ""
@@ -66,10 +66,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def complain(prog: str, error: BaseException | str) -> None:
-    """Print one line on stderr that says what went wrong."""
-    if sys.stderr is None:  # print() would take stdout
+    """Print an error on stderr in one line. An error in writing it is ignored."""
+    if sys.stderr is None:  # print() would use stdout
         return
-    # Nobody can be told: what was done and the exit status stay.
+    # The exit status still reports the error.
     with contextlib.suppress(OSError):
         try:
             print(f"{prog}: {in_one_line(reason(error))}\n", end="", file=sys.stderr)
@@ -78,14 +78,14 @@ def complain(prog: str, error: BaseException | str) -> None:
 
 
 def reason(error: BaseException | str) -> str:
-    """Return what an error says, without its number."""
+    """Return the message of an error, without its errno."""
     if isinstance(error, NO_MEMORY):
         return "out of memory"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def put_out(prog: str, text: str) -> int:
-    """Write text to stdout; return the exit status. A reader that has had enough (``| head``) is no failure."""
+    """Write text to stdout; return the exit status. A reader that has closed the pipe (``| head``) is not an error."""
     if sys.stdout is None:
         return 0
     try:
@@ -100,14 +100,14 @@ def put_out(prog: str, text: str) -> int:
 
 
 def in_one_line(text: str) -> str:
-    """Escape what is not to be seen, and what would do something to a terminal."""
+    """Escape all characters that are not printable, so that the text is one line and cannot control a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def open_standard_streams() -> None:
-    """Take the descriptors 0, 1 and 2 where they are closed, or a socket would get the number.
+    """Open the descriptors 0, 1 and 2 if they are closed, so that no socket gets one of these numbers.
 
-    They are opened the wrong way round, so that using them fails as using a closed one does.
+    They are opened for the opposite direction, so that using them fails, as using a closed descriptor does.
     """
     for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
         try:
@@ -117,7 +117,7 @@ def open_standard_streams() -> None:
 
 
 def allow_descriptors(connections: int) -> None:
-    """Have the system allow as many descriptors as there may be connections (0: no limit), as far as it will."""
+    """Raise the soft limit of descriptors for this many connections (0: without limit), as far as the system allows."""
     infinity = resource.RLIM_INFINITY
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if connections == 0 or (most != infinity and connections + OWN_DESCRIPTORS > most):
@@ -125,7 +125,7 @@ def allow_descriptors(connections: int) -> None:
     else:
         wanted = connections + OWN_DESCRIPTORS
     if allowed != infinity and (wanted == infinity or wanted > allowed):
-        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
@@ -160,7 +160,7 @@ def interval(text: str) -> float:
 
 
 def finish(prog: str, command: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with the status that it returns; a lack of memory is one line and status 1."""
+    """Run a command and exit with the status that it returns. Out of memory is one line and status 1."""
     status = FAILED
     try:
         try:
@@ -174,17 +174,17 @@ def finish(prog: str, command: Callable[[], int]) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """Exit with this status, and without a word about what could not be written: the one way out of every command.
+    """Exit with this status. Every command exits here.
 
-    What is still in the buffers of stdout and stderr has been complained of where it was written. Python would try
-    again at its end, fail again, and exit with 120.
+    Data still in the buffers of stdout and stderr could not be written, which was reported then. Without this function
+    Python would try again at exit, fail again, print a traceback, and exit with status 120.
     """
     try:
         for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
             try:
                 if stream is not None:
                     stream.flush()
-            except (OSError, ValueError):  # ValueError: closed by whoever called main()
+            except (OSError, ValueError):  # ValueError: closed by the caller of main()
                 with contextlib.suppress(OSError):
                     null = os.open(os.devnull, os.O_WRONLY)
                     os.dup2(null, fd)

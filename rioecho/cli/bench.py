@@ -1,7 +1,7 @@
-"""rioecho-bench: the load test as a command, and what several of them say beside each other.
+"""rioecho-bench: the load test as a command, and the comparison of several runs.
 
-Stdout gets the result and nothing else; what is seen of the run while it lasts, and every complaint, goes to stderr.
-What can be known to fail (a FILE that cannot be written, a picture without Matplotlib) is refused before the run.
+Stdout gets only the result; progress, warnings and errors go to stderr. Errors that can be foreseen (a FILE that cannot
+be written, a plot without Matplotlib) are reported before the run.
 """
 
 from __future__ import annotations
@@ -47,30 +47,30 @@ if TYPE_CHECKING:
 PROG = "rioecho-bench"
 WRONG, SIGNALLED = 3, 128
 STDOUT = "-"
-#: How many bars the histogram has at most.
+#: Maximum number of bars of the histogram.
 BARS = 16
-#: Seconds of warm-up, unless something else is said: a tenth of the duration, and not more than these.
+#: Maximum of the default warm-up in seconds; the default is a tenth of the duration.
 WARMUP = 1.0
 
 HELP = f"""\
 usage: {PROG} [options] HOST:PORT
        {PROG} compare A.json B.json ... [--plot FILE]
 
-Load an echo server, check every byte, and say how long the echoes took.
+Load an echo server, check every byte, and measure the latencies of the echoes.
 
-  --unix PATH            connect to a unix socket, not to HOST:PORT
-  -c, --connections N    so many connections (50)
-  -d, --duration S       measure for S seconds (10)
-  --warmup S             after S that do not count (a tenth of it; 1 at most)
-  -s, --size N           bytes in a message (64)
+  --unix PATH            connect to a unix socket instead of HOST:PORT
+  -c, --connections N    number of connections (50)
+  -d, --duration S       measured time in seconds (10)
+  --warmup S             warm-up in seconds (a tenth of -d, at most 1)
+  -s, --size N           size of a message in bytes (64)
   --pipeline N           messages in flight on each connection (1)
-  --rate N               N messages a second over all connections, on a fixed
-                         schedule: latency counts from when each was due
+  --rate N               open loop: N messages per second over all connections;
+                         latency counts from the scheduled time of a message
   --threads N            threads that share the connections (1)
-  --stall-timeout S      give up when nothing comes back so long (5)
-  --json [FILE]          the result as JSON; alone on stdout without FILE
-  --hdr FILE             the latencies for HdrHistogram's plotters (.hgrm)
-  --plot FILE            a picture, .png or .svg: pip install 'rioecho[bench]'
+  --stall-timeout S      fail after S seconds without a received byte (5)
+  --json [FILE]          write the result as JSON; without FILE only to stdout
+  --hdr FILE             write latencies for HdrHistogram's plotters (.hgrm)
+  --plot FILE            draw a .png or .svg: pip install 'rioecho[bench]'
   -h, --version          show this help; show the version
 
 exit status: 1 not reached, lost or stalled, 2 usage, 3 wrong echo, 130 Ctrl-C
@@ -109,14 +109,14 @@ def comparison_parser() -> argparse.ArgumentParser:
 
 
 def rate(text: str) -> float:
-    """Read a number of messages per second for argparse."""
+    """Convert an argument to a number of messages per second."""
     with contextlib.suppress(argparse.ArgumentTypeError):
         return interval(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of messages per second above 0")
 
 
 def picture(text: str) -> str:
-    """Read the name of a picture for argparse."""
+    """Convert an argument to the name of a plot's file."""
     if os.path.splitext(text)[1].lower() not in plots.SUFFIXES:
         raise argparse.ArgumentTypeError(f"{text!r} ends neither in .png nor in .svg")
     return text
@@ -125,9 +125,9 @@ def picture(text: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command.
 
-    Exit status: 0; 1 for a server that is not reached, lost or stalled, and for a result that could not be written; 2
-    for a wrong command line, which a FILE that cannot be written or read is, and --plot without Matplotlib; 3 (wrong
-    echo); 130 after Ctrl-C and 143 after SIGTERM.
+    The exit status is 0; 1 for a server that was not reached, was lost or stalled, or a result that could not be
+    written; 2 for a usage error, including a FILE that cannot be written or read and ``--plot`` without Matplotlib; 3
+    for a wrong echo; 130 after Ctrl-C; 143 after SIGTERM.
     """
     finish(PROG, lambda: _command(argv))
 
@@ -145,12 +145,12 @@ def _command(argv: Sequence[str] | None) -> int:
 
 
 class _Signals:
-    """SIGINT and SIGTERM: the first breaks off what goes on, as Ctrl-C does; after a second nothing more is done."""
+    """Handles SIGINT and SIGTERM: the first signal raises KeyboardInterrupt, the second ends the process at once."""
 
     def __init__(self) -> None:
-        self._number = 0  # the first signal that came
+        self._number = 0  # of the first signal received
         self._held = False
-        self.abandon: Callable[[], object] = lambda: None  # what has to be done before the second one ends it
+        self.abandon: Callable[[], object] = lambda: None  # called before the second signal ends the process
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
@@ -164,7 +164,7 @@ class _Signals:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Let a signal wait, until check() is called: a half-drawn view would stay on the terminal."""
+        """Defer the exception of a signal until check() is called, so that no half-drawn view stays on the terminal."""
         self._held = True
         try:
             yield
@@ -172,7 +172,7 @@ class _Signals:
             self._held = False
 
     def check(self) -> None:
-        """Do what a signal that had to wait would have done."""
+        """Raise KeyboardInterrupt if a signal was deferred."""
         if self._number:
             raise KeyboardInterrupt
 
@@ -190,7 +190,7 @@ class _Signals:
 
 
 def _measure(arguments: Sequence[str], signals: _Signals) -> int:
-    """Run the test; returns the exit status."""
+    """Run the test; return the exit status."""
     p = parser()
     options = p.parse_args(arguments)
     try:
@@ -216,7 +216,7 @@ def _measure(arguments: Sequence[str], signals: _Signals) -> int:
         if not failure:
             for warning in result.warnings:
                 complain(PROG, f"warning: {warning}")
-        # Of a test that broke off before anything came back there is nothing to show.
+        # A test that failed before the first echo has nothing to show.
         undelivered = _deliver(result, options, whole=not failure or result.histogram.count > 0)
         status = status or undelivered
     if failure:
@@ -225,21 +225,21 @@ def _measure(arguments: Sequence[str], signals: _Signals) -> int:
 
 
 def _target(p: argparse.ArgumentParser, options: argparse.Namespace) -> str:
-    """What to connect to, as Plan wants it."""
+    """Return the target for Plan."""
     if options.target is not None and options.unix is not None:
         p.error("give HOST:PORT, or --unix PATH, not both")
     if options.unix is not None:
-        # A name of digits would be the port of a host that is called unix.
+        # "unix:8000" would be port 8000 of a host called unix.
         return f"unix:./{options.unix}" if options.unix.isdigit() else f"unix:{options.unix}"
     if options.target is None:
         if options.json not in (None, STDOUT):
-            p.error(f"give HOST:PORT, or --unix PATH: {options.json!r} was taken for the FILE of --json")
+            p.error(f"give HOST:PORT, or --unix PATH: {options.json!r} was parsed as the FILE of --json")
         p.error("give HOST:PORT, or --unix PATH")
     return str(options.target)
 
 
 def _refuse_undrawable(p: argparse.ArgumentParser, plot: str | None) -> None:
-    """Leave with a usage error if there is something to draw and nothing to draw it with."""
+    """Exit with a usage error if a plot is requested and Matplotlib is not installed."""
     if plot is None:
         return
     try:
@@ -250,7 +250,7 @@ def _refuse_undrawable(p: argparse.ArgumentParser, plot: str | None) -> None:
 
 
 def _run(plan: Plan, signals: _Signals) -> tuple[Result | None, int, str]:
-    """Run the test in sight of who waits for it; returns what was measured, the exit status, and what went wrong."""
+    """Run the test with a view of its progress; return the result, the exit status and the error message."""
     title = setting(
         {
             "target": plan.target,
@@ -285,7 +285,7 @@ def _partial(error: BaseException) -> Result | None:
 
 
 def _deliver(result: Result, options: argparse.Namespace, *, whole: bool) -> int:
-    """Print the result and write the files that were asked for: all, or only the JSON. Returns an exit status."""
+    """Print the result and write the requested files; only the JSON unless ``whole``. Returns the exit status."""
     data = result.to_json()
     text = json.dumps(data, indent=2) + "\n"
     status = 0
@@ -306,14 +306,14 @@ def _deliver(result: Result, options: argparse.Namespace, *, whole: bool) -> int
 
 
 def _width() -> int:
-    """Columns for the histogram: those of the terminal, as far as the eye follows a bar."""
+    """Return the number of columns for the histogram: the width of the terminal, within 50 to 100."""
     with contextlib.suppress(OSError, ValueError):
         return max(50, min(100, os.get_terminal_size(1).columns - 1))
     return 80
 
 
 def _blocks() -> str:
-    """The blocks that stdout can show."""
+    """Return the characters for bars that stdout can encode."""
     with contextlib.suppress(UnicodeEncodeError, LookupError):
         BLOCKS.encode(sys.stdout.encoding if sys.stdout is not None else "ascii")
         return BLOCKS
@@ -321,11 +321,11 @@ def _blocks() -> str:
 
 
 def _compare(arguments: Sequence[str]) -> int:
-    """Print runs beside each other; returns the exit status."""
+    """Print the comparison of several runs; return the exit status."""
     p = comparison_parser()
     options = p.parse_args(arguments)
     if len(options.files) < 2:
-        p.error("give two results of --json or more to compare")
+        p.error("give two or more results of --json to compare")
     runs = []
     for path, name in zip(options.files, results.names(options.files), strict=True):
         try:

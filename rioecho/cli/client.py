@@ -1,4 +1,4 @@
-"""rioecho-client: the book's echo client as a command, for people and for pipes (CS:APP 11.4.9)."""
+"""rioecho-client: the book's echo client as a command, for terminals and pipes (CS:APP 11.4.9)."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(
         prog=PROG,
         usage="%(prog)s [options] (HOST PORT | --unix PATH)",
-        description="Send lines to an echo server, compare what comes back, and print it.",
+        description="Send lines to an echo server, compare the echoes with them, and print the echoes.",
         epilog=f"examples: {PROG} localhost 8000    {PROG} localhost 8000 < big.txt > same.txt",
     )
-    p.add_argument("host", nargs="?", metavar="HOST", help="the server's name or address")
-    p.add_argument("port", nargs="?", type=port, metavar="PORT", help="its TCP port")
+    p.add_argument("host", nargs="?", metavar="HOST", help="name or address of the server")
+    p.add_argument("port", nargs="?", type=port, metavar="PORT", help="TCP port of the server")
     p.add_argument("--unix", metavar="PATH", help="connect to a unix socket instead")
-    p.add_argument("--connect-timeout", type=seconds, metavar="S", help="seconds to wait for the connection")
+    p.add_argument("--connect-timeout", type=seconds, metavar="S", help="maximum seconds to wait for the connection")
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command. Exit status: 0, 1 (no connection, or lost), 2 (usage), 3 (wrong echo), 130 (Ctrl-C)."""
+    """Run the command.
+
+    The exit status is 0, 1 (connection not established or lost, or another system error), 2 (usage error), 3 (wrong
+    echo), or 130 (Ctrl-C).
+    """
     finish(PROG, lambda: _command(argv))
 
 
@@ -50,7 +54,7 @@ def _command(argv: Sequence[str] | None) -> int:
     try:
         return _run(options)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is already exiting
         return INTERRUPTED
 
 
@@ -61,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
             if os.isatty(STDIN) and os.isatty(STDOUT):
                 _converse(Rio(sock, timeout=None))
             else:
-                pump(sock, STDIN, STDOUT, on_wait=_say_that_it_waits)
+                pump(sock, STDIN, STDOUT, on_wait=_report_waiting)
     except WrongEchoError as error:
         complain(PROG, error)
         return WRONG
@@ -71,14 +75,14 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _say_that_it_waits(in_flight: int) -> None:
-    complain(PROG, f"waiting for the server to answer: {in_flight} bytes are in flight, and no more are sent")
+def _report_waiting(in_flight: int) -> None:
+    complain(PROG, f"waiting for the server to answer: {in_flight} bytes are in flight, no more are sent")
 
 
 def _converse(rio: Rio) -> None:
-    """Send what is typed, line by line, until the end of the input."""
-    with contextlib.suppress(ImportError):  # not every Python has it
-        import readline  # noqa: F401, gives input() its editing and history
+    """Send each line typed at a prompt and print its echo, until EOF. Raises WrongEchoError or EchoLostError."""
+    with contextlib.suppress(ImportError):  # some Pythons are built without it
+        import readline  # noqa: F401, adds editing and history to input()
 
     while True:
         try:

@@ -1,7 +1,7 @@
-"""What is to be seen of a load test while it runs: a view that renews itself on a terminal, otherwise a line a second.
+"""The progress of a running load test on stderr: a live view on a terminal, otherwise a line per second.
 
-Both write to stderr, so that stdout holds the result and nothing else. What nobody takes is left out: neither a
-terminal that is stopped (Ctrl-S) nor a pipe that is not read may hold up a run that measures time.
+Stdout gets only the result. If a write to stderr would block, the output is dropped: neither a stopped terminal
+(Ctrl-S) nor a pipe that nobody reads may delay a run that measures time.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from rioecho.bench import Progress
 
 SPARKS = "▁▂▃▄▅▆▇█"
-#: Where stderr cannot show those.
+#: For a stderr that cannot encode the SPARKS.
 PLAIN_SPARKS = "_.-=+*%#"
 SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Lines:
-    """A line for each progress: what a log, a pipe or a dumb terminal gets."""
+    """Prints a line for each Progress: for a log, a pipe or a dumb terminal."""
 
-    #: Seconds between two.
+    #: Seconds between two lines.
     every = 1.0
 
     def __init__(self, duration: float) -> None:
@@ -45,24 +45,26 @@ class Lines:
         return None
 
     def abandon(self) -> None:
-        """Do what must not be left undone when the process ends at once."""
+        """Restore the terminal before the process exits at once; nothing to do here."""
 
     def show(self, progress: Progress) -> None:
-        if not _taken():
+        """Print the line, unless the write would block."""
+        if not _is_writable():
             return
-        with contextlib.suppress(OSError, ValueError):  # a broken pipe is no reason to break off
+        with contextlib.suppress(OSError, ValueError):  # a broken pipe does not end the run
             print(
                 f"{progress.elapsed:6.1f} s {number(progress.rate):>11}/s  p50 {micros(progress.p50):>8}"
                 f"  p99 {micros(progress.p99):>8}  max {micros(progress.max):>8}{_note(progress)}\n",
-                end="",  # one write: half a line would stay where it fails
+                end="",  # one write, so that an error leaves no partial line
                 file=sys.stderr,
                 flush=True,
             )
 
 
 class View:
-    """Rich's live display; it leaves nothing behind."""
+    """Shows the progress in Rich's live display, which disappears at the end."""
 
+    #: Seconds between two updates.
     every = 0.25
 
     def __init__(self, title: str, duration: float) -> None:
@@ -72,9 +74,9 @@ class View:
         self._title = title
         self._duration = duration
         self._rates: deque[float] = deque(maxlen=200)
-        # Without a thread of Rich's own: the run calls often enough.
+        # Rich needs no thread of its own: run() calls often enough.
         self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
-        # On a terminal of ASCII Rich draws its own lines plainly; what is ours it would escape.
+        # On an ASCII terminal Rich draws its own lines in ASCII, but would escape other characters.
         plain = self._live.console.options.ascii_only
         self._sparks = PLAIN_SPARKS if plain else SPARKS
         self._overflow: Literal["crop", "ellipsis"] = "crop" if plain else "ellipsis"
@@ -89,18 +91,19 @@ class View:
             self._live.stop()
 
     def abandon(self) -> None:
-        """Show the cursor again; for a signal handler, which may have come into the middle of Rich."""
-        if _taken():
+        """Show the cursor again. For signal handlers, which may have interrupted Rich."""
+        if _is_writable():
             with contextlib.suppress(OSError):
                 os.write(2, SHOW_CURSOR)
 
     def show(self, progress: Progress) -> None:
+        """Update the display, unless the write would block."""
         self._rates.append(progress.rate)
-        if _taken():
+        if _is_writable():
             with contextlib.suppress(OSError):
-                self._live.update(self._drawn(progress), refresh=True)
+                self._live.update(self._render(progress), refresh=True)
 
-    def _drawn(self, progress: Progress) -> _Renderable:
+    def _render(self, progress: Progress) -> _Renderable:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -135,21 +138,21 @@ def _note(progress: Progress) -> str:
 
 
 def sparkline(values: list[float], sparks: str = SPARKS) -> str:
-    """A column for each value, of a height from 0 to the greatest."""
+    """Return a bar for each value, scaled from 0 to the maximum."""
     most = max(values, default=0.0) or 1.0
     return "".join(sparks[min(len(sparks) - 1, int(value / most * len(sparks)))] for value in values)
 
 
 def view(title: str, duration: float) -> Lines | View:
-    """The view that stderr can show: the live one needs a terminal that can move its cursor, and Rich."""
+    """Return the live view if stderr is a terminal that can move its cursor and Rich is installed, else Lines."""
     if sys.stderr is not None and os.isatty(2) and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"):
         with contextlib.suppress(ImportError):
             return View(title, duration)
     return Lines(duration)
 
 
-def _taken() -> bool:
-    """Would a write to stderr be taken at once?"""
+def _is_writable() -> bool:
+    """Report whether a write to stderr would not block."""
     try:
         return sys.stderr is not None and bool(select.select([], [2], [], 0)[1])
     except (OSError, ValueError):

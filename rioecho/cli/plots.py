@@ -62,7 +62,7 @@ def draw_run(result: Result) -> _Figure:
     rate.plot(times, rates, color=COLOURS[0], linewidth=1.6, label="achieved" if asked else None)
     rate.fill_between(times, rates, color=COLOURS[0], alpha=0.15, linewidth=0)
     if asked:
-        rate.axhline(asked, color=COLOURS[1], linestyle="--", linewidth=1.4, label=f"asked: {number(asked)}/s")
+        rate.axhline(asked, color=COLOURS[1], linestyle="--", linewidth=1.4, label=f"requested: {number(asked)}/s")
         rate.legend(loc="lower right", frameon=False)
     rate.set_title("messages per second", fontsize=10)
     rate.set_xlabel("seconds")

@@ -1,6 +1,6 @@
-"""The result of a load test on its way out, and back in: stdout, the files that were asked for, and reading one again.
+"""The files of a load test's results: checking that they can be written, writing them, and reading one again.
 
-A function that writes returns an exit status, and has said on stderr what went wrong if it is not 0.
+A function that writes returns an exit status. If it is not 0, the function has printed the reason on stderr.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from rioecho.cli.tables import Run
 
-#: What no figure of a run reaches.
+#: An upper bound of every figure of a run.
 BEYOND = 2.0**64
 
 
 def check_writable(path: str) -> None:
-    """Raise the OSError that writing to `path` would most likely raise; nothing is written to find out."""
+    """Raise the OSError that writing to ``path`` would most likely raise. Writes nothing."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -42,7 +42,7 @@ def check_writable(path: str) -> None:
 
 
 def check_all_writable(files: Mapping[str, str | None]) -> None:
-    """Raise ValueError if one of the files of these options could not be written, or if two of them are the same."""
+    """Raise ValueError if one of the files of these options cannot be written, or if two of them are the same file."""
     seen: dict[str, str] = {}
     for option, path in files.items():
         if path is None:
@@ -57,7 +57,7 @@ def check_all_writable(files: Mapping[str, str | None]) -> None:
 
 
 def write(prog: str, path: str, writer: Callable[[str], object]) -> int:
-    """Have a file written."""
+    """Call ``writer(path)``; report its OSError. Returns the exit status."""
     try:
         writer(path)
     except OSError as error:
@@ -72,14 +72,14 @@ def write_text(path: str, text: str) -> None:
 
 
 def read(path: str) -> Run:
-    """Read what --json has written; ValueError where it is something else."""
+    """Read a result written by ``--json``. Raises OSError, or ValueError if the file is something else."""
     with open(path, encoding="utf-8") as file:
         try:
             run = json.load(file)
         except RecursionError:
             raise ValueError("it is nested too deeply") from None
     if not isinstance(run, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     latency = run.get("latency_us")
     latency = latency if isinstance(latency, dict) else {}
     run = {"pipeline": 1, "rate_asked": None, **run}
@@ -89,13 +89,13 @@ def read(path: str) -> Run:
         del numbers["rate_asked"]
     for name, value in numbers.items():
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ValueError(f"{name} is no number")
+            raise ValueError(f"{name} is not a number")
         if not 0 <= value < BEYOND:
             raise ValueError(f"{name} is out of range")
     return run
 
 
 def names(paths: Sequence[str]) -> list[str]:
-    """The files' names without their folders and endings, where that tells them apart, as they can be printed."""
+    """Return printable names of the files: without directory and ``.json`` if these are distinct, else the paths."""
     short = [os.path.basename(path).removesuffix(".json") for path in paths]
     return [in_one_line(name) for name in (short if len(set(short)) == len(short) else paths)]

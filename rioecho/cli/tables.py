@@ -25,7 +25,7 @@ SETTINGS = {
     "connections": "connections",
     "message_bytes": "bytes per message",
     "pipeline": "messages in flight",
-    "rate_asked": "the rate asked for",
+    "rate_asked": "the requested rate",
 }
 
 BLOCKS = "▏▎▍▌▋▊▉█"
@@ -75,7 +75,7 @@ def report(run: Run, buckets: Sequence[Bucket], width: int = 80, blocks: str = B
     """Return the table and the histogram of a run, as lines of at most ``width`` columns."""
     rate, asked = run["rate"], run["rate_asked"]
     lines = [setting(run), ""]
-    against = f"  ({rate / asked:.1%} of the {number(asked)} asked for)" if asked else ""
+    against = f"  ({rate / asked:.1%} of the requested {number(asked)})" if asked else ""
     lines.append(f"rate        {number(rate):>12} messages/s{against}")
     lines.append(f"throughput  {number(run['mb_per_s']):>12} MB/s each way")
     lines.append(f"messages    {run['messages']:>12,}")

@@ -131,7 +131,7 @@ def test_a_closed_loop_has_one_curve_and_an_open_loop_two_and_the_requested_rate
     corrected, uncorrected = (points(line) for line in latency.get_lines())
     assert corrected[-1] == (1000.0, 20_000.0)
     assert uncorrected[-1] == (1000.0, 1000.0)
-    assert "asked: 20,000/s" in [text.get_text() for text in rate.get_legend().get_texts()]
+    assert "requested: 20,000/s" in [text.get_text() for text in rate.get_legend().get_texts()]
     assert rate.get_ylim()[1] > 20_000
 
 

@@ -91,7 +91,7 @@ def test_the_table_of_an_open_loop_has_both_latencies_and_the_requested_rate():
     run = RUN | {"rate_asked": 130_000.0, "latency_uncorrected_us": LATENCY | {"p99.9": 66.0}}
     text = report(run, [], 80)
     table = {words(line)[0]: words(line)[1:] for line in text if line}
-    assert table["rate"] == ["123,456", "messages/s", "(95.0%", "of", "the", "130,000", "asked", "for)"]
+    assert table["rate"] == ["123,456", "messages/s", "(95.0%", "of", "the", "requested", "130,000)"]
     assert table["latency"] == ["corrected", "uncorrected"]
     assert table["p99.9"] == ["1.23", "ms", "66.0", "us"]
     columns = [line for line in text if line.startswith(("latency", "  p", "  m"))]
@@ -135,5 +135,5 @@ def test_differences_in_the_settings_are_listed():
     assert differences([("a", RUN), ("b", RUN | {"rate": 1.0})]) == []
     assert differences([("a", RUN), ("b", RUN | {"connections": 1000, "rate_asked": 500.0})]) == [
         "the runs differ in connections: 50, 1,000",
-        "the runs differ in the rate asked for: none, 500",
+        "the runs differ in the requested rate: none, 500",
     ]

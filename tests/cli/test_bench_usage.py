@@ -66,7 +66,7 @@ def test_what_a_file_is_called_does_nothing_to_the_terminal(tmp_path):
         (None, "No such file"),
         ("", "is not a result of --json"),
         ("[]", "is not a result of --json"),
-        ("{}", "is not a result of --json: rate is no number"),
+        ("{}", "is not a result of --json: rate is not a number"),
         (b"\xff\xfe", "is not a result of --json"),
         ("[" * 200_000, "is nested too deeply"),
         *(
@@ -179,7 +179,7 @@ def test_a_wrong_command_line_is_one_line_and_status_2(unasked):
 
 def test_no_target_is_one_line_and_status_2():
     assert "give HOST:PORT" in refused()
-    assert "'localhost:8000' was taken for the FILE of --json" in refused("--json", "localhost:8000")
+    assert "'localhost:8000' was parsed as the FILE of --json" in refused("--json", "localhost:8000")
 
 
 @pytest.mark.sampled(1)

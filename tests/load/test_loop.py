@@ -364,7 +364,7 @@ def test_it_opens_one_descriptor_and_closes_it():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"pipeline": 0}, "under way"),
+        ({"pipeline": 0}, "in flight"),
         ({"rate": 0}, "rate"),
         ({"rate": float("nan")}, "rate"),
         ({"rate": 1e-10}, "rate"),
