@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What .ci/run and the steps share. .ci/run exports the variables:
+# Functions of .ci/run and the steps. .ci/run exports the variables:
 #
-#     root       the tree that it was called in
-#     work       the temporary folder; $work/tree is the checkout
+#     root       the working tree
+#     work       the temporary directory; $work/tree is the checkout
 #     python     the interpreter
-#     started    when the run began
+#     started    start time of the run, in seconds since the epoch
 #     beside     "yes" in the second of two lanes
 set -euo pipefail
 
@@ -24,13 +24,14 @@ die() {
 
 own_network=(unshare --net sh -c 'ip link set lo up && exec "$@"' sh)
 
-# Run a program that listens and connects: the tests find ports that are free, and want them to stay so.
+# Run a program that uses the network. In the second lane it gets a network of its own: tests choose free ports, and no
+# test of the other lane may bind them.
 on_a_network() {
     if [[ -n ${beside:-} ]]; then "${own_network[@]}" "$@"; else "$@"; fi
 }
 
-# Run a program with PATH and HOME and what tells pip and pytest what to do: a setting of this machine is not one that
-# users have.
+# Run a program with only PATH, HOME and the settings of pip, pytest and the build in its environment, because users do
+# not have the other settings of this machine.
 clean_environment() {
     local name kept=()
     # shellcheck disable=SC2086
@@ -45,21 +46,21 @@ new_venv() { # NAME [PYTHON]
     local interpreter=${2:-$python}
     if "$interpreter" -c 'import ensurepip' 2>/dev/null; then
         "$interpreter" -m venv "$work/venv-$1"
-    else # built without it: another Python's pip installs one
+    else # built without ensurepip: the pip of python3 installs one
         "$interpreter" -m venv --without-pip "$work/venv-$1"
         python3 -m pip --python "$work/venv-$1/bin/python" install pip ||
-            die "$interpreter has no ensurepip, and python3 no pip to install one"
+            die "$interpreter has no ensurepip, and python3 has no pip to install one"
     fi
 }
 
-use_venv() { # NAME: for the rest of the script or subshell that calls it
+use_venv() { # NAME: for the rest of the calling script or subshell
     export VIRTUAL_ENV="$work/venv-$1" PATH="$work/venv-$1/bin:$PATH"
     hash -r
 }
 
-pinned() { grep "^$1==" "$work/tree/.ci/requirements.txt"; } # TOOL: with its version
+pinned() { grep "^$1==" "$work/tree/.ci/requirements.txt"; } # TOOL: print its pinned requirement
 
-use_tools() { # the tools of lint, build and ids; whichever step asks first installs them
+use_tools() { # the tools of lint, build and ids; the first step that needs them installs them
     if [[ ! -e $work/venv-tools/ready ]]; then
         new_venv tools
         "$work/venv-tools/bin/pip" install -r "$work/tree/.ci/requirements.txt"
@@ -68,7 +69,7 @@ use_tools() { # the tools of lint, build and ids; whichever step asks first inst
     use_venv tools
 }
 
-dist() { # sdist, and the wheel from it, into $work/dist: once, whichever step asks first
+dist() { # build the sdist, and the wheel from it, in $work/dist; only the first call does it
     [[ ! -e $work/dist/ready ]] || return 0
     (
         new_venv dist
@@ -83,9 +84,9 @@ dist() { # sdist, and the wheel from it, into $work/dist: once, whichever step a
     touch "$work/dist/ready"
 }
 
-# The package's sdist installed as VARIANT in an environment of its own, and the current folder holding the tests
-# without the sources: a child started there imports what is installed. Not installed from the archive itself: pip
-# would cache the wheel under its name, and give one variant for another.
+# Install the sdist as VARIANT in an environment of its own, and change to a directory with the tests but without the
+# sources, so that a child started there imports the installed package. The archive is unpacked first: pip would cache
+# the wheel under the archive's name and use one variant in place of another.
 install_from_sdist() { # NAME VARIANT EXTRAS PYTHON
     dist
     mkdir "$work/$1"
@@ -97,9 +98,9 @@ install_from_sdist() { # NAME VARIANT EXTRAS PYTHON
     rm -rf rioecho setup.py build
 }
 
-# ---- What the machine has --------------------------------------------------------------------------------------------
+# ---- Pythons and programs of the machine -----------------------------------------------------------------------------
 
-further_pythons() { # every other CPython from 3.11 on that pyenv has
+further_pythons() { # print every other CPython, 3.11 or newer, that pyenv has
     local own version
     command -v pyenv >/dev/null || return 0
     own=$("$python" -c 'import sys; print("%d.%d." % sys.version_info[:2])')
@@ -108,7 +109,7 @@ further_pythons() { # every other CPython from 3.11 on that pyenv has
     done
 }
 
-python_of_debug() { # another CPython where there is one, so that each runs the suite once
+python_of_debug() { # print another CPython if there is one, so that each runs the tests once
     # shellcheck disable=SC2046
     set -- $(further_pythons)
     echo "${1:-$python}"
@@ -118,10 +119,10 @@ is_python_311() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))
 
 is_free_threaded() { "$1" -c 'import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))'; }
 
-# The GIL stays off, also where a module asks for it: one that a tool or a test brings.
+# Keep the GIL off even if an imported module needs it: a dependency of a tool or a test.
 ! is_free_threaded "$python" || export PYTHON_GIL=0
 
-outside_programs() { # the tests talk to these where they are there, and skip where not
+outside_programs() { # as root, install the programs that tests use; without them these tests are skipped
     local missing=()
     command -v nc >/dev/null || missing+=(netcat-openbsd)
     command -v socat >/dev/null || missing+=(socat)
@@ -132,12 +133,12 @@ outside_programs() { # the tests talk to these where they are there, and skip wh
     [[ ${#missing[@]} -gt 0 && $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 0
     export DEBIAN_FRONTEND=noninteractive
     { apt-get update -qq && apt-get install -y -qq "${missing[@]}"; } >"$work/apt.log" 2>&1 ||
-        echo "note: apt-get could not install ${missing[*]}: some tests will skip"
+        echo "note: apt-get could not install ${missing[*]}: some tests will be skipped"
 }
 
 # ---- Sanitizers ------------------------------------------------------------------------------------------------------
 
-must_be_instrumented() { # SYMBOL: in each extension module of the environment in use
+must_be_instrumented() { # SYMBOL: require it in each extension module of the current environment
     local modules module
     modules=$(find "$VIRTUAL_ENV" -path '*/rioecho/*' -name '*.so')
     [[ -n $modules ]] || die "no extension module is installed"
@@ -146,11 +147,11 @@ must_be_instrumented() { # SYMBOL: in each extension module of the environment i
     done
 }
 
-show_reports() { # FOLDER STATUS: print those about our code, of a failed run all; status 1 if there is one
+show_reports() { # FOLDER STATUS: print reports that name rioecho, or all if STATUS is not 0; status 1 if there are any
     local log found=0
     for log in "$1"/*; do
         [[ -e $log ]] || continue
-        # What another program did is not our finding.
+        # Ignore reports about other programs.
         if [[ $2 != 0 ]] || grep -q rioecho "$log"; then
             cat "$log"
             found=1
