@@ -1,4 +1,4 @@
-"""A load test as data: results that add up, tests that break off, and what is left behind."""
+"""rioecho.bench: consistent results, progress, failures, and resources after a run."""
 
 import contextlib
 import dataclasses
@@ -31,12 +31,12 @@ def target(address):
 
 
 def short(address, **options):
-    """A plan that does not take long."""
+    """Return a plan of a short test."""
     return Plan(target(address), **({"connections": 4, "duration": 0.2, "warmup": 0.05} | options))
 
 
 def hold(sock):
-    """Take all and give nothing."""
+    """Receive until EOF and send nothing."""
     with contextlib.suppress(ConnectionError):
         while sock.recv(1 << 16):
             pass
@@ -46,7 +46,7 @@ def hold(sock):
 
 
 def check(result, plan):
-    """What holds for every result."""
+    """Assert what is true of every result."""
     shown = result.to_json()
     assert list(shown) == " ".join(SHOWN).split()
     assert json.loads(json.dumps(shown)) == shown
@@ -93,7 +93,7 @@ def test_threads_share_the_connections_and_the_rate(threads):
         result = run(plan)
         assert server.stats()["accepted"] == 7
         check(result, plan)
-        assert 1 <= result.total_messages <= 250 + 7  # each connection's turn comes with its own rounding
+        assert 1 <= result.total_messages <= 250 + 7  # each connection rounds its schedule on its own
         assert result.messages <= result.total_messages
         assert result.rate_asked == 1000
         assert result.histogram is not result.histogram_uncorrected
@@ -133,7 +133,7 @@ def test_the_samples_are_of_the_measured_time_and_their_number_is_bounded():
     ) <= result.messages * (1 + 1e-9)
 
 
-def test_the_hgrm_file_is_what_hdrhistogram_s_plotter_reads(tmp_path):
+def test_the_hgrm_file_has_the_format_of_hdrhistogram(tmp_path):
     with EchoServer() as server:
         result = run(short(server.addresses[0]))
     result.write_hgrm(tmp_path / "x.hgrm")
@@ -155,7 +155,7 @@ def test_the_hgrm_file_is_what_hdrhistogram_s_plotter_reads(tmp_path):
     assert re.fullmatch(r"#\[Buckets = +32, SubBuckets     = +2048\]", footer[2])
 
 
-def test_a_result_says_what_it_cannot_carry():
+def test_a_result_warns_of_too_few_messages_and_of_a_missed_rate():
     def talk(sock):
         with contextlib.suppress(ConnectionError):
             while data := sock.recv(100):
@@ -169,13 +169,13 @@ def test_a_result_says_what_it_cannot_carry():
     assert re.fullmatch(r"the rate was not reached: [\d.]+ of 500 messages per second", slow)
 
 
-def test_a_rate_is_said_in_whole_digits():
+def test_a_large_rate_is_printed_without_an_exponent():
     with EchoServer() as server:
         result = run(short(server.addresses[0], rate=1e9, duration=0.02))
     assert re.fullmatch(r"the rate was not reached: [\d.]+ of 1000000000 messages per second", result.warnings[-1])
 
 
-# ---- how far it is
+# ---- progress
 
 
 def test_progress_is_reported_to_the_end():
@@ -199,7 +199,7 @@ def test_progress_is_reported_to_the_end():
         assert each.messages == 0 or not each.warming_up
 
 
-def test_what_the_report_raises_ends_the_test_and_its_threads():
+def test_an_exception_of_on_progress_ends_the_test_and_its_threads():
     def refuse(progress):
         raise KeyError(progress.messages)
 
@@ -212,12 +212,12 @@ def test_what_the_report_raises_ends_the_test_and_its_threads():
     assert threading.active_count() == before
 
 
-def test_every_must_be_a_time():
+def test_every_must_be_above_zero():
     with pytest.raises(ValueError, match="every"):
         run(Plan("localhost:1"), print, 0)
 
 
-def test_it_can_be_stopped_and_gives_what_it_has():
+def test_a_stopped_test_returns_its_result_so_far():
     stop = threading.Event()
     seen = []
 
@@ -236,15 +236,15 @@ def test_it_can_be_stopped_and_gives_what_it_has():
     assert result.warnings[0].startswith("stopped early: ")
 
 
-def test_the_threads_take_turns_on_the_schedule():
+def test_the_threads_alternate_on_the_schedule():
     with EchoServer() as server:
-        # Two a second: the second is not due before the end.
+        # Two per second: the second message is not due before the end.
         plan = short(server.addresses[0], connections=2, threads=2, rate=2, duration=0.4, warmup=0)
         assert run(plan).total_messages == 1
 
 
 @pytest.mark.slow
-def test_after_a_stop_it_waits_for_what_is_under_way_without_computing():
+def test_after_a_stop_it_waits_for_messages_in_flight_without_using_the_processor():
     stop = threading.Event()
     with answering(hold) as address:
         plan = short(address, connections=1, duration=10, warmup=0, stall_timeout=60)
@@ -253,7 +253,7 @@ def test_after_a_stop_it_waits_for_what_is_under_way_without_computing():
         assert time.thread_time() - used < 0.3
 
 
-def test_ctrl_c_gives_what_it_has(child):
+def test_ctrl_c_raises_interrupted_with_the_result_so_far(child):
     printed = child("""if True:
         import os, signal, threading
         from rioecho import EchoServer
@@ -271,7 +271,7 @@ def test_ctrl_c_gives_what_it_has(child):
     assert issubclass(Interrupted, KeyboardInterrupt)
 
 
-def test_ctrl_c_in_the_last_report_gives_the_whole_result():
+def test_ctrl_c_in_the_last_report_keeps_the_whole_result():
     def report(progress):
         raise KeyboardInterrupt
 
@@ -284,7 +284,7 @@ def test_ctrl_c_in_the_last_report_gives_the_whole_result():
     assert not any(warning.startswith("stopped early") for warning in raised.value.result.warnings)
 
 
-# ---- breaking off
+# ---- failures
 
 
 def test_the_older_names_of_the_errors_are_the_client_s_classes():
@@ -305,7 +305,7 @@ def test_a_wrong_echo_ends_the_test():
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_lost_connection_ends_the_test_with_what_there_was(how):
+def test_a_lost_connection_ends_the_test_with_the_result_so_far(how):
     def talk(sock):
         for _ in range(100):
             sock.sendall(receive(sock, 64))
@@ -324,7 +324,7 @@ def test_a_lost_connection_ends_the_test_with_what_there_was(how):
     assert error.strerror == f"connection 0 {reason}; 64 bytes did not come back"
 
 
-def test_a_server_that_stalls_is_given_up():
+def test_a_server_that_stalls_ends_the_test():
     def talk(sock):
         sock.sendall(receive(sock, 64))
         hold(sock)
@@ -338,7 +338,7 @@ def test_a_server_that_stalls_is_given_up():
     assert error.result.latency_us["max"] >= 300_000
 
 
-def test_when_one_thread_breaks_off_the_others_do():
+def test_a_failure_in_one_thread_ends_the_others():
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve():
@@ -358,7 +358,7 @@ def test_when_one_thread_breaks_off_the_others_do():
         running.result()
 
 
-def test_who_does_not_listen_is_an_error_that_names_the_target():
+def test_a_refused_connection_is_an_error_that_names_the_target():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(ConnectionRefusedError, match=f"cannot connect to 127.0.0.1 port {port}: "):
@@ -368,20 +368,20 @@ def test_who_does_not_listen_is_an_error_that_names_the_target():
 
 
 @pytest.mark.slow
-def test_a_server_that_takes_one_at_a_time_leaves_the_others_stalled():
+def test_a_server_for_one_connection_at_a_time_leaves_the_others_stalled():
     with EchoServer(engine="iterative") as server, pytest.raises(Stalled) as raised:
         run(short(server.addresses[0], connections=3, stall_timeout=0.3))
     assert raised.value.missing >= 2
     assert raised.value.result.messages > 0
 
 
-# ---- what it leaves, and what it takes
+# ---- resources
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer keeps freed memory")
-def test_its_memory_does_not_grow_with_the_messages(child):
+def test_memory_does_not_grow_with_the_number_of_messages(child):
     printed = child("""if True:
         import os
         from rioecho import EchoServer

@@ -1,4 +1,4 @@
-"""rioecho-bench against echo servers as they are started by hand: rioecho-server, socat, ncat, uvloop's streams."""
+"""rioecho-bench against servers in processes of their own: rioecho-server, socat, ncat, and uvloop's streams."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from support.programs import accepting, free_port, start  # noqa: F401 - a fixtu
 UVLOOP_STREAMS = Path(__file__).parents[2] / "benchmarks" / "peers" / "uvloop_streams.py"
 CONNECTIONS, SIZE = 3, 100
 
-#: The program, and how it listens on a port and on a path.
+#: The program, and its arguments to listen on a port and on a path.
 OTHERS = {
     "socat cat": ("socat", "TCP-LISTEN:{1},bind={0},fork EXEC:/bin/cat", "UNIX-LISTEN:{0},fork EXEC:/bin/cat"),
     "socat": ("socat", "TCP-LISTEN:{1},bind={0},fork PIPE", "UNIX-LISTEN:{0},fork PIPE"),
@@ -26,7 +26,7 @@ OTHERS = {
 
 
 def bench(*arguments, duration=0.1):
-    """What a run that succeeds says of itself."""
+    """Run the command, require success, and return its result."""
     with Command("rioecho.cli.bench", *arguments, "-d", duration, "--warmup", "0", "--json") as command:
         assert command.status() == 0, command.err.text
         run = json.loads(command.out.text)
@@ -38,7 +38,7 @@ def bench(*arguments, duration=0.1):
 
 
 def echoed(server, times):
-    """How many bytes rioecho-server has echoed on each of so many connections that were closed, by its own log."""
+    """Return the numbers of bytes echoed on each of ``times`` closed connections, from the server's log."""
     server.err.wait_for("bytes echoed", times=times)
     return [int(n) for n in re.findall(r"end of input, (\d+) bytes echoed", server.err.text)]
 
@@ -46,7 +46,7 @@ def echoed(server, times):
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("framing", ["line", "raw"])
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
-def test_its_count_agrees_with_that_of_rioecho_server(engine, framing, tmp_path):
+def test_its_count_agrees_with_the_log_of_rioecho_server(engine, framing, tmp_path):
     unix = tmp_path / "echo"
     connections = 1 if engine == "iterative" else CONNECTIONS
     with Server("--engine", engine, "--framing", framing, "--unix", unix, "--host", "127.0.0.1") as server:
@@ -56,7 +56,7 @@ def test_its_count_agrees_with_that_of_rioecho_server(engine, framing, tmp_path)
             each = echoed(server, n * connections)
             assert all(count and count % SIZE == 0 for count in each)
             messages = sum(each) // SIZE - before
-            # What was in flight when the time was over came back, too.
+            # The messages in flight at the end were echoed, too.
             assert run["messages"] <= messages <= run["messages"] + 4 * connections
             before += messages
         server.signal(signal.SIGTERM)
@@ -64,7 +64,7 @@ def test_its_count_agrees_with_that_of_rioecho_server(engine, framing, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_server_that_stands_still_shows_in_the_corrected_latencies_and_hardly_in_the_others():
+def test_a_suspended_server_shows_in_the_corrected_latencies_and_hardly_in_the_uncorrected():
     with Server("--host", "127.0.0.1") as server:
         arguments = [
             f"127.0.0.1:{server.address[1]}",
@@ -79,14 +79,14 @@ def test_a_server_that_stands_still_shows_in_the_corrected_latencies_and_hardly_
             "--json",
         ]
         with Command("rioecho.cli.bench", *arguments) as command:
-            command.err.wait_for("p50")  # after a second
+            command.err.wait_for("p50")  # the first line is printed after a second
             server.signal(signal.SIGSTOP)
             time.sleep(1)
             server.signal(signal.SIGCONT)
             assert command.status() == 0, command.err.text
             run = json.loads(command.out.text)
     corrected, uncorrected = run["latency_us"], run["latency_uncorrected_us"]
-    # Of 3000 messages 1000 were due in that second, and only one of them was on its way.
+    # 1000 of 3000 messages were due in that second, and only one of them was in flight.
     assert corrected["p99.9"] > corrected["p99"] > corrected["p90"] > 500_000
     assert uncorrected["max"] > 900_000
     assert uncorrected["p99"] < corrected["p99"] / 3
@@ -113,10 +113,10 @@ def test_a_server_that_dies_is_status_1_with_what_was_measured():
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("transport", ["tcp", "unix"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_it_can_load_the_servers_of_others(start, name, transport, tmp_path):  # noqa: F811
+def test_it_can_load_other_servers(start, name, transport, tmp_path):  # noqa: F811
     program, *listening = OTHERS[name]
     if shutil.which(program) is None:
-        pytest.skip(f"there is no {program} here")
+        pytest.skip(f"{program} is not installed")
     address = ["127.0.0.1", free_port()] if transport == "tcp" else [str(tmp_path / "echo")]
     words = listening[transport == "unix"].format(*address).split()
     child = start([program, *words])
@@ -126,8 +126,8 @@ def test_it_can_load_the_servers_of_others(start, name, transport, tmp_path):  #
     assert child.poll() is None
 
 
-@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="there is no uvloop here")
-@pytest.mark.skipif(not UVLOOP_STREAMS.exists(), reason="benchmarks/ is not here")
+@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
+@pytest.mark.skipif(not UVLOOP_STREAMS.exists(), reason="the source tree is not available")
 @pytest.mark.parametrize("transport", ["tcp", "unix"])
 def test_it_can_load_a_server_on_uvloop(start, transport, tmp_path):  # noqa: F811
     unix = [str(tmp_path / "echo")] if transport == "unix" else []

@@ -1,4 +1,4 @@
-"""The load loop against peers that echo right, at once, late or in bits: its counts, its schedule, its life."""
+"""The load loop against peers that echo correctly, at once, late or in pieces: its counts, schedule and life cycle."""
 
 import contextlib
 import errno
@@ -39,19 +39,19 @@ def test_each_message_has_its_size_and_ends_in_the_only_newline(size):
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_a_message_of_nothing_is_refused(size):
+def test_a_message_size_below_one_is_refused(size):
     with pytest.raises(ValueError, match="at least one byte"):
         messages(size)
 
 
-# ---- right echoes
+# ---- correct echoes
 
 
 @pytest.mark.sampled(6)
 @pollers
 @pytest.mark.parametrize("pipeline", [1, 3, 100])
 @pytest.mark.parametrize("size", SIZES)
-def test_what_it_counts_is_what_the_server_counts(size, pipeline, without_epoll):
+def test_its_counts_agree_with_those_of_the_server(size, pipeline, without_epoll):
     if size * pipeline > 1 << 24:
         pipeline = 16
     with EchoServer(framing="raw" if pipeline == 3 else "line") as server:
@@ -64,7 +64,7 @@ def test_what_it_counts_is_what_the_server_counts(size, pipeline, without_epoll)
         assert echoed > 0
         assert measured <= echoed
         assert load.measured_seconds == pytest.approx(0.03, abs=1e-6)
-        # Those that came back after the end count too.
+        # Messages echoed after the end count too.
         assert measured <= latencies(load).count <= measured + 4 * pipeline
         server.stop()
         stats = server.stats()
@@ -76,7 +76,7 @@ def test_what_it_counts_is_what_the_server_counts(size, pipeline, without_epoll)
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [1, 2, 64, 5000])
-def test_echoes_may_come_in_any_pieces(size):
+def test_echoes_may_arrive_in_any_pieces(size):
     def talk(end):
         pieces = itertools.cycle([1, 2, 63, 64, 65, 1000, 7])
         with contextlib.suppress(ConnectionError):
@@ -93,7 +93,7 @@ def test_echoes_may_come_in_any_pieces(size):
 
 
 @pytest.mark.parametrize("pipeline", [1, 4])
-def test_no_more_than_the_pipeline_is_in_flight_and_one_goes_for_each_that_comes(pipeline):
+def test_the_pipeline_bounds_the_messages_in_flight_and_each_echo_releases_one(pipeline):
     seen = []
 
     def talk(end):
@@ -112,7 +112,7 @@ def test_no_more_than_the_pipeline_is_in_flight_and_one_goes_for_each_that_comes
     assert seen == [False] * 20
 
 
-def test_a_connection_begins_at_another_place_for_each_number():
+def test_each_connection_begins_at_another_place_of_the_cycle():
     first = []
 
     def talk(*ends):
@@ -138,13 +138,13 @@ def test_with_a_rate_nothing_is_sent_before_it_is_due(without_epoll):
         with opened:
             load = loop(socks, rate=500, warmup=0.1, duration=0.3, pipeline=200, without_epoll=without_epoll)
             assert load.run()[0] == "done"
-        # 0, 2, 4 ... 398 ms; the loop may have been away when the last of them were due.
+        # 0, 2, 4 ... 398 ms; the loop may not have run when the last of them were due.
         assert 1 <= load.counts()[1] <= 200
         assert latencies(load).count <= 200
         assert latencies(load).count >= latencies(load, corrected=False).count
 
 
-def test_connections_take_turns_on_the_schedule():
+def test_connections_alternate_on_the_schedule():
     counts = []
 
     def count(end):
@@ -181,29 +181,29 @@ def test_a_stall_shows_in_the_corrected_latencies_and_hardly_in_the_uncorrected(
         load = loop(ends, rate=1000, duration=1)
         assert load.run()[0] == "done"
     corrected, uncorrected = latencies(load), latencies(load, corrected=False)
-    # Of 1000 messages 500 were due while nothing moved: the slowest 10 of them waited for more than 0.48 s.
+    # 500 of 1000 messages were due during the stall; the slowest 10 waited for more than 0.48 s.
     assert corrected.percentile(99) > 400_000
     assert corrected.percentile(75) > 50_000
     assert uncorrected.percentile(99) < 250_000
     assert uncorrected.max >= 500_000
-    assert corrected.count >= uncorrected.count  # what was due and could not be sent before the end
+    assert corrected.count >= uncorrected.count  # messages that were due and could not be sent before the end
 
 
 @pytest.mark.slow
-def test_the_uncorrected_latency_is_from_when_it_was_sent_though_another_has_waited_for_longer():
+def test_the_uncorrected_latency_counts_from_the_send_even_if_an_older_message_is_in_flight():
     def talk(one, two):
         first = receive(one, 64)
         two.sendall(receive(two, 64))
         one.sendall(first)
 
     with peer(talk, 2) as ends:
-        load = loop(ends, rate=1, duration=1.2)  # the second goes after a second
+        load = loop(ends, rate=1, duration=1.2)  # the second message is sent after a second
         load.run()
     assert latencies(load, corrected=False).percentile(50) < 800_000
     assert latencies(load, corrected=False).max > 990_000
 
 
-def test_what_was_due_and_never_sent_counts_too():
+def test_messages_that_were_due_and_never_sent_count():
     with peer(until_closed) as ends:
         load = loop(ends, rate=1000, duration=0.3, stall_timeout=0.4)
         assert load.run()[0] == "stalled"
@@ -212,7 +212,7 @@ def test_what_was_due_and_never_sent_counts_too():
     assert latencies(load).percentile(50) >= 100_000
 
 
-def test_what_was_let_go_and_the_kernel_never_took_counts_too():
+def test_messages_released_and_never_sent_count():
     over = threading.Event()
 
     def talk(end):
@@ -221,13 +221,13 @@ def test_what_was_let_go_and_the_kernel_never_took_counts_too():
 
     with peer(talk) as ends:
         load = loop(ends, 1 << 16, rate=1000, pipeline=200, duration=0.1)
-        threading.Timer(0.3, over.set).start()  # by then the load is over, and what it let go is not
+        threading.Timer(0.3, over.set).start()  # the measurement has ended by then, but not the messages in flight
         assert load.run()[0] == "done"
     assert 0 < load.counts()[1] == latencies(load, corrected=False).count < 100
     assert latencies(load).count == 100
 
 
-def test_a_backlog_of_millions_is_counted_without_counting_each():
+def test_a_backlog_of_millions_is_recorded_without_a_loop_over_each():
     with EchoServer() as server:
         opened, socks = connected(server, 3)
         with opened:
@@ -238,14 +238,14 @@ def test_a_backlog_of_millions_is_counted_without_counting_each():
     h = latencies(load)
     assert h.count == 500_000_000  # one every nanosecond
     assert h.max >= 499_000
-    # Nearly all of them have not gone, and are as old as the time from when they were due to the end.
+    # Nearly all of them were never sent; their latency is the time from when they were due to the end.
     for p in (10, 50, 90):
         assert h.percentile(p) == pytest.approx(p * 5000, rel=0.05)
     assert h.mean == pytest.approx(250_000, rel=0.05)
 
 
 @pytest.mark.slow
-def test_a_late_phase_puts_the_first_message_off():
+def test_a_phase_delays_the_first_message():
     with peer(echo) as ends:
         load = loop(ends, rate=1, phase=0.1, duration=0.6)
         running = Running(load.run)
@@ -256,7 +256,7 @@ def test_a_late_phase_puts_the_first_message_off():
         assert load.counts()[1] == 0
 
 
-def test_the_slowest_rate_sends_one_message_and_is_over_in_time():
+def test_the_minimum_rate_sends_one_message_and_ends_in_time():
     with peer(echo) as ends:
         load = loop(ends, rate=2.0**-31, duration=0.1)
         assert load.run()[0] == "done"
@@ -264,12 +264,12 @@ def test_the_slowest_rate_sends_one_message_and_is_over_in_time():
     assert 0 < latencies(load).max < SECONDS * 1e6
 
 
-# ---- its life
+# ---- life cycle
 
 
 @contextlib.contextmanager
 def peer_that_has_echoed_three():
-    """A peer, and an event: the fourth message, which follows the third answer, has come to it."""
+    """Run a peer; yield its sockets and an event that is set when it has received the fourth message."""
     three_are_back = threading.Event()
 
     def talk(end):
@@ -285,7 +285,7 @@ def peer_that_has_echoed_three():
 
 
 @pytest.mark.parametrize("rate", [None, 100.0])
-def test_stopping_ends_it_early_from_another_thread(rate):
+def test_stop_in_another_thread_ends_the_loop_early(rate):
     with peer_that_has_echoed_three() as (ends, three_are_back):
         load = loop(ends, rate=rate, duration=1000)
         running = Running(load.run)
@@ -306,7 +306,7 @@ def test_a_second_stop_does_not_wait_for_what_is_in_flight():
         assert load.counts()[:2] == (0, 0)
 
 
-def test_stopping_before_the_end_of_the_warm_up_has_measured_nothing():
+def test_a_stop_during_the_warm_up_measures_nothing():
     with peer_that_has_echoed_three() as (ends, three_are_back):
         load = loop(ends, warmup=1000)
         running = Running(load.run)
@@ -317,7 +317,7 @@ def test_stopping_before_the_end_of_the_warm_up_has_measured_nothing():
         assert (load.counts()[0], load.measured_seconds, latencies(load).count) == (0, 0.0, 0)
 
 
-def test_the_counts_can_be_read_while_it_runs_and_only_grow():
+def test_the_counts_can_be_read_during_the_run_and_only_grow():
     with peer(echo) as ends:
         load = loop(ends, pipeline=4, duration=0.2)
         running, seen = Running(load.run), []
@@ -336,7 +336,7 @@ def test_it_runs_once():
             load.run()
 
 
-def test_other_threads_go_on_while_it_runs():
+def test_other_threads_run_during_the_run():
     with peer(echo) as ends:
         load = loop(ends, duration=0.2)
         ran = []
@@ -350,7 +350,7 @@ def test_other_threads_go_on_while_it_runs():
     assert turns > 100
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 def test_it_opens_one_descriptor_and_closes_it():
     with peer(echo) as ends:
         before = open_descriptors()
@@ -392,7 +392,7 @@ def test_wrong_types_are_refused_and_nothing_is_closed(options, stream):
     assert open_descriptors() == before
 
 
-def test_what_is_no_socket_is_refused():
+def test_a_descriptor_that_is_not_a_socket_is_refused():
     with open(os.devnull) as file, pytest.raises(ValueError, match="not a socket"):
         loop([file])
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):

@@ -1,4 +1,4 @@
-"""The load loop against peers that echo wrong, end the connection, or say nothing: what it finds and counts."""
+"""The load loop against peers that echo wrong bytes, close the connection, or send nothing: outcomes and counts."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from rioecho import EchoServer
 from support.loads import connected, echo, latencies, loop, peer, pollers, until_closed
 from support.peers import SECONDS, Running, dial, receive, reset
 
-# ---- wrong ones
+# ---- wrong echoes
 
 
 @pollers
@@ -45,7 +45,7 @@ def test_bytes_that_were_never_sent_are_wrong(size):
         assert loop(ends, size, duration=SECONDS).run() == ("wrong echo", 0, size, 0)
 
 
-def test_the_echoes_of_two_connections_must_not_be_exchanged():
+def test_exchanged_echoes_of_two_connections_are_wrong():
     def talk(one, two):
         first, second = receive(one, 64), receive(two, 64)
         with contextlib.suppress(ConnectionError):
@@ -59,7 +59,7 @@ def test_the_echoes_of_two_connections_must_not_be_exchanged():
         assert offset < 64
 
 
-def test_a_message_that_is_left_out_is_a_wrong_echo():
+def test_a_missing_message_is_a_wrong_echo():
     def talk(end):
         end.sendall(receive(end, 3 * 64)[64:])
         until_closed(end)
@@ -68,10 +68,10 @@ def test_a_message_that_is_left_out_is_a_wrong_echo():
         assert loop(ends, pipeline=3, duration=SECONDS).run()[0] == "wrong echo"
 
 
-# ---- lost, and stalled
+# ---- lost and stalled connections
 
 
-def test_a_closed_connection_is_lost_and_what_is_missing_is_counted():
+def test_a_closed_connection_is_lost_and_the_missing_bytes_are_counted():
     def talk(end):
         end.sendall(receive(end, 128)[:30])
 
@@ -83,7 +83,7 @@ def test_a_closed_connection_is_lost_and_what_is_missing_is_counted():
         assert load.measured_seconds < SECONDS
 
 
-def test_a_reset_is_lost_with_its_errno_and_what_came_before_it_counts():
+def test_a_reset_is_lost_with_its_errno_and_the_echoes_before_it_count():
     with EchoServer() as server:
         opened, socks = connected(server, 1)
         with opened, socket.create_server(("127.0.0.1", 0)) as listener:
@@ -101,7 +101,7 @@ def test_a_reset_is_lost_with_its_errno_and_what_came_before_it_counts():
 @pytest.mark.sampled(1)
 @pollers
 @pytest.mark.parametrize("rate", [None, 1000.0])
-def test_when_nothing_comes_back_it_has_stalled_and_the_ages_count(rate, without_epoll):
+def test_without_an_echo_the_load_stalls_and_the_ages_of_messages_count(rate, without_epoll):
     with peer(until_closed) as ends:
         load = loop(ends, pipeline=2, duration=SECONDS, stall_timeout=0.2, rate=rate, without_epoll=without_epoll)
         before = time.monotonic()
@@ -116,7 +116,7 @@ def test_when_nothing_comes_back_it_has_stalled_and_the_ages_count(rate, without
 
 
 @pytest.mark.slow
-def test_what_does_not_come_back_at_the_end_is_awaited_and_then_stalled():
+def test_messages_in_flight_at_the_end_are_awaited_and_then_stalled():
     def talk(end):
         end.sendall(receive(end, 64))
         receive(end, 64)
@@ -131,7 +131,7 @@ def test_what_does_not_come_back_at_the_end_is_awaited_and_then_stalled():
         assert load.measured_seconds == pytest.approx(0.3, abs=1e-6)
 
 
-def test_what_comes_back_after_the_end_counts_with_the_time_it_took():
+def test_an_echo_after_the_end_counts_with_its_latency():
     def talk(end):
         data = receive(end, 64)
         time.sleep(0.15)
@@ -147,7 +147,7 @@ def test_what_comes_back_after_the_end_counts_with_the_time_it_took():
 
 
 @pytest.mark.slow
-def test_a_slow_echo_whose_bytes_keep_coming_is_no_stall():
+def test_a_slow_echo_that_arrives_byte_by_byte_is_not_a_stall():
     def talk(end):
         data = receive(end, 64)
         for i in range(64):
