@@ -1,4 +1,4 @@
-"""rioecho-bench: what it prints where, the files that it writes, and runs beside each other."""
+"""rioecho-bench: its output on stdout, stderr and a terminal, and the files that it writes."""
 
 import contextlib
 import json
@@ -56,20 +56,20 @@ def target(server):
 
 
 def measured(*arguments, **options):
-    """What a run that succeeds prints on stdout and on stderr."""
+    """Run the command, require success, and return its stdout and stderr."""
     with Command(MODULE, *arguments, **options) as bench:
         assert bench.status() == 0, bench.err.text
         return bench.out.text, bench.err.text
 
 
 def table(text):
-    """The lines of the table by their first word."""
+    """Return the lines of the table by their first word."""
     rows = (line.split() for line in text.splitlines())
     return {row[0]: row[1:] for row in rows if row}
 
 
 def whole(run):
-    """Assert that a result is one, as DESIGN.md has it."""
+    """Assert that a JSON result has all fields and is consistent."""
     assert set(run) == FIELDS
     for latency in (run["latency_us"], run["latency_uncorrected_us"]):
         assert set(latency) == set(LATENCIES)
@@ -101,13 +101,13 @@ def test_a_closed_loop_ends_with_a_table_and_a_histogram(address):
 
 
 @pytest.mark.slow
-def test_while_it_runs_there_is_a_line_a_second_on_stderr(target):
+def test_a_run_prints_a_line_per_second_on_stderr(target):
     _, err = measured(target, "-d", "1.2", "-c", "2", "--warmup", "0")
     lines = [line for line in err.splitlines() if PROGRESS.fullmatch(line)]
-    assert 2 <= len(lines) <= 3, err  # one at its end, too
+    assert 2 <= len(lines) <= 3, err  # one of them at the end
 
 
-def test_json_on_stdout_is_alone_there(target):
+def test_json_on_stdout_is_the_only_output_there(target):
     out, _ = measured(target, *SHORT, "--json")
     run = json.loads(out)
     whole(run)
@@ -125,7 +125,7 @@ def test_json_in_a_file_leaves_the_table_on_stdout(target, tmp_path):
     assert "rate" in table(out)
 
 
-def test_the_options_are_what_is_run(target):
+def test_the_options_are_parameters_of_the_run(target):
     out, _ = measured(target, "-d", "0.4", "-c", "6", "-s", "1000", "--pipeline", "8", "--threads", "2", "--json")
     run = json.loads(out)
     whole(run)
@@ -138,7 +138,7 @@ def test_an_open_loop_reports_both_latencies_and_the_requested_rate(target, tmp_
     run = json.loads(path.read_text())
     whole(run)
     assert run["rate_asked"] == 500
-    assert 250 <= run["rate"] <= 504  # 251 are due; on a busy machine it falls behind
+    assert 250 <= run["rate"] <= 504  # 251 are due; on a busy machine fewer are sent
     assert run["latency_us"]["max"] >= run["latency_uncorrected_us"]["max"]
     rows = table(out)
     assert "of the requested 500)" in out
@@ -146,7 +146,7 @@ def test_an_open_loop_reports_both_latencies_and_the_requested_rate(target, tmp_
     assert len(rows["p99.9"]) == 4
 
 
-def test_the_hdr_file_is_one_that_hdrhistogram_s_plotters_read(target, tmp_path):
+def test_the_hdr_file_has_the_format_of_hdrhistogram(target, tmp_path):
     path = tmp_path / "run.hgrm"
     measured(target, *SHORT, "--hdr", path)
     head, *rows = path.read_text().splitlines()
@@ -157,36 +157,36 @@ def test_the_hdr_file_is_one_that_hdrhistogram_s_plotters_read(target, tmp_path)
 
 
 @pytest.mark.slow
-def test_ipv6_names_and_unix_sockets_will_do(server, tmp_path):
+def test_targets_may_be_ipv6_addresses_names_and_unix_sockets(server, tmp_path):
     port = server.addresses[0][1]
     for target in (f"[::1]:{port}", f"localhost:{port}"):
         assert measured(target, *SHORT)[0].startswith(f"{target}: 4 connections")
     with EchoServer(None, unix=str(tmp_path / "echo")):
         out, _ = measured("--unix", tmp_path / "echo", *SHORT, "--json")
     whole(json.loads(out))
-    with EchoServer(None, unix=str(tmp_path / "8000")):  # not the port of a host that is called unix
+    with EchoServer(None, unix=str(tmp_path / "8000")):  # not port 8000 of a host called unix
         measured("--unix", "8000", *SHORT, cwd=tmp_path)
 
 
-def test_the_server_was_sent_what_is_counted(server, target):
+def test_the_server_received_the_bytes_that_are_counted(server, target):
     run = json.loads(measured(target, *SHORT, "-s", "100", "--warmup", "0", "--json")[0])
     assert server.stats()["bytes_in"] >= run["messages"] * 100
     assert server.stats()["accepted"] >= 4
 
 
 @pytest.mark.slow
-def test_more_connections_than_a_soft_limit_of_descriptors_allows(target):
+def test_the_soft_limit_of_descriptors_is_raised_for_the_connections(target):
     out, _ = measured(target, "-d", "0.3", "-c", "100", "--json", prelude="ulimit -S -n 64")
     assert json.loads(out)["connections"] == 100
 
 
-def test_an_output_that_cannot_show_blocks_gets_a_plain_histogram(target):
+def test_an_ascii_output_gets_a_plain_histogram(target):
     out, _ = measured(target, *SHORT, environment={"PYTHONIOENCODING": "ascii"})
     assert "#" in out
     assert out.isascii()
 
 
-def test_neither_rich_nor_matplotlib_is_imported_where_they_are_not_needed(target):
+def test_rich_and_matplotlib_are_imported_only_if_needed(target):
     code = f"""if True:
         import sys
         sys.argv[1:] = {[target, *SHORT]!r}
@@ -199,7 +199,7 @@ def test_neither_rich_nor_matplotlib_is_imported_where_they_are_not_needed(targe
     measured(code=code)
 
 
-def test_what_it_writes_is_left_alone_by_somebody_who_reads_only_a_line(target):
+def test_a_reader_that_closes_the_pipe_is_not_an_error(target):
     reader, writer = os.pipe()
     with Command(MODULE, target, *SHORT, stdout=writer) as bench:
         os.close(writer)
@@ -219,8 +219,8 @@ def test_a_closed_stream_does_no_harm(target, tmp_path, stream):
     whole(json.loads(path.read_text()))
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_an_output_that_takes_nothing_is_status_1(target):
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_output_is_status_1(target):
     with open("/dev/full", "wb") as full, Command(MODULE, target, *SHORT, stdout=full) as bench:
         assert bench.status() == 1
         assert "rioecho-bench: stdout: No space left on device\n" in bench.err.text
@@ -241,7 +241,7 @@ def test_help_and_version_fit_a_terminal():
 
 @contextlib.contextmanager
 def on_terminal(*arguments, environment=None, size=(24, 80), **options):
-    """The command with a terminal for stderr, and for stdout unless something else is said; with its screen."""
+    """Run the command with a terminal as stderr, and as stdout unless given; yield the command and the screen."""
     master, slave = os.openpty()
     try:
         termios.tcsetwinsize(slave, size)
@@ -256,14 +256,14 @@ def on_terminal(*arguments, environment=None, size=(24, 80), **options):
     screen.join()
 
 
-def test_a_terminal_gets_a_live_view_that_leaves_the_table_behind(target):
+def test_a_terminal_gets_a_live_view_and_then_the_table(target):
     pytest.importorskip("rich", reason="the extra 'bench' is not installed")
     with on_terminal(target, "-d", "0.6", "-c", "4") as (bench, screen):
         assert bench.status() == 0
     live, _, left = screen.text.rpartition("\x1b[2K")
     assert "━" in live
     assert "p99" in live
-    assert "\x1b[?25h" in live  # the cursor is there again
+    assert "\x1b[?25h" in live  # the cursor is shown again
     assert "\x1b" not in left
     assert set(LATENCIES) <= set(table(left))
     times = re.findall(r"(\d+\.\d) of (\d+\.\d) s", live)
@@ -271,7 +271,7 @@ def test_a_terminal_gets_a_live_view_that_leaves_the_table_behind(target):
     assert all(float(passed) <= float(whole) for passed, whole in times)
 
 
-def test_a_second_ctrl_c_leaves_the_terminal_its_cursor():
+def test_a_second_ctrl_c_shows_the_cursor_again():
     pytest.importorskip("rich", reason="the extra 'bench' is not installed")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = "{}:{}".format(*silent.getsockname())
@@ -300,7 +300,7 @@ def test_the_live_view_fits_any_terminal(target, size):
 
 
 @pytest.mark.slow
-def test_the_live_view_of_a_terminal_that_cannot_show_blocks_is_plain(target):
+def test_the_live_view_of_an_ascii_terminal_is_plain(target):
     pytest.importorskip("rich", reason="the extra 'bench' is not installed")
     with on_terminal(target, "-d", "0.6", "-c", "4", environment={"PYTHONIOENCODING": "ascii"}) as (bench, screen):
         assert bench.status() == 0
@@ -310,7 +310,7 @@ def test_the_live_view_of_a_terminal_that_cannot_show_blocks_is_plain(target):
 
 
 @pytest.mark.slow
-def test_the_live_view_is_seen_while_json_goes_into_a_pipe(target):
+def test_the_live_view_is_shown_while_json_is_written_to_a_pipe(target):
     pytest.importorskip("rich", reason="the extra 'bench' is not installed")
     with on_terminal(target, "-d", "0.6", "-c", "4", "--json", stdout=subprocess.PIPE) as (bench, screen):
         assert bench.status() == 0
@@ -320,7 +320,7 @@ def test_the_live_view_is_seen_while_json_goes_into_a_pipe(target):
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("why", ["no rich", "a dumb terminal"])
-def test_a_terminal_that_cannot_have_a_live_view_gets_lines(target, tmp_path, why):
+def test_a_terminal_without_a_live_view_gets_lines(target, tmp_path, why):
     (tmp_path / "rich.py").write_text("raise ImportError('not installed')")
     environment = {"PYTHONPATH": str(tmp_path)} if why == "no rich" else {"TERM": "dumb"}
     with on_terminal(target, *SHORT, environment=environment) as (bench, screen):

@@ -1,4 +1,4 @@
-"""rioecho-bench and what goes wrong during the run: one line, a status that says what it was, and what was measured."""
+"""rioecho-bench and errors during the run: one line, an exit status for each kind, and the result so far."""
 
 import contextlib
 import json
@@ -28,10 +28,10 @@ def target():
 
 @contextlib.contextmanager
 def serving(answer):
-    """A server of ours for any number of connections; gives its HOST:PORT.
+    """Run a server for any number of connections; yield its HOST:PORT.
 
-    `answer(sock, data, n)` is called with what comes, n bytes after the connection's first, and returns False to have
-    the connection closed.
+    ``answer(sock, data, n)`` is called with received data, where n is the number of bytes received before on the
+    connection. It returns False to close the connection.
     """
     done, sockets = threading.Event(), {}
 
@@ -71,7 +71,7 @@ def serving(answer):
 
 
 def failed(*arguments, **options):
-    """The status, stdout, and the last line on stderr; the lines before are of the run."""
+    """Run the command; return its status, stdout and the last line of stderr, after the lines of progress."""
     with Command(MODULE, *arguments, **options) as bench:
         status = bench.status()
         *run, complaint = bench.err.text.splitlines()
@@ -81,7 +81,7 @@ def failed(*arguments, **options):
 
 
 def flipped(sock, data, before):
-    """Echo, and change the 1000th byte."""
+    """Echo with the byte at offset 1000 changed."""
     data = bytearray(data)
     if before <= 1000 < before + len(data):
         data[1000 - before] ^= 1
@@ -97,7 +97,7 @@ def swapped(sock, data, before):
 
 
 def of_another_connection():
-    """Answer each of two with what came from the other."""
+    """Return an answer that sends to each of two connections what the other one sent."""
     waiting = []
 
     def answer(sock, data, before):
@@ -125,7 +125,7 @@ def test_a_wrong_echo_is_status_3(answer, offset):
     )
 
 
-def test_what_was_measured_before_a_wrong_echo_is_shown(tmp_path):
+def test_the_result_before_a_wrong_echo_is_shown(tmp_path):
     path = tmp_path / "run.json"
     with serving(flipped) as address:
         status, out, _ = failed(address, "-c", "1", "-d", "5", "--warmup", "0", "--json", path)
@@ -134,7 +134,7 @@ def test_what_was_measured_before_a_wrong_echo_is_shown(tmp_path):
     assert "p99.9" in out
 
 
-#: What a server does to a connection that it has had enough of, and whether it goes on reading.
+#: How a server ends a connection, and whether it continues to read.
 ENDS = {
     "close": (lambda sock: None, False),
     "reset": (lambda sock: reset(sock.dup()), False),
@@ -144,7 +144,7 @@ ENDS = {
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", ENDS)
-def test_a_server_that_ends_a_connection_is_status_1(how):
+def test_a_connection_closed_by_the_server_is_status_1(how):
     end, goes_on = ENDS[how]
 
     def answer(sock, data, before):
@@ -166,10 +166,10 @@ def test_a_server_that_ends_a_connection_is_status_1(how):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [0, 63], ids=["nothing", "all but the last byte"])
-def test_a_server_that_leaves_something_out_is_status_1(part):
+def test_a_server_that_withholds_bytes_is_status_1(part):
     with serving(lambda sock, data, before: before > 0 or sock.sendall(data[:part])) as address:
         status, out, complaint = failed(address, "-c", "1", "-d", "9", "--warmup", "9", "--stall-timeout", "0.4")
-    assert (status, out) == (1, "")  # it was in the warm-up
+    assert (status, out) == (1, "")  # the warm-up had not ended
     assert complaint == "rioecho-bench: nothing came back for 0.4 s, and 1 messages are missing"
 
 
@@ -183,14 +183,14 @@ def test_a_server_that_does_not_even_accept_is_status_1():
 
 
 @pytest.mark.slow
-def test_a_server_that_answers_a_byte_at_a_time_is_only_slow():
+def test_a_server_that_echoes_byte_by_byte_is_only_slow():
     def drip(sock, data, before):
         for i in range(len(data)):
             sock.sendall(data[i : i + 1])
             time.sleep(0.02)
 
     with serving(drip) as address:
-        # 1.2 seconds for each message.
+        # A message takes 1.2 seconds.
         arguments = [address, "-c", "1", "-d", "0.5", "--warmup", "0", "--stall-timeout", "1", "--json"]
         with Command(MODULE, *arguments) as bench:
             assert bench.status() == 0, bench.err.text
@@ -198,8 +198,8 @@ def test_a_server_that_answers_a_byte_at_a_time_is_only_slow():
 
 
 @pytest.mark.slow
-def test_a_test_that_was_suspended_goes_on_and_has_not_stalled():
-    """With an answer on its way meanwhile, for longer than --stall-timeout."""
+def test_a_suspended_test_continues_and_has_not_stalled():
+    """An echo is in flight during the suspension, for longer than --stall-timeout."""
 
     def talk(sock):
         sock.sendall(receive(sock, 64))
@@ -224,7 +224,7 @@ def test_a_test_that_was_suspended_goes_on_and_has_not_stalled():
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("after", [0, 1000])
-def test_a_server_that_stalls_is_status_1_and_the_age_of_what_is_on_its_way_is_shown(after, tmp_path):
+def test_a_server_that_stalls_is_status_1_and_the_ages_of_messages_in_flight_are_shown(after, tmp_path):
     path = tmp_path / "run.json"
     with serving(lambda sock, data, before: before >= after or sock.sendall(data)) as address:
         status, out, complaint = failed(
@@ -238,16 +238,16 @@ def test_a_server_that_stalls_is_status_1_and_the_age_of_what_is_on_its_way_is_s
 
 
 @pytest.mark.slow
-def test_a_server_that_stalls_to_the_end_of_a_short_run_is_status_1_too():
+def test_a_server_that_stalls_beyond_the_end_of_a_short_run_is_status_1():
     with serving(lambda sock, data, before: True) as address:
         status, _, _ = failed(address, "-c", "2", "-d", "0.3", "--stall-timeout", "0.6")
     assert status == 1
 
 
 @pytest.mark.parametrize("option", ["-c4", "--json"])
-def test_nobody_listening_is_status_1_and_nothing_is_printed(option):
+def test_a_refused_connection_is_status_1_and_nothing_is_printed(option):
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))  # and it does not listen
+        sock.bind(("127.0.0.1", 0))  # without listen()
         address = "{}:{}".format(*sock.getsockname())
         status, out, complaint = failed(address, option)
     assert (status, out) == (1, "")
@@ -261,7 +261,7 @@ def test_an_unknown_host_is_status_1():
     assert "no-such-host.invalid" in complaint
 
 
-def test_a_unix_socket_that_is_not_there_is_status_1(tmp_path):
+def test_a_missing_unix_socket_is_status_1(tmp_path):
     status, out, complaint = failed("--unix", tmp_path / "none")
     assert (status, out) == (1, "")
     assert "none" in complaint
@@ -274,17 +274,17 @@ def test_more_connections_than_descriptors_is_status_1(target):
 
 
 def test_more_threads_than_the_system_allows_is_status_1(target):
-    # A thread's stack is as large as the limit says, and four of those are more memory than may be had.
+    # The stack of a thread has the size of this limit, and four of them exceed the limit of memory.
     limits = "ulimit -s 1000000; ulimit -v 2000000"
     status, _, complaint = failed(target, "-c", "4", "--threads", "4", "--json", os.devnull, prelude=limits)
     assert status == 1
     assert complaint == "rioecho-bench: the system does not allow 4 threads"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_warnings_that_cannot_be_written_do_not_cost_the_result(target):
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_warnings_that_cannot_be_written_do_not_change_the_status(target):
     with open("/dev/full", "w") as full:
-        arguments = ("-c", "1", "-d", "0.01")  # too short to carry its percentiles
+        arguments = ("-c", "1", "-d", "0.01")  # too short for its percentiles, which is a warning
         with Command(MODULE, target, *arguments, "--json", stderr=full) as bench:
             assert bench.status() == 0
             assert json.loads(bench.out.text)["connections"] == 1
@@ -299,7 +299,7 @@ def test_warnings_that_cannot_be_written_do_not_cost_the_result(target):
 @pytest.mark.parametrize(
     ("number", "status", "words"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_signal_ends_it_and_what_was_measured_is_printed(target, tmp_path, number, status, words):
+def test_a_signal_ends_the_run_and_the_result_so_far_is_printed(target, tmp_path, number, status, words):
     path = tmp_path / "run.hgrm"
     with Command(MODULE, target, "-d", "60", "-c", "4", "--warmup", "0", "--hdr", path) as bench:
         bench.err.wait_for("p50")
@@ -322,12 +322,12 @@ def test_a_signal_ends_it_and_what_was_measured_is_printed(target, tmp_path, num
     ],
     ids=["warming up", "measuring, and again", "waiting for the last"],
 )
-def test_ctrl_c_while_nothing_comes_back_is_status_130(times, signals):
+def test_ctrl_c_during_a_stall_is_status_130(times, signals):
     with (
         serving(lambda sock, data, before: True) as address,
         Command(MODULE, address, "-c", "2", "--stall-timeout", "60", *times) as bench,
     ):
-        bench.err.wait_for("p50")  # a second has passed
+        bench.err.wait_for("p50")  # printed after a second
         for _ in range(signals):
             bench.signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -336,12 +336,12 @@ def test_ctrl_c_while_nothing_comes_back_is_status_130(times, signals):
         assert "Traceback" not in bench.err.text
         if signals == 1:
             assert bench.err.text.splitlines()[-1] == "rioecho-bench: interrupted"
-            # What is under way counts with its age, but not where nothing was measured yet.
+            # Messages in flight count with their age, but not during the warm-up.
             assert ("p99.9" in bench.out.text) == ("60" not in times[3:])
 
 
 @pytest.mark.slow
-def test_json_of_a_run_that_was_broken_off_is_whole(target):
+def test_the_json_of_an_interrupted_run_is_complete(target):
     with Command(MODULE, target, "-d", "60", "-c", "4", "--warmup", "0", "--json") as bench:
         bench.err.wait_for("p50")
         bench.signal(signal.SIGINT)
@@ -351,8 +351,8 @@ def test_json_of_a_run_that_was_broken_off_is_whole(target):
     assert run["duration_s"] < 55
 
 
-def test_ctrl_c_while_it_connects_is_status_130(target):
-    """To a backlog that is full: the connection neither comes about nor fails."""
+def test_ctrl_c_during_connect_is_status_130(target):
+    """The listen queue is full, so a connection is neither established nor refused."""
     with socket.socket() as listener, contextlib.ExitStack() as others:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -371,7 +371,7 @@ def test_ctrl_c_while_it_connects_is_status_130(target):
 
 CONNECTING = """if True:
     import warnings
-    # The signal may come between the opening of a socket, or of a module, and where it is in safe hands.
+    # The signal may arrive between the opening of a socket or module and the statement that will close it.
     warnings.simplefilter("ignore", ResourceWarning)
     from rioecho.cli import bench
     real = bench.run
@@ -384,7 +384,7 @@ CONNECTING = """if True:
 
 
 @pytest.mark.slow
-def test_a_pipe_that_nobody_reads_does_not_hold_up_the_run(target):
+def test_a_pipe_that_nobody_reads_does_not_delay_the_run(target):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""rioecho-bench: runs beside each other, and what is found out before anything is run."""
+"""rioecho-bench: the comparison of runs, and errors that are found before a run."""
 
 import itertools
 import json
@@ -15,13 +15,13 @@ MODULE = "rioecho.cli.bench"
 
 
 def compared(*arguments):
-    """What a comparison prints on stdout and on stderr."""
+    """Run a comparison, require success, and return its stdout and stderr."""
     with Command(MODULE, "compare", *arguments) as bench:
         assert bench.status() == 0, bench.err.text
         return bench.out.text, bench.err.text
 
 
-# ---- Runs beside each other ------------------------------------------------------------------------------------------
+# ---- Comparisons -----------------------------------------------------------------------------------------------------
 
 
 def test_runs_are_compared(tmp_path):
@@ -36,7 +36,7 @@ def test_runs_are_compared(tmp_path):
     assert err == "rioecho-bench: warning: the runs differ in connections: 50, 100\n"
 
 
-def test_runs_of_the_same_name_are_shown_with_their_folders(tmp_path):
+def test_runs_of_the_same_name_are_shown_with_their_directories(tmp_path):
     paths = [tmp_path / folder / "run.json" for folder in ("a", "b")]
     for path in paths:
         path.parent.mkdir()
@@ -46,13 +46,13 @@ def test_runs_of_the_same_name_are_shown_with_their_folders(tmp_path):
     assert err == ""
 
 
-def test_what_a_file_is_called_does_nothing_to_the_terminal(tmp_path):
+def test_control_characters_in_file_names_are_escaped(tmp_path):
     paths = [tmp_path / name for name in ("a\x1b[31m.json", "b\nc.json", os.fsdecode(b"\xff.json"))]
     try:
         for path in paths:
             path.write_text(json.dumps(RUN))
     except OSError:
-        pytest.skip("no such names here")
+        pytest.skip("this file system does not allow such names")
     out, _ = compared(*paths)
     assert len(out.splitlines()) == 6
     names = [r"a\x1b[31m", r"b\nc", r"\udcff"]
@@ -85,7 +85,7 @@ def test_what_a_file_is_called_does_nothing_to_the_terminal(tmp_path):
     ],
     ids=itertools.count(),
 )
-def test_a_file_that_is_no_result_is_named(tmp_path, content, words):
+def test_a_file_that_is_not_a_result_is_named(tmp_path, content, words):
     path = tmp_path / "x.json"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -98,19 +98,19 @@ def test_a_file_that_is_no_result_is_named(tmp_path, content, words):
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("arguments", [(), ("a.json",), ("a.json", "b.json", "--rate", "5")])
-def test_a_wrong_comparison_is_status_2(arguments):
+def test_a_usage_error_of_a_comparison_is_status_2(arguments):
     with Command(MODULE, "compare", *arguments) as bench:
         assert bench.status() == 2
         assert bench.complaint().startswith("rioecho-bench: ")
         assert bench.out.text == ""
 
 
-# ---- What is found out before the run --------------------------------------------------------------------------------
+# ---- Errors before a run ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def unasked():
-    """The address of a listener; nobody has connected to it when the test ends."""
+    """Listen, yield the address, and require at the end of the test that nothing has connected to it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield "{}:{}".format(*listener.getsockname())
         listener.setblocking(False)
@@ -119,7 +119,7 @@ def unasked():
 
 
 def refused(*arguments, **options):
-    """The one line of complaint about a command line."""
+    """Run the command, require a usage error, and return its one line."""
     with Command(MODULE, *arguments, **options) as bench:
         assert bench.process.wait(SECONDS) == 2
         assert bench.status() == 2
@@ -153,7 +153,7 @@ WRONG = [
 ]
 WRONG_TARGETS = ["", "localhost", "localhost:", ":8000", "localhost:http", "localhost:65536", "localhost:0", "::1:8000"]
 
-#: Every command line in a process of its own would take long. What they say goes to stderr, their statuses to stdout.
+#: Runs several command lines in one process, which is faster. Prints their messages on stderr, the statuses on stdout.
 ONE_AFTER_THE_OTHER = """if True:
     import json, sys
     from rioecho.cli.bench import main
@@ -165,7 +165,7 @@ ONE_AFTER_THE_OTHER = """if True:
 """
 
 
-def test_a_wrong_command_line_is_one_line_and_status_2(unasked):
+def test_a_usage_error_is_one_line_and_status_2(unasked):
     lines = [[unasked, *arguments] for arguments, _ in WRONG] + [[target] for target in WRONG_TARGETS]
     words = [words for _, words in WRONG] + ["target"] * len(WRONG_TARGETS)
     with Command(MODULE, json.dumps(lines), code=ONE_AFTER_THE_OTHER) as bench:
@@ -177,14 +177,14 @@ def test_a_wrong_command_line_is_one_line_and_status_2(unasked):
         assert wanted in complaint, line
 
 
-def test_no_target_is_one_line_and_status_2():
+def test_a_missing_target_is_one_line_and_status_2():
     assert "give HOST:PORT" in refused()
     assert "'localhost:8000' was parsed as the FILE of --json" in refused("--json", "localhost:8000")
 
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("option", ["--json", "--hdr", "--plot"])
-def test_a_file_that_cannot_be_written_is_noticed_before_the_run(unasked, tmp_path, option):
+def test_a_file_that_cannot_be_written_is_an_error_before_the_run(unasked, tmp_path, option):
     missing = tmp_path / "nowhere" / "x.png"
     assert f"{option} {missing}: No such file or directory" in refused(unasked, option, missing)
     folder = tmp_path / "folder.png"
@@ -193,19 +193,19 @@ def test_a_file_that_cannot_be_written_is_noticed_before_the_run(unasked, tmp_pa
     assert os.listdir(tmp_path) == ["folder.png"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_noticed_before_the_run(unasked, tmp_path):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to every directory")
+def test_a_directory_without_permission_is_an_error_before_the_run(unasked, tmp_path):
     tmp_path.chmod(0o555)
     assert "Permission denied" in refused(unasked, "--json", tmp_path / "x")
 
 
-def test_two_results_in_one_file_are_refused(unasked, tmp_path):
+def test_two_results_in_one_file_are_an_error(unasked, tmp_path):
     assert "--json and --hdr are the same file" in refused(
         unasked, "--json", tmp_path / "x", "--hdr", tmp_path / "." / "x"
     )
 
 
-def test_a_picture_without_matplotlib_is_refused_before_the_run(unasked, tmp_path):
+def test_a_plot_without_matplotlib_is_an_error_before_the_run(unasked, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError('not installed')")
     complaint = refused(unasked, "--plot", tmp_path / "x.png", environment={"PYTHONPATH": str(tmp_path)})
     assert complaint == "rioecho-bench: --plot needs Matplotlib: pip install 'rioecho[bench]'"

@@ -1,4 +1,4 @@
-"""rioecho-client in a pipe: what goes in comes out again, whatever it is; what goes wrong is one line and a status."""
+"""rioecho-client in a pipe: it returns any input unchanged, in bounded memory."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ MODULE = "rioecho.cli.client"
 
 @pytest.fixture(params=["line", "raw"])
 def server(request):
-    """The address of an echo server."""
+    """Run an echo server; yield its address."""
     with EchoServer(framing=request.param) as running:
         yield running.addresses[0]
 
@@ -29,7 +29,7 @@ def lines_server():
 
 
 @pytest.mark.sampled(1)
-def test_a_hundred_thousand_lines_come_out_identical(server):
+def test_a_hundred_thousand_lines_are_returned_unchanged(server):
     data = b"".join(lines(100_000))
     status, output, complaint = piped(server, data)
     assert (status, complaint) == (0, "")
@@ -49,18 +49,18 @@ def test_a_hundred_thousand_lines_come_out_identical(server):
         pytest.param(b"\n" * 3_000_000, id="many empty lines"),
     ],
 )
-def test_what_goes_in_comes_out(server, data):
+def test_any_input_is_returned_unchanged(server, data):
     status, output, complaint = piped(server, data)
     assert (status, complaint) == (0, "")
     assert output == data
 
 
-def test_localhost_and_ipv6_will_do(lines_server):
+def test_the_host_may_be_a_name_or_an_ipv6_address(lines_server):
     for host in ("localhost", "::1", "127.0.0.1"):
         assert piped((host, lines_server[1]), b"hello\n") == (0, b"hello\n", "")
 
 
-def test_a_file_goes_through(lines_server, tmp_path):
+def test_a_file_is_copied_unchanged(lines_server, tmp_path):
     data = binary(1_000_000)
     (tmp_path / "in").write_bytes(data)
     with (
@@ -72,7 +72,7 @@ def test_a_file_goes_through(lines_server, tmp_path):
     assert (tmp_path / "out").read_bytes() == data
 
 
-def test_each_line_comes_out_before_the_next_is_put_in(lines_server):
+def test_each_line_is_returned_before_the_next_is_written(lines_server):
     with Command(MODULE, *lines_server) as client:
         for i in range(20):
             client.stdin.write(b"line %d\n" % i)
@@ -82,7 +82,7 @@ def test_each_line_comes_out_before_the_next_is_put_in(lines_server):
 
 
 @pytest.mark.slow
-def test_the_memory_is_the_same_for_a_long_stream_as_for_a_short_one(lines_server):
+def test_memory_does_not_grow_with_the_length_of_the_stream(lines_server):
     data = b"".join(lines(10_000))
     with Command(MODULE, *lines_server, stdout=subprocess.DEVNULL) as client:
 
@@ -94,19 +94,19 @@ def test_the_memory_is_the_same_for_a_long_stream_as_for_a_short_one(lines_serve
 
         before = memory_after(20)
         if before is None:
-            pytest.skip("no /proc to ask for the memory")
+            pytest.skip("there is no /proc")
         assert memory_after(150) - before < 4 << 20
         assert client.status() == 0
 
 
-def test_a_slow_reader_neither_loses_anything_nor_makes_it_grow(lines_server):
+def test_a_slow_reader_loses_nothing(lines_server):
     data = b"".join(lines(100_000))
     reader, writer = os.pipe()
     with open(reader, "rb") as output, Command(MODULE, *lines_server, stdout=writer, stdin=subprocess.PIPE) as client:
         os.close(writer)
         os.set_blocking(client.stdin.fileno(), False)
         sent = 0
-        while select.select([], [client.stdin], [], 0.5)[1]:  # until everything between here and there is full
+        while select.select([], [client.stdin], [], 0.5)[1]:  # until all buffers on the way are full
             with contextlib.suppress(BlockingIOError):
                 sent += os.write(client.stdin.fileno(), data[sent : sent + 4096])
         assert 0 < sent <= len(data)
@@ -115,8 +115,8 @@ def test_a_slow_reader_neither_loses_anything_nor_makes_it_grow(lines_server):
         assert client.status() == 0
 
 
-def test_an_output_that_is_non_blocking_loses_nothing(lines_server):
-    """As a terminal or pipe may be that is shared with another program."""
+def test_a_non_blocking_output_loses_nothing(lines_server):
+    """A terminal or pipe shared with another program may be non-blocking."""
     data = b"".join(lines(20_000))
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -130,11 +130,11 @@ def test_an_output_that_is_non_blocking_loses_nothing(lines_server):
         assert status == 0
 
 
-# ---- a server that reads and does not answer
+# ---- a server that reads and does not echo
 
 
 def swallowed(sock):
-    """Read what the client sends until it stops: how much it was."""
+    """Receive until the client stops sending; return the number of bytes."""
     total = 0
     while select.select([sock], [], [], 0.5)[0]:
         total += len(sock.recv(1 << 20))
@@ -144,7 +144,7 @@ def swallowed(sock):
 @pytest.mark.parametrize(
     ("data", "bound"), [(b"\0" * 4096, LIMIT), (b"x" * 4095 + b"\n", WINDOW)], ids=["without newlines", "lines"]
 )
-def test_of_endless_input_only_so_much_is_sent_to_a_server_that_never_answers(data, bound):
+def test_the_bytes_in_flight_to_a_server_that_never_answers_are_bounded(data, bound):
     with socket.create_server(("127.0.0.1", 0)) as listener, Command(MODULE, *listener.getsockname()) as client:
         sock, _ = listener.accept()
         with sock:
@@ -157,7 +157,7 @@ def test_of_endless_input_only_so_much_is_sent_to_a_server_that_never_answers(da
 
 
 def feed(pipe, data, most):
-    """Write this again and again until nobody takes it any more, or so much was taken; how much it was."""
+    """Write ``data`` repeatedly until ``most`` bytes are written or the reader has gone; return the number of bytes."""
     taken = 0
     with contextlib.suppress(BrokenPipeError):
         while taken < most:
@@ -165,9 +165,9 @@ def feed(pipe, data, most):
     return taken
 
 
-@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="no pipes that keep pieces apart")
-def test_input_in_pieces_of_one_byte_costs_no_more_memory_than_in_larger_ones():
-    reader, writer = os.pipe2(os.O_DIRECT)  # each write is a read of its own at the other end
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="this system has no packet pipes")
+def test_input_in_pieces_of_one_byte_needs_no_more_memory_than_in_larger_ones():
+    reader, writer = os.pipe2(os.O_DIRECT)  # a packet pipe: each read returns one write
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         open(writer, "wb", buffering=0) as pipe,
@@ -185,20 +185,20 @@ def test_input_in_pieces_of_one_byte_costs_no_more_memory_than_in_larger_ones():
             assert peak_memory(client.pid) - before < 4 << 20
 
 
-def test_that_it_waits_for_the_server_is_told_once(monkeypatch):
+def test_waiting_for_the_server_is_reported_once(monkeypatch):
     monkeypatch.setattr("rioecho.client.PATIENCE", 0.05)
     told = []
     ours, theirs = socket.socketpair()
     with ours, theirs, open("/dev/zero", "rb") as source, open(os.devnull, "wb") as sink:
         running = Running(pump, ours, source.fileno(), sink.fileno(), on_wait=told.append)
-        assert LIMIT - CHUNK <= swallowed(theirs) <= LIMIT  # and another half a second
+        assert LIMIT - CHUNK <= swallowed(theirs) <= LIMIT  # swallowed() waits another half second
         theirs.close()
         with pytest.raises(EchoLostError):
             running.result()
     assert told == [LIMIT]
 
 
-def test_a_line_as_long_as_the_limit_goes_out_whole():
+def test_a_line_as_long_as_the_limit_is_sent_whole():
     line = b"x" * (LIMIT - 1) + b"\n"
 
     def answer(sock):

@@ -1,4 +1,4 @@
-"""rioecho-client and what goes wrong: one line on stderr, a status that says what it was, and no traceback."""
+"""rioecho-client and errors: one line on stderr, an exit status for each kind, and no traceback."""
 
 import contextlib
 import os
@@ -22,14 +22,14 @@ def lines_server():
 
 
 def failed(address, data=b"hello\n"):
-    """The status, the output and the one line on stderr of a client that does not succeed."""
+    """Run a client that fails; return its status, its output and the one line on stderr."""
     status, output, complaint = piped(address, data)
     assert complaint.count("\n") == 1, complaint
     assert complaint.startswith("rioecho-client: ")
     return status, output, complaint
 
 
-def test_a_wrong_echo_is_status_3_and_says_where():
+def test_a_wrong_echo_is_status_3_and_its_offset_is_reported():
     def lie(sock):
         assert receive(sock, 12) == b"hello\nworld\n"
         sock.sendall(b"hello\nwOrld\n")
@@ -42,7 +42,7 @@ def test_a_wrong_echo_is_status_3_and_says_where():
     assert "7" in complaint
 
 
-def test_more_than_was_sent_is_a_wrong_echo():
+def test_more_bytes_than_were_sent_are_a_wrong_echo():
     def add(sock):
         sock.sendall(receive(sock, 6) + b"and more")
         receive_all(sock)
@@ -53,7 +53,7 @@ def test_more_than_was_sent_is_a_wrong_echo():
     assert "6" in complaint
 
 
-def test_a_server_that_closes_before_all_is_back_is_status_1():
+def test_a_close_before_the_whole_echo_is_status_1():
     def close(sock):
         receive(sock, 12)
         sock.sendall(b"hello\n")
@@ -64,7 +64,7 @@ def test_a_server_that_closes_before_all_is_back_is_status_1():
     assert "6 bytes" in complaint
 
 
-def test_a_server_that_is_gone_while_there_is_more_to_send_is_status_1_and_what_came_back_is_written():
+def test_a_reset_while_sending_is_status_1_and_the_echo_so_far_is_written():
     def close(sock):
         data = receive(sock, 30_000)
         sock.sendall(data)
@@ -77,8 +77,8 @@ def test_a_server_that_is_gone_while_there_is_more_to_send_is_status_1_and_what_
     assert data.startswith(output)
 
 
-def test_what_came_back_before_the_connection_broke_is_written():
-    """The client finds out when it sends; the echo it had not yet read by then is still there to be read."""
+def test_the_echo_received_before_a_reset_is_written():
+    """Sending fails first; the echo received before must still be read and written."""
     received, stopped, gone = threading.Event(), threading.Event(), threading.Event()
 
     def break_off(sock):
@@ -105,9 +105,9 @@ def test_what_came_back_before_the_connection_broke_is_written():
         assert client.out.text == "hello\n"
 
 
-def test_nobody_listening_is_status_1():
+def test_a_refused_connection_is_status_1():
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))  # and it does not listen
+        sock.bind(("127.0.0.1", 0))  # without listen()
         host, port = sock.getsockname()
         status, output, complaint = failed((host, port))
     assert (status, output) == (1, b"")
@@ -134,14 +134,14 @@ def test_an_unknown_host_is_status_1():
         (("--magic",), "--magic|HOST"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_status_2(arguments, words):
+def test_a_usage_error_is_one_line_and_status_2(arguments, words):
     with Command(MODULE, *arguments) as client:
         assert client.status() == 2
         assert any(word in client.complaint() for word in words.split("|"))
         assert client.out.text == ""
 
 
-def test_help_and_version():
+def test_help_and_version_fit_a_terminal():
     for option in ("--help", "--version"):
         with Command(MODULE, option) as client:
             assert client.status() == 0
@@ -151,7 +151,7 @@ def test_help_and_version():
     assert text == f"rioecho-client {rioecho.__version__}\n"
 
 
-def test_an_output_that_is_closed_early_is_one_line_and_no_traceback(lines_server):
+def test_a_reader_that_closes_the_pipe_is_one_line_and_no_traceback(lines_server):
     reader, writer = os.pipe()
     with Command(MODULE, *lines_server, stdout=writer) as client:
         os.close(writer)
@@ -173,24 +173,24 @@ def test_ctrl_c_is_status_130_and_no_traceback(lines_server):
         assert client.err.text == ""
 
 
-def test_a_directory_for_input_is_status_1(lines_server, tmp_path):
+def test_a_directory_as_input_is_status_1(lines_server, tmp_path):
     directory = os.open(tmp_path, os.O_RDONLY)
     with Command(MODULE, *lines_server, stdin=directory) as client:
         os.close(directory)
-        assert client.status() == 1  # Python itself refuses to start, in words of its own
+        assert client.status() == 1  # Python itself does not start, with a message of its own
         assert client.out.text == ""
 
 
-def test_an_input_that_is_closed_does_no_harm(lines_server):
-    """The connection must not take its number and be read as the input."""
+def test_a_closed_stdin_does_no_harm(lines_server):
+    """The connection must not get descriptor 0 and be read as the input."""
     with Command(MODULE, *lines_server, prelude="<&-") as client:
         assert client.status() in (0, 1)
         assert client.out.text == ""
         assert "Traceback" not in client.err.text
 
 
-def test_an_output_that_is_closed_does_no_harm(lines_server):
-    """The connection must not take its number and be sent its own echo."""
+def test_a_closed_stdout_does_no_harm(lines_server):
+    """The connection must not get descriptor 1 and receive its own echo."""
     with Command(MODULE, *lines_server, prelude=">&-") as client:
         with contextlib.suppress(BrokenPipeError):
             client.stdin.write(b"hello\n")

@@ -1,4 +1,4 @@
-"""rioecho-client on a terminal: a prompt with editing and history, and a way out."""
+"""rioecho-client on a terminal: a prompt with editing and history, and how the client exits."""
 
 import contextlib
 import os
@@ -27,13 +27,13 @@ def address():
 
 
 class Terminal(Command):
-    """The client on a terminal of its own: `type` into it, `screen` is what it shows."""
+    """The client on a terminal of its own: ``type()`` is its keyboard, ``screen`` collects its output."""
 
     def __init__(self, *arguments, code=ON_TERMINAL, **options):
         master, slave = os.openpty()
         self.found = termios.tcgetattr(slave)
         try:
-            # With a session of its own the terminal is its controlling one, and Ctrl-C a signal.
+            # In a session of its own the terminal becomes the controlling terminal, so that Ctrl-C is a signal.
             streams = {"stdin": slave, "stdout": slave, "stderr": slave} | options
             super().__init__(MODULE, *arguments, code=code, start_new_session=True, **streams)
         finally:
@@ -50,7 +50,7 @@ class Terminal(Command):
         os.write(self.keyboard, keys)
 
     def interrupt(self):
-        """Ctrl-C, and once more if need be: Python itself can miss one that comes just before it waits for a key."""
+        """Type Ctrl-C until the client exits: Python can miss one that arrives just before it waits for a key."""
         for _ in range(5):
             self.type(CTRL_C)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -58,17 +58,17 @@ class Terminal(Command):
         return None
 
 
-def test_a_line_is_prompted_for_and_its_echo_shown(address):
+def test_a_line_is_prompted_for_and_its_echo_is_printed(address):
     with Terminal(*address) as terminal:
         terminal.screen.wait_for("> ")
         terminal.type(b"hello\n")
-        terminal.screen.wait_for("hello\r\n", times=2)  # typed, and come back
+        terminal.screen.wait_for("hello\r\n", times=2)  # as typed, and as echoed
         terminal.screen.wait_for("> ", times=2)
         terminal.type(CTRL_D)
         assert terminal.status() == 0
 
 
-def test_arrow_up_brings_the_last_line_back_and_it_can_be_edited(address):
+def test_arrow_up_recalls_the_last_line_for_editing(address):
     with Terminal(*address) as terminal:
         terminal.screen.wait_for("> ")
         terminal.type(b"first\n")
@@ -94,7 +94,7 @@ def test_a_python_without_readline_has_a_plain_prompt(address):
     assert b"Traceback" not in terminal.screen.data
 
 
-def test_text_that_is_not_ascii_comes_back(address):
+def test_text_that_is_not_ascii_is_echoed(address):
     with Terminal(*address) as terminal:
         terminal.screen.wait_for("> ")
         terminal.type("grüße ∀\n".encode())
@@ -120,7 +120,7 @@ def test_ctrl_c_is_status_130_and_no_traceback(address):
     assert b"Traceback" not in terminal.screen.data
 
 
-def test_ctrl_c_while_the_server_does_not_answer_is_status_130():
+def test_ctrl_c_during_the_wait_for_an_echo_is_status_130():
     def ignore(sock):
         receive_all(sock)
 
@@ -132,7 +132,7 @@ def test_ctrl_c_while_the_server_does_not_answer_is_status_130():
     assert b"Traceback" not in terminal.screen.data
 
 
-def test_the_terminal_is_left_as_it_was_found(address):
+def test_the_settings_of_the_terminal_are_restored(address):
     with Terminal(*address) as terminal:
         terminal.screen.wait_for("> ")
         assert termios.tcgetattr(terminal.keyboard) != terminal.found
@@ -154,7 +154,7 @@ def test_a_wrong_echo_is_status_3():
     assert b"wrong echo" in terminal.screen.data
 
 
-def test_a_server_that_is_gone_is_status_1():
+def test_a_close_by_the_server_is_status_1():
     with answering(lambda sock: receive(sock, 6)) as address, Terminal(*address) as terminal:
         terminal.screen.wait_for("> ")
         terminal.type(b"hello\n")
@@ -170,7 +170,7 @@ def test_a_hang_up_of_the_terminal_ends_it(address):
         assert terminal.process.wait(SECONDS) in (-signal.SIGHUP, 0, 1)
 
 
-def test_an_output_that_is_no_terminal_gets_the_echo_and_nothing_else(address, tmp_path):
+def test_an_output_that_is_not_a_terminal_gets_only_the_echo(address, tmp_path):
     with open(tmp_path / "out", "wb") as output, Terminal(*address, stdout=output) as terminal:
         terminal.type(b"hello\n" + CTRL_D)
         assert terminal.status() == 0

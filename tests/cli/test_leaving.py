@@ -1,6 +1,6 @@
-"""How the commands exit when stdout or stderr takes nothing: the status says what was done, without a traceback.
+"""The exit status of the commands if stdout or stderr cannot be written: the usual status, without a traceback.
 
-Python's own last flush would make it 120. Buffered or not: PYTHONUNBUFFERED decides where a write fails.
+Python's own flush at exit would make it 120. PYTHONUNBUFFERED decides whether a write or the flush fails.
 """
 
 import os
@@ -14,7 +14,7 @@ from support.peers import Command
 COMMANDS = ["client", "bench", "server"]
 
 pytestmark = [
-    pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full"),
+    pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full"),
     pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"]),
 ]
 
@@ -31,7 +31,7 @@ def full():
 
 @pytest.fixture
 def left():
-    """A pipe that nobody reads any more."""
+    """Yield the write end of a pipe whose read end is closed."""
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as file:
@@ -40,7 +40,7 @@ def left():
 
 @pytest.fixture
 def nobody():
-    """A port on which nobody listens."""
+    """Yield a port on which no socket listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
@@ -56,20 +56,20 @@ def test_a_help_text_that_cannot_be_written_is_one_line_and_status_1(name, optio
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_reader_who_has_had_enough_of_the_help_is_no_failure(name, option, left, unbuffered):
+def test_a_closed_pipe_as_the_output_of_help_is_not_an_error(name, option, left, unbuffered):
     with command(name, option, unbuffered=unbuffered, stdout=left) as process:
         assert process.status() == 0
         assert process.err.text == ""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_usage_error_is_status_2_though_it_cannot_be_written(name, full, unbuffered):
+def test_a_usage_error_that_cannot_be_written_is_status_2(name, full, unbuffered):
     with command(name, "--magic", unbuffered=unbuffered, stdout=full, stderr=full) as process:
         assert process.status() == 2
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_that_nobody_can_be_told_of_is_status_1(name, full, unbuffered):
+def test_help_is_status_1_if_neither_it_nor_the_error_can_be_written(name, full, unbuffered):
     with command(name, "--help", unbuffered=unbuffered, stdout=full, stderr=full) as process:
         assert process.status() == 1
 
@@ -82,13 +82,13 @@ def test_closed_streams_do_not_change_the_status(name, closed, unbuffered):
 
 @pytest.mark.parametrize("stream", ["full", "left"])
 @pytest.mark.parametrize(("name", "form"), [("client", "127.0.0.1 {}"), ("bench", "127.0.0.1:{}")])
-def test_a_refused_connection_is_status_1_though_it_cannot_be_said(name, form, stream, nobody, request, unbuffered):
+def test_a_refused_connection_that_cannot_be_reported_is_status_1(name, form, stream, nobody, request, unbuffered):
     stderr = request.getfixturevalue(stream)
     with command(name, *form.format(nobody).split(), unbuffered=unbuffered, stderr=stderr) as process:
         assert process.status() == 1
 
 
-def test_an_address_in_use_is_status_1_though_it_cannot_be_said(full, unbuffered):
+def test_an_address_in_use_that_cannot_be_reported_is_status_1(full, unbuffered):
     with (
         EchoServer(host="127.0.0.1") as server,
         command("server", server.addresses[0][1], "--host", "127.0.0.1", unbuffered=unbuffered, stderr=full) as process,
@@ -96,12 +96,12 @@ def test_an_address_in_use_is_status_1_though_it_cannot_be_said(full, unbuffered
         assert process.status() == 1
 
 
-def test_an_argument_that_the_server_refuses_is_status_2_though_it_cannot_be_said(full, unbuffered):
+def test_an_invalid_argument_that_cannot_be_reported_is_status_2(full, unbuffered):
     with command("server", "0", "--workers", "0", unbuffered=unbuffered, stderr=full) as process:
         assert process.status() == 2
 
 
-def test_comparing_with_a_full_stdout_is_status_1(tmp_path, full, unbuffered):
+def test_a_comparison_with_a_full_stdout_is_status_1(tmp_path, full, unbuffered):
     with EchoServer(host="127.0.0.1") as server:
         address = "{}:{}".format(*server.addresses[0])
         for name in ("a.json", "b.json"):

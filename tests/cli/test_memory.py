@@ -1,4 +1,4 @@
-"""The client and the load test as commands while allocations fail, each in its turn; see support/memory_commands.py."""
+"""rioecho-client and rioecho-bench while allocations fail, one after the other; see support/memory_commands.py."""
 
 import subprocess
 import sys
@@ -10,15 +10,15 @@ SCRIPT = Path(__file__).parents[1] / "support" / "memory_commands.py"
 NAMES = ["client", "client, a wrong echo", "bench", "bench, a wrong echo"]
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+    pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc"),
     pytest.mark.skipif(
-        sys.version_info >= (3, 12), reason="CPython itself crashes where it has no memory for a frame of Python code"
+        sys.version_info >= (3, 12), reason="CPython itself crashes if it cannot allocate a frame of Python code"
     ),
 ]
 
 
 def swept(name, stride):
-    pytest.importorskip("_testcapi", reason="this Python has no allocator that can be made to fail")
+    pytest.importorskip("_testcapi", reason="this Python has no _testcapi, which makes allocations fail")
     done = subprocess.run(
         [sys.executable, "-P", SCRIPT, name, str(stride)], capture_output=True, text=True, timeout=110, check=False
     )
@@ -27,11 +27,11 @@ def swept(name, stride):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_some_failed_allocations_are_one_line_or_do_no_harm(name):
+def test_some_failed_allocations_are_one_line_or_harmless(name):
     swept(name, 29)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_each_failed_allocation_is_one_line_or_does_no_harm(name):
+def test_each_failed_allocation_is_one_line_or_harmless(name):
     swept(name, 1)

@@ -1,4 +1,4 @@
-"""The numbers of the command lines: ASCII digits, and one rule for all of them."""
+"""The numbers of the command lines: ASCII digits only, and the same rule for all."""
 
 import argparse
 
@@ -20,13 +20,13 @@ EVERY = [port, count, seconds, interval, rate]
         *("1e999", "\ud800"),
     ],
 )
-def test_what_is_not_written_in_ascii_digits_is_refused(convert, text):
+def test_a_number_that_is_not_of_ascii_digits_is_an_error(convert, text):
     with pytest.raises(argparse.ArgumentTypeError, match=r"is not a "):
         convert(text)
 
 
 @pytest.mark.parametrize("convert", EVERY)
-def test_a_whole_number_is_taken_everywhere(convert):
+def test_every_conversion_accepts_a_whole_number(convert):
     assert convert("80") == 80
     assert convert("0080") == 80
 
@@ -39,18 +39,18 @@ def test_a_time_or_rate_may_have_a_point_and_an_exponent(convert, text, value):
 
 @pytest.mark.parametrize("convert", [count, port])
 @pytest.mark.parametrize("text", ["0.5", "5.", "1e3", "9" * 10_000])
-def test_a_count_is_whole_and_of_a_sensible_length(convert, text):
+def test_a_count_is_whole_and_of_a_limited_length(convert, text):
     with pytest.raises(argparse.ArgumentTypeError):
         convert(text)
 
 
 @pytest.mark.parametrize("text", ["1" * 100_000, "1" * 100_000 + "x", "." * 100_000, "1e" + "1" * 100_000])
-def test_a_long_argument_is_judged_at_once(text):
+def test_a_long_argument_is_rejected_at_once(text):
     with pytest.raises(argparse.ArgumentTypeError):
         seconds(text)
 
 
-def test_zero_is_a_time_but_no_interval_and_no_rate():
+def test_zero_is_a_valid_time_but_not_an_interval_or_a_rate():
     assert seconds("0") == 0
     for convert in (interval, rate):
         with pytest.raises(argparse.ArgumentTypeError, match="above 0"):
@@ -58,7 +58,7 @@ def test_zero_is_a_time_but_no_interval_and_no_rate():
 
 
 @pytest.mark.parametrize("digits", ["\u0665", "\u00b2"])
-def test_digits_of_other_scripts_are_the_name_of_a_unix_socket_and_no_port(digits):
+def test_digits_of_other_scripts_name_a_unix_socket_and_not_a_port(digits):
     assert parse_target(f"unix:{digits}") == (digits,)
     with pytest.raises(ValueError, match="port"):
         parse_target(f"localhost:{digits}")

@@ -1,4 +1,4 @@
-"""The benchmarks run, and make of their figures what they say. Whether a goal is reached is not for a test to say."""
+"""The benchmarks run and evaluate their figures correctly. No test requires that a goal is reached."""
 
 import json
 import os
@@ -13,11 +13,11 @@ import rioecho
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
-pytestmark = pytest.mark.skipif(not (FOLDER / "run.py").is_file(), reason="the benchmarks are not here")
-needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="no C compiler")
+pytestmark = pytest.mark.skipif(not (FOLDER / "run.py").is_file(), reason="the source tree is not available")
+needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="there is no C compiler")
 LINUX = sys.platform.startswith("linux")
 
-#: What the design promises: every goal with its row, and how the ratio has to stand to it.
+#: The goals of the design, by row: the ratio that each has to reach.
 GOALS = {
     "readline(), 64-byte lines": 0.55,
     "for line in file": 0.60,
@@ -56,13 +56,13 @@ def run(*arguments):
     )
 
 
-def test_every_goal_has_its_row(benchmarks):
+def test_every_goal_has_a_row(benchmarks):
     from run import all_rows
 
     assert {row.name: row.goal for row in all_rows() if row.goal is not None} == GOALS
 
 
-def test_a_ratio_is_the_median_of_the_pairs_and_not_that_of_the_medians(benchmarks):
+def test_a_ratio_is_the_median_of_the_pairs_and_not_the_ratio_of_the_medians(benchmarks):
     from measure import Measured, Row, evaluated
 
     row = Row("", "", "", "s", None, goal=0.6)
@@ -88,7 +88,7 @@ def test_a_ratio_is_the_median_of_the_pairs_and_not_that_of_the_medians(benchmar
         ("s", 0.5, None, False, (1.0, 0.0), "missed"),
     ],
 )
-def test_a_goal_is_reached_from_the_right_side(benchmarks, unit, goal, limit, difference, pair, verdict):
+def test_a_goal_is_a_maximum_or_a_minimum_by_its_unit(benchmarks, unit, goal, limit, difference, pair, verdict):
     from measure import Measured, Row, evaluated
 
     row = Row("", "", "", unit, None, goal, limit, difference)
@@ -115,14 +115,14 @@ def test_figures_have_three_digits_and_a_unit(benchmarks, value, unit, shown):
     assert figure(value, unit) == shown
 
 
-def test_a_run_in_which_nothing_came_back_has_a_ratio_that_can_be_shown(benchmarks):
+def test_a_run_without_an_echo_has_a_ratio_that_can_be_printed(benchmarks):
     from measure import Measured, Row, evaluated, goal_of, ratio_of
 
     result = evaluated(Row("", "", "", "/s", None, 6.0), Measured([(5.0, 0.0)]))
     assert (ratio_of(result), goal_of(result), result["verdict"]) == ("inf", ">= 6", "ok")
 
 
-def test_a_row_whose_echo_is_wrong_has_failed_and_the_others_go_on(benchmarks, capsys):
+def test_a_row_with_a_wrong_echo_fails_and_does_not_end_the_run(benchmarks, capsys):
     from measure import Row, Settings
     from run import measured
 
@@ -148,8 +148,8 @@ def test_a_row_of_the_reader_runs_and_is_written(tmp_path):
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.skipif(not LINUX, reason="Linux tells what a process has computed")
-@pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="what is compiled would have to be, too")
+@pytest.mark.skipif(not LINUX, reason="needs the processor time of a process from /proc")
+@pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="the compiled peers are not sanitized")
 @pytest.mark.parametrize(
     "word",
     [
@@ -182,14 +182,14 @@ def test_a_row_of_a_server_runs(tmp_path, word):
         (["--picture", "x.gif"], "x.gif ends neither in .png nor in .svg"),
     ],
 )
-def test_a_wrong_command_line_is_an_error_that_says_so(arguments, complaint):
+def test_a_usage_error_is_status_2_with_the_reason(arguments, complaint):
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == f"run.py: error: {complaint}"
 
 
 @pytest.mark.slow
-def test_the_picture_is_drawn(tmp_path):
+def test_the_plot_is_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="the extra 'bench' is not installed")
     done = run("read(1024)", "read(4096)", "--pairs", 1, "--picture", tmp_path / "x.png")
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""The book's functions at C level, from a module that is compiled against the installed package."""
+"""The book's functions at C level, called from a module compiled against the installed package."""
 
 import socket
 
@@ -73,14 +73,14 @@ cdef answer(ssize_t n, int err, room):
     if n == -1:
         raise OSError(err, os.strerror(err))
     assert n >= 0
-    # With the NUL that rio_readlineb puts behind a line: the tests want to see it.
+    # Include the NUL that rio_readlineb appends to a line, for the tests to check.
     return bytes(room[:n + 1]) if n and room is not None else b""
 """
 
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory):
-    """Return a module that knows of rioecho only what is installed."""
+    """Return a module compiled against nothing of rioecho but the installed package."""
     return compile_outside(OUTSIDE, tmp_path_factory.mktemp("outside"))
 
 
@@ -106,7 +106,7 @@ def test_an_outside_module_reads_lines_with_the_book_s_functions(outside, pair) 
 
 
 @needs_compiler
-def test_a_line_longer_than_maxlen_is_cut_and_the_next_call_has_the_rest(outside, pair) -> None:
+def test_a_line_longer_than_maxlen_is_returned_in_pieces(outside, pair) -> None:
     ours, theirs = pair
     book = outside.Book(ours.fileno())
     theirs.sendall(b"abcdefghij\nk\n")
@@ -130,7 +130,7 @@ def test_lines_and_counted_bytes_can_be_mixed_at_c_level(outside, pair) -> None:
 
 
 @needs_compiler
-def test_the_unbuffered_functions_move_exactly_what_is_asked(outside, pair) -> None:
+def test_the_unbuffered_functions_transfer_exactly_the_requested_bytes(outside, pair) -> None:
     ours, theirs = pair
     assert outside.writen(ours.fileno(), bytearray(b"ping pong")) == 9
     assert outside.readn(theirs.fileno(), 4) == b"ping"
@@ -141,7 +141,7 @@ def test_the_unbuffered_functions_move_exactly_what_is_asked(outside, pair) -> N
 
 @needs_compiler
 @pytest.mark.parametrize("call", ["readn", "writen", "readnb", "readlineb"])
-def test_an_error_at_c_level_is_minus_one_and_errno(outside, call: str) -> None:
+def test_an_error_at_c_level_is_minus_one_with_errno(outside, call: str) -> None:
     bad = -1
     calls = {
         "readn": lambda: outside.readn(bad, 1),
@@ -154,7 +154,7 @@ def test_an_error_at_c_level_is_minus_one_and_errno(outside, call: str) -> None:
 
 
 @needs_compiler
-def test_writing_to_a_peer_that_is_gone_is_epipe_at_c_level(outside, pair) -> None:
+def test_writing_to_a_closed_peer_is_epipe_at_c_level(outside, pair) -> None:
     ours, theirs = pair
     theirs.close()
     with pytest.raises(BrokenPipeError):

@@ -1,6 +1,7 @@
-"""The debug build ends the run at a broken invariant and at an index out of range; corrupted objects show it.
+"""The debug build detects a broken invariant, which aborts the process, and an index out of range, which raises.
 
-In child processes, since that is how they end. Only in the builds that check: elsewhere what follows is undefined.
+The tests corrupt objects in child processes. They run only on the builds with checks: the behaviour of any other build
+is undefined.
 """
 
 import os
@@ -11,10 +12,10 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("RIOECHO_BUILD") not in ("debug", "sanitize", "race"), reason="this build does not check"
+    os.environ.get("RIOECHO_BUILD") not in ("debug", "sanitize", "race"), reason="this build has no checks"
 )
 
-# A Rio of which the words of the input buffer can be told from all others: 7 of 100 bytes read, room for 12,347.
+# A Rio whose input buffer is recognisable among the words of the object: 7 of 100 bytes read, capacity 12,347.
 CORRUPT = """if True:
     import ctypes, socket
     from rioecho import Rio
@@ -30,7 +31,7 @@ CORRUPT = """if True:
     rio.CALL
 """
 
-# The event loop looks up in a tuple why a connection was closed; what its callbacks raise is unraisable.
+# The event loop looks up the reason of a close in a tuple. An exception of its callbacks is unraisable.
 OUT_OF_RANGE = """if True:
     import ctypes, gc, logging, os, socket, sys
     from rioecho import EchoServer
@@ -45,7 +46,7 @@ OUT_OF_RANGE = """if True:
         os._exit(0)
 
     sys.unraisablehook = end
-    logging.getLogger("rioecho.server").setLevel("INFO")  # else nobody asks why
+    logging.getLogger("rioecho.server").setLevel("INFO")  # the reason is looked up only if it is logged
     logging.getLogger("rioecho.server").addHandler(logging.NullHandler())
     with EchoServer(engine="event") as server:
         sock = socket.create_connection(server.addresses[0], timeout=20)
@@ -61,7 +62,7 @@ def run(code):
 
 @pytest.mark.parametrize("change", ["words[r] = 101", "words[w] = 12_348", "words[cap] = 99"])
 @pytest.mark.parametrize("call", ["readline()", "read(3)", "read(1000)", "readlines1()", "skipline()"])
-def test_a_broken_invariant_of_a_buffer_ends_the_process(change, call):
+def test_a_broken_invariant_of_a_buffer_aborts_the_process(change, call):
     done = run(CORRUPT.replace("CHANGE", change).replace("CALL", call))
     assert done.returncode == -signal.SIGABRT, done.stdout + done.stderr
     assert "this must hold: " in done.stderr

@@ -1,6 +1,6 @@
-"""Which module may import which: folders and files stand in one order, from the descriptor to the user.
+"""The allowed imports: folders and files have one order, from the descriptor to the user.
 
-Read from the sources, where they are there; an installed wheel is tested without them.
+The tests read the sources; they are skipped for an installed wheel.
 """
 
 import re
@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-needs_sources = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="the source tree is not here")
-# The folders, from the descriptor to the user: an edge points to a line above, and between the three in the middle
-# there is none.
+needs_sources = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="the source tree is not available")
+# The folders, from the descriptor to the user: a file may import only from a line above, and not from another folder of
+# its own line.
 FOLDERS = [
     ("_core",),
     ("_rio", "_server", "_load"),
@@ -21,7 +21,7 @@ FOLDERS = [
     ("cli",),
 ]
 RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
-# Within a folder: a file imports only from those before it.
+# Within a folder a file imports only from files before it.
 FILES = {
     "_core": ["posix", "buffer", "fdio", "flag", "poller", "counts", "convert", "budget", "addresses"],
     "_rio": ["capi", "tls", "channel", "output", "reader", "lines"],
@@ -50,9 +50,9 @@ FILES = {
     "_load": ["histogram", "connection", "loop", "plan", "result", "runner"],
     "public": ["errors", "rio", "sockets", "csapp", "server", "client", "bench", "__init__"],
 }
-# What everything may import, although it is public: the classes of errors.
+# Every file may import the classes of errors, although they are public.
 ERRORS = ("public", "errors")
-# The buffer knows memory, not descriptors: all that it may have of POSIX.
+# The functions of _core/posix that the buffer may use: those of memory, not of descriptors.
 MEMORY_FUNCTIONS = {
     "memmem",
     "rio_memrchr",
@@ -72,10 +72,10 @@ IMPORT = re.compile(
 
 
 def imports(text: str, package: str = "rioecho") -> set[tuple[str, str, str]]:
-    """Return (folder, file, name) for all that a file of `package` takes from modules of rioecho, wherever it does so.
+    """Return (folder, file, name) for everything that a file of ``package`` imports from modules of rioecho.
 
-    One reading for Python, stubs and Cython, function bodies and type-checking blocks included. The name is "" where
-    the file itself is imported.
+    The text is Python, a stub or Cython; imports in functions and type-checking blocks count too. The name is "" if the
+    file itself is imported.
     """
     text = re.sub(r"(\"\"\"|''').*?\1", "''", text, flags=re.DOTALL)
     text = re.sub(r"#.*", "", text).replace("\\\n", " ")
@@ -91,7 +91,7 @@ def imports(text: str, package: str = "rioecho") -> set[tuple[str, str, str]]:
 
 
 def places(module: str, name: str) -> set[tuple[str, str, str]]:
-    """Where in the house something is taken from: the folder, the file, the name; empty for what is not ours."""
+    """Return (folder, file, name) of an imported name; an empty set if it is not of rioecho."""
     top, _, inner = module.partition(".")
     if top != "rioecho":
         return set()
@@ -104,7 +104,7 @@ def places(module: str, name: str) -> set[tuple[str, str, str]]:
 
 
 def place_of(path: Path) -> tuple[str, str]:
-    """The folder and the file of a source."""
+    """Return the folder and the file of a source."""
     *folders, file = path.relative_to(ROOT / "rioecho").with_suffix("").parts
     return folders[0] if folders else "public", file
 
@@ -150,7 +150,7 @@ def test_the_import_finder_counts_dots_from_the_file_s_package() -> None:
 
 
 @needs_sources
-def test_every_file_has_its_place_in_the_house() -> None:
+def test_every_file_has_a_place_in_the_order() -> None:
     for path in source_files():
         folder, file = place_of(path)
         assert folder in RANK, path
@@ -158,7 +158,7 @@ def test_every_file_has_its_place_in_the_house() -> None:
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_imports_only_from_below(path: Path) -> None:
+def test_a_file_imports_only_from_files_before_it(path: Path) -> None:
     folder, file = place_of(path)
     package = ".".join(path.relative_to(ROOT).parent.parts)
     for theirs, their_file, name in imports(path.read_text(), package):
@@ -172,7 +172,7 @@ def test_a_file_imports_only_from_below(path: Path) -> None:
 
 
 @needs_sources
-def test_the_buffer_knows_no_descriptor() -> None:
+def test_the_buffer_uses_only_functions_of_memory() -> None:
     taken = imports((ROOT / "rioecho" / "_core" / "buffer.pxd").read_text())
     assert {(folder, file) for folder, file, _ in taken} <= {("_core", "posix")}
     assert {name for _, _, name in taken} <= MEMORY_FUNCTIONS

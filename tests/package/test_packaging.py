@@ -1,8 +1,9 @@
-"""What is shipped: what the archives hold, what importing costs, what an unbuilt tree and another Python are told.
+"""The package: the contents of the archives, the cost of importing, the errors of an unbuilt tree and another Python.
 
-The sources are looked at where they are there; an installed wheel is tested without them.
+Tests that read the sources are skipped for an installed wheel.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,11 @@ from support.outside import compiler_environment, needs_compiler
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(rioecho.__file__).parent
 
-needs_sources = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="the source tree is not here")
+needs_sources = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="the source tree is not available")
 
 
 def build(hook: str, tree: Path, out: Path) -> Path:
-    """Call one of the build backend's functions in `tree`, as pip and build do, and return the archive."""
+    """Call a function of the build backend in ``tree``, as pip and build do, and return the archive."""
     out.mkdir()
     command = f"import sys; from setuptools.build_meta import {hook}; print({hook}(sys.argv[1]))"
     done = subprocess.run(
@@ -38,7 +39,7 @@ def build(hook: str, tree: Path, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the sources as a clean checkout has them."""
+    """Return a copy of the sources as in a clean checkout."""
     copy = tmp_path_factory.mktemp("source") / "tree"
     ignored = shutil.ignore_patterns(
         ".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.egg-info", "*.so", "*.py[cod]"
@@ -69,7 +70,7 @@ def files(folder: Path) -> set[str]:
 
 
 @needs_sources
-def test_the_sdist_holds_the_sources_and_the_tests_and_nothing_generated(
+def test_the_sdist_contains_the_sources_and_the_tests_and_nothing_generated(
     tree: Path, sdist: Path, tmp_path: Path
 ) -> None:
     wanted = {
@@ -85,7 +86,7 @@ def test_the_sdist_holds_the_sources_and_the_tests_and_nothing_generated(
 @pytest.mark.slow
 @needs_sources
 @needs_compiler
-def test_the_wheel_holds_modules_stubs_and_pxd_files_and_no_sources(sdist: Path, tmp_path: Path) -> None:
+def test_the_wheel_contains_modules_stubs_and_pxd_files_and_no_sources(sdist: Path, tmp_path: Path) -> None:
     top = unpacked(sdist, tmp_path / "sdist")
     wheel = build("build_wheel", top, tmp_path / "wheel")
     with zipfile.ZipFile(wheel) as archive:
@@ -106,14 +107,14 @@ def test_the_version_is_that_of_the_distribution() -> None:
 
 
 def child(code: str) -> list[str]:
-    # -P: the sources in the current folder are not what is installed.
+    # -P: the sources in the current directory are not the installed package.
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
 
 def test_importing_rioecho_loads_nothing_heavy() -> None:
-    # What was there before is the interpreter's, or that of a tool that watches it.
+    # Modules loaded before belong to the interpreter, or to a tool that watches it.
     loaded = child("import sys; before = set(sys.modules); import rioecho; print(*set(sys.modules) - before)")
     heavy = {"argparse", "asyncio", "concurrent", "dataclasses", "email", "http", "inspect", "logging", "ssl"}
     heavy |= {"subprocess", "tempfile", "typing", "unittest", "urllib"}
@@ -130,9 +131,9 @@ def test_the_extensions_leave_the_gil_off() -> None:
 
 
 @needs_sources
-def test_an_unbuilt_source_tree_says_what_to_do(tmp_path: Path) -> None:
+def test_the_error_of_an_unbuilt_source_tree_names_the_remedy(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "rioecho", tmp_path / "rioecho", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    # -S: an editable install's import hook would find the built extensions for this copy too.
+    # -S: the import hook of an editable install would find the built extensions for this copy too.
     done = subprocess.run(
         [sys.executable, "-S", "-c", "import rioecho"],
         cwd=tmp_path,
@@ -146,9 +147,25 @@ def test_an_unbuilt_source_tree_says_what_to_do(tmp_path: Path) -> None:
 
 
 @needs_sources
-def test_another_implementation_of_python_is_refused_in_one_line_when_it_is_to_be_built() -> None:
+def test_the_build_refuses_another_implementation_of_python_in_one_line() -> None:
     pretended = "import runpy, sys; sys.implementation.name = 'pypy'; runpy.run_path('setup.py', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", pretended], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("rioecho needs CPython")
+
+
+@needs_sources
+def test_the_build_refuses_an_unknown_variant_and_names_the_known_ones() -> None:
+    environment = os.environ | {"RIOECHO_BUILD": "fast"}
+    done = subprocess.run([sys.executable, "setup.py"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("RIOECHO_BUILD must be one of release, debug, ")
+    assert line.endswith("not 'fast'")
+
+
+def test_the_sockets_passed_by_systemd_are_public() -> None:
+    from rioecho.server import passed_sockets
+
+    assert passed_sockets({}) == []

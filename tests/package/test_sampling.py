@@ -1,4 +1,4 @@
-"""The default run takes a few of a test's cases, and no value of a parameter is left out of it unseen."""
+"""The default run takes a few cases of a test, but every value of each parameter occurs in it."""
 
 import itertools
 import subprocess
@@ -38,7 +38,7 @@ def test_that_is_long():
 """
 
 
-def test_each_value_occurs_and_the_choice_is_as_small_as_the_longest_parameter():
+def test_each_value_occurs_in_as_few_cases_as_the_longest_parameter_has_values():
     cases = [{("kind", kind), ("size", size)} for kind, size in itertools.product("abcde", range(7))]
     chosen = covering(cases)
     assert set().union(*(cases[i] for i in chosen)) == set().union(*cases)
@@ -48,7 +48,7 @@ def test_each_value_occurs_and_the_choice_is_as_small_as_the_longest_parameter()
 
 @pytest.fixture
 def collected(tmp_path):
-    """Collect the example as pytest collects the suite: the names of the cases that would run."""
+    """Return a function that collects the example as pytest collects the tests, and returns the names of its cases."""
     (tmp_path / "test_example.py").write_text(EXAMPLE)
     (tmp_path / "conftest.py").write_text(
         "import pytest\nfrom support.sampling import mark_the_rest_slow\n"
@@ -69,7 +69,7 @@ def collected(tmp_path):
     return collect
 
 
-def test_the_default_run_takes_few_combinations_and_whole_lists(collected):
+def test_the_default_run_takes_few_combinations_but_all_values_of_one_parameter(collected):
     everything, default = collected(""), collected("not slow")
     assert len(everything) == 36 + 4 + 4 + 1
     several = [name for name in default if name.startswith("test_of_several")]

@@ -1,4 +1,4 @@
-"""The types: that they say of the package what is true, and that users' programs are judged rightly by them."""
+"""The types: the stubs match the package, and type checkers find the mistakes in users' programs."""
 
 import importlib.util
 import os
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason
 
 
 def run(module, folder, *arguments):
-    """What a module of mypy says of the rioecho that is under test, and its exit status."""
+    """Run a module of mypy on the rioecho under test; return its output and exit status."""
     root = str(Path(rioecho.__file__).parents[1])
     environment = {**os.environ, "MYPY_CACHE_DIR": str(folder)}
-    if root not in site.getsitepackages():  # where mypy looks by itself, and wants no path to
+    if root not in site.getsitepackages():  # mypy finds those on its own, and rejects a path to them
         environment |= {"MYPYPATH": root, "PYTHONPATH": root}
     done = subprocess.run(
         [sys.executable, "-P", "-m", module, *arguments],
@@ -36,16 +36,16 @@ def run(module, folder, *arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder without any configuration, for the checkers' cache."""
+    """Return a directory without any configuration, for the cache of the type checkers."""
     return tmp_path_factory.mktemp("types")
 
 
-def test_mypy_agrees_with_the_examples_and_finds_every_mistake_in_them(folder):
+def test_mypy_accepts_the_examples_and_finds_every_mistake_in_them(folder):
     said, status = run("mypy", folder, "--strict", EXAMPLES)
     assert status == 0, said
 
 
-def test_mypy_would_have_noticed_a_wrong_example(folder):
+def test_mypy_finds_a_wrong_example(folder):
     wrong = folder / "wrong.py"
     wrong.write_text("import rioecho\nrioecho.Rio(0).readline().encode()\nrioecho.Rio(0)  # type: ignore[arg-type]\n")
     said, status = run("mypy", folder, "--strict", wrong)
@@ -54,14 +54,14 @@ def test_mypy_would_have_noticed_a_wrong_example(folder):
     assert 'Unused "type: ignore"' in said
 
 
-def test_the_examples_name_every_public_name():
+def test_the_examples_use_every_public_name():
     text = EXAMPLES.read_text()
     missing = [name for name in (*rioecho.__all__, *dir(rioecho.Rio)) if not name.startswith("_") and name not in text]
     assert [name for name in missing if name not in ("seek", "tell", "truncate")] == []
 
 
 @pytest.mark.slow
-def test_stubtest_finds_the_package_to_be_as_its_types_say(folder):
+def test_stubtest_finds_no_difference_between_stubs_and_package(folder):
     config = folder / "without-the-extras.ini"
     config.write_text("[mypy]\n[mypy-rich.*,matplotlib.*]\nignore_missing_imports = true\n")
     allowed = ("--allowlist", HERE / "stubtest_allowlist.txt")

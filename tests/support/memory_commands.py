@@ -1,8 +1,8 @@
-"""Run by test_memory.py in a child process: a command runs again and again, and each time the k-th allocation fails.
+"""Run by test_memory.py in a child process: runs a command repeatedly, and each time the k-th allocation fails.
 
-`memory_commands.py COMMAND STRIDE`. Whatever the command was about to do, it does it, or it says in one line what went
-wrong and its status is not 0; no descriptor stays open, and a wrong echo is never taken for a right one. The servers
-are processes of their own, for the allocations of this one are counted.
+Usage: ``memory_commands.py COMMAND STRIDE``. Each run either succeeds, or prints one line with the reason and exits
+with a status other than 0. No descriptor stays open, and a wrong echo is never accepted. The servers are processes of
+their own, because the allocations of this process are counted.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from rioecho.cli import NO_MEMORY, Parser, bench, client
 _testcapi = import_module("_testcapi")  # CPython's own test helpers
 
 LINES = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(300)) + b"x" * 700 + b"\nthe rest"
-#: Servers that end when their stdin does. The second sends an echo of which the 11th byte is wrong, on each connection.
+#: Servers that exit at the EOF of stdin. The second sends a wrong 11th byte on each connection.
 HONEST = """if True:
     import sys
     from rioecho import EchoServer
@@ -52,7 +52,7 @@ LIAR = """if True:
 
 
 class Left(BaseException):
-    """In place of an exit without a word."""
+    """Raised in place of os._exit()."""
 
 
 def leave_at_once(status):
@@ -60,7 +60,7 @@ def leave_at_once(status):
 
 
 class FailingParser(Parser):
-    """Allocations fail from where the command line is read: argparse is not ours, and CPython 3.13 crashes in it."""
+    """Starts the failing allocations after argparse, which is not tested here and in which CPython 3.13 crashes."""
 
     k = 0
 
@@ -71,7 +71,7 @@ class FailingParser(Parser):
 
 
 class Run:
-    """One run of a command, from a pipe and to files; the k-th allocation fails: what came of it."""
+    """One run of a command with files as its standard streams, in which the k-th allocation fails; its outcome."""
 
     def __init__(self, main, arguments, source, k):
         self.status, self.began, self.escaped = 1, True, None
@@ -88,7 +88,7 @@ class Run:
         finally:
             try:
                 _testcapi.remove_mem_hooks()
-            except MemoryError:  # the failure may come as late as here; there is only one
+            except MemoryError:  # the k-th allocation may be this one; only one fails
                 _testcapi.remove_mem_hooks()
             gc.collect()
             for fd, stream in enumerate(streams):
@@ -109,22 +109,22 @@ class Run:
         except BaseException as error:
             _testcapi.remove_mem_hooks()
             names = ["run", *(frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))]
-            # Before the command has begun nothing can be caught.
+            # Before the command has begun, it cannot catch an error.
             self.began = not isinstance(error, NO_MEMORY) or names[-1] not in ("run", "main")
             self.escaped = error
 
     def check(self, statuses):
-        """It ended by its own, with such a status; if that is not 0, one line says why."""
+        """Assert that the run returned one of these statuses, with one line of output if it is not 0."""
         if not self.began:
             self.status = 1
             return
         if self.escaped is not None:
             raise self.escaped
         assert self.status in statuses, (self.status, self.err)
-        # CPython tells of a MemoryError in what it is cleaning up, and goes on.
+        # CPython prints a MemoryError in a finalizer and continues.
         err = re.sub(r"Exception ignored in: .*\n(?:Traceback .*\n(?: .*\n)*)?MemoryError.*\n", "", self.err.decode())
         lines = [line for line in err.splitlines() if "warning: " not in line and "/s  p50" not in line]
-        # "out of memory" may be of the complaint itself, beside what of it was written.
+        # Printing the line may itself run out of memory, which adds "out of memory".
         complaints = [line for line in lines if line != "out of memory"]
         assert len(complaints) <= 1, self.err
         assert all(line.startswith("rioecho-") for line in complaints), self.err
@@ -163,7 +163,7 @@ def bench_scenario(address, k):
 def bench_lied_to(address, k):
     run = Run(bench.main, bench_arguments(address), b"", k)
     run.check({3, 1, 0})
-    if run.status == 0:  # too short a time for anything to be sent
+    if run.status == 0:  # the time was too short to send anything
         assert json.loads(run.out)["messages"] == 0
     return run
 
@@ -177,10 +177,10 @@ SCENARIOS = {
 
 
 def forget_last_error():
-    """Clear what CPython's last-resort MemoryError, which is never freed, keeps by its traceback."""
+    """Clear the frames kept alive by the traceback of CPython's preallocated MemoryError, which is never freed."""
     for each in gc.get_objects():
         if isinstance(each, types.TracebackType):
-            with contextlib.suppress(RuntimeError):  # a frame that is running
+            with contextlib.suppress(RuntimeError):  # the frame is running
                 each.tb_frame.clear()
 
 
@@ -193,7 +193,7 @@ def server(code):
 
 
 def main(name, stride):
-    stderr = os.dup(2)  # the number 2 is the command's
+    stderr = os.dup(2)  # the command uses descriptor 2
     faulthandler.enable(stderr)
     faulthandler.dump_traceback_later(100, exit=True, file=stderr)
     os._exit = leave_at_once
@@ -202,13 +202,13 @@ def main(name, stride):
     sys.unraisablehook = unraisable.append
     code, scenario = SCENARIOS[name]
     with server(code) as address:
-        for _ in range(3):  # what is made at the first use only is there
+        for _ in range(3):  # create everything that is created at first use only
             scenario(address, 1 << 30)
         descriptors = set(os.listdir("/proc/self/fd"))
         failed = unchanged = leaks = 0
         k = 1
         whole = scenario(address, 1 << 30)
-        while unchanged < 20:  # in a row: beyond the last allocation
+        while unchanged < 20:  # this many unchanged runs in a row: k is beyond the last allocation
             run = scenario(address, k)
             changed = (run.status, run.escaped) != (whole.status, None)
             failed += changed
@@ -220,7 +220,8 @@ def main(name, stride):
             leaks += bool(left)
             descriptors |= left
             k += stride
-    # CPython loses a reference to the arguments of a call for which there is no memory; ours are lost in a row.
+    # CPython leaks a reference to the arguments of a call if it has no memory for it. Leaks of rioecho occur in many
+    # runs.
     assert leaks <= 3, f"descriptors are left open by {leaks} runs"
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
