@@ -47,7 +47,7 @@ class Stalled(EchoError, TimeoutError):
 
     def __init__(self, seconds: float, missing: int) -> None:
         TimeoutError.__init__(
-            self, errno.ETIMEDOUT, f"nothing came back for {seconds:g} s, and {missing} messages are missing"
+            self, errno.ETIMEDOUT, f"stalled: no byte received for {seconds:g} s, {missing} messages in flight"
         )
         #: The number of messages in flight.
         self.missing = missing

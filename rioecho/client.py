@@ -58,7 +58,7 @@ class EchoLostError(EchoError, ConnectionError):
             how = f"connection {connection} was lost ({os.strerror(number)})"
         else:
             how = f"connection {connection} was closed by the server"
-        ConnectionError.__init__(self, number or errno.ECONNRESET, f"{how}; {missing} bytes did not come back")
+        ConnectionError.__init__(self, number or errno.ECONNRESET, f"{how}; {missing} bytes were not echoed")
         #: The number of bytes sent and not echoed.
         self.missing = missing
         #: The number of the load test's connection, from 0; None for a client.

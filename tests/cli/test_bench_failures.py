@@ -159,7 +159,7 @@ def test_a_connection_closed_by_the_server_is_status_1(how):
     assert status == 1
     assert re.fullmatch(
         r"rioecho-bench: connection [01] was (closed by the server|lost \(Connection reset by peer\)); "
-        r"64 bytes did not come back",
+        r"64 bytes were not echoed",
         complaint,
     )
 
@@ -170,7 +170,7 @@ def test_a_server_that_withholds_bytes_is_status_1(part):
     with serving(lambda sock, data, before: before > 0 or sock.sendall(data[:part])) as address:
         status, out, complaint = failed(address, "-c", "1", "-d", "9", "--warmup", "9", "--stall-timeout", "0.4")
     assert (status, out) == (1, "")  # the warm-up had not ended
-    assert complaint == "rioecho-bench: nothing came back for 0.4 s, and 1 messages are missing"
+    assert complaint == "rioecho-bench: stalled: no byte received for 0.4 s, 1 messages in flight"
 
 
 def test_a_server_that_does_not_even_accept_is_status_1():
@@ -179,7 +179,7 @@ def test_a_server_that_does_not_even_accept_is_status_1():
             "{}:{}".format(*listener.getsockname()), "-c", "2", "-d", "5", "--stall-timeout", "0.4"
         )
     assert status == 1
-    assert "nothing came back for 0.4 s, and 2 messages" in complaint
+    assert "no byte received for 0.4 s, 2 messages" in complaint
 
 
 @pytest.mark.slow

@@ -187,15 +187,15 @@ def test_input_in_pieces_of_one_byte_needs_no_more_memory_than_in_larger_ones():
 
 def test_waiting_for_the_server_is_reported_once(monkeypatch):
     monkeypatch.setattr("rioecho.client.PATIENCE", 0.05)
-    told = []
+    reported = []
     ours, theirs = socket.socketpair()
     with ours, theirs, open("/dev/zero", "rb") as source, open(os.devnull, "wb") as sink:
-        running = Running(pump, ours, source.fileno(), sink.fileno(), on_wait=told.append)
+        running = Running(pump, ours, source.fileno(), sink.fileno(), on_wait=reported.append)
         assert LIMIT - CHUNK <= swallowed(theirs) <= LIMIT  # swallowed() waits another half second
         theirs.close()
         with pytest.raises(EchoLostError):
             running.result()
-    assert told == [LIMIT]
+    assert reported == [LIMIT]
 
 
 def test_a_line_as_long_as_the_limit_is_sent_whole():

@@ -39,7 +39,7 @@ def left():
 
 
 @pytest.fixture
-def nobody():
+def unused_port():
     """Yield a port on which no socket listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -82,9 +82,9 @@ def test_closed_streams_do_not_change_the_status(name, closed, unbuffered):
 
 @pytest.mark.parametrize("stream", ["full", "left"])
 @pytest.mark.parametrize(("name", "form"), [("client", "127.0.0.1 {}"), ("bench", "127.0.0.1:{}")])
-def test_a_refused_connection_that_cannot_be_reported_is_status_1(name, form, stream, nobody, request, unbuffered):
+def test_a_refused_connection_that_cannot_be_reported_is_status_1(name, form, stream, unused_port, request, unbuffered):
     stderr = request.getfixturevalue(stream)
-    with command(name, *form.format(nobody).split(), unbuffered=unbuffered, stderr=stderr) as process:
+    with command(name, *form.format(unused_port).split(), unbuffered=unbuffered, stderr=stderr) as process:
         assert process.status() == 1
 
 

@@ -321,7 +321,7 @@ def test_a_lost_connection_ends_the_test_with_the_result_so_far(how):
     assert (error.result.messages, error.result.total_messages, error.result.errors) == (100, 100, 1)
     assert error.result.histogram.count == 101
     reason = "was lost (Connection reset by peer)" if how == "reset" else "was closed by the server"
-    assert error.strerror == f"connection 0 {reason}; 64 bytes did not come back"
+    assert error.strerror == f"connection 0 {reason}; 64 bytes were not echoed"
 
 
 def test_a_server_that_stalls_ends_the_test():
@@ -333,7 +333,7 @@ def test_a_server_that_stalls_ends_the_test():
         run(short(address, connections=1, duration=SECONDS, warmup=0, stall_timeout=0.3))
     error = raised.value
     assert isinstance(error, TimeoutError)
-    assert error.strerror == "nothing came back for 0.3 s, and 1 messages are missing"
+    assert error.strerror == "stalled: no byte received for 0.3 s, 1 messages in flight"
     assert (error.result.messages, error.result.histogram.count, error.result.errors) == (1, 2, 1)
     assert error.result.latency_us["max"] >= 300_000
 

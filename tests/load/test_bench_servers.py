@@ -105,7 +105,7 @@ def test_a_server_that_dies_is_status_1_with_what_was_measured():
             assert "p99.9" in command.out.text
     assert re.fullmatch(
         r"rioecho-bench: connection \d was (closed by the server|lost \(Connection reset by peer\)); "
-        r"\d+ bytes did not come back",
+        r"\d+ bytes were not echoed",
         complaint,
     )
 
