@@ -401,7 +401,7 @@ cdef class LoadLoop:
 
         ``outcome`` is one of OUTCOMES:
 
-        - "done": after the duration nothing new was sent, and everything in flight was echoed;
+        - "done": the duration has ended and everything in flight was echoed, or stop() ended the load;
         - "wrong echo": ``number`` is the offset of the wrong byte in the connection's stream;
         - "lost": the server closed or reset the connection; ``number`` bytes were not echoed;
         - "stalled": no byte was received within ``stall_timeout``; ``number`` messages were not echoed;
