@@ -40,7 +40,7 @@ def framing(request):
 
 
 def sums(server):
-    """Return the counts accepted, active, closed, errors, bytes_in and bytes_out."""
+    """Return accepted, active, closed, errors, bytes_in and bytes_out."""
     return tuple(server.stats()[name] for name in ("accepted", "active", "closed", "errors", "bytes_in", "bytes_out"))
 
 
