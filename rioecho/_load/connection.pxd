@@ -1,4 +1,4 @@
-# One connection of a load loop: its state and its steps. The loop itself is in _load/loop.pyx.
+# One connection of a load loop: its state and its steps. The turns of the loop are in _load/turns.pxd.
 #
 # Sent data is not stored. All messages form one cycle in memory, shared by every connection and thread, and the first
 # bytes of the cycle are repeated after its end. The next bytes that a connection sends, and the next that it expects,

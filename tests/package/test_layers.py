@@ -47,7 +47,7 @@ FILES = {
         "listeners",
         "udp",
     ],
-    "_load": ["histogram", "connection", "loop", "plan", "result", "runner"],
+    "_load": ["histogram", "connection", "turns", "loop", "plan", "result", "runner"],
     "public": ["errors", "rio", "sockets", "csapp", "server", "client", "bench", "__init__"],
 }
 # Every file may import the classes of errors, although they are public.
