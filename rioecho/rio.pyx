@@ -1,7 +1,7 @@
-"""Robust I/O on a POSIX descriptor: class Rio (CS:APP 10.5).
+"""Robust I/O on a POSIX file descriptor: class Rio (CS:APP 10.5).
 
-Here is what a user meets: making a Rio, writing, closing. Reading is in _rio/lines.pyx and _rio/reader.pyx, sending in
-_rio/output.pyx; the book's functions at C level, which can be cimported from here, are in _rio/capi.pyx.
+This module has the constructor and the methods that write and close. Reading is in _rio/lines.pyx and _rio/reader.pyx,
+sending in _rio/output.pyx. The book's functions for Cython code, which are cimported from here, are in _rio/capi.pyx.
 """
 
 import io
@@ -42,16 +42,16 @@ from rioecho.errors import ConcurrentCall
 
 
 cdef int note_written(object error, size_t n) except -1:
-    """Say on the error how many of the caller's bytes were taken."""
+    """Set the error's ``characters_written`` to the number of the caller's bytes that were sent or buffered."""
     try:
         error.characters_written = n
     except (AttributeError, TypeError):
-        pass   # an exception of a signal handler's that takes no attributes
+        pass   # an exception raised by a signal handler, whose class allows no attributes
     return 0
 
 
 cdef int get_bytes(object data, Py_buffer *view) except -1:
-    """The memory of a bytes-like object, to be released."""
+    """Store the memory of a bytes-like object in ``view``. The caller releases it."""
     try:
         PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
     except BufferError as error:
@@ -61,22 +61,33 @@ cdef int get_bytes(object data, Py_buffer *view) except -1:
 
 @cython.final
 cdef class Rio(LineReader):
-    # The first two lines are for inspect.signature(), which finds them in no other place.
+    # inspect.signature() reads the signature of a class in C from the first two lines of the docstring.
     """Rio(fd, *, bufsize=65536, timeout=..., max_line=1048576, closefd=False)\n--\n
-    A buffered reader and writer over a POSIX descriptor that never loses a byte, whatever interrupts it.
+    A buffered reader and writer over a POSIX file descriptor that never loses a byte, whatever interrupts it.
 
-    fd: an int, or an object with fileno() (a socket, a pipe's end, a file, a terminal); the object is kept alive. An
-        ssl.SSLSocket is read and written through itself.
-    bufsize: bytes for each direction's buffer, taken at first use.
-    timeout: seconds for one whole call, on the monotonic clock; 0 never waits, None waits for ever. Left out, it is
-        the gettimeout() of a Python socket at this moment, and None for all else.
-    max_line: the longest line, newline included, that readline() and its like return; None for no limit.
-    closefd: close fd with this Rio.
+    ``fd``
+        An int, or an object with ``fileno()`` (a socket, a pipe, a file, a terminal), which is kept alive. An
+        ``ssl.SSLSocket`` is read and written through its own methods.
+    ``bufsize``
+        The size in bytes of each of the two buffers, one for input and one for output. Each is allocated at first use.
+    ``timeout``
+        The time in seconds that one call may take as a whole, on the monotonic clock. A call with timeout 0 does not
+        block; ``None`` waits without limit. The default is the socket's ``gettimeout()`` at the time of construction,
+        and ``None`` for anything but a Python socket.
+    ``max_line``
+        The maximum length in bytes of a line or frame that ends in a separator, including the separator; ``None`` for
+        no limit.
+    ``closefd``
+        Whether this Rio owns ``fd`` and closes it in ``close()``. By default the caller owns it.
 
-    After TimeoutError, BlockingIOError, LineTooLong, a signal handler that raises, or MemoryError, all that was
-    received can still be read, and the next call goes on. One reader and one writer may work at the same time, in two
-    threads; another call of the same side raises ConcurrentCall. Output is sent when a read has to wait, when the
-    buffer is full, and at writen(), flush() and close().
+    After ``TimeoutError``, ``BlockingIOError``, ``LineTooLong``, ``MemoryError`` or an exception raised by a signal
+    handler, every byte received is still readable, in order, and the next call continues where this one stopped.
+
+    One reader and one writer may use a Rio at the same time, in two threads. A second call on the same side raises
+    ``ConcurrentCall`` and has no effect.
+
+    Buffered output is sent before a read blocks, when the buffer is full, and by ``writen()``, ``flush()`` and
+    ``close()``. A Rio never raises SIGPIPE; a broken pipe is ``BrokenPipeError``.
     """
 
     def __cinit__(self, fd, *, bufsize=65536, timeout=..., max_line=1 << 20, closefd=False):
@@ -104,16 +115,19 @@ cdef class Rio(LineReader):
     # ---- writing
 
     def writen(self, data, *, timeout=...):
-        """Send what is buffered, then all of data, now (RIO's rio_writen, CS:APP 10.5.1). Returns data's length.
+        """Send the buffered output, then all of ``data`` (CS:APP 10.5.1, ``rio_writen``).
 
-        If this raises, the first `characters_written` bytes of data were sent and the rest is the caller's: nothing
-        of it is kept, and `rio.writen(data[error.characters_written:])` goes on. TimeoutError, BlockingIOError,
-        BrokenPipeError and the rest of the OSError family; never SIGPIPE.
+        Returns the length of ``data`` in bytes, after all of it has been passed to the kernel.
+
+        Raises ``TimeoutError`` (``BlockingIOError`` if the timeout is 0), ``BrokenPipeError`` and any other
+        ``OSError``. The error's ``characters_written`` is the number of bytes of ``data`` that were sent. The others
+        are the caller's: none of them is kept in the buffer, and
+        ``rio.writen(data[error.characters_written:])`` continues.
         """
         cdef Py_buffer view
         cdef rio_call call
         cdef size_t n, sent = 0, size = self.out.base
-        cdef object length   # made before anything is sent: an int needs memory, too
+        cdef object length   # created before anything is sent, because allocating an int can fail
         cdef bint joined = False
         get_bytes(data, &view)
         try:
@@ -129,8 +143,8 @@ cdef class Rio(LineReader):
                 else:
                     self.push(&call, NOTHING)
                     self.send_all(&call, <char *>view.buf, n, &sent)
-                    self.push(&call, NOTHING)   # a TLS record may be half-way out
-                PyErr_CheckSignals()   # what a handler raises now, we can still say the count with
+                    self.push(&call, NOTHING)   # OpenSSL may have sent only a part of the last TLS record
+                PyErr_CheckSignals()   # here an exception of a handler still gets its `characters_written`
             except BaseException as error:
                 if joined:
                     sent = n - self.take_back(n)
@@ -143,10 +157,14 @@ cdef class Rio(LineReader):
         return length
 
     def write(self, data):
-        """Write data through the output buffer; more than bufsize bytes go straight through. Returns data's length.
+        """Write ``data`` to the output buffer and return its length in bytes.
 
-        If this raises, `characters_written` bytes of data were taken (sent or buffered) and the rest is the caller's.
-        The time it may wait is the Rio's timeout.
+        The buffer is sent when it is full. If ``data`` is longer than ``bufsize`` bytes, the buffered output and then
+        ``data`` are sent at once, without a copy. The time limit is the ``timeout`` of the Rio.
+
+        Raises the errors of ``writen()``. The error's ``characters_written`` is the number of bytes of ``data`` that
+        were accepted, sent or buffered; the others are the caller's. An error that a read met while it sent buffered
+        output is raised here, once.
         """
         cdef size_t taken = 0
         cdef object length   # as in writen()
@@ -161,9 +179,9 @@ cdef class Rio(LineReader):
             raise
 
     def writelines(self, lines, /):
-        """Write each of the bytes-like objects, as write() does.
+        """Write each of the bytes-like objects in ``lines``, as ``write()`` does. No newline is added.
 
-        If this raises, `characters_written` bytes of all of them together were taken.
+        The error's ``characters_written`` is the total number of bytes accepted, over all objects.
         """
         cdef size_t before = 0, taken = 0
         self.check_open()
@@ -177,7 +195,11 @@ cdef class Rio(LineReader):
             raise
 
     def flush(self, *, timeout=...):
-        """Send what is buffered. If this raises, what was not sent is still buffered, and flush() goes on."""
+        """Send the buffered output.
+
+        Raises the errors of ``writen()``. After an error the unsent bytes are still in the buffer, and another
+        ``flush()`` continues. An error that a read met while it sent buffered output is raised here, once.
+        """
         cdef rio_call call
         enter(self, &self.writing)
         try:
@@ -195,7 +217,7 @@ cdef class Rio(LineReader):
         return 0
 
     cdef object put_object(self, object data, size_t *taken):
-        """Write an object's bytes through the buffer: their number. `taken` counts those that are sent or buffered."""
+        """Write an object's bytes through the buffer and return their number. Counts accepted bytes in ``taken``."""
         cdef Py_buffer view
         cdef object length   # as in writen()
         get_bytes(data, &view)
@@ -211,8 +233,9 @@ cdef class Rio(LineReader):
             PyBuffer_Release(&view)
 
     cdef bint put_at_once(self, const char *data, size_t n) noexcept:
-        """Do what put() does if all it has to do is to copy: no error is possible, nothing to make room for or to
-        send. False, and nothing done, where it is more than that.
+        """Copy ``data`` to the buffer if that is all that ``put()`` would do: no allocation, no error, no system call.
+
+        Reports whether it was; if not, nothing has changed.
         """
         cdef bint done = False
         if rio_flag_take_briefly(&self.writing):
@@ -232,7 +255,7 @@ cdef class Rio(LineReader):
         return done
 
     cdef int put(self, const char *data, size_t n, size_t *taken) except -1:
-        """Write n bytes through the buffer; `taken` counts those that are sent or buffered."""
+        """Write n bytes through the buffer. Counts the bytes that were sent or buffered in ``taken``."""
         cdef rio_call call
         cdef size_t size = self.out.base
         self.begin_writing(&call, ...)
@@ -245,48 +268,55 @@ cdef class Rio(LineReader):
             taken[0] = n
             if self.has_unsent(&call, size - 1):
                 check_source(self.source, self.f.fd)
-                self.tied_flush()   # full: out with it, as far as that needs no waiting
+                self.tied_flush()   # the buffer is full: send what can be sent without blocking
         return 0
 
     # ---- the descriptor
 
     def fileno(self):
-        """The descriptor."""
+        """Return the file descriptor, an int.
+
+        Raises ``ValueError`` if the Rio is closed, and ``OSError`` (EBADF) if the socket or file that it was made for
+        has been closed.
+        """
         self.check_open()
         with cython.critical_section(self):   # another thread may be closing
             source = self.source
-        if source is None:   # it was closed just now
+        if source is None:   # another thread has just closed it
             self.check_open()
         check_source(source, self.f.fd)
         return self.f.fd
 
     def isatty(self):
-        """Is it a terminal?"""
+        """Report whether the descriptor is a terminal. Raises the errors of ``fileno()``."""
         return os.isatty(self.fileno())
 
     def readable(self):
-        """Is it open for reading?"""
+        """Report whether the descriptor is open for reading. Raises ``ValueError`` if the Rio is closed."""
         self.check_open()
         return bool(self.can_read)
 
     def writable(self):
-        """Is it open for writing?"""
+        """Report whether the descriptor is open for writing. Raises ``ValueError`` if the Rio is closed."""
         self.check_open()
         return bool(self.can_write)
 
     def seekable(self):
-        """A Rio is a stream: always False."""
+        """Return ``False``: a Rio is a stream. Raises ``ValueError`` if it is closed."""
         self.check_open()
         return False
 
     @property
     def closed(self):
-        """Has it been closed or detached?"""
+        """Whether the Rio has been closed or detached."""
         return bool(rio_flag_closed(&self.reading))
 
     @property
     def timeout(self):
-        """Seconds that one call may take if it says nothing else; None: for ever. Can be set."""
+        """The default time limit of one call in seconds; ``None`` for no limit. It can be set.
+
+        The ``timeout`` argument of a method takes precedence.
+        """
         cdef int64_t ns = rio_time_get(&self.timeout_ns)
         cdef Tls tls
         if ns == ASK_CLOCK:
@@ -302,7 +332,7 @@ cdef class Rio(LineReader):
 
     @property
     def max_line(self):
-        """The longest line in bytes, newline included; None: no limit."""
+        """The maximum length of a line in bytes, including the newline; ``None`` for no limit."""
         return None if self.line_limit == SIZE_MAX else self.line_limit
 
     cdef int check_open(self) except -1:
@@ -310,27 +340,33 @@ cdef class Rio(LineReader):
             self.refuse(&self.reading)
         return 0
 
-    # ---- the end
+    # ---- closing
 
     def close(self):
-        """Flush, and close the descriptor if this Rio owns it. Closing again does nothing.
+        """Flush the output and close the Rio, and the descriptor if the Rio owns it.
 
-        The descriptor is closed even if the flush raises: who wants to try again calls flush() first. Raises
-        ConcurrentCall, and closes nothing, while another thread reads or writes; to wake that thread, shut the socket
-        down.
+        Closing a closed Rio has no effect. The errors of ``flush()`` are raised after everything has been closed, and
+        the unsent output is lost; to be able to retry, call ``flush()`` first. Unread input is discarded.
+
+        Raises ``ConcurrentCall``, and closes nothing, while another call reads or writes. To make a blocked call in
+        another thread return, shut down the socket.
         """
         if not self.enter_both():
             return
         try:
-            if self.tls is None or not self.tls.lost():   # that of another process, to which the output belongs
+            if self.tls is None or not self.tls.lost():   # else the connection and its output are the parent's
                 self.flush_held()
         finally:
             self.disown()
 
     def detach(self):
-        """Flush, and give up the descriptor: (fd as it was passed, the bytes received and not yet read).
+        """Flush the output and close the Rio without closing the descriptor.
 
-        Both are the caller's then, and this Rio is closed. If the flush raises, nothing has changed.
+        Returns ``(fd, data)``: ``fd`` as it was passed to the constructor, and the bytes received that have not been
+        read. The caller owns both. If flushing raises, the Rio stays open and keeps its unread and its unsent bytes.
+
+        Raises the errors of ``flush()``, ``ConcurrentCall`` while another call reads or writes, and ``ValueError`` if
+        the Rio is closed.
         """
         if not self.enter_both():
             self.refuse(&self.reading)
@@ -351,7 +387,7 @@ cdef class Rio(LineReader):
         return 0
 
     cdef int disown(self) except -1:
-        """Close both sides, which the caller has entered, for good, and the descriptor if it is ours to close."""
+        """Close both sides, which the caller has entered, and the descriptor if the Rio owns it."""
         cdef ownership own = self.own
         source = self.forget()
         if own == BORROWED:
@@ -370,10 +406,10 @@ cdef class Rio(LineReader):
         self.close()
 
     def __del__(self):
-        """Close the descriptor if this Rio owns it, without flushing and with a ResourceWarning.
+        """Close the descriptor if the Rio owns it, without flushing, and issue a ``ResourceWarning``.
 
-        Called by name, this is a call of both sides. It does nothing while another call is under way, and nothing to a
-        Rio that is closed or detached: Python reports what a finalizer raises and nobody could catch it.
+        Has no effect on a closed or detached Rio, nor, if called by name, while another call reads or writes: a
+        finalizer has no caller that could handle an exception.
         """
         if self.own == BORROWED:
             return
@@ -384,38 +420,38 @@ cdef class Rio(LineReader):
             if not self.enter_both():
                 return
         except (OSError, ValueError, ConcurrentCall):
-            return   # as io does with an error in closing
+            return   # the io module ignores errors of closing in a finalizer too
         try:
             warnings.warn(f"unclosed {self!r}: closed, its output not flushed", ResourceWarning, 1, self)
         finally:
             self.disown()
 
-    # ---- what io.BufferedIOBase has and a stream has not
+    # ---- methods of io.BufferedIOBase that a stream does not support
 
     def seek(self, offset, whence=0, /):
-        """Raises io.UnsupportedOperation."""
+        """Raise ``io.UnsupportedOperation``."""
         raise io.UnsupportedOperation("a Rio is a stream and cannot seek")
 
     def tell(self):
-        """Raises io.UnsupportedOperation."""
+        """Raise ``io.UnsupportedOperation``."""
         raise io.UnsupportedOperation("a Rio is a stream and has no position")
 
     def truncate(self, size=None, /):
-        """Raises io.UnsupportedOperation."""
-        raise io.UnsupportedOperation("a Rio is a stream and cannot be cut")
+        """Raise ``io.UnsupportedOperation``."""
+        raise io.UnsupportedOperation("a Rio is a stream and cannot be truncated")
 
 
 io.BufferedIOBase.register(Rio)
 
 
 def _socket_file(sock, raw, bufsize):
-    """A Rio with the manners of the standard library's socket files: what rioecho.makefile is made of.
+    """Return a Rio that behaves like the standard library's socket files, for ``rioecho.makefile``.
 
-    `raw` is the socket.SocketIO that counts as an open file of `sock`: it is what the Rio owns.
+    It owns ``raw``, the ``socket.SocketIO`` that counts as an open file of ``sock``.
     """
     cdef Rio rio = Rio(raw, bufsize=bufsize, timeout=None, max_line=None)
     rio.own = AS_FILE
-    rio.clock = sock   # settimeout() after makefile() counts, as it does there
+    rio.clock = sock   # settimeout() after makefile() takes effect, as it does with socket.makefile()
     rio.timeout_ns = ASK_CLOCK
     rio.can_read = raw.readable()
     rio.can_write = raw.writable()

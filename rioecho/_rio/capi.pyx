@@ -1,6 +1,7 @@
-"""The book's RIO functions at C level (CS:APP 10.5), for Cython code: without the GIL, without Python objects.
+"""The book's RIO functions for Cython code (CS:APP 10.5), without the GIL and without Python objects.
 
-They share the descriptor functions with class Rio and nothing else: their buffer is in the caller's rio_t.
+With class Rio they share only the functions of _core/fdio.pxd: their buffer is in the caller's ``rio_t``. The contract
+of each function is in capi.pxd.
 """
 
 from libc.errno cimport EINTR, EINVAL, errno
@@ -12,7 +13,7 @@ from rioecho._core.posix cimport POLLIN, POLLOUT, read, rio_set_errno
 
 
 cdef void rio_readinitb(rio_t *rp, int fd) noexcept nogil:
-    """Begin to read from fd with an empty buffer."""
+    """Associate rp with fd and an empty buffer."""
     rp.rio_fd = fd
     rp.rio_cnt = 0
     rp.rio_done = 0
@@ -20,11 +21,7 @@ cdef void rio_readinitb(rio_t *rp, int fd) noexcept nogil:
 
 
 cdef ssize_t rio_readlineb(rio_t *rp, void *usrbuf, size_t maxlen) noexcept nogil:
-    """Read a line, newline included and a NUL after it: at most maxlen - 1 bytes.
-
-    A longer line comes in pieces, the next with the next call; only the last piece ends in a newline. Returns the
-    bytes, 0 at the end of the input; -1 with errno EINVAL for a maxlen below 2, which has room for no byte.
-    """
+    """Read a line of at most maxlen - 1 bytes, including its newline, and append a NUL."""
     cdef char *to = <char *>usrbuf
     cdef char *newline = NULL
     cdef size_t n = 0, step
@@ -55,7 +52,7 @@ cdef ssize_t rio_readlineb(rio_t *rp, void *usrbuf, size_t maxlen) noexcept nogi
 
 
 cdef ssize_t rio_readnb(rio_t *rp, void *usrbuf, size_t n) noexcept nogil:
-    """Read n bytes, what is buffered first; fewer only at the end of the input."""
+    """Read exactly n bytes, the buffered ones first; fewer only at EOF."""
     cdef char *to = <char *>usrbuf
     cdef size_t done = min(n, rp.rio_cnt)
     cdef ssize_t got
@@ -84,7 +81,7 @@ cdef ssize_t rio_readnb(rio_t *rp, void *usrbuf, size_t n) noexcept nogil:
 
 
 cdef ssize_t rio_readn(int fd, void *usrbuf, size_t n) noexcept nogil:
-    """Read n bytes without a buffer, and not one more; fewer only at the end of the input."""
+    """Read exactly n bytes without a buffer; fewer only at EOF."""
     cdef size_t done = 0
     cdef ssize_t got
     while done < n:
@@ -98,7 +95,7 @@ cdef ssize_t rio_readn(int fd, void *usrbuf, size_t n) noexcept nogil:
 
 
 cdef ssize_t rio_writen(int fd, const void *usrbuf, size_t n) noexcept nogil:
-    """Write n bytes: n, or -1 with errno, and then an unknown part of them was written."""
+    """Write exactly n bytes and return n."""
     cdef rio_fd f
     cdef size_t done = 0
     cdef ssize_t put
@@ -115,7 +112,7 @@ cdef ssize_t rio_writen(int fd, const void *usrbuf, size_t n) noexcept nogil:
 
 
 cdef ssize_t read_waiting(int fd, char *data, size_t n) noexcept nogil:
-    """read(2) that goes on after EINTR and waits for a descriptor with O_NONBLOCK; errno is that of the read."""
+    """Call read(2), retry after EINTR and wait for a descriptor with O_NONBLOCK. Returns the result with its errno."""
     cdef ssize_t got
     while True:
         got = read(fd, data, n)
@@ -124,7 +121,7 @@ cdef ssize_t read_waiting(int fd, char *data, size_t n) noexcept nogil:
 
 
 cdef bint go_on(int fd, short event, int err) noexcept nogil:
-    """Is a call that failed with `err` to be tried again? If it would have had to wait, only after waiting."""
+    """Report whether to retry a call that failed with ``err``. If the call would block, first wait for ``event``."""
     if would_block(err):
         return fd_wait(fd, event, INT64_MAX, &err) > 0 or err == EINTR
     return err == EINTR

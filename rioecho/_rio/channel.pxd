@@ -1,4 +1,4 @@
-# The state of a Rio, its flags, and the time of one call; see _rio/channel.pyx.
+# The state of a Rio, its flags, and the time limit of one call; see _rio/channel.pyx.
 
 from libc.stdint cimport int64_t
 
@@ -12,43 +12,43 @@ from rioecho._rio.tls cimport Tls
 cdef enum ownership:
     BORROWED   # closing the Rio leaves the descriptor open
     OWNED      # closing the Rio closes it; dropping the Rio warns and closes it
-    AS_FILE    # as the standard library's socket files: dropping the Rio flushes and closes it
+    AS_FILE    # like the standard library's socket files: dropping the Rio flushes and closes it
 
 
 cdef enum:
-    ASK_CLOCK = -2   # in the place of a timeout: ask `clock` at every call
+    ASK_CLOCK = -2   # in place of a timeout: call clock.gettimeout() at the beginning of each call
 
 
 cdef struct rio_call:
-    # One call's time. The clock is not read before the call has to make a system call.
-    int64_t timeout    # nanoseconds; 0 never waits, -1 waits for ever
-    int64_t deadline   # on the monotonic clock; 0: not started
-    size_t turns       # system calls made so far
+    # The time limit of one call. The clock is first read when the call makes its first system call.
+    int64_t timeout    # nanoseconds; 0: do not block, -1: wait without limit
+    int64_t deadline   # on the monotonic clock; 0: the clock has not been read yet
+    size_t turns       # number of system calls made so far
 
 
-# Which flag guards what. Both sides together guard the rest: only a caller that holds both may close or free anything.
-# Properties hold none: what they read is constant, is written with relaxed atomics, or is an object that is taken
-# and replaced in a critical section.
+# Each flag guards the fields named beside it. Only a caller that holds `reading` and `writing` may close the Rio or
+# free memory. Properties take no flag: they read what is constant, what is written with relaxed atomics, or an object
+# that is read and replaced in a critical section.
 cdef class Channel:
     cdef rio_fd f
-    cdef rio_flag reading    # `inp` and the reading methods' own state; taken for a call
-    cdef rio_flag writing    # the writing methods; taken for a call
-    cdef rio_flag sending    # `out`, `out_error` and `reset`, whichever side looks at them
+    cdef rio_flag reading    # `inp` and the state of the reading methods; held for a whole call
+    cdef rio_flag writing    # the writing methods; held for a whole call
+    cdef rio_flag sending    # `out`, `out_error` and `reset`, for callers of either side
     cdef flag_set flags
-    cdef int at_send         # what `sending` was taken for: a write, and not only a look
+    cdef int at_send         # whether `sending` was taken to send, and not only to check
     cdef bint can_read
     cdef bint can_write
     cdef ownership own
     cdef rio_buffer inp
     cdef rio_buffer out
-    cdef size_t shown        # without the GIL: the bytes held, for those who do not hold `reading`
+    cdef size_t shown        # without the GIL: number of bytes in `inp`, for callers that do not hold `reading`
     cdef size_t line_limit
     cdef int64_t timeout_ns  # as in rio_call, or ASK_CLOCK
     cdef object source       # the descriptor as it was passed; kept alive
-    cdef object clock        # a socket whose gettimeout() is asked for at every call, or None
+    cdef object clock        # a socket whose gettimeout() is called for every call, or None
     cdef Tls tls             # the transport, if the source is a TLS socket
-    cdef object out_error    # an error in sending that a read met, for the next write or flush
-    cdef bint reset          # a write met a reset, which the next end of the input stands for
+    cdef object out_error    # an error of sending during a read, for the next write or flush
+    cdef bint reset          # a write got ECONNRESET, which the next EOF is reported as
     cdef object __weakref__
 
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1
@@ -64,14 +64,14 @@ cdef class Channel:
 
 
 cdef inline int enter(Channel self, rio_flag *side) except -1:
-    """Begin a call of one side, or raise: closed, or another call under way."""
+    """Begin a call of one side. Raises if the Rio is closed or another call is in progress."""
     if not rio_flag_take(side):
         return self.refuse(side)
     return 0
 
 
 cdef inline void show_held(Channel self) noexcept:
-    """Let those see how many bytes are held who do not hold `reading`. With the GIL they can look for themselves."""
+    """Publish the number of buffered bytes for callers without ``reading``. With the GIL they can read it directly."""
     if not RIO_HAS_GIL:
         rio_size_set(&self.shown, buffer_held(&self.inp))
 

@@ -1,7 +1,7 @@
-"""What a Rio is made of: a descriptor, a buffer and a flag for each direction, and the time of one call.
+"""The state of a Rio: a descriptor, a buffer and a flag for each direction, and the time limit of one call.
 
-A flag is taken first, and what it guards is looked at then: nothing that was seen before still holds once Python code
-has run in between, be it a signal handler, a fileno() or a gettimeout() written in Python, or another thread.
+State is checked only while its flag is held. A check made before taking the flag is stale as soon as Python code has
+run: a signal handler, a ``fileno()`` or ``gettimeout()`` written in Python, or another thread.
 """
 
 cimport cython
@@ -31,7 +31,7 @@ from rioecho.errors import ConcurrentCall
 cdef class Channel:
     def __cinit__(self):
         self.flags.flags[:] = [&self.reading, &self.writing, &self.sending]
-        self.flags.orphaned = RIO_FREE   # another thread's call was waiting, or between two statements of Python
+        self.flags.orphaned = RIO_FREE   # the other thread's call was waiting or running Python: the state is valid
         flags_link(&self.flags)
 
     def __dealloc__(self):
@@ -40,7 +40,7 @@ cdef class Channel:
         buffer_free(&self.out)
 
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1:
-        """Take a descriptor, or an object that has one. Nothing is allocated and nothing is read."""
+        """Set the descriptor, from an int or an object that has one. Allocates and reads nothing."""
         cdef int err
         buffer_init(&self.inp, bufsize)
         buffer_init(&self.out, bufsize)
@@ -57,7 +57,7 @@ cdef class Channel:
     # ---- the two sides
 
     cdef int refuse(self, rio_flag *side) except -1:
-        """Say why a side could not be entered."""
+        """Raise the reason why a side could not be entered."""
         if rio_flag_closed(side):
             raise ValueError("I/O operation on a closed or detached Rio")
         name = "reading" if side == &self.reading else "writing"
@@ -67,7 +67,7 @@ cdef class Channel:
         )
 
     cdef bint enter_both(self) except -1:
-        """Begin a call of both sides, or raise ConcurrentCall. False if the Rio is closed."""
+        """Begin a call of both sides, or raise ``ConcurrentCall``. Returns False if the Rio is closed."""
         if not rio_flag_take(&self.reading):
             if rio_flag_closed(&self.reading):
                 return False
@@ -78,8 +78,8 @@ cdef class Channel:
         return True
 
     cdef object forget(self):
-        """Close both sides, which the caller has entered, for good. Return the source, which is the caller's then."""
-        cdef object source, _clock, _tls, _error   # held until nothing here is half done
+        """Close both sides, which the caller has entered. Returns the source, which the caller then owns."""
+        cdef object source, _clock, _tls, _error   # references are dropped at the end, when the state is complete
         rio_assert(rio_flag_mine(&self.reading))
         rio_assert(rio_flag_mine(&self.writing))
         rio_assert(not rio_flag_mine(&self.sending))
@@ -92,10 +92,10 @@ cdef class Channel:
         buffer_free(&self.out)
         return source
 
-    # ---- one call's time
+    # ---- the time limit of one call
 
     cdef int start(self, rio_call *call, object timeout) except -1:
-        """Fill in a call's time from its `timeout` argument; ... stands for the Rio's own."""
+        """Initialise a call from its ``timeout`` argument; ``...`` selects the timeout of the Rio."""
         call.deadline = 0
         call.turns = 0
         if timeout is not ...:
@@ -107,11 +107,11 @@ cdef class Channel:
         return 0
 
     cdef object timeout_of(self, object sock):
-        """A socket's own timeout; a TLS socket's is another one for the moment of each call."""
+        """Return a socket's own timeout. A TLS socket's ``gettimeout()`` is 0 while an operation is in progress."""
         return sock.gettimeout() if self.tls is None else self.tls.timeout()
 
     cdef bint expired(self, rio_call *call) noexcept:
-        """Start the call's time at its first system call; afterwards, report whether it is over."""
+        """Report whether the call's timeout has expired. The time starts with the first call of this function."""
         if call.timeout <= 0:
             return False
         if call.deadline == 0:
@@ -121,13 +121,13 @@ cdef class Channel:
 
     cdef int give_up(self, rio_call *call) except -1:
         if call.timeout == 0:
-            raise BlockingIOError(EAGAIN, "the call would have to wait, and its timeout is 0; what is held is kept")
-        raise TimeoutError(f"timed out after {call.timeout / 1e9:g} s; what is held is kept")
+            raise BlockingIOError(EAGAIN, "the call would block and its timeout is 0; buffered bytes are kept")
+        raise TimeoutError(f"timed out after {call.timeout / 1e9:g} s; buffered bytes are kept")
 
     cdef int turn(self, rio_call *call) except -1:
-        """Before every system call that moves data, the first and each repetition."""
+        """Prepare for a system call that moves data: run signal handlers, check the source and the timeout."""
         if call.turns:
-            PyErr_CheckSignals()   # after EINTR; and a peer that never lets us wait must not lock out Ctrl-C
+            PyErr_CheckSignals()   # after EINTR, and so that Ctrl-C works even if the peer is never slow
         check_source(self.source, self.f.fd)
         if self.expired(call):
             self.give_up(call)
@@ -135,6 +135,6 @@ cdef class Channel:
         return 0
 
     cdef int before_wait(self) except -1:
-        """A signal that comes from here on interrupts the wait; one that came before would not."""
+        """Run the handlers of signals that arrived before the wait, which they would not interrupt."""
         PyErr_CheckSignals()
         return check_source(self.source, self.f.fd)

@@ -1,6 +1,7 @@
-"""Reading lines, and frames that end in any other separator: RIO's rio_readlineb() and what grew from it.
+"""Reading lines, and frames that end in any other separator: ``rio_readlineb()`` of the book and its extensions.
 
-The finder is in _core/buffer.pxd and never looks at a byte twice; the shape of every method is said in _rio/reader.pyx.
+The search is in _core/buffer.pxd and scans no byte twice. The structure common to all methods is described in
+_rio/reader.pyx.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -25,23 +26,24 @@ from rioecho.errors import LineTooLong
 
 
 cdef enum:
-    # How much more than max_line skipline() holds of a line before it throws the beginning away, at least.
+    # Minimum number of bytes beyond max_line that skipline() buffers before it discards the beginning of a line.
     SKIP_AT_ONCE = 1 << 16
 
-cdef object MINUS_ONE = -1   # the default of a size, compared by identity: the usual call converts nothing
+cdef object MINUS_ONE = -1   # the default of a size; compared by identity, so that the usual call converts nothing
 
 
 cdef class LineReader(Reader):
     # ---- lines
 
     def readline(self, limit=-1, *, timeout=...):
-        """Read one line, its newline included (RIO's rio_readlineb, CS:APP 10.5.2).
+        """Read a line, including its newline (CS:APP 10.5.2, ``rio_readlineb``).
 
-        Returns the line as bytes; at most `limit` bytes of it if `limit` is not negative, and then the rest comes with
-        the next call. At the end of the input: what is left without a newline, then b"".
+        Returns the line as bytes. With a ``limit`` of 0 or more, returns at most ``limit`` bytes of it, and the next
+        call returns the rest. At EOF, returns an unterminated last line as it is, then ``b""``.
 
-        Raises LineTooLong, if no limit is given, for a line of more than max_line bytes; TimeoutError, or
-        BlockingIOError with a timeout of 0; OSError. The bytes stay held, and the next call goes on.
+        Raises ``LineTooLong`` if no ``limit`` is given and the line is longer than ``max_line`` bytes, ``TimeoutError``
+        (``BlockingIOError`` if the timeout is 0) and any other ``OSError``. The bytes received stay in the buffer, and
+        the next call continues.
         """
         cdef size_t n
         cdef Py_ssize_t most
@@ -63,7 +65,7 @@ cdef class LineReader(Reader):
         return self
 
     def __next__(self):
-        """The next line, as from readline(); stops at the end of the input."""
+        """Return the next line, as ``readline()`` does. Raises ``StopIteration`` at EOF."""
         cdef size_t n
         enter(self, &self.reading)
         try:
@@ -76,10 +78,11 @@ cdef class LineReader(Reader):
             leave_reading(self)
 
     def readlines1(self, *, timeout=...):
-        """Read every whole line that is there after at most one read, as a list; wait for the first one.
+        """Return a list of all complete lines in the buffer; if there are none, wait for the first.
 
-        At the end of the input: a list of the unterminated last line, then an empty list. Raises as readline() does;
-        lines before one that is too long are returned first.
+        Each line includes its newline. At EOF, returns a list of the unterminated last line, then an empty list.
+
+        Raises the errors of ``readline()``. The lines before one that is too long are returned first.
         """
         cdef size_t n
         check_timeout(timeout)
@@ -92,12 +95,13 @@ cdef class LineReader(Reader):
             leave_reading(self)
 
     def readlines(self, hint=-1, *, timeout=...):
-        """Read lines to the end of the input, or until they are more than `hint` bytes, as a list.
+        """Return a list of all lines up to EOF; if ``hint`` is positive, stop after more than ``hint`` bytes.
 
-        Nothing is consumed before the list is complete. Raises as readline() does.
+        ``timeout`` is for all lines together. Raises the errors of ``readline()``; nothing is consumed before the list
+        is complete, so that the next call returns all bytes received.
         """
         cdef rio_call call
-        cdef size_t whole = 0   # how many of the held bytes are in `lines` already
+        cdef size_t whole = 0   # number of buffered bytes that are in `lines` already
         cdef size_t scanned = 0, n = 0, held
         cdef framing answer
         cdef Py_ssize_t enough
@@ -128,17 +132,19 @@ cdef class LineReader(Reader):
             leave_reading(self)
 
     def skipline(self, *, timeout=...):
-        """Throw away the bytes through the next newline: the way on after LineTooLong.
+        """Discard the bytes through the next newline, for example to continue after ``LineTooLong``.
 
-        Returns their number; at the end of the input, the number of those that were left. They are thrown away once
-        the newline is there, so an interruption (TimeoutError and so on) loses nothing. Only of a line that is longer
-        than max_line by more than a buffer is the beginning thrown away before, so that the memory stays bounded; it
-        counts in what the next skipline() returns.
+        Returns their number, including the newline. At EOF, discards the remaining bytes and returns their number.
+
+        Raises ``TimeoutError`` (``BlockingIOError`` if the timeout is 0) and any other ``OSError``. The line is
+        discarded only after its newline has arrived, so an error loses nothing. There is one exception, which bounds
+        the memory: if a line exceeds ``max_line`` by more than ``bufsize`` bytes and 64 KiB, its beginning is
+        discarded at once. The next ``skipline()`` includes those bytes in the number it returns.
         """
         cdef rio_call call
         cdef size_t n = 0
         cdef framing answer
-        cdef object count   # made before anything is consumed: an int needs memory, too
+        cdef object count   # created before anything is consumed, because allocating an int can fail
         enter(self, &self.reading)
         try:
             self.start(&call, timeout)
@@ -160,7 +166,7 @@ cdef class LineReader(Reader):
             leave_reading(self)
 
     def has_line(self):
-        """Is a whole line held, so that readline() would not touch the descriptor?"""
+        """Report whether the buffer has a complete line, so that ``readline()`` would not use the descriptor."""
         cdef size_t n
         enter(self, &self.reading)
         try:
@@ -169,9 +175,10 @@ cdef class LineReader(Reader):
             leave_reading(self)
 
     cdef ssize_t wait_line(self, size_t limit, bint cut, object timeout) except -1:
-        """No newline is in the first `limit` held bytes. Read on until there is: the line's length.
+        """Read until the buffer has a complete line, and return its length; the length of the remaining bytes at EOF.
 
-        With `cut`, `limit` bytes are enough; without, more than `limit` bytes are an error. 0 at the end of the input.
+        The first ``limit`` buffered bytes have no newline yet. When ``limit`` is reached, return it if ``cut``; else
+        raise ``LineTooLong``.
         """
         cdef rio_call call
         cdef size_t n = 0, held
@@ -190,8 +197,8 @@ cdef class LineReader(Reader):
                 return held
 
     cdef list take_lines(self, size_t n):
-        """The first held line, of n bytes, and every whole line after it, consumed."""
-        # In variables of their own: for all the compiler knows, making a bytes object may change a field.
+        """Return the first buffered line, of n bytes, and every complete line after it, and remove them."""
+        # Local variables, because the compiler must assume that creating a bytes object changes the fields.
         cdef list lines = []
         cdef const char *line = buffer_start(&self.inp)
         cdef const char *end = line + buffer_held(&self.inp)
@@ -211,11 +218,14 @@ cdef class LineReader(Reader):
     # ---- any other separator
 
     def readuntil(self, sep=b"\n", limit=-1, *, timeout=...):
-        """Read through the separator, one byte or more.
+        """Read through the next separator ``sep``, a bytes-like object of one byte or more.
 
-        Returns the bytes, separator included. Raises IncompleteRead at the end of the input, with what was left in
-        `.partial`; LineTooLong if no separator ends within `limit` bytes (max_line, if no limit is given), and the
-        bytes stay held; TimeoutError, BlockingIOError and OSError as readline() does.
+        Returns the bytes, including the separator.
+
+        Raises ``IncompleteRead`` if the input ends before a separator; its ``partial`` has the remaining bytes, which
+        are removed from the buffer. Raises ``LineTooLong`` if no separator ends within ``limit`` bytes (by default
+        ``max_line``), and ``TimeoutError``, ``BlockingIOError`` and any other ``OSError`` as ``readline()`` does; the
+        bytes received then stay in the buffer.
         """
         cdef rio_call call
         cdef size_t n = 0, held, most

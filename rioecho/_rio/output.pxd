@@ -5,7 +5,7 @@ from rioecho._rio.channel cimport Channel, rio_call
 
 
 cdef enum:
-    NOTHING = -1   # of what may stay held: no byte in `out`, and no TLS record begun
+    NOTHING = -1   # as a `keep` argument: no byte may stay in `out`, and no TLS record may be half sent
 
 
 cdef class Output(Channel):

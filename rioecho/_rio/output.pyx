@@ -1,16 +1,17 @@
 """The output side of a Rio, and the tie between the two directions.
 
-Here, and in recv_some() of _rio/reader.pyx, a Rio waits, and nowhere else. Around every wait the same order holds: try
-without waiting, with the GIL (there is data more often than not, and giving the GIL up beside a busy thread costs
-milliseconds); if there is nothing, send what output is held, as far as the peer takes it; then give the GIL up and
-wait for whichever direction moves first. After every wait Python's signal handlers have run and the source is looked
-at again, for both may have closed it.
+A Rio waits only here and in ``recv_some()`` of _rio/reader.pyx, always in the same order. First it tries without
+blocking and with the GIL: there usually is data, and releasing the GIL next to a busy thread costs milliseconds. If
+the call would block, it sends buffered output until the socket buffer is full. Then it releases the GIL and waits for
+either direction. After every wait it runs Python's signal handlers and checks the source again, because a handler or
+another thread may have closed it.
 
-The flag `sending` guards the output buffer: lock() takes it, and only what is seen after that counts. No Python code
-runs while it is taken, except what a TLS socket runs, so nobody holds it for long; the one wait under it is a write to
-a blocking descriptor without a deadline.
+The flag ``sending`` guards the output buffer: ``lock()`` takes it, and state is checked only after that. While it is
+held, no Python code runs except that of a TLS socket, so it is held briefly; the only wait under it is a write to a
+blocking descriptor without a deadline.
 
-No byte is held in a local variable while anything can raise: it is in a buffer, in the caller's memory, or not read.
+While anything can raise, no received byte is in a local variable only: each is in a buffer, in the caller's memory or
+not yet read.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -47,18 +48,20 @@ from rioecho.errors import ConcurrentCall
 
 
 cdef enum:
-    YIELDS = 1000   # how often a call that must not wait lets the holder of the lock go on before it gives up
+    YIELDS = 1000   # how many times a call with timeout 0 yields to the holder of the lock before it raises
 
 
 cdef class Output(Channel):
     # ---- the lock
 
     cdef int lock(self, rio_call *call, sigset_t *before) except -1:
-        """Take `sending`, in the time of the call. With `before`, to send: over TLS, this thread's signals are held
-        back from here on (see _rio/tls.pyx). NULL: to look.
+        """Take ``sending`` within the call's time limit.
 
-        Raises ConcurrentCall if this thread has it: a signal handler, or a method of the source's, that was called in
-        the middle of a send.
+        A caller that will send passes ``before``: over TLS this blocks signals in this thread and stores the previous
+        mask there (see _rio/tls.pyx). A caller that only checks passes NULL.
+
+        Raises ``ConcurrentCall`` if this thread already holds the lock, because a signal handler or a method of the
+        source is running in the middle of a send.
         """
         cdef size_t yields = 0
         while not self.lock_at_once(before):
@@ -66,7 +69,7 @@ cdef class Output(Channel):
         return 0
 
     cdef int let_holder_go_on(self, rio_call *call, size_t *yields) except -1:
-        """The lock is taken: let its holder go on for a moment, unless that is a call under this one."""
+        """Yield to the holder of the lock. Raises ``ConcurrentCall`` if that is an interrupted call of this thread."""
         if rio_flag_mine(&self.sending):
             raise ConcurrentCall("a call under this one is sending what was written before")
         PyErr_CheckSignals()
@@ -78,7 +81,7 @@ cdef class Output(Channel):
         return 0
 
     cdef bint lock_at_once(self, sigset_t *before) except -1:
-        """Take `sending` as lock() does, if it is free: report whether it was."""
+        """Take ``sending`` as ``lock()`` does, without waiting. Reports whether it was free."""
         if before == NULL:
             return rio_flag_take(&self.sending)
         self.hold_signals(before)
@@ -98,7 +101,7 @@ cdef class Output(Channel):
             self.release_signals(before)
 
     cdef int hold_signals(self, sigset_t *before) except -1:
-        """Over TLS, hold signals back in this thread; the handlers of those that came before have run."""
+        """Over TLS, block signals in this thread. Runs the handlers of those that arrived before."""
         if self.tls is not None:
             rio_signals_hold(before)
             try:
@@ -112,17 +115,20 @@ cdef class Output(Channel):
         if self.tls is not None:
             rio_signals_release(before)
 
-    # ---- what is held, under the lock
+    # ---- buffered output, under the lock
 
     cdef bint owes(self, ssize_t keep) noexcept:
-        """Report whether more than `keep` bytes are held, or anything at all. The caller has the lock."""
+        """Report whether more than ``keep`` bytes are buffered; for NOTHING, whether anything is unsent.
+
+        The caller holds the lock.
+        """
         rio_assert(rio_flag_mine(&self.sending))
         if keep != NOTHING:
             return buffer_held(&self.out) > <size_t>keep
         return buffer_held(&self.out) > 0 or (self.tls is not None and rio_bool_get(&self.tls.half_sent))
 
     cdef bint has_unsent(self, rio_call *call, ssize_t keep) except -1:
-        """Report what owes() does. It may have changed by the time that the caller knows."""
+        """Report what ``owes()`` does. The result may be out of date when the caller receives it."""
         cdef bint answer
         self.lock(call, NULL)
         answer = self.owes(keep)
@@ -130,7 +136,7 @@ cdef class Output(Channel):
         return answer
 
     cdef int raise_kept(self, rio_call *call) except -1:
-        """Raise, once, the error that a read met in sending."""
+        """Raise the error that a read met while it sent buffered output. It is raised once."""
         self.lock(call, NULL)
         error = self.out_error
         self.out_error = None
@@ -140,7 +146,7 @@ cdef class Output(Channel):
         return 0
 
     cdef int raise_reset(self, rio_call *call) except -1:
-        """The input has ended. Raise if that was a reset: the kernel tells of one once, and it has told a write."""
+        """At EOF, raise ``ConnectionResetError`` if a write got it: the kernel reports a reset only once."""
         cdef bint reset
         self.lock(call, NULL)
         reset = self.reset
@@ -151,7 +157,7 @@ cdef class Output(Channel):
         return 0
 
     cdef int hold_output(self, rio_call *call, const char *data, size_t n) except -1:
-        """Take data into the output buffer, which has room for it by its size."""
+        """Append data to the output buffer. The caller has made sure that it fits in ``bufsize``."""
         cdef bint done = False
         rio_assert(rio_flag_mine(&self.writing))
         self.lock(call, NULL)
@@ -164,7 +170,7 @@ cdef class Output(Channel):
         return 0
 
     cdef size_t take_back(self, size_t n) noexcept:
-        """Take what is unsent of the last n bytes out of the output buffer again: how many those are."""
+        """Remove the unsent ones of the last n bytes from the output buffer. Returns their number."""
         cdef size_t unsent
         rio_assert(rio_flag_mine(&self.writing))
         while not rio_flag_take(&self.sending):
@@ -180,7 +186,11 @@ cdef class Output(Channel):
     # ---- sending
 
     cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2:
-        """One write: a count, or -1 with the errno. Waits only where the call may wait for ever; never without one."""
+        """Make one write. Returns the number of bytes, or -1 with the errno in ``err``.
+
+        Blocks only if the call has no time limit, and never if ``call`` is NULL. Over TLS, ``want`` receives the events
+        to wait for.
+        """
         cdef ssize_t put
         rio_assert(rio_flag_mine(&self.sending))
         if self.tls is not None:
@@ -196,8 +206,10 @@ cdef class Output(Channel):
         return put
 
     cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1:
-        """One write of n bytes of the caller's, counted in `sent`; with data NULL, of held output, if more than `keep`
-        bytes are. Then wait, if it got nowhere.
+        """Make one write, and wait if it would block.
+
+        Writes n bytes of the caller's data and adds the number of bytes sent to ``sent``. If ``data`` is NULL, writes
+        buffered output instead, provided that there are more than ``keep`` bytes of it.
         """
         cdef sigset_t before
         cdef int err = 0
@@ -207,7 +219,7 @@ cdef class Output(Channel):
         self.turn(call)
         while not self.lock_at_once(&before):
             self.let_holder_go_on(call, &yields)
-            self.turn(call)   # the source may have been closed meanwhile
+            self.turn(call)   # the source may have been closed in the meantime
         try:
             if data != NULL:
                 put = self.send_once(call, data, n, &err, &want)
@@ -229,13 +241,13 @@ cdef class Output(Channel):
         return 0
 
     cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1:
-        """Send from the caller's memory; nothing is held in `out`. `sent` counts as the bytes go."""
+        """Send all n bytes of the caller's data, while ``out`` is empty. Updates ``sent`` after each write."""
         while sent[0] < n:
             self.send(call, data + sent[0], n - sent[0], NOTHING, sent)
         return 0
 
     cdef int push(self, rio_call *call, ssize_t keep) except -1:
-        """Send held output until at most `keep` bytes of it are left, or NOTHING."""
+        """Send buffered output until at most ``keep`` bytes are left; for NOTHING, until all is sent."""
         while self.has_unsent(call, keep):
             self.send(call, NULL, 0, keep, NULL)
         return 0
@@ -243,13 +255,13 @@ cdef class Output(Channel):
     # ---- output that a read sends
 
     cdef short tied_flush(self) except -1:
-        """Send what output is held and the peer takes without waiting: the poll event to wait for to go on, or 0.
+        """Send buffered output without blocking. Returns the poll event to wait for before continuing, or 0.
 
-        An error is kept for the writing side. That side may be in a write, in another thread or under this handler;
-        then it does the sending.
+        An error is stored for the writing side. If a write is in progress, in another thread or interrupted by this
+        handler, it does the sending and this function returns 0.
         """
         cdef sigset_t signals
-        cdef sigset_t *before = NULL   # first only look: holding signals back takes two system calls
+        cdef sigset_t *before = NULL   # check first: blocking signals takes two system calls
         cdef short blocked
         while True:
             if not self.lock_at_once(before):
@@ -278,7 +290,7 @@ cdef class Output(Channel):
         return blocked
 
     cdef short send_held(self) except -1:
-        """What tied_flush() does, under the lock; raises an error in sending."""
+        """Send buffered output for ``tied_flush()``, under the lock. Raises the errors of sending."""
         cdef ssize_t put
         cdef int err = 0
         cdef short want = POLLOUT
@@ -295,7 +307,7 @@ cdef class Output(Channel):
     # ---- waiting
 
     cdef int wait_for(self, rio_call *call, short want, bint tied) except -1:
-        """Wait for `want`; if tied, send held output meanwhile as far as the peer takes it."""
+        """Wait for the events in ``want``; if ``tied``, also send buffered output when the descriptor is writable."""
         cdef int ready, err = 0
         cdef short events
         cdef int64_t deadline

@@ -1,4 +1,4 @@
-# Reading a number of bytes, the first half of a Rio's reading; see _rio/reader.pyx.
+# Reading a number of bytes; see _rio/reader.pyx.
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
@@ -9,7 +9,7 @@ from rioecho._rio.output cimport Output
 
 
 cdef class Reader(Output):
-    cdef size_t skipped    # bytes of a line that an interrupted skipline() has thrown away
+    cdef size_t skipped    # number of bytes of the current line that an interrupted skipline() has discarded
 
     cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1
     cdef int booked(self) except -1
@@ -27,14 +27,14 @@ cdef class Reader(Output):
 
 
 cdef inline void consume(Reader self, size_t n) noexcept:
-    """Take the first n held bytes out, now that the caller has them."""
+    """Remove the first n bytes from the input buffer, after the caller has copied them."""
     rio_assert(rio_flag_mine(&self.reading))
     buffer_consume(&self.inp, n)
     self.skipped = 0
 
 
 cdef inline bytes take(Reader self, size_t n):
-    """The first n held bytes, consumed."""
+    """Return the first n bytes of the input buffer and remove them."""
     cdef bytes result = PyBytes_FromStringAndSize(buffer_start(&self.inp), n)
     consume(self, n)
     return result

@@ -1,8 +1,8 @@
-"""Reading a number of bytes: the methods of class Rio for which no byte means anything.
+"""Reading a number of bytes: the methods of class Rio that do not look for a separator.
 
-Every method that reads, here and in lines.pyx, has the same shape. It looks for its frame in what is held; while the
-frame is not whole it lets one more read come in; only when the result exists does it consume. So whatever interrupts
-it leaves the buffer as it was, with what came in meanwhile added.
+Every method that reads, here and in lines.pyx, has the same structure. It looks for its frame in the buffer; while the
+frame is incomplete, it reads more bytes into the buffer; it consumes the frame only after it has created the result.
+So an exception at any point leaves in the buffer all bytes that were there, followed by those received since.
 """
 
 from io import UnsupportedOperation
@@ -42,17 +42,18 @@ from rioecho.errors import IncompleteRead
 
 
 cdef enum:
-    # A large read gets its memory in pieces no larger than this until that much has come in, so that a length that
-    # a peer made up costs nothing (untouched memory costs address space only).
+    # Initial size of a large read's result, which doubles as bytes arrive, so that a peer that announces a huge length
+    # costs no memory (untouched pages cost address space only).
     DIRECT_START = 1 << 24
-    # One read of a large read, at most.
+    # Maximum size of one read(2) of a large read.
     DIRECT_STEP = 1 << 20
-    # The shortest result of a large read that stays in the memory of the whole: less would be held by pages of its own.
+    # Minimum length of a short result that is made by truncating the large one in place. A shorter result is copied:
+    # it would keep whole pages of the large one.
     CUT_MIN = 1 << 15
 
 
 cdef inline void copy_out(Reader self, char *to, size_t n) noexcept:
-    """Copy the first n held bytes."""
+    """Copy the first n bytes of the input buffer."""
     if n:
         memcpy(to, buffer_start(&self.inp), n)
 
@@ -61,7 +62,7 @@ cdef class Reader(Output):
     # ---- one read
 
     cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1:
-        """One read that gets something: 1 to n bytes, or 0 at the end of the input. Waits as long as the call may."""
+        """Read 1 to n bytes into ``data``, waiting within the call's time limit. Returns their number, 0 at EOF."""
         cdef ssize_t got = 0
         cdef int err = 0
         cdef short want = POLLIN
@@ -79,12 +80,12 @@ cdef class Reader(Output):
                 with nogil:
                     got = fd_read_waiting(&self.f, data, n, &err)
             else:
-                got = -1   # a blocking descriptor that is no socket is read only once poll(2) has seen data
+                got = -1   # a blocking descriptor that is not a socket is read only after poll(2) has reported data
                 err = EAGAIN
             if got < 0 and would_block(err) and call.timeout < 0 and self.tls is None:
                 if not self.tied_flush():
-                    # No deadline and no output to watch: the read can do the waiting itself, which saves a poll(2).
-                    # If O_NONBLOCK is set, it does not, and we go on below.
+                    # Without a deadline and without buffered output the read itself can block, which saves a poll(2).
+                    # If O_NONBLOCK is set it fails again, and wait_for() below waits.
                     self.before_wait()
                     with nogil:
                         got = fd_read_waiting(&self.f, data, n, &err)
@@ -99,14 +100,14 @@ cdef class Reader(Output):
                 raise os_error(err)
 
     cdef int booked(self) except -1:
-        """The bytes that came in are stored. Run pending signal handlers now, so that one that raises loses nothing."""
+        """Run pending signal handlers. The received bytes are stored, so a handler that raises loses nothing."""
         if self.tls is not None:
             self.tls.raise_late()
         PyErr_CheckSignals()
         return 0
 
     cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1:
-        """One read into the buffer, grown if it could not hold `need` bytes: how many came, 0 at the end."""
+        """Make one read into the buffer, grown to hold at least ``need`` bytes. Returns the bytes added, 0 at EOF."""
         cdef ssize_t got
         rio_assert(rio_flag_mine(&self.reading))
         buffer_trim(&self.inp)
@@ -123,10 +124,13 @@ cdef class Reader(Output):
     # ---- a number of bytes
 
     def read(self, n=-1, *, timeout=...):
-        """Read exactly n bytes (RIO's rio_readnb, CS:APP 10.5.2), or all to the end of the input if n is negative.
+        """Read exactly ``n`` bytes, or up to EOF if ``n`` is negative or ``None`` (CS:APP 10.5.2, ``rio_readnb``).
 
-        Returns fewer only at the end of the input. `bufsize` bytes or more are read straight into the result; memory
-        is taken as they come. Raises TimeoutError, BlockingIOError and OSError; what came stays held.
+        Returns the bytes, fewer than ``n`` only at EOF, and ``b""`` once the input is exhausted. Memory is allocated
+        as bytes arrive, whatever ``n`` is; reads of ``bufsize`` bytes or more go directly into the result.
+
+        Raises ``TimeoutError`` (``BlockingIOError`` if the timeout is 0) and any other ``OSError``; the bytes received
+        stay in the buffer, and the next call returns them.
         """
         cdef Py_ssize_t size
         check_timeout(timeout)
@@ -142,9 +146,10 @@ cdef class Reader(Output):
             leave_reading(self)
 
     def readexactly(self, n, *, timeout=...):
-        """Read exactly n bytes.
+        """Read exactly ``n`` bytes and return them.
 
-        Raises IncompleteRead if the input ends before, with what came in `.partial`; the rest as read() does.
+        Raises ``IncompleteRead`` if the input ends before that; its ``partial`` has the bytes received, which are
+        removed from the buffer. Raises all other errors as ``read()`` does.
         """
         cdef Py_ssize_t size = to_size(n, "n")
         check_timeout(timeout)
@@ -155,7 +160,10 @@ cdef class Reader(Output):
             leave_reading(self)
 
     def read1(self, n=-1, *, timeout=...):
-        """Read what is held, at most n bytes of it, after one read if nothing is. b"" at the end of the input."""
+        """Return the buffered bytes, at most ``n`` of them unless ``n`` is negative; wait only if there are none.
+
+        An empty buffer is first filled by one read. Returns ``b""`` at EOF. Raises the errors of ``read()``.
+        """
         cdef Py_ssize_t size
         cdef size_t held
         check_timeout(timeout)
@@ -170,21 +178,26 @@ cdef class Reader(Output):
             leave_reading(self)
 
     def readinto(self, buffer, *, timeout=...):
-        """Read into a writable bytes-like object until it is full or the input ends: how many bytes came.
+        """Read into ``buffer``, a writable bytes-like object, until it is full or the input ends.
 
-        If this raises, the bytes that came are held here again and will be read again; those in `buffer` do not count.
+        Returns the number of bytes stored, fewer than ``len(buffer)`` only at EOF. Raises the errors of ``read()``; the
+        bytes received are then still in the Rio, and the contents of ``buffer`` are undefined.
         """
         return self.read_buffer(buffer, True, timeout)
 
     def readinto1(self, buffer, *, timeout=...):
-        """Read into a writable bytes-like object with at most one read: how many bytes came, 0 at the end."""
+        """Read into ``buffer``, a writable bytes-like object, with at most one read.
+
+        Copies the buffered bytes, as many as fit; waits only if there are none. Returns the number of bytes stored, 0
+        at EOF. Raises the errors of ``readinto()``.
+        """
         return self.read_buffer(buffer, False, timeout)
 
     cdef object read_buffer(self, object buffer, bint full, object timeout):
         cdef Py_buffer view
         cdef rio_call call
         cdef size_t n, size, held
-        cdef object count   # made before anything is consumed: an int needs memory, too
+        cdef object count   # created before anything is consumed, because allocating an int can fail
         check_timeout(timeout)
         try:
             PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
@@ -221,17 +234,17 @@ cdef class Reader(Output):
             PyBuffer_Release(&view)
 
     cdef size_t hold(self, size_t n, object timeout) except? 0:
-        """Read until n bytes are held or the input ends: how many are."""
+        """Read until n bytes are buffered or the input ends. Returns the number of buffered bytes."""
         cdef rio_call call
         self.start(&call, timeout)
         while buffer_held(&self.inp) < n:
-            # The memory grows as the bytes come: n is only what somebody asked for.
+            # The buffer grows as bytes arrive, whatever n is.
             if self.fill_once(&call, min(n, max(buffer_held(&self.inp) + 1, self.inp.base))) == 0:
                 break
         return buffer_held(&self.inp)
 
     cdef size_t hold_some(self, object timeout) except? 0:
-        """What is held, after one read if nothing is."""
+        """Return the number of buffered bytes; if there are none, make one read first."""
         cdef rio_call call
         if buffer_held(&self.inp) == 0:
             self.start(&call, timeout)
@@ -246,7 +259,7 @@ cdef class Reader(Output):
         return take(self, buffer_held(&self.inp))
 
     cdef bytes read_n(self, size_t n, object timeout, bint exactly):
-        """n bytes; fewer, or an error, at the end of the input."""
+        """Read n bytes; at EOF, return fewer, or raise ``IncompleteRead`` if ``exactly``."""
         cdef bytes result
         if n > buffer_held(&self.inp):
             if self.goes_direct(n):
@@ -262,23 +275,25 @@ cdef class Reader(Output):
         return take(self, n)
 
     cdef bint goes_direct(self, size_t n) noexcept:
-        """Is a read of n bytes to go straight into the caller's memory?
+        """Report whether a read of n bytes should bypass the buffer.
 
-        Not if much is held already, which then would be copied once more by every attempt that times out; and not
-        over TLS, where the rest of a record would stay behind in OpenSSL.
+        It should not if much is buffered already, since each attempt that times out would copy that again, nor over
+        TLS, where the rest of a record would stay in OpenSSL.
         """
         return n >= self.inp.base and buffer_held(&self.inp) <= self.inp.base and self.tls is None
 
     cdef int incomplete(self, object expected) except -1:
-        """Raise IncompleteRead with all that is held, which is consumed once the error exists."""
+        """Raise ``IncompleteRead`` with all buffered bytes. They are consumed after the error has been created."""
         cdef size_t held = buffer_held(&self.inp)
         error = IncompleteRead(PyBytes_FromStringAndSize(buffer_start(&self.inp), held), expected)
         consume(self, held)
         raise error
 
     cdef bytes read_large(self, size_t n, object timeout, bint exactly):
-        """A buffer full or more, read straight into the result. None at the end of the input, and all is held; what
-        came before it, if that will do and a shorter result can be made of the result without a copy.
+        """Read n bytes, ``bufsize`` or more, directly into the result.
+
+        At EOF, truncate the result in place and return it, unless ``exactly``. If that is not possible, return None;
+        all bytes are then in the buffer.
         """
         cdef rio_call call
         cdef size_t held, come
@@ -299,15 +314,15 @@ cdef class Reader(Output):
             if CUT_MIN <= come < size and not exactly:
                 Py_INCREF(result)
                 whole = <PyObject *>result
-                result = None   # now `whole` is the only reference, and may move
+                result = None   # now `whole` is the only reference, so the object may be moved
                 cut = rio_bytes_cut(whole, come)
                 result = <bytes>(cut if cut != NULL else whole)
                 Py_DECREF(result)
                 if cut != NULL:
                     consume(self, held)
                     return result
-            # The end of the input, or the need for a larger result: what came goes back into the buffer first,
-            # where nothing that fails can reach it.
+            # At EOF, or before allocating a larger result, store the received bytes in the buffer, so that a failure
+            # loses none.
             buffer_put(&self.inp, PyBytes_AS_STRING(result) + held, come - held)
             if come < size:
                 return None
@@ -318,10 +333,10 @@ cdef class Reader(Output):
             result = larger
 
     cdef ssize_t read_direct(self, rio_call *call, char *data, size_t got, size_t n) except -1:
-        """Read on into the caller's memory, in which the held bytes stand first, from `got` until n bytes stand there.
+        """Read into ``data``, which begins with a copy of the buffered bytes, from index ``got`` until it has n bytes.
 
-        Returns how many stand there, fewer than n at the end of the input. The held bytes stay held, and the buffer
-        has room for all that comes: on an error it is put there, and nothing that could fail is left to do.
+        Returns the number of bytes in ``data``, fewer than n at EOF. The buffered bytes are not consumed, and the
+        buffer has room for all bytes received, so that on an error they can be stored there without an allocation.
         """
         cdef size_t held = buffer_held(&self.inp)
         cdef size_t step
@@ -342,10 +357,14 @@ cdef class Reader(Output):
             raise
         return got
 
-    # ---- what is held
+    # ---- the input buffer
 
     def fill(self, n=1, *, timeout=...):
-        """Wait until n bytes are held: how many are, fewer than n at the end of the input. peek() then shows them."""
+        """Wait until at least ``n`` bytes are buffered, and return the number of buffered bytes.
+
+        Returns fewer than ``n`` only at EOF. The buffer grows as needed; ``peek()`` then returns its contents. Raises
+        the errors of ``read()``.
+        """
         cdef size_t size = to_size(n, "n")
         check_timeout(timeout)
         enter(self, &self.reading)
@@ -355,9 +374,10 @@ cdef class Reader(Output):
             leave_reading(self)
 
     def peek(self, n=0, *, timeout=...):
-        """Show what is held, after one read if nothing is, and consume nothing. b"" at the end of the input.
+        """Return all buffered bytes without consuming them; if there are none, make one read first.
 
-        n is a hint, as in io: it changes nothing. To wait for n bytes, call fill(n) first.
+        Returns ``b""`` at EOF. ``n`` is only a hint, as in ``io``, and is ignored; to wait for n bytes, call
+        ``fill(n)`` first. Raises the errors of ``read()``.
         """
         cdef size_t held
         to_limit(n, "n")
@@ -371,13 +391,16 @@ cdef class Reader(Output):
 
     @property
     def buffered(self):
-        """How many bytes have been received and not yet read. select() and poll() cannot see these."""
+        """The number of bytes in the input buffer: received and not yet read.
+
+        ``select()`` and ``poll()`` do not report them. Raises ``ValueError`` if the Rio is closed.
+        """
         if rio_flag_closed(&self.reading):
             self.refuse(&self.reading)
         return buffer_held(&self.inp) if RIO_HAS_GIL else rio_size_get(&self.shown)
 
     def read_buffered(self):
-        """Take all that is held, without touching the descriptor."""
+        """Return all buffered bytes and remove them from the buffer. Does not use the descriptor."""
         enter(self, &self.reading)
         try:
             return take(self, buffer_held(&self.inp))

@@ -7,20 +7,20 @@ from rioecho._core.posix cimport rio_flag, rio_sigpipe
 
 
 cdef enum:
-    RECORD = 16384   # the longest TLS record (RFC 8446, 5.1): what one send begins, it can also finish
+    RECORD = 16384   # maximum payload of a TLS record (RFC 8446, 5.1); one send passes no more than one record
 
 
 cdef class Tls:
     cdef object sock                # the SSLSocket
     cdef object want_read, want_write, eof   # the ssl module's exception classes
-    cdef rio_flag busy              # guards the SSLSocket and, but for what is said of them, the fields below
+    cdef rio_flag busy              # guards the SSLSocket and the fields below, except those marked atomic
     cdef flag_set flags
     cdef bytes begun                # a record that OpenSSL has begun to send, or None
-    cdef int half_sent              # that there is one, for those who are not in an operation
-    cdef object raised              # what a signal handler raised in the middle of a call, for raise_late()
-    cdef uintptr_t raised_in        # in which thread, or 0: an atomic, and `raised` is that thread's
-    cdef int64_t own_timeout        # the socket's own in nanoseconds, -1 for none: an atomic
-    cdef rio_sigpipe sigpipe        # of the thread that is in an operation: OpenSSL's writes may raise SIGPIPE
+    cdef int half_sent              # whether there is one; atomic
+    cdef object raised              # an exception of a signal handler in the middle of a call, for raise_late()
+    cdef uintptr_t raised_in        # the thread that owns `raised`, or 0; atomic
+    cdef int64_t own_timeout        # the socket's own timeout in nanoseconds, -1 for none; atomic
+    cdef rio_sigpipe sigpipe        # signal state of the thread in an operation: OpenSSL's writes may raise SIGPIPE
     cdef object __weakref__
 
     cdef bint take(self) except -1

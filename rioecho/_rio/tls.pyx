@@ -1,22 +1,22 @@
-"""The transport of a Rio over an ssl.SSLSocket: reads and writes that never wait and never lose a byte.
+"""The transport of a Rio over an ``ssl.SSLSocket``: reads and writes that do not block and never lose a byte.
 
-The raw descriptor would show ciphertext, so every byte goes through the socket object. Four things make that robust:
+The descriptor carries ciphertext, so every byte goes through the socket object. Four rules make that robust:
 
-* The ssl module waits inside a call for as long as the socket's own timeout says, once per record; a deadline for the
-  whole call needs calls that do not wait, so the timeout is 0 for the moment of each call and then restored.
-* OpenSSL's object is not for two threads at once, and neither is that timeout: `busy` covers each operation whole, and
-  all Rios over one socket share it (tls_of). Who finds another thread in an operation tries again after poll(2), like
-  one for whom there is nothing to read: so deadlines and signal handlers count as ever.
-* The ssl module runs Python's signal handlers after it has taken bytes from OpenSSL and before it returns them, and
-  drops the count if one raises. So the socket's inner object is called directly, with no Python code in between for a
-  handler to interrupt, and if a handler does raise, the count is found out from how many bytes are still pending.
-* Once OpenSSL has begun to send a record, it must be offered the same bytes again, and they cannot be taken back. They
-  count as sent, and are kept here (`begun`) until they are.
+* The ssl module blocks for up to the socket's own timeout, once per record. A deadline for the whole call needs calls
+  that do not block, so the timeout is set to 0 for each call and then restored.
+* Neither OpenSSL's object nor that timeout may be used by two threads at once. The flag ``busy`` is held for each whole
+  operation, and all Rios over one socket share it (see ``tls_of``). A caller that finds another thread in an operation
+  retries after poll(2), as if there were nothing to read, so its deadline and signal handlers work as usual.
+* The ssl module runs Python's signal handlers after it has read bytes from OpenSSL and before it returns them, and
+  loses the count if one raises. So the inner object of the socket is called directly, without Python code in between
+  that a handler could interrupt; if a handler raises, the count is computed from the number of pending bytes.
+* Once OpenSSL has begun to send a record, it must be given the same bytes again, and they cannot be recalled. They
+  count as sent and are kept in ``begun`` until they have been sent.
 
-What is left are two cases of a handler that raises at the very moment of a call. Of a send, for a signal which the
-kernel gave to another thread: signals that come to this one are held back (Channel.hold_signals), but of the other's
-the ssl module does not say whether the record had gone, and if the socket is full, it is taken for begun. Of a read, of
-a record of a single byte that happens to be UNTOUCHED: it is taken for not received.
+Two races remain, both when a handler raises during a call. In a send, the handler of a signal that the kernel delivered
+to another thread: signals of this thread are blocked (``Output.hold_signals``), but for another one's the ssl module
+does not report whether the record was sent; if the socket buffer is full, the record is assumed to be begun. In a
+read, a record of one byte that happens to equal ``UNTOUCHED``: it is assumed not to have been received.
 """
 
 import os
@@ -57,21 +57,21 @@ from rioecho.errors import ConcurrentCall
 
 
 cdef enum:
-    UNTOUCHED = 0xA5   # what a byte that nobody has received looks like
+    UNTOUCHED = 0xA5   # marks a byte of the buffer as not received
 
 
-cdef object plain_socket = None   # the class in C under every socket; imported with the first TLS socket
+cdef object plain_socket = None   # _socket.socket, the base class in C; imported with the first TLS socket
 cdef object registering = RLock()
-cdef object live = None   # a WeakValueDictionary: id of the socket -> its Tls, which keeps the socket alive
+cdef object live = None   # WeakValueDictionary: the id of a socket -> its Tls, which keeps the socket alive
 
 
 cdef Tls tls_of(object sock):
-    """The one Tls of a TLS socket; None for any other source."""
+    """Return the Tls of a TLS socket, which all its Rios share; None for any other source."""
     global live, plain_socket
     if not is_tls(sock):
         return None
-    with registering:   # setdefault() is Python code, between two steps of which another thread may come in
-        if live is None:   # weakref takes long to import
+    with registering:   # setdefault() is written in Python, so it is not atomic
+        if live is None:   # imported late, because weakref is slow to import
             import _socket
             import weakref
             plain_socket = _socket.socket
@@ -80,7 +80,7 @@ cdef Tls tls_of(object sock):
 
 
 def _after_fork_in_child():
-    """Free the lock above, and have nobody touch an OpenSSL object that another thread was in, not even to free it."""
+    """Reinitialise ``registering``. Leak each OpenSSL object that another thread was using: freeing it is unsafe."""
     cdef Tls tls
     registering._at_fork_reinit()
     for tls in list((live or {}).values()):
@@ -88,7 +88,7 @@ def _after_fork_in_child():
             Py_INCREF(tls.sock._sslobj)
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)   # runs after that of _core/flag.pyx, which is imported first
+os.register_at_fork(after_in_child=_after_fork_in_child)   # runs after that of _core/flag.pyx, imported before
 
 
 cdef class Tls:
@@ -107,14 +107,14 @@ cdef class Tls:
         flags_unlink(&self.flags)
 
     cdef bint take(self) except -1:
-        """Begin an operation. False if another thread is in one.
+        """Begin an operation. Returns False if another thread is in one.
 
-        Raises ConcurrentCall under an operation of this thread, and ConnectionAbortedError where the socket is lost.
-        The bytes are safe in `begun` and in the caller's buffer, whatever raises here.
+        Raises ``ConcurrentCall`` if this call interrupted an operation of this thread, and ``ConnectionAbortedError``
+        if the socket is lost. No byte is lost: they are in ``begun`` and in the caller's buffer.
         """
         if not rio_flag_take(&self.busy):
             if rio_flag_mine(&self.busy):
-                raise ConcurrentCall("a TLS call of this thread is under way; a signal handler cannot join it")
+                raise ConcurrentCall("a TLS call of this thread is in progress; a signal handler cannot join it")
             if self.lost():
                 raise ConnectionAbortedError(
                     ECONNABORTED,
@@ -130,11 +130,11 @@ cdef class Tls:
         rio_flag_put(&self.busy, RIO_FREE)
 
     cdef bint lost(self) noexcept:
-        """Report whether another thread was in an operation when this process was forked off."""
+        """Report whether another thread was in an operation when this process was forked."""
         return rio_flag_state(&self.busy) == RIO_LOST
 
     cdef object timeout(self):
-        """The socket's own timeout, not that of an operation under way."""
+        """Return the socket's own timeout, even while an operation has set it to 0."""
         cdef int64_t ns
         if rio_flag_take(&self.busy):
             try:
@@ -145,7 +145,7 @@ cdef class Tls:
         return None if ns < 0 else ns / 1e9
 
     cdef object own(self):
-        """The socket's own timeout, at the beginning of an operation."""
+        """Return the socket's own timeout and record it, at the beginning of an operation."""
         timeout = self.sock.gettimeout()
         rio_time_set(&self.own_timeout, to_nanoseconds(timeout))
         return timeout
@@ -156,7 +156,7 @@ cdef class Tls:
         rio_bool_set(&self.half_sent, record is not None)
 
     cdef int raise_late(self) except -1:
-        """Raise what a signal handler raised in the middle of this thread's last call, whose bytes are booked now."""
+        """Raise the exception of a signal handler that interrupted this thread's last call, after storing its bytes."""
         if rio_thread_get(&self.raised_in) == rio_this_thread():
             error = self.raised
             self.raised = None
@@ -165,15 +165,16 @@ cdef class Tls:
         return 0
 
     cdef int keep(self, object error) except -1:
-        """Keep what a signal handler raised for raise_late()."""
+        """Store an exception of a signal handler for ``raise_late()``."""
         self.raised = error
         rio_thread_set(&self.raised_in, rio_this_thread())
         return 0
 
     cdef ssize_t recv(self, char *data, size_t n, short *want) except -2:
-        """Read up to n bytes: a count, 0 at the end, or -1 and the events to wait for. Then raise_late() is due.
+        """Read up to n bytes. Returns their number, 0 at EOF, or -1 with the events to wait for in ``want``.
 
-        With room for RECORD bytes nothing stays behind in OpenSSL, where select() cannot see it.
+        The caller then stores the bytes and calls ``raise_late()``. If n is at least ``RECORD``, no byte stays in
+        OpenSSL, where select() would not report it.
         """
         if not self.take():
             want[0] = POLLIN | POLLOUT
@@ -184,7 +185,7 @@ cdef class Tls:
             try:
                 if timeout != 0:
                     self.sock.settimeout(0)
-                if self.sock._sslobj is None:   # not encrypted yet, or no more: a plain socket's methods
+                if self.sock._sslobj is None:   # not encrypted yet, or no longer: use a plain socket's methods
                     return recv_plain(self.sock, view, want)
                 return self.recv_record(self.sock._sslobj, view, data)
             except self.want_read:
@@ -204,13 +205,13 @@ cdef class Tls:
             self.put()
 
     cdef ssize_t recv_record(self, object inner, object view, char *data) except -2:
-        """Read one record's bytes, or what is left of one: a count."""
+        """Read the bytes of one record, or the remaining ones of a record. Returns their number."""
         cdef size_t count = 0
         cdef size_t pending = inner.pending()
         cdef size_t more
         if pending == 0:
-            # The first byte alone brings in the record; how many follow can be asked then. If a handler raises, it can
-            # be told whether the byte came: it has changed its place, or others are pending.
+            # Reading one byte makes OpenSSL decrypt the record and know how many bytes follow. If a handler raises, the
+            # byte was received if its place has changed or others are pending.
             data[0] = <char>UNTOUCHED
             try:
                 count = inner.read(1, view)
@@ -238,9 +239,10 @@ cdef class Tls:
         return count
 
     cdef ssize_t send(self, const char *data, size_t n, short *want) except -2:
-        """Send what was begun, then up to n bytes: how many of the n were taken, or -1 and the events to wait for.
+        """Send the record that was begun, then up to n bytes. Returns how many of the n bytes were accepted.
 
-        Then raise_late() is due. 0 means that what was begun is through, and n is 0 or a handler raised.
+        Returns -1 with the events to wait for in ``want`` if nothing was; 0 if the record that was begun has been sent
+        and either n is 0 or a handler raised. The caller counts the bytes and then calls ``raise_late()``.
         """
         cdef bytes record
         if not self.take():
@@ -252,7 +254,7 @@ cdef class Tls:
                 if timeout != 0:
                     self.sock.settimeout(0)
                 if self.sock._sslobj is None:
-                    self.set_begun(None)   # after unwrap(), nobody will finish it
+                    self.set_begun(None)   # after unwrap() it cannot be completed
                 if self.begun is not None:
                     self.send_record(self.begun, want)
                     if self.begun is not None:
@@ -263,14 +265,17 @@ cdef class Tls:
                 if self.sock._sslobj is None:
                     return send_plain(self.sock, record, want)
                 self.send_record(record, want)
-                return len(record)   # done or begun, OpenSSL has it
+                return len(record)   # sent or begun: OpenSSL has accepted it
             finally:
                 restore(self.sock, timeout)
         finally:
             self.put()
 
     cdef int send_record(self, bytes record, short *want) except -1:
-        """Offer a record, all of which is taken; if it is not through, it is `begun`, and `want` the event to await."""
+        """Pass a record to OpenSSL, which accepts all of it.
+
+        If it has not been sent completely, store it in ``begun``, and the event to wait for in ``want``.
+        """
         try:
             self.sock._sslobj.write(record)
             self.set_begun(None)
@@ -280,15 +285,15 @@ cdef class Tls:
         except self.want_write:
             self.set_begun(record)
             want[0] = POLLOUT
-        except self.eof as error:   # what the ssl module makes of EPIPE
+        except self.eof as error:   # the ssl module's translation of EPIPE
             self.set_begun(None)
             raise BrokenPipeError(EPIPE, "the TLS connection was closed by the peer") from error
         except BaseException as error:
             if isinstance(error, OSError) and error.errno is not None:
-                self.set_begun(None)   # the connection's own error: nobody will finish the record
+                self.set_begun(None)   # an error of the connection: the record cannot be completed
                 raise
-            # A signal handler raised. Had OpenSSL got rid of the record? Yes, if there is room for more. (If there is
-            # not, perhaps. Callers hold signals back in this thread, so that this is another thread's signal.)
+            # A signal handler raised, so OpenSSL's result is lost. If the socket is writable, the record was sent. If
+            # not, assume that it was only begun. This needs a signal of another thread: callers block this one's.
             self.set_begun(None if fd_ready(self.sock.fileno(), POLLOUT) else record)
             self.keep(error)
         return 0
@@ -296,7 +301,7 @@ cdef class Tls:
 
 cdef ssize_t recv_plain(object sock, object view, short *want) except -2:
     try:
-        return plain_socket.recv_into(sock, view)   # in C: no handler can run between its return and ours
+        return plain_socket.recv_into(sock, view)   # written in C, so that no handler can run before the return
     except BlockingIOError:
         want[0] = POLLIN
         return -1
@@ -311,10 +316,10 @@ cdef ssize_t send_plain(object sock, bytes data, short *want) except -2:
 
 
 cdef int restore(object sock, object timeout) except -1:
-    """Give the socket its timeout back."""
+    """Restore the socket's timeout."""
     if timeout != 0:
         try:
             sock.settimeout(timeout)
         except OSError:
-            pass   # closed meanwhile by another thread; what was read is still to be delivered
+            pass   # another thread has closed the socket; the bytes that were read are still delivered
     return 0
