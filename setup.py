@@ -18,14 +18,14 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 if sys.implementation.name != "cpython":
-    # Elsewhere it compiles and then aborts: it cuts bytes objects in place, which PyPy keeps elsewhere.
-    raise SystemExit(f"rioecho needs CPython: it relies on how its objects lie in memory ({sys.executable})")
+    # It would compile on PyPy and then abort: it truncates bytes objects in place, as CPython lays them out.
+    raise SystemExit(f"rioecho needs CPython: it depends on the memory layout of its objects ({sys.executable})")
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror=implicit-function-declaration"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 RACES = "-fsanitize=thread"
 
-# The one place for compiler directives: a header in a module would override the variant's.
+# All compiler directives. A directive in the header of a module would override that of the variant.
 DIRECTIVES = {
     "language_level": 3,
     "freethreading_compatible": True,
@@ -36,12 +36,12 @@ DIRECTIVES = {
     "embedsignature.format": "clinic",
     "boundscheck": False,
     "wraparound": False,
-    "cdivision": True,  # C's division, in every variant: no code divides by zero or divides a negative number
+    "cdivision": True,  # C's division in every variant: no code divides by zero or divides a negative number
 }
 CHECKS = {"boundscheck": True, "initializedcheck": True, "nonecheck": True}
 ASSERTIONS = [("RIOECHO_ASSERT", "1")]  # rio_assert() in _core/compat.h
 
-# Per variant: compiler flags, linker flags, C macros, further directives.
+# For each variant: compiler flags, linker flags, C macros, additional directives.
 VARIANTS = {
     "release": (["-O3", "-g0"], [], [], {}),
     "debug": (["-O1", "-g", "-UNDEBUG"], [], ASSERTIONS, CHECKS),
@@ -67,7 +67,7 @@ if variant not in VARIANTS:
 cflags, ldflags, macros, further = VARIANTS[variant]
 
 SOURCES = Path("rioecho")
-# Modules are compiled from these declarations too: a change in one rebuilds all.
+# A change in one of these files rebuilds all modules.
 HEADERS = sorted(str(path) for pattern in ("*.pxd", "*.h") for path in SOURCES.rglob(pattern))
 
 
@@ -87,7 +87,7 @@ setup(
     ext_modules=[extension(path) for path in sorted(SOURCES.rglob("*.pyx"))],
     options={
         "build_ext": {
-            # The coverage plugin wants the .c beside the .so; no other build leaves it there.
+            # The coverage plugin needs the .c file next to the .so file; other builds do not leave it there.
             "cython_c_in_temp": variant != "coverage",
             "cython_line_directives": further is CHECKS,
             "cython_directives": DIRECTIVES | further,

@@ -71,7 +71,7 @@ def check_path(path: Path) -> str | bytes:
 
 
 def check_port(port: int | str) -> int | str:
-    """Return ``port``, text as an int where it is a number, or raise for a port that getaddrinfo would misread.
+    """Return ``port``, digits as an int, or raise for a port that getaddrinfo would misread.
 
     getaddrinfo reads 70000 as 4464 and "" as 0, and it stops at a NUL.
     """

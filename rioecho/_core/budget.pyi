@@ -1,4 +1,4 @@
-# The types of MemoryBudget. What it promises is said in its docstring, in _core/budget.pyx.
+# The types of MemoryBudget and Share. Their contracts are the docstrings in _core/budget.pyx.
 
 from typing import final
 

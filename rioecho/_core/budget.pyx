@@ -1,7 +1,7 @@
-"""One account of memory for all who serve the connections of a server: threads, and processes that were forked.
+"""The memory account of a server, shared by all its threads and forked processes.
 
-It is kept in memory that they share. Each has a share, whose number says what it has taken: what a child process had
-when it was killed is given back by its parent.
+It is in shared memory. Each thread or process has a share, which counts the bytes that it has taken. If a child process
+is killed, its parent returns the bytes of its share.
 """
 
 cimport cython
@@ -25,8 +25,8 @@ from rioecho._core.posix cimport (
 
 
 cdef enum:
-    CHUNK = 1 << 16        # received at once, beside a line
-    SHARES_MAX = 1 << 16   # threads or processes that one server can have; their pages are touched as they are used
+    CHUNK = 1 << 16        # bytes that one read may receive in addition to a line
+    SHARES_MAX = 1 << 16   # maximum number of threads or processes of a server; unused pages take no memory
 
 
 cdef size_t MAPPING = sizeof(budget_t) + SHARES_MAX * sizeof(uint64_t)
@@ -34,13 +34,13 @@ cdef size_t MAPPING = sizeof(budget_t) + SHARES_MAX * sizeof(uint64_t)
 
 @cython.final
 cdef class MemoryBudget:
-    """How many bytes buffers may take, all together; a limit of 0 is none."""
+    """An account of the bytes that all buffers together may take; a ``limit`` of 0 is no limit."""
 
     def __cinit__(self, limit):
         cdef size_t most = to_size(limit, "max_memory")
         cdef void *page = mmap(NULL, MAPPING, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)
         if page == MAP_FAILED:
-            raise MemoryError("no memory that processes can share")
+            raise MemoryError("no shared memory available")
         self.budget = <budget_t *>page
         self.budget.limit = most if most else UINT64_MAX
         self.taken = <uint64_t *>(self.budget + 1)
@@ -51,22 +51,23 @@ cdef class MemoryBudget:
 
     @property
     def used(self):
-        """The bytes that are taken now."""
+        """The number of bytes taken."""
         return rio_load_relaxed(&self.budget.used)
 
     @property
     def limit(self):
-        """The bytes that may be; 0: no limit."""
+        """The maximum number of bytes; 0 for no limit."""
         return 0 if self.budget.limit == UINT64_MAX else self.budget.limit
 
 
 @cython.final
 @cython.no_gc_clear   # __dealloc__ uses the budget
 cdef class Share:
-    """What one who serves connections has taken of a budget; of None, without a limit. Dropping it gives that back.
+    """The part of a budget that one thread or process has taken; with budget ``None`` there is no limit.
 
-    max_line: of this size the reserve is, so that one line can always be received to its end; but no more than half of
-    the limit. Raises MemoryError where there are as many shares as can be.
+    Deallocating the share returns its bytes to the budget. ``max_line`` determines the size of the reserve, so that one
+    line can always be received completely; the reserve is at most half of the limit. Raises ``MemoryError`` if there
+    are ``SHARES_MAX`` shares.
     """
 
     def __cinit__(self, MemoryBudget budget, max_line):
@@ -79,7 +80,7 @@ cdef class Share:
             if rio_atomic_claim(&budget.taken[place], 1):
                 break
         else:
-            raise MemoryError("no more threads or processes can share the server's memory")
+            raise MemoryError("too many threads or processes share the server's memory account")
         rio_store_relaxed(&budget.next, place + 1)
         self.pid = getpid()
         self.owner = budget
@@ -95,12 +96,12 @@ cdef class Share:
         if self.s.budget != NULL and self.pid == getpid():
             if rio_load_relaxed(&self.s.budget.favoured) == self.s.number:
                 share_favour_no_more(&self.s)
-            # A process that was killed between the two additions of share_add() has not noted what it took last, and
-            # so much is lost. In the other order the account could fall below 0.
+            # If a process was killed between the two additions of share_add(), the bytes of the last one are lost to
+            # the budget. In the other order the account could fall below 0.
             rio_atomic_add(&self.s.budget.used, <uint64_t>1 - rio_load_relaxed(self.s.taken))
             rio_store_relaxed(self.s.taken, 0)
 
     @property
     def taken(self):
-        """The bytes that it has taken."""
+        """The number of bytes that this share has taken."""
         return rio_load_relaxed(self.s.taken) - 1 if self.s.budget != NULL else 0

@@ -1,13 +1,13 @@
-# The buffer and the framing: memory and separators. Knows no descriptor, no Python object, no error but "no memory".
+# The buffer and the framing: memory and separators. No descriptors, no Python objects; the only error is "no memory".
 #
 #       data          r                 w            cap
 #        |  consumed  |  held: readable |    room    |
 #
-# The reader, the echo loop and the load loop all use this one buffer and this one finder. Two promises hold for any
-# sequence of calls, at a cost that is constant per byte received:
+# The reader, the echo loop and the load loop share this buffer and this search. For any sequence of calls the cost is
+# constant per byte received:
 #
-#   * no byte is looked at twice for the same separator (`scanned`, `sep_scanned`);
-#   * no byte is moved without need: the held bytes slide down only after as many bytes as are moved have come in.
+#   * no byte is scanned twice for the same separator (`scanned`, `sep_scanned`);
+#   * the held bytes are moved to the front only after at least as many bytes have been consumed.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport SIZE_MAX, uint64_t
@@ -25,36 +25,36 @@ from rioecho._core.posix cimport (
 
 
 cdef enum:
-    MAPPED = 131_072   # bytes, from which on a buffer is pages of its own
+    MAPPED = 131_072   # minimum size in bytes of a buffer that is mapped by mmap(2)
 
 
 cdef enum framing:
-    FOUND       # the frame is whole; its length, separator included, has been stored
+    FOUND       # the frame is complete; its length, including the separator, has been stored
     NEED_MORE   # no separator yet
     TOO_LONG    # no separator within the limit, and the limit is exceeded
 
 
 cdef struct rio_buffer:
-    char *data           # NULL until the first byte needs room
-    size_t r             # index of the next byte out
-    size_t w             # index of the next byte in
-    size_t cap           # bytes allocated
-    size_t base          # what is allocated at first, and again once a long frame has gone
-    size_t mapped        # from how many bytes on it is pages of its own
-    size_t scanned       # of the held bytes, how many are known to hold no newline
+    char *data           # NULL until room is first reserved
+    size_t r             # index of the next byte to read
+    size_t w             # index of the next byte to write
+    size_t cap           # number of bytes allocated
+    size_t base          # size of the first allocation, and of the next one after a long frame
+    size_t mapped        # minimum size in bytes that is mapped by mmap(2)
+    size_t scanned       # number of held bytes, from the first, that contain no newline
     size_t sep_scanned   # the same for the owner's other separator; the owner resets it when that changes
 
 
-# ---- memory: blocks of `mapped` bytes and more are pages of their own, which the system has back when they are freed
+# ---- memory: blocks of `mapped` bytes or more are mapped by mmap(2), so that freeing one returns it to the system
 
 
 cdef inline char *memory_get(size_t n, size_t mapped) noexcept nogil:
-    """Allocate n bytes (n > 0); NULL: no memory."""
+    """Allocate n bytes (n > 0). Returns NULL if there is no memory."""
     return rio_pages_get(n) if n >= mapped else <char *>PyMem_RawMalloc(n)
 
 
 cdef inline void memory_give(char *data, size_t n, size_t mapped) noexcept nogil:
-    """Free what was allocated as n bytes; nothing for NULL."""
+    """Free a block that was allocated with n bytes; data may be NULL."""
     if data != NULL and n >= mapped:
         rio_pages_give(data, n)
     else:
@@ -62,7 +62,7 @@ cdef inline void memory_give(char *data, size_t n, size_t mapped) noexcept nogil
 
 
 cdef inline char *memory_resize(char *data, size_t before, size_t n, size_t mapped) noexcept nogil:
-    """Allocate n bytes that begin with the old ones; NULL: no memory, and the old ones are as they were."""
+    """Resize a block to n bytes, as realloc(3) does. Returns NULL, with the block unchanged, if there is no memory."""
     cdef char *resized
     if before >= mapped and n >= mapped:
         return rio_pages_resize(data, before, n)
@@ -91,7 +91,7 @@ cdef inline void buffer_init(rio_buffer *b, size_t base) noexcept nogil:
 
 
 cdef inline void buffer_free(rio_buffer *b) noexcept nogil:
-    """Give the memory back. The buffer is as after buffer_init: empty and usable."""
+    """Free the memory. The buffer is as after buffer_init: empty and usable."""
     memory_give(b.data, b.cap, b.mapped)
     buffer_clear(b)
 
@@ -101,12 +101,12 @@ cdef inline size_t buffer_held(const rio_buffer *b) noexcept nogil:
 
 
 cdef inline char *buffer_start(rio_buffer *b) noexcept nogil:
-    """The first held byte; good until the next call that reserves room."""
+    """Return a pointer to the first held byte, valid until the next call that reserves room or frees memory."""
     return b.data + b.r
 
 
 cdef inline bint buffer_consistent(const rio_buffer *b) noexcept nogil:
-    """Report whether what holds between any two calls does; for rio_assert, which elsewhere leaves the call out."""
+    """Report whether the invariants hold that must hold between any two calls; for rio_assert."""
     return (
         b.r <= b.w
         and b.w <= b.cap
@@ -117,22 +117,22 @@ cdef inline bint buffer_consistent(const rio_buffer *b) noexcept nogil:
 
 
 cdef inline void buffer_consume(rio_buffer *b, size_t n) noexcept nogil:
-    """Drop the first n held bytes; of more than are held, those that are.
+    """Drop the first n held bytes; all of them if n is larger than their number.
 
-    To ask for more is a mistake, which the debug build ends at. Elsewhere it must not make the buffer claim memory that
-    lies behind it: a comparison is cheap beside that.
+    A larger n is a bug in the caller, and an assertion. A release build limits n, because a buffer that claims the
+    memory behind its end is worse than the cost of a comparison.
     """
     rio_assert(buffer_consistent(b))
     rio_assert(n <= b.w - b.r)
     n = min(n, b.w - b.r)
     b.r += n
-    if b.scanned | b.sep_scanned:   # else, as a rule: a frame was found where the last one ended
+    if b.scanned | b.sep_scanned:   # usually both are 0, because the last search found a frame
         b.scanned = b.scanned - n if b.scanned > n else 0
         b.sep_scanned = b.sep_scanned - n if b.sep_scanned > n else 0
 
 
 cdef inline void buffer_drop_last(rio_buffer *b, size_t n) noexcept nogil:
-    """Drop the last n held bytes; of more than are held, those that are, as buffer_consume."""
+    """Drop the last n held bytes; all of them if n is larger than their number, as in buffer_consume."""
     cdef size_t held
     rio_assert(buffer_consistent(b))
     rio_assert(n <= b.w - b.r)
@@ -143,15 +143,15 @@ cdef inline void buffer_drop_last(rio_buffer *b, size_t n) noexcept nogil:
 
 
 cdef inline size_t buffer_room(const rio_buffer *b) noexcept nogil:
-    """How many bytes can come in at data + w before room has to be made."""
+    """Return the number of bytes that can be stored at data + w without reserving room."""
     return b.cap - b.w
 
 
 cdef inline bint buffer_fits(rio_buffer *b, size_t need) noexcept nogil:
-    """Report whether the memory can hold `need` bytes, those held now included.
+    """Report whether the buffer can hold ``need`` bytes, including those held now, without an allocation.
 
-    The held bytes slide down when the room behind them is short, but only over at least as many consumed bytes as are
-    moved.
+    If there is little room behind the held bytes, they are moved to the front, but only if at least as many bytes have
+    been consumed as are moved.
     """
     cdef size_t held = b.w - b.r
     rio_assert(buffer_consistent(b))
@@ -165,20 +165,17 @@ cdef inline bint buffer_fits(rio_buffer *b, size_t need) noexcept nogil:
 
 
 cdef inline size_t buffer_growth(const rio_buffer *b, size_t need) noexcept nogil:
-    """The memory to grow to for `need` bytes: at least twice as much, so that each byte is moved but a few times."""
+    """Return the size to grow to for ``need`` bytes: at least twice the old one, so that growing is amortised."""
     cdef size_t cap = b.cap * 2 if b.cap <= SIZE_MAX // 2 else SIZE_MAX
     return max(max(cap, b.base), need)
 
 
 cdef inline int buffer_resize(rio_buffer *b, size_t cap) noexcept nogil:
-    """Have `cap` bytes of memory, more or less than now but enough for those held.
-
-    0, or -1: no memory, and nothing changed.
-    """
+    """Change the size of the memory to ``cap`` bytes, enough for those held. Returns 0, or -1 with nothing changed."""
     cdef size_t held = b.w - b.r
     cdef char *data
     rio_assert(cap and held <= cap)
-    if b.r == 0 and held >= b.cap // 2:   # realloc copies all there is, held or not
+    if b.r == 0 and held >= b.cap // 2:   # else it is cheaper to copy the held bytes than to resize the whole block
         data = memory_resize(b.data, b.cap, cap, b.mapped)
         if data == NULL:
             return -1
@@ -196,9 +193,9 @@ cdef inline int buffer_resize(rio_buffer *b, size_t cap) noexcept nogil:
 
 
 cdef inline int buffer_reserve(rio_buffer *b, size_t need) noexcept nogil:
-    """Make it possible to hold `need` bytes, those held now included. 0, or -1: no memory, and nothing changed.
+    """Reserve room for ``need`` bytes, including those held now. Returns 0, or -1 with nothing changed (no memory).
 
-    The held bytes slide down, or the memory doubles. So both are paid for by bytes that have come and gone.
+    Either the held bytes are moved to the front or the memory doubles, so the cost per byte received is constant.
     """
     if buffer_fits(b, need):
         return 0
@@ -206,21 +203,21 @@ cdef inline int buffer_reserve(rio_buffer *b, size_t need) noexcept nogil:
 
 
 cdef inline void buffer_added(rio_buffer *b, size_t n) noexcept nogil:
-    """Hold n bytes more, which have been put at data + w, where room has been reserved."""
+    """Add n bytes that the caller has stored at data + w, in reserved room."""
     rio_assert(n <= b.cap - b.w)
     b.w += n
     rio_assert(buffer_consistent(b))
 
 
 cdef inline void buffer_put(rio_buffer *b, const char *data, size_t n) noexcept nogil:
-    """Take in n bytes, for which room has been reserved."""
+    """Append a copy of n bytes, for which room has been reserved."""
     rio_assert(n <= b.cap - b.w)
     memcpy(b.data + b.w, data, n)
     buffer_added(b, n)
 
 
 cdef inline void buffer_trim(rio_buffer *b) noexcept nogil:
-    """Let an empty buffer that a long frame had grown go back to its base size."""
+    """Free the memory of an empty buffer that a long frame has made larger than its base size."""
     if b.r == b.w and b.cap > b.base:
         buffer_free(b)
 
@@ -228,10 +225,10 @@ cdef inline void buffer_trim(rio_buffer *b) noexcept nogil:
 cdef inline framing find_frame(
     const char *data, size_t held, const char *sep, size_t length, size_t *scanned, size_t limit, size_t *n
 ) noexcept nogil:
-    """Look for the separator in the first `limit` of the held bytes, from where the last look ended.
+    """Search the first ``limit`` held bytes for the separator, starting where the last search ended.
 
-    FOUND stores the frame's length, separator included, in n. TOO_LONG: more than `limit` bytes are held and no
-    frame ends within them.
+    FOUND: n is the length of the frame, including the separator. TOO_LONG: more than ``limit`` bytes are held and no
+    frame ends within the limit.
     """
     cdef size_t span = held if held < limit else limit
     cdef const char *found
@@ -241,7 +238,7 @@ cdef inline framing find_frame(
         if length == 1:
             found = <const char *>memchr(data + start, sep[0], span - start)
         else:
-            # The separator may have begun in the last length - 1 bytes of the last look.
+            # The separator may begin in the last length - 1 bytes that were scanned.
             start = start - (length - 1) if start >= length else 0
             found = <const char *>memmem(data + start, span - start, sep, length)
         if found != NULL:
@@ -257,15 +254,15 @@ cdef inline framing find_line(rio_buffer *b, size_t limit, size_t *n) noexcept n
 
 
 cdef inline size_t whole_lines(const char *data, size_t n, uint64_t *lines) noexcept nogil:
-    """How many of n bytes are whole lines; adds how many lines those are.
+    """Return the number of bytes up to the last newline, and add the number of lines to ``lines``.
 
-    For those who pass lines on and want none of them by itself: a look at every line would cost more than the rest.
+    For callers that forward lines without handling each: a search per line would dominate their cost.
     """
     cdef const char *last = NULL
     cdef size_t end, stop
     cdef size_t i = 0
-    cdef unsigned char few   # so narrow that a compiler adds sixteen bytes and more at once
-    if n:   # with none there may be no memory either
+    cdef unsigned char few   # a single byte, so that the compiler can vectorise the loop
+    if n:   # if there are none, data may be NULL
         last = <const char *>rio_memrchr(data, c'\n', n)
     if last == NULL:
         return 0

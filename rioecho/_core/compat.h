@@ -1,11 +1,11 @@
-/* Where the platforms differ, and the few things that only C can say: one place, chosen by the preprocessor.
+/* Differences between platforms, and the few functions that can be written only in C.
  *
- * Everything here is small, static and inline. No buffer, no policy: those are _core/buffer.pxd and _core/fdio.pxd.
+ * Everything is small, static and inline. Buffers are in _core/buffer.pxd, descriptors in _core/fdio.pxd.
  */
 #ifndef RIOECHO_COMPAT_H
 #define RIOECHO_COMPAT_H
 
-#include <Python.h> /* first: it sets the feature macros, _GNU_SOURCE (memmem, memrchr) among them */
+#include <Python.h> /* first: it sets the feature macros, including _GNU_SOURCE (memmem, memrchr) */
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -30,8 +30,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* An invariant. The debug and the sanitizer builds define RIOECHO_ASSERT and end at one that does not hold; elsewhere
- * the condition is not evaluated. */
+/* Assert an invariant. The debug, sanitizer and race builds define RIOECHO_ASSERT and abort if it is false; others do
+ * not evaluate the condition. */
 #ifdef RIOECHO_ASSERT
 #include <stdlib.h>
 #define rio_assert(condition) ((condition) ? (void)0 : rio_assert_failed(#condition, __FILE__, __LINE__))
@@ -41,14 +41,14 @@ static inline void rio_assert_failed(const char *condition, const char *file, in
     abort();
 }
 #else
-#define rio_assert(condition) ((void)sizeof((condition) ? 1 : 0)) /* its names count as used */
+#define rio_assert(condition) ((void)sizeof((condition) ? 1 : 0)) /* no warnings about unused variables */
 #endif
 
 #ifndef MAP_ANONYMOUS
 #define MAP_ANONYMOUS MAP_ANON
 #endif
 
-/* Linux stops SIGPIPE per call, macOS per socket (set once, by rio_no_sigpipe). */
+/* Linux suppresses SIGPIPE per call, macOS per socket (set once, by rio_no_sigpipe). */
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
 #endif
@@ -63,12 +63,12 @@ static inline void rio_no_sigpipe(int fd)
 #endif
 }
 
-/* The peer has ended its side. Elsewhere than on Linux it is not told of by itself. */
+/* The peer has closed its sending side. Only Linux has an event of its own for it. */
 #ifndef POLLRDHUP
 #define POLLRDHUP 0
 #endif
 
-/* The last byte of that value: memrchr(3) under a name of our own, since not every system declares it. */
+/* Find the last byte of this value, as memrchr(3) does, which not every system has. */
 static inline const void *rio_memrchr(const void *data, int byte, size_t n)
 {
 #ifdef __linux__
@@ -82,7 +82,7 @@ static inline const void *rio_memrchr(const void *data, int byte, size_t n)
 #endif
 }
 
-/* epoll(7) is Linux's. Elsewhere there is none to be had, and poll(2) is used. */
+/* epoll(7) exists only on Linux. On other systems these stubs fail with ENOSYS, and poll(2) is used. */
 #ifdef __linux__
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -118,8 +118,8 @@ static inline int epoll_wait(int epoll, struct epoll_event *events, int n, int m
 }
 #endif
 
-/* Accept a connection, close-on-exec: its descriptor, or -1 and errno. Answers of a TCP connection are sent at once;
- * macOS refuses that option where the client has gone, which the first read will tell. */
+/* Accept a connection, close-on-exec, with TCP_NODELAY. Returns its descriptor, or -1 with errno. macOS rejects the
+ * option if the client has already disconnected; the first read will report that. */
 static inline int rio_accept(int listener, struct sockaddr_storage *peer)
 {
     socklen_t length = sizeof *peer;
@@ -137,7 +137,7 @@ static inline int rio_accept(int listener, struct sockaddr_storage *peer)
     return fd;
 }
 
-/* Write "(HOST, PORT)" of a TCP peer, numeric, or "(unix socket)". */
+/* Format the numeric address of a TCP peer as "(HOST, PORT)"; "(unix socket)" for others. */
 static inline void rio_peer_name(const struct sockaddr_storage *peer, char *text, size_t n)
 {
     char host[INET6_ADDRSTRLEN] = "?";
@@ -154,7 +154,7 @@ static inline void rio_peer_name(const struct sockaddr_storage *peer, char *text
     }
 }
 
-/* The number of connections in the listen queue of a TCP socket; -1 where the system does not tell. */
+/* Return the number of connections in the listen queue of a TCP socket; -1 if the system does not provide it. */
 static inline int rio_listen_queue(int listener)
 {
 #if defined(__linux__) && defined(TCP_INFO)
@@ -162,15 +162,16 @@ static inline int rio_listen_queue(int listener)
     socklen_t size = sizeof info;
     memset(&info, 0, sizeof info);
     if (getsockopt(listener, IPPROTO_TCP, TCP_INFO, &info, &size) == 0)
-        return (int)info.tcpi_unacked; /* of a listening socket: what may be accepted */
+        return (int)info.tcpi_unacked; /* for a listening socket: number of connections to accept */
 #else
     (void)listener;
 #endif
     return -1;
 }
 
-/* Whole pages of memory, which the system has back at once: what malloc frees below the top of its heap it keeps.
- * RIO_MAPPED(n): from how many bytes on they are used; AddressSanitizer watches malloc's memory only. */
+/* Memory mapped in whole pages. Freeing it returns it to the system at once, whereas malloc keeps what is freed below
+ * the top of its heap. RIO_MAPPED(n) is the minimum size in bytes to map: with AddressSanitizer, which checks only
+ * malloc's memory, nothing is mapped. */
 #ifdef __SANITIZE_ADDRESS__
 #define RIO_MAPPED(n) SIZE_MAX
 #else
@@ -188,7 +189,7 @@ static inline void rio_pages_give(char *data, size_t n)
     (void)munmap(data, n);
 }
 
-/* NULL: no memory, and the old pages are as they were. */
+/* Resize a mapping. Returns NULL, with the mapping unchanged, if there is no memory. */
 static inline char *rio_pages_resize(char *data, size_t before, size_t n)
 {
 #ifdef MREMAP_MAYMOVE /* Linux: no byte is copied */
@@ -204,12 +205,12 @@ static inline char *rio_pages_resize(char *data, size_t before, size_t n)
 #endif
 }
 
-/* A condition of which the compiler is told that it hardly ever holds: what follows is kept out of the way. */
+/* Mark a condition as rarely true, so that the compiler moves its code out of the hot path. */
 #define rio_rare(condition) __builtin_expect(!!(condition), 0)
 
 static inline void rio_set_errno(int err)
 {
-    errno = err; /* Cython can read errno, and has no word for setting it */
+    errno = err; /* Cython can read errno but not set it */
 }
 
 static inline int64_t rio_monotonic_ns(void)
@@ -219,15 +220,15 @@ static inline int64_t rio_monotonic_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Processor time of the calling thread. */
+/* Return the CPU time of the calling thread in nanoseconds. */
 static inline int64_t rio_thread_ns(void)
 {
     struct timespec used;
     return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) ? 0 : (int64_t)used.tv_sec * 1000000000 + used.tv_nsec;
 }
 
-/* write(2) has no MSG_NOSIGNAL, and OpenSSL uses write(2). SIGPIPE is sent to the thread that wrote, so it is blocked
- * there, and taken back if it was not pending before: so it is what happened in between that raised it. */
+/* write(2), which OpenSSL uses too, has no MSG_NOSIGNAL. SIGPIPE is sent to the writing thread, so it is blocked there
+ * during the write and then consumed, unless it was pending before. */
 typedef struct {
     sigset_t before;
     int was_pending;
@@ -249,19 +250,19 @@ static inline void rio_sigpipe_restore(const rio_sigpipe *s)
     sigemptyset(&pipe_only);
     sigaddset(&pipe_only, SIGPIPE);
     sigpending(&pending);
-    if (!s->was_pending && sigismember(&pending, SIGPIPE)) { /* not so where it is ignored */
+    if (!s->was_pending && sigismember(&pending, SIGPIPE)) { /* an ignored signal is never pending */
 #ifdef __APPLE__
         int ignored;
         sigwait(&pipe_only, &ignored);
 #else
-        const struct timespec at_once = {0, 0}; /* another thread may have taken it: one sent to the process */
+        const struct timespec at_once = {0, 0}; /* another thread may have consumed it, if it was sent to the process */
         sigtimedwait(&pipe_only, NULL, &at_once);
 #endif
     }
     pthread_sigmask(SIG_SETMASK, &s->before, NULL);
 }
 
-/* Not inline: it would keep fd_write(), of which it is the rare half, from being so. */
+/* Not inline: the compiler would then not inline fd_write(), which rarely calls it. */
 __attribute__((noinline, unused)) static ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
 {
     rio_sigpipe guard;
@@ -275,7 +276,7 @@ __attribute__((noinline, unused)) static ssize_t rio_write_no_sigpipe(int fd, co
     return written;
 }
 
-/* All signals held back in this thread, and let in again. See Rio's TLS functions for why. */
+/* Block all signals in this thread, until rio_signals_release. _rio/tls.pyx gives the reason. */
 static inline void rio_signals_hold(sigset_t *before)
 {
     sigset_t all;
@@ -283,8 +284,7 @@ static inline void rio_signals_hold(sigset_t *before)
     pthread_sigmask(SIG_BLOCK, &all, before);
 }
 
-/* The same for those that are sent to the process. What the thread itself does wrong stays its own: a debugger and
- * faulthandler are to see it. */
+/* Block all signals but those that a fault of the thread itself raises, which debuggers and faulthandler need. */
 static inline void rio_signals_hold_sent(sigset_t *before)
 {
     static const int own[] = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
@@ -301,7 +301,7 @@ static inline void rio_signals_release(const sigset_t *before)
     pthread_sigmask(SIG_SETMASK, before, NULL);
 }
 
-/* Bytes that were written and the other side has not acknowledged, or taken from its tty; -1: nobody can say. */
+/* Return the number of written bytes that the peer has not acknowledged (or a tty has not sent); -1 if unknown. */
 static inline int rio_unacknowledged(int fd)
 {
     int n;
@@ -318,7 +318,7 @@ static inline int rio_unacknowledged(int fd)
 #endif
 }
 
-/* Linux reports the end of input on the master side of a pty as EIO; the BSDs report the end of input. */
+/* Report whether a descriptor is the master side of a pty. Linux reports EOF there as EIO; the BSDs report EOF. */
 static inline int rio_is_pty_master(int fd)
 {
 #ifdef TIOCGPTN
@@ -330,7 +330,7 @@ static inline int rio_is_pty_master(int fd)
 #endif
 }
 
-/* Why a socket is broken, or 0; asking resets it. */
+/* Return and clear the pending error of a socket, or 0. */
 static inline int rio_socket_error(int fd)
 {
     int err = 0;
@@ -338,13 +338,13 @@ static inline int rio_socket_error(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size) == 0 ? err : errno;
 }
 
-/* Numbers that several threads, or processes over shared memory, add to and read. Adding returns the sum. */
+/* Counters that several threads, or processes with shared memory, update and read. Adding returns the sum. */
 static inline uint64_t rio_atomic_add(uint64_t *count, uint64_t n)
 {
     return __atomic_add_fetch(count, n, __ATOMIC_SEQ_CST);
 }
 
-/* Set a number that is 0; return whether this caller did. */
+/* Set a counter to n if it is 0. Reports whether it was. */
 static inline int rio_atomic_claim(uint64_t *count, uint64_t n)
 {
     uint64_t expected = 0;
@@ -356,7 +356,7 @@ static inline uint64_t rio_atomic_load(const uint64_t *count)
     return __atomic_load_n(count, __ATOMIC_SEQ_CST);
 }
 
-/* The same where one thread alone writes: as cheap as a plain addition, and never half done for those who read. */
+/* Counters that only one thread writes: as cheap as a plain addition, and readers never see a partial update. */
 static inline uint64_t rio_load_relaxed(const uint64_t *count)
 {
     return __atomic_load_n(count, __ATOMIC_RELAXED);
@@ -387,8 +387,8 @@ static inline int rio_bool_get(const int *flag)
     return __atomic_load_n(flag, __ATOMIC_SEQ_CST);
 }
 
-/* Wait until the descriptor is readable or so many nanoseconds have gone by; where only milliseconds can be asked for
- * it may be done up to one of them too soon. */
+/* Wait until the descriptor is readable, for up to ns nanoseconds. Without ppoll(2) the wait may end up to one
+ * millisecond too early. */
 static inline void rio_wait_ns(int fd, int64_t ns)
 {
     struct pollfd p = {fd, POLLIN, 0};
@@ -400,22 +400,22 @@ static inline void rio_wait_ns(int fd, int64_t ns)
 #endif
 }
 
-/* Have this thread's waits end when they should: Linux may add 50 us to each, to save power. Off: as it was by default. */
+/* Minimise this thread's timer slack (50 us by default on Linux); 0 restores it. */
 static inline void rio_wake_exactly(int on)
 {
 #ifdef PR_SET_TIMERSLACK
-    (void)prctl(PR_SET_TIMERSLACK, on ? 1UL : 0UL, 0UL, 0UL, 0UL); /* 0: the default */
+    (void)prctl(PR_SET_TIMERSLACK, on ? 1UL : 0UL, 0UL, 0UL, 0UL); /* 0 selects the default */
 #else
     (void)on;
 #endif
 }
 
-/* Cut a bytes object that nobody else has seen to its first n bytes, in place: it may have moved. NULL: no memory, and
- * it is as it was (_PyBytes_Resize would have freed it). */
+/* Truncate a bytes object, to which there is no other reference, to n bytes. Returns the object, which may have moved;
+ * NULL, with the object unchanged, if there is no memory (_PyBytes_Resize would free it). */
 static inline PyObject *rio_bytes_cut(PyObject *bytes, Py_ssize_t n)
 {
 #ifdef Py_TRACE_REFS
-    (void)bytes, (void)n; /* such a build keeps all objects in a list: one must not move */
+    (void)bytes, (void)n; /* this build keeps all objects in a list, so they must not move */
     return NULL;
 #else
     PyObject *cut = (PyObject *)PyObject_Realloc(bytes, offsetof(PyBytesObject, ob_sval) + (size_t)n + 1);
@@ -427,7 +427,7 @@ static inline PyObject *rio_bytes_cut(PyObject *bytes, Py_ssize_t n)
 #endif
 }
 
-/* Which thread this is: an address that no other thread has at the same time, and that the child of a fork keeps. */
+/* Return an identifier of the calling thread, unique among running threads and unchanged in the child of a fork. */
 static inline uintptr_t rio_this_thread(void)
 {
 #if defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
@@ -437,12 +437,12 @@ static inline uintptr_t rio_this_thread(void)
 #endif
 }
 
-/* A flag that one caller at a time can take: a lock that is tried and never waited for, and that knows its holder.
- * Its word is the holder's thread, or one of these. With the GIL, whoever looks at it holds the GIL. */
+/* A flag that one caller at a time can take: a lock without waiting, which records its holder. Its value is the thread
+ * identifier of the holder or one of these states. In builds with the GIL, every user holds the GIL. */
 #define RIO_FREE ((uintptr_t)0)
-#define RIO_CLOSED ((uintptr_t)1) /* for good */
-#define RIO_LOST ((uintptr_t)2)   /* for good: its holder did not come along through a fork, and what it guards may be
-                                     half changed */
+#define RIO_CLOSED ((uintptr_t)1) /* final */
+#define RIO_LOST ((uintptr_t)2)   /* final: the holder does not exist in this child of a fork, and the guarded state may
+                                     be inconsistent */
 
 typedef struct {
     uintptr_t holder;
@@ -477,7 +477,7 @@ static inline int rio_flag_take(rio_flag *flag)
 #endif
 }
 
-/* Give it back, or leave it closed. Only its holder does so. */
+/* Release the flag: set it to RIO_FREE or RIO_CLOSED. For its holder only. */
 static inline void rio_flag_put(rio_flag *flag, uintptr_t state)
 {
     rio_assert(flag->holder == rio_this_thread());
@@ -488,7 +488,8 @@ static inline void rio_flag_put(rio_flag *flag, uintptr_t state)
 #endif
 }
 
-/* The same for a few instructions without Python code: with the GIL, it is enough that nobody has the flag. */
+/* Take and release a flag for a few instructions that run no Python code: with the GIL, checking that it is free is
+ * enough. */
 static inline int rio_flag_take_briefly(rio_flag *flag)
 {
     return RIO_HAS_GIL ? rio_flag_state(flag) == RIO_FREE : rio_flag_take(flag);
@@ -505,20 +506,20 @@ static inline int rio_flag_closed(const rio_flag *flag)
     return rio_flag_state(flag) == RIO_CLOSED;
 }
 
-/* Report whether this thread holds it: in a call that a signal handler, a finalizer or a fileno() has interrupted. */
+/* Report whether this thread holds the flag, in a call that a signal handler, a finalizer or a fileno() interrupted. */
 static inline int rio_flag_mine(const rio_flag *flag)
 {
     return rio_flag_state(flag) == rio_this_thread();
 }
 
-/* In the child of a fork, where one thread is left: a flag that another one held gets this state. */
+/* Set the state of a flag that another thread held, in the child of a fork, which has only the calling thread. */
 static inline void rio_flag_orphan(rio_flag *flag, uintptr_t state)
 {
     if (flag->holder > RIO_LOST && flag->holder != rio_this_thread())
         flag->holder = state;
 }
 
-/* A lock for a few instructions without Python code; with the GIL, that is the lock. */
+/* A lock for a few instructions that run no Python code. With the GIL it is empty: the GIL is the lock. */
 #ifdef Py_GIL_DISABLED
 typedef PyMutex rio_mutex;
 #define rio_mutex_lock(mutex) PyMutex_Lock(mutex)
@@ -529,7 +530,7 @@ typedef char rio_mutex;
 #define rio_mutex_unlock(mutex) ((void)(mutex))
 #endif
 
-/* Numbers that one thread writes under its lock, and others read as a hint. */
+/* Values that one thread writes under a lock and others read as a hint. */
 static inline int64_t rio_time_get(const int64_t *ns)
 {
     return __atomic_load_n(ns, __ATOMIC_RELAXED);

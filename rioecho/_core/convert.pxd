@@ -1,6 +1,6 @@
-# Python's objects as C's values: sizes, times, descriptors; and C's errors as Python's. See convert.pyx.
+# Conversion of Python objects to C values (sizes, times, descriptors) and of C errors to exceptions; see convert.pyx.
 #
-# A wrong object is a ValueError or a TypeError that names it.
+# An invalid object raises a ValueError or a TypeError that names the argument.
 
 from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.long cimport PyLong_CheckExact
@@ -10,13 +10,13 @@ from libc.stdint cimport int64_t
 
 
 cdef extern from "Python.h":
-    Py_ssize_t PyLong_AsSsize_t(object n) noexcept   # -1 may be an error, which is asked for only then
+    Py_ssize_t PyLong_AsSsize_t(object n) noexcept   # -1 may be an error; callers check only then
 
 
 cdef inline Py_ssize_t to_limit(object n, object name) except -2:
-    """A size argument for which None and any negative number mean "no limit": -1."""
+    """Convert a size argument; None and any negative number mean "no limit" and give -1."""
     cdef Py_ssize_t size
-    if PyLong_CheckExact(n):   # the usual case, without the calls that the general one needs
+    if PyLong_CheckExact(n):   # the usual case, which needs fewer calls than the general one
         size = PyLong_AsSsize_t(n)
         if size >= 0:
             return size
@@ -42,7 +42,7 @@ cdef inline Py_ssize_t any_to_limit(object n, object name) except -2:
 
 
 cdef inline Py_ssize_t to_size(object n, object name) except -1:
-    """A size argument that must be there and must not be negative."""
+    """Convert a size argument that must not be None or negative."""
     cdef Py_ssize_t size
     if n is None:
         raise TypeError(f"{name} must be an integer, not None")
@@ -59,19 +59,19 @@ cdef bint is_tls(object source) except -1
 
 
 cdef inline int check_timeout(object timeout) except -1:
-    """Refuse a wrong `timeout` argument also where the call does not come to use it."""
+    """Raise for an invalid ``timeout`` argument, even if the call will not use it."""
     if timeout is not ...:
         to_nanoseconds(timeout)
     return 0
 
 
 cdef inline int check_source(object source, int fd) except -1:
-    """Is the descriptor still the source's? Its number may belong to a stranger by now."""
+    """Raise OSError (EBADF) if ``source`` no longer has descriptor ``fd``: the number may have been reused."""
     if isinstance(source, int):
         return 0
     try:
         if source.fileno() == fd:
             return 0
     except ValueError:
-        pass   # what a closed file says
-    raise OSError(EBADF, "the source of this descriptor was closed under it")
+        pass   # raised by a closed file
+    raise OSError(EBADF, "the object that owns this descriptor was closed")

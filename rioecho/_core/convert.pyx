@@ -1,6 +1,6 @@
-"""Python's objects as C's values, and C's errors as Python's: times, descriptors, errno.
+"""Conversion of Python objects to C values and of C errors to exceptions: times, descriptors, errno.
 
-Sizes are in convert.pxd, inline: they are converted on the hot path.
+The conversion of sizes is inline, in convert.pxd, because it is on the hot path.
 """
 
 import math
@@ -16,12 +16,12 @@ cdef extern from "Python.h":
 
 
 cdef object os_error(int err):
-    """The OSError subclass for an errno."""
+    """Return the exception for an errno, of the matching subclass of OSError."""
     return OSError(err, strerror(err).decode("utf-8", "replace"))
 
 
 cdef int64_t to_nanoseconds(object timeout) except -2:
-    """Seconds or None, checked, as the nanoseconds of rio_call."""
+    """Convert a timeout, seconds or None, to the nanoseconds of ``rio_call``; -1 for no limit."""
     cdef double seconds
     if timeout is None:
         return -1
@@ -33,22 +33,22 @@ cdef int64_t to_nanoseconds(object timeout) except -2:
         seconds = math.inf if timeout > 0 else -1
     if math.isnan(seconds) or seconds < 0:
         raise ValueError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
-    if seconds >= 9e9:   # 285 years: past what the clock can add, and as good as for ever
+    if seconds >= 9e9:   # 285 years: adding it to the clock could overflow
         return -1
     return <int64_t>math.ceil(seconds * 1e9)
 
 
 cdef int descriptor_of(object source) except -1:
-    """The descriptor of an int or of an object with fileno()."""
-    if hasattr(source, "fileno") and source.fileno() == -1:   # what a closed socket says
+    """Return the descriptor of an int or of an object with ``fileno()``."""
+    if hasattr(source, "fileno") and source.fileno() == -1:   # a closed socket
         raise OSError(EBADF, f"Bad file descriptor: closed: {source!r}")
     try:
         return PyObject_AsFileDescriptor(source)
     except OverflowError:
-        raise ValueError(f"no descriptor has the number {source}") from None
+        raise ValueError(f"file descriptor out of range: {source}") from None
 
 
 cdef bint is_tls(object source) except -1:
-    """Report whether this is an ssl.SSLSocket, without importing the ssl module: until it is imported there is none."""
+    """Report whether the source is an ``ssl.SSLSocket``, without importing ssl: before its import there is none."""
     ssl = sys.modules.get("ssl")
     return ssl is not None and isinstance(source, ssl.SSLSocket)

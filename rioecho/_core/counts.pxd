@@ -1,4 +1,4 @@
-# The numbers of what has been served; see _core/counts.pyx.
+# The statistics of a server; see _core/counts.pyx.
 
 from libc.stdint cimport uint64_t
 
@@ -12,4 +12,4 @@ cdef struct counts_t:
 
 
 cdef class Counts:
-    cdef counts_t *c   # good for as long as the object lives
+    cdef counts_t *c   # valid as long as the object exists

@@ -1,4 +1,4 @@
-# The types of Counts. What it promises is said in its docstring, in _core/counts.pyx.
+# The types of Counts. Its contract is the docstring in _core/counts.pyx.
 
 from typing import final
 

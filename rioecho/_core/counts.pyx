@@ -1,6 +1,6 @@
-"""The numbers of what has been served, in memory that forked children share: they are never out of date.
+"""The statistics of a server, in memory shared with forked children, so that they are always up to date.
 
-Whoever serves adds to them as bytes move, threads without the GIL and processes alike, by atomic instructions.
+Threads without the GIL and processes add to them with atomic instructions as bytes are received and sent.
 """
 
 cimport cython
@@ -20,14 +20,14 @@ from rioecho._core.posix cimport (
 
 @cython.final
 cdef class Counts:
-    """closed, errors (of those closed), bytes_in, bytes_out, lines; all 0 at first."""
+    """Five counters: ``closed`` connections, ``errors`` among them, ``bytes_in``, ``bytes_out`` and ``lines``."""
 
     def __cinit__(self):
         cdef void *page = mmap(
             NULL, sizeof(counts_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0
         )
         if page == MAP_FAILED:
-            raise MemoryError("no memory that processes can share")
+            raise MemoryError("no shared memory available")
         self.c = <counts_t *>page
 
     def __dealloc__(self):
@@ -35,16 +35,15 @@ cdef class Counts:
             munmap(self.c, sizeof(counts_t))
 
     def one_closed(self, *, bint failed):
-        """Count a connection that has been served, and whether it ended in an error."""
+        """Count a closed connection; ``failed`` is true if it ended with an error."""
         if failed:
             rio_atomic_add(&self.c.errors, 1)
         rio_atomic_add(&self.c.closed, 1)
 
     def now(self):
-        """The numbers by name."""
+        """Return the counters by name."""
         return {
-            # In this order, the opposite of the counting: so no more seem to have failed than were closed, nor more
-            # bytes to have gone out than had come in.
+            # Read in the opposite order of counting, so that errors <= closed and bytes_out <= bytes_in.
             "errors": rio_atomic_load(&self.c.errors),
             "closed": rio_atomic_load(&self.c.closed),
             "bytes_out": rio_atomic_load(&self.c.bytes_out),

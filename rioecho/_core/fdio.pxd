@@ -1,7 +1,7 @@
-# One read, one write, one wait on a descriptor. No buffer, no Python object, no loop.
+# One read, one write or one wait on a descriptor. No buffer, no Python object, no loop.
 #
-# Each function makes one attempt and answers like the system call: a count, or -1 with the errno stored at once in
-# `err`. EINTR is an answer too: the caller runs its signal handlers and calls again with the time that is left.
+# Each function makes one attempt and returns what the system call does: a number of bytes, or -1 with the errno in
+# `err`. EINTR is returned as well: the caller runs its signal handlers and calls again with the remaining time.
 
 from libc.errno cimport EAGAIN, EIO, errno
 from libc.stdint cimport INT64_MAX, int64_t
@@ -39,17 +39,17 @@ from rioecho._core.posix cimport (
 
 
 cdef enum:
-    # More than one read or write moves at once on Linux; macOS refuses counts above INT_MAX.
+    # Maximum number of bytes per read or write. Linux transfers no more at once; macOS rejects more than INT_MAX.
     IO_MAX = 0x7ffff000
-    # An answer of fd_wait_or_wake, outside poll's events.
+    # Result of fd_wait_or_wake when wake_fd is readable; not one of poll's events.
     WOKEN = 1 << 16
 
 
 cdef enum fd_kind:
-    FD_SOCKET   # MSG_DONTWAIT: a call never waits, whatever O_NONBLOCK says
-    FD_FILE     # a regular file: always ready, so it is never waited for
+    FD_SOCKET   # used with MSG_DONTWAIT, so that a call does not block, with or without O_NONBLOCK
+    FD_FILE     # a regular file, which is always ready
     FD_PIPE
-    FD_TTY      # and other character devices
+    FD_TTY      # or another character device
     FD_OTHER
 
 
@@ -60,7 +60,7 @@ cdef struct rio_fd:
 
 
 cdef inline int fd_open(rio_fd *f, int fd) noexcept nogil:
-    """Look at a descriptor. 0, or the errno: EBADF where there is none."""
+    """Initialise f for a descriptor. Returns 0, or the errno: EBADF if it is not open."""
     cdef stat_t status
     f.fd = fd
     f.kind = FD_OTHER
@@ -80,19 +80,21 @@ cdef inline int fd_open(rio_fd *f, int fd) noexcept nogil:
 
 
 cdef inline bint would_block(int err) noexcept nogil:
-    return err == EAGAIN   # EWOULDBLOCK is the same number on every platform that is built for
+    return err == EAGAIN   # EWOULDBLOCK is the same number on all supported platforms
 
 
 cdef inline bint fd_never_waits(const rio_fd *f) noexcept nogil:
-    """May a read or a write be tried without asking poll(2) first? O_NONBLOCK is asked for afresh each time: it
-    belongs to the open file, and any process that shares it may change it."""
+    """Report whether a read or a write can be tried without calling poll(2) first.
+
+    O_NONBLOCK is checked each time: it belongs to the open file description, which another process may share.
+    """
     if f.kind == FD_SOCKET:
         return True
     return (fcntl(f.fd, F_GETFL) & O_NONBLOCK) != 0
 
 
 cdef inline ssize_t fd_read_waiting(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
-    """One read that waits for input, unless O_NONBLOCK is set. 0 is the end."""
+    """Make one read, which blocks unless O_NONBLOCK is set. Returns 0 at EOF."""
     cdef ssize_t got = read(f.fd, data, min(n, <size_t>IO_MAX))
     if got < 0:
         err[0] = errno
@@ -102,7 +104,7 @@ cdef inline ssize_t fd_read_waiting(const rio_fd *f, char *data, size_t n, int *
 
 
 cdef inline ssize_t fd_read(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
-    """One read. A socket never waits here; any other descriptor does as its O_NONBLOCK says. 0 is the end."""
+    """Make one read. Returns 0 at EOF. Does not block on a socket; on others it depends on O_NONBLOCK."""
     cdef ssize_t got
     if f.kind != FD_SOCKET:
         return fd_read_waiting(f, data, n, err)
@@ -113,7 +115,7 @@ cdef inline ssize_t fd_read(const rio_fd *f, char *data, size_t n, int *err) noe
 
 
 cdef inline ssize_t fd_write(const rio_fd *f, const char *data, size_t n, int *err) noexcept nogil:
-    """One write, which never raises SIGPIPE. A socket never waits here; others do as their O_NONBLOCK says."""
+    """Make one write, without SIGPIPE. Does not block on a socket; on others it depends on O_NONBLOCK."""
     cdef ssize_t put
     n = min(n, <size_t>IO_MAX)
     if f.kind == FD_SOCKET:
@@ -128,7 +130,7 @@ cdef inline ssize_t fd_write(const rio_fd *f, const char *data, size_t n, int *e
 cdef inline ssize_t fd_write_both(
     const rio_fd *f, const char *first, size_t n, const char *second, size_t m, int *err
 ) noexcept nogil:
-    """fd_write of two pieces of memory, one behind the other, on a socket (m > 0; n + m no more than one write)."""
+    """Write two blocks of memory with one call, as fd_write does, to a socket (m > 0; n + m <= IO_MAX)."""
     cdef iovec parts[2]
     cdef msghdr message
     cdef ssize_t put
@@ -148,17 +150,17 @@ cdef inline ssize_t fd_write_both(
 
 
 cdef inline size_t fd_write_step(const rio_fd *f, size_t n) noexcept nogil:
-    """How many of n bytes a blocking descriptor takes without waiting, once poll(2) has called it writable."""
+    """Return how many of n bytes can be written to a blocking descriptor that poll(2) reports as writable."""
     if f.kind == FD_PIPE:
         return min(n, PIPE_BUF)
     if f.kind == FD_TTY:
-        # Near its limit a terminal is called writable for a single character, and waits within the second.
+        # A terminal is reported as writable if there is room for one character, and a second one may block.
         return min(n, <size_t>1)
     return n
 
 
 cdef inline int64_t deadline_after(int64_t timeout_ns) noexcept nogil:
-    """The monotonic time at which a timeout ends; a negative timeout never does."""
+    """Return the time on the monotonic clock at which a timeout expires; INT64_MAX if it is negative (no limit)."""
     cdef int64_t now
     if timeout_ns < 0:
         return INT64_MAX
@@ -167,10 +169,10 @@ cdef inline int64_t deadline_after(int64_t timeout_ns) noexcept nogil:
 
 
 cdef inline int milliseconds_until(int64_t deadline) noexcept nogil:
-    """The time left for poll(2) and its kin: -1 for ever, 0 not at all.
+    """Return the time left as an argument for poll(2) and epoll_wait(2): -1 for no limit, 0 for no wait.
 
-    It is rounded up, so that a wait never ends before its deadline and the caller never spins. A wait of more than an
-    hour goes in hours, which an int can hold: whoever waits looks at the clock afterwards.
+    It is rounded up, so that a wait does not end before its deadline and the caller does not spin. Longer waits are
+    split into hours to fit an int; callers check the clock again.
     """
     cdef int64_t left
     if deadline == INT64_MAX:
@@ -182,10 +184,10 @@ cdef inline int milliseconds_until(int64_t deadline) noexcept nogil:
 
 
 cdef inline int fd_wait_or_wake(int fd, short events, int wake_fd, int64_t deadline, int *err) noexcept nogil:
-    """Wait for any of the events: what poll(2) reports (errors and hang-ups too), 0 at the deadline, -1 on error.
-    WOKEN if `wake_fd` (-1: none) became readable, whatever else there is.
+    """Wait until one of the events is pending, ``wake_fd`` (-1 for none) is readable or the deadline has passed.
 
-    A deadline of 0 looks and does not wait.
+    Returns the pending events as poll(2) reports them, including errors and hang-ups; WOKEN if ``wake_fd`` is readable,
+    whatever else is pending; 0 at the deadline; -1 on an error. A deadline of 0 only checks.
     """
     cdef pollfd p[2]
     cdef int ready
@@ -208,18 +210,18 @@ cdef inline int fd_wait_or_wake(int fd, short events, int wake_fd, int64_t deadl
 
 
 cdef inline int fd_wait(int fd, short events, int64_t deadline, int *err) noexcept nogil:
-    """fd_wait_or_wake, with nothing to be woken by."""
+    """Wait as fd_wait_or_wake does, without a ``wake_fd``."""
     return fd_wait_or_wake(fd, events, -1, deadline, err)
 
 
 cdef inline bint fd_ready(int fd, short events) noexcept nogil:
-    """Is one of the events there now?"""
+    """Report whether one of the events is pending."""
     cdef int ignored = 0
     return fd_wait(fd, events, 0, &ignored) > 0
 
 
 cdef inline ssize_t fd_try_read(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
-    """One read that never waits, whatever the descriptor: where it would have to, -1 and EAGAIN."""
+    """Make one read without blocking, on any descriptor. If it would block, returns -1 with EAGAIN."""
     if fd_never_waits(f):
         return fd_read(f, data, n, err)
     if f.kind == FD_FILE or fd_ready(f.fd, POLLIN):
@@ -229,7 +231,7 @@ cdef inline ssize_t fd_try_read(const rio_fd *f, char *data, size_t n, int *err)
 
 
 cdef inline ssize_t fd_try_write(const rio_fd *f, const char *data, size_t n, int *err) noexcept nogil:
-    """One write that never waits, whatever the descriptor: where it would have to, -1 and EAGAIN."""
+    """Make one write without blocking, on any descriptor. If it would block, returns -1 with EAGAIN."""
     if f.kind == FD_FILE or fd_never_waits(f):
         return fd_write(f, data, n, err)
     if fd_ready(f.fd, POLLOUT):

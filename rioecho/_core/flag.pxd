@@ -1,4 +1,4 @@
-# Which flags are alive, for the sake of fork(2); see flag.pyx. What a flag is stands in compat.h.
+# The list of all flags, for the child of a fork; see flag.pyx. The flag itself is in compat.h.
 
 from libc.stdint cimport uintptr_t
 
@@ -6,11 +6,11 @@ from rioecho._core.posix cimport rio_flag
 
 
 cdef struct flag_set:
-    # The flags of one object, in the list of all. The object owns this memory and does not move.
+    # The flags of one object, an element of the list. The object owns this memory and does not move.
     flag_set *next
     flag_set *prev
-    rio_flag *flags[3]    # NULL behind the last
-    uintptr_t orphaned    # the state of a flag whose holder did not come along through a fork
+    rio_flag *flags[3]    # followed by NULLs
+    uintptr_t orphaned    # the new state, in the child of a fork, of a flag that another thread held
 
 
 cdef void flags_link(flag_set *s) noexcept

@@ -1,9 +1,10 @@
-"""Flags and forks: the list of all flags that are alive, which the child of a fork walks.
+"""Flags and forks: the list of all flags, which the child of a fork goes through.
 
-A fork copies one thread. In the child, a flag that another thread held would stay taken for ever; here it becomes free,
-or lost where what it guards may be half changed. What the forking thread held stays its own: it goes on with its call.
+A fork copies only the calling thread, so in the child nobody would release a flag that another thread held. It becomes
+free, or lost if the state that it guards may be inconsistent. A flag held by the forking thread stays held: that call
+continues in the child.
 
-With the GIL, and in free-threaded builds with the world stopped, no thread is inside the functions below at a fork.
+No thread is inside the functions below during a fork: they hold the GIL, and free-threaded builds stop the world.
 """
 
 import os
@@ -12,13 +13,13 @@ from rioecho._core.posix cimport rio_flag_orphan, rio_mutex, rio_mutex_lock, rio
 
 
 cdef rio_mutex guard
-cdef flag_set all_flags   # the ends of the list
+cdef flag_set all_flags   # the head of the circular list
 
 all_flags.next = all_flags.prev = &all_flags
 
 
 cdef void flags_link(flag_set *s) noexcept:
-    """Add an object's flags."""
+    """Add an object's flags to the list."""
     rio_mutex_lock(&guard)
     s.next = &all_flags
     s.prev = all_flags.prev
@@ -28,7 +29,7 @@ cdef void flags_link(flag_set *s) noexcept:
 
 
 cdef void flags_unlink(flag_set *s) noexcept:
-    """Take an object's flags out, before its memory goes; do nothing if they were never added."""
+    """Remove an object's flags, before its memory is freed. Has no effect if they were not added."""
     if s.next == NULL:
         return
     rio_mutex_lock(&guard)

@@ -1,5 +1,5 @@
-/* What a child that will never run Python again undoes of its parent, which ran it: signal handlers (Python's own would
- * write to a descriptor that is closed by then), and every descriptor but a few. Async-signal-safe calls only.
+/* Cleanup in a forked child that does not run Python: reset the signal handlers (Python's own would write to a closed
+ * descriptor) and close all descriptors but a few. Only async-signal-safe calls.
  */
 #ifndef RIOECHO_FORKED_H
 #define RIOECHO_FORKED_H
@@ -23,8 +23,8 @@ static inline void rio_child_signals(void)
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* close_range(2) is Linux 5.9's; headers older than it lack its number, those of the images that wheels are built in
- * among them. Where the number is not the common one the slower ways below do. */
+/* close_range(2) exists since Linux 5.9. Older headers, such as those of the manylinux images, lack its number, which
+ * is the same on all architectures but these; they use the slower ways below. */
 #if defined(__linux__) && !defined(SYS_close_range) && !defined(__alpha__) && !defined(__ia64__) && \
     !defined(__mips__) && !(defined(__x86_64__) && defined(__ILP32__))
 #define SYS_close_range 436
@@ -49,8 +49,8 @@ static inline int rio_is_kept(const int *keep, size_t n, int fd)
     return 0;
 }
 
-/* Close what /proc lists: where close_range is denied and the limit of descriptors is far above their number. No
- * opendir(3), which allocates. -1: there is no list. */
+/* Close the descriptors listed in /proc, for a process that may not call close_range and has a high descriptor limit.
+ * opendir(3) would allocate memory. Returns -1 if there is no list. */
 static inline int rio_close_listed(const int *keep, size_t n)
 {
 #ifdef __linux__
@@ -59,10 +59,10 @@ static inline int rio_close_listed(const int *keep, size_t n)
     long size, at;
     if (list < 0)
         return -1;
-    /* The kernel's place in the list is a descriptor's number: closing one skips none. */
+    /* The position in the list is the descriptor number, so closing one does not skip another. */
     while ((size = syscall(SYS_getdents64, list, entries, sizeof entries)) > 0)
         for (at = 0; at < size;) {
-            /* struct linux_dirent64: an inode and an offset of 8 bytes each, the entry's length, a type, the name */
+            /* struct linux_dirent64: inode and offset of 8 bytes each, length of the entry, type, name */
             uint16_t length;
             const char *digit;
             int fd = 0;
@@ -82,7 +82,7 @@ static inline int rio_close_listed(const int *keep, size_t n)
 #endif
 }
 
-/* Where neither is to be had: no further than Linux lets a number go unless told otherwise. */
+/* Without either of them, close up to this number, the default of fs.nr_open on Linux. */
 #define RIO_MAX_CLOSED (1L << 20)
 
 static inline void rio_close_all_but(const int *keep, size_t n)

@@ -1,9 +1,9 @@
-# Waiting for many descriptors at once: six functions over epoll(7), and over poll(2) where there is no epoll.
+# Waiting for many descriptors at once: six functions over epoll(7), or over poll(2) on systems without epoll.
 #
-# Level-triggered: what is not read now is told of again. Each descriptor has a pointer of its owner's, which comes back
-# with its events. Events are poll(2)'s: POLLIN and POLLOUT to ask for, and POLLERR and POLLHUP to be told in any case
-# (Linux has given epoll's the same numbers). An owner removes a descriptor before closing it: epoll watches the open
-# file, which lives on where a forked child holds it too, and would go on giving out the pointer.
+# Level-triggered: unread input is reported again. The owner registers a pointer with each descriptor, which is returned
+# with its events. Events are those of poll(2): POLLIN and POLLOUT on request, POLLERR and POLLHUP always (on Linux the
+# flags of epoll have the same values). An owner must remove a descriptor before closing it: epoll watches the open file
+# description, which stays open if a forked child has it too, and would still return the pointer.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.errno cimport EBADF, EEXIST, ENOENT, ENOMEM, ENOSYS, errno
@@ -24,7 +24,7 @@ from rioecho._core.posix cimport (
 
 
 cdef enum:
-    READY_MAX = 256   # descriptors told of at once
+    READY_MAX = 256   # maximum number of descriptors returned by one call
 
 
 cdef struct ready_t:
@@ -33,18 +33,18 @@ cdef struct ready_t:
 
 
 cdef struct poller_t:
-    int epoll          # its descriptor, or -1: the rest is used
+    int epoll          # the epoll descriptor, or -1 if poll(2) is used, with the fields below
     pollfd *fds        # the descriptors, in no order
-    void **data        # the pointer of each
-    size_t *places     # by descriptor: its place among fds, counted from 1; 0: not there
+    void **data        # the owner's pointer for each
+    size_t *places     # for each descriptor its index in fds plus 1, or 0 if it is not watched
     size_t count
-    size_t cap         # of fds and data
-    size_t top         # of places
-    size_t next        # where to begin the next look, so that each has its turn
+    size_t cap         # allocated length of fds and data
+    size_t top         # allocated length of places
+    size_t next        # index at which the next scan of fds begins, for fairness
 
 
 cdef inline int poller_create(poller_t *p, bint without_epoll) noexcept nogil:
-    """0, or the errno."""
+    """Initialise a poller. Returns 0, or the errno."""
     p.epoll = -1
     p.fds = NULL
     p.data = NULL
@@ -77,7 +77,7 @@ cdef inline int epoll_change(poller_t *p, int what, int fd, short events, void *
 
 
 cdef inline int poller_grow(poller_t *p, int fd) noexcept nogil:
-    """Make room for one more descriptor, that one: 0 or ENOMEM."""
+    """Make room for descriptor ``fd``. Returns 0, or ENOMEM."""
     cdef size_t cap = max(p.cap * 2, <size_t>16)
     cdef size_t top = max(p.top * 2, <size_t>fd + 1)
     cdef size_t i
@@ -108,12 +108,12 @@ cdef inline size_t poller_place(const poller_t *p, int fd) noexcept nogil:
 
 
 cdef inline int poller_add(poller_t *p, int fd, short events, void *data) noexcept nogil:
-    """Watch a descriptor: 0, or the errno (EEXIST, ENOMEM; EBADF for a negative one)."""
+    """Watch a descriptor. Returns 0, or the errno: EEXIST, ENOMEM, or EBADF if it is negative."""
     cdef int err
     if p.epoll >= 0:
         return epoll_change(p, EPOLL_CTL_ADD, fd, events, data)
     if fd < 0:
-        return EBADF   # poll(2) would pass over it in silence
+        return EBADF   # poll(2) would ignore it
     if poller_place(p, fd):
         return EEXIST
     err = poller_grow(p, fd)
@@ -129,7 +129,7 @@ cdef inline int poller_add(poller_t *p, int fd, short events, void *data) noexce
 
 
 cdef inline int poller_modify(poller_t *p, int fd, short events, void *data) noexcept nogil:
-    """Watch for other events, with another pointer: 0, or the errno (ENOENT)."""
+    """Change the events and the pointer of a descriptor. Returns 0, or the errno (ENOENT)."""
     cdef size_t place
     if p.epoll >= 0:
         return epoll_change(p, EPOLL_CTL_MOD, fd, events, data)
@@ -142,14 +142,14 @@ cdef inline int poller_modify(poller_t *p, int fd, short events, void *data) noe
 
 
 cdef inline int poller_remove(poller_t *p, int fd) noexcept nogil:
-    """Watch it no longer: 0, or the errno (ENOENT). What poller_wait has told already stands."""
+    """Stop watching a descriptor. Returns 0, or the errno (ENOENT). Events that were already returned stay valid."""
     cdef size_t place
     if p.epoll >= 0:
         return epoll_change(p, EPOLL_CTL_DEL, fd, 0, NULL)
     place = poller_place(p, fd)
     if place == 0:
         return ENOENT
-    # The last one takes its place.
+    # Move the last one into its place.
     p.count -= 1
     p.fds[place - 1] = p.fds[p.count]
     p.data[place - 1] = p.data[p.count]
@@ -159,8 +159,10 @@ cdef inline int poller_remove(poller_t *p, int fd) noexcept nogil:
 
 
 cdef inline int poller_wait(poller_t *p, ready_t *ready, int milliseconds, int *err) noexcept nogil:
-    """Wait until something is ready, at most so long (-1: for ever): how many were stored, READY_MAX at most; 0 when
-    the time is over; -1 and the errno."""
+    """Wait until a descriptor is ready, for up to ``milliseconds`` (-1 for no limit).
+
+    Stores up to READY_MAX descriptors in ``ready`` and returns their number; 0 after the timeout; -1 with the errno.
+    """
     cdef epoll_event events[READY_MAX]
     cdef int n, found
     cdef size_t i, place

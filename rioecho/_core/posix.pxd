@@ -1,5 +1,5 @@
-# Every C declaration of the project that Cython does not bring along; no logic.
-# Declared from compat.h, which includes the system's headers in the right order.
+# The C declarations that Cython does not provide; no logic.
+# They come from compat.h, which includes the system headers in the right order.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
@@ -178,4 +178,4 @@ cdef extern from "rioecho/_core/compat.h" nogil:
 
 cdef extern from "rioecho/_core/forked.h" nogil:
     void rio_child_signals()
-    void rio_close_all_but(const int *keep, size_t n)   # keep: ascending
+    void rio_close_all_but(const int *keep, size_t n)   # `keep` is sorted in ascending order
