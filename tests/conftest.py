@@ -1,4 +1,4 @@
-"""Fixtures for every test file. What tests import by name is in support/."""
+"""The fixtures of all tests. Helpers that tests import are in support/."""
 
 import contextlib
 import gc
@@ -18,20 +18,20 @@ from support.sampling import mark_the_rest_slow
 
 DESCRIPTORS = Path("/dev/fd")
 
-# A shell starts what it puts in the background with SIGINT ignored, nohup with SIGHUP, and children inherit that; they
-# do not inherit a handler.
+# A shell starts background jobs with SIGINT ignored, nohup with SIGHUP. Child processes inherit an ignored signal but
+# not a handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(items):
     mark_the_rest_slow(items)
 
 
 def open_descriptors():
-    """The numbers of this process's open descriptors, that of the listing itself left out."""
+    """Return the numbers of this process's open descriptors, without that of the listing itself."""
     numbers = set()
     for number in map(int, os.listdir(DESCRIPTORS)):
         try:
@@ -44,7 +44,7 @@ def open_descriptors():
 
 @pytest.fixture(autouse=True)
 def no_descriptor_leaks():
-    """Every descriptor that a test opened is closed when it ends."""
+    """Check that a test closes every descriptor that it opens."""
     if not DESCRIPTORS.is_dir():
         yield
         return
@@ -58,7 +58,7 @@ def no_descriptor_leaks():
 
 @pytest.fixture
 def wire(request):
-    """Open wires by kind, `wire("tcp")`, and close what the test leaves open."""
+    """Return a function that opens a wire of a kind, ``wire("tcp")``. All wires are closed after the test."""
     opened = []
 
     def open_wire(kind, *, blocking=True, output=False):
@@ -72,19 +72,22 @@ def wire(request):
 
 @pytest.fixture(params=["pipe", "socketpair", "tcp", "pty"])
 def pair(request, wire):
-    """A wire of each kind on which a reader can be made to wait."""
+    """Return a wire of each kind on which a read can block."""
     return wire(request.param)
 
 
 @pytest.fixture
 def stream(wire):
-    """A wire with both directions, on which what is sent has arrived at once."""
+    """Return a bidirectional wire on which sent data arrives immediately."""
     return wire("socketpair")
 
 
 @pytest.fixture
 def background():
-    """Run a function in a thread, `background(function, *args)`; the join is bounded and its error raised."""
+    """Return a function that runs another in a thread, ``background(function, *args)``.
+
+    After the test the thread is joined, with a timeout, and its exception is raised.
+    """
     started = []
 
     def start(function, *arguments):
@@ -104,25 +107,26 @@ def background():
     yield start
     for thread, errors in started:
         thread.join(30)
-        assert not thread.is_alive(), "a thread of the test did not end"
+        assert not thread.is_alive(), "a thread of the test is still running"
         if errors:
             raise errors[0]
 
 
 class Alarm(Exception):
-    """What the raising signal handler raises."""
+    """Raised by a signal handler."""
 
 
 def do_nothing(signum, frame):
-    """Handle a signal that nobody waits for any more."""
+    """Handle a signal that arrives after the test."""
 
 
 @pytest.fixture
 def on_alarm():
-    """Have a handler run after some seconds, `on_alarm(handler, 0.01)`, or again and again, with an interval.
+    """Return a function that runs a signal handler after some seconds, ``on_alarm(handler, 0.01)``.
 
-    A signal that comes just before a system call does not end its wait; so the timer rings until the handler has run.
-    The cyclic collector rests meanwhile: in a callback that it calls, what the handler raises would reach nobody.
+    With an interval the handler runs repeatedly. Without one, the timer repeats until the handler has run once, because
+    a signal that arrives just before a system call does not interrupt it. The cyclic garbage collector is disabled: an
+    exception that the handler raises in one of its callbacks would not reach the test.
     """
     before = signal.getsignal(signal.SIGALRM)
     gc.disable()
@@ -140,8 +144,8 @@ def on_alarm():
         signal.setitimer(signal.ITIMER_REAL, first, interval or first)
 
     yield arm
-    # A last signal may be on its way: it is for the test's handler, until the one that does nothing is in place, and
-    # Python complains of a signal for which there is no handler any more.
+    # A last signal may be pending. It may still run the test's handler, which may raise, so repeat until the handler is
+    # replaced. The timer is stopped only then, because Python reports a pending signal that has no handler.
     while signal.getsignal(signal.SIGALRM) is not do_nothing:
         with contextlib.suppress(Exception, KeyboardInterrupt):
             signal.signal(signal.SIGALRM, do_nothing)
@@ -152,7 +156,7 @@ def on_alarm():
 
 @pytest.fixture
 def alarm(on_alarm):
-    """Have a signal handler raise Alarm after some seconds: `alarm(0.002)`; `alarm.error` is what it raises."""
+    """Return a function that raises ``alarm.error`` in a signal handler after some seconds, ``alarm(0.002)``."""
 
     def ring(signum, frame):
         raise Alarm
@@ -166,22 +170,26 @@ def alarm(on_alarm):
 
 @pytest.fixture
 def storm(on_alarm):
-    """Have a handler raise now and then, `storm(chance, interval)`, and make calls under it, `storm.attempt(call)`."""
+    """Return a function that starts a signal handler that raises at random, ``storm(chance, interval)``.
+
+    ``storm.attempt(call)`` makes a call that the handler may interrupt.
+    """
 
     def start(chance, interval):
         def ring(signum, frame):
             if start.armed and chance.random() < 0.5:
-                start.armed = False  # once for each attempt, so that nothing is raised outside of it
+                start.armed = False  # once for each attempt, and never outside of one
                 raise Alarm
 
         on_alarm(ring, interval, interval)
 
     def attempt(call):
-        """The result of the call and None, or None and its error. No result is lost between the call and here."""
+        """Make a call and return (result, None), or (None, exception) if the call did not return."""
         results = []
         try:
             start.armed = True
-            results.extend(itertools.islice(iter(call, attempt), 1))  # C code only: no handler runs in between
+            # Only C code: no handler runs between the return of the call and the storing of its result.
+            results.extend(itertools.islice(iter(call, attempt), 1))
             start.armed = False
         except Exception as error:
             start.armed = False
@@ -198,7 +206,10 @@ def storm(on_alarm):
 
 @pytest.fixture
 def child():
-    """Run Python code in a child process, warnings as errors: what it printed. It must end with status 0."""
+    """Return a function that runs Python code in a child process and returns its output.
+
+    Warnings are errors, and an exit status other than 0 fails the test.
+    """
 
     def run(code, *arguments, timeout=60):
         done = subprocess.run(

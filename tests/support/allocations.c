@@ -1,8 +1,9 @@
-/* Preloaded by test_failing_allocations.py: n allocations fail, from the k-th after allocation_arm(k, n) on, whoever
- * makes them: C, Python (with PYTHONMALLOC=malloc) or the C library itself, in every thread but the one that armed, and
- * in a forked child. allocation_fired() says whether one has.
+/* A shim, preloaded by test_failing_allocations.py, that makes allocations fail: n of them, beginning with the k-th
+ * after allocation_arm(k, n). It covers those of C code, of Python (with PYTHONMALLOC=malloc) and of the C library, in
+ * all threads but the one that called allocation_arm(), and in forked children. allocation_fired() reports whether one
+ * has failed.
  *
- * glibc's names for its own functions are used, for dlsym() allocates.
+ * It calls the internal functions of glibc, because dlsym() allocates memory.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,8 +1,8 @@
-"""Run by test_faults.py in a child process, with faults.c preloaded: every fault at every call of each scenario.
+"""Every fault at every system call of each scenario; run by test_faults.py in a child process with faults.c preloaded.
 
-A scenario moves DATA and goes on after each error as the contract says it can. For every k it is run again with the
-k-th call failing, until a run has fewer calls than k; after each run the bytes are complete and in order, and no
-descriptor is left open. Prints how many faults were made, by scenario.
+A scenario transfers DATA and continues after each error as documented. It is run with the k-th call failing for
+k = 1, 2, ... until it makes fewer than k calls. After each run the data must be complete and in order, and no
+descriptor may be open. Prints the number of injected faults of each scenario.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ shim = ctypes.CDLL(None)
 
 
 class Fault:
-    """The fault of one run: `error` at the k-th `call` after arm()."""
+    """The fault of one run: ``error`` at the k-th ``call`` after ``arm()``."""
 
     def __init__(self, call, k, error):
         self.what = call, k, error
@@ -43,7 +43,7 @@ class Fault:
 
 
 def reading(make_pair, read):
-    """Read DATA, all of it sent before, to the end."""
+    """Return a scenario that reads DATA, which has been sent completely, up to EOF."""
 
     def scenario(fault):
         ours, theirs = make_pair()
@@ -67,7 +67,7 @@ def reading(make_pair, read):
 
 
 def dripping(fault):
-    """Read lines that come in pieces, so that nearly every read has to wait."""
+    """Read lines that arrive in pieces, so that nearly every read has to wait."""
     ours, theirs = socket.socketpair()
     thread = threading.Thread(target=drip, args=(theirs,))
     rio = Rio(ours, timeout=60)
@@ -91,11 +91,11 @@ def drip(sock):
     with sock:
         for start in range(0, len(DATA), 60):
             sock.sendall(DATA[start : start + 60])
-            select.select([], [], [], 0.0005)  # the pace of the peer, no wait for anything
+            select.select([], [], [], 0.0005)  # the pace of the peer, not a wait for a condition
 
 
 def draining(fault):
-    """Send more than the socket takes to a peer that reads slowly, so that writes have to wait."""
+    """Send more than the socket buffer holds to a peer that reads slowly, so that writes have to wait."""
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     data = DATA * 20
@@ -122,7 +122,7 @@ def readinto(rio):
 
 
 def writing(make_pair, write):
-    """Write DATA in pieces and go on after each error from where it says."""
+    """Return a scenario that writes DATA in pieces and continues after each error at ``characters_written``."""
 
     def scenario(fault):
         theirs, ours = make_pair()
@@ -166,7 +166,7 @@ def write_and_writen(rio, piece):
 
 
 def tied(fault):
-    """Echo DATA line by line with the two ends of one Rio: what a read sends is subject to faults, too."""
+    """Echo DATA line by line on one Rio, so that faults also hit the output that a read sends."""
     ours, theirs = socket.socketpair()
     theirs.sendall(DATA)
     theirs.shutdown(socket.SHUT_WR)
@@ -193,7 +193,7 @@ def tied(fault):
 
 
 def echoing(framing):
-    """echo() to its end, or to an error that says what went back and what did not."""
+    """Return a scenario that runs ``echo()`` to EOF, or to an error that reports what was echoed and what was not."""
 
     def scenario(fault):
         ours, theirs = socket.socketpair()
@@ -217,14 +217,14 @@ def echoing(framing):
 
 
 def serving(engine, framing="line"):
-    """A server in which a call fails in a way that passes still serves everybody."""
+    """Return a scenario in which a server serves all clients although a call fails temporarily."""
 
     def scenario(fault):
         with EchoServer(engine=engine, framing=framing, drain_timeout=10.0) as server:
             fault.arm()
             for address in server.addresses * 2:
                 with socket.create_connection(address[:2], timeout=30) as sock:
-                    for start in range(0, len(DATA), 333):  # lines are cut, and kept in part
+                    for start in range(0, len(DATA), 333):  # not at line boundaries, so that partial lines are kept
                         sock.sendall(DATA[start : start + 333])
                     sock.shutdown(socket.SHUT_WR)
                     assert Rio(sock).read() == DATA
@@ -272,7 +272,7 @@ SCENARIOS["a slow reader"] = (draining, {POLL: POLL_FAULTS})
 PASSING = [SHORT, errno.EINTR, errno.EAGAIN]
 for engine in ("iterative", "thread", "process", "event"):
     faults = {ACCEPT: ACCEPT_FAULTS}
-    if engine == "process":  # what happens in the children is as with the others
+    if engine == "process":  # the calls in its children are those of the other engines
         faults |= {FORK: [errno.EAGAIN, errno.ENOMEM], PIPE: [errno.EMFILE, errno.ENFILE]}
     if engine == "event":
         faults |= {RECV: PASSING, SEND: PASSING, SENDMSG: PASSING, EPOLL_WAIT: [errno.EINTR]}
@@ -291,7 +291,7 @@ def main():
                     try:
                         scenario(fault)
                         fault.disarm()
-                        assert set(os.listdir("/proc/self/fd")) == before, "a descriptor is left open"
+                        assert set(os.listdir("/proc/self/fd")) == before, "a descriptor is still open"
                     except BaseException as failure:
                         failure.add_note(f"{name}: {fault}")
                         raise
@@ -300,7 +300,7 @@ def main():
                     made += 1
                     k += 1
         print(f"{name}: {made}")
-        assert made, f"{name}: no fault was made"
+        assert made, f"{name}: no fault was injected"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-/* Preloaded by test_faults.py: the k-th of the calls below, counted from fault_arm(), goes wrong in a chosen way.
+/* A shim, preloaded by test_faults.py, that injects a fault into the k-th of the calls below after fault_arm().
  *
- * fault_arm(call, k, error): call is the name's index in NAMES, or -1 for any of them; error is an errno, or -1 for
- * "short": one byte is moved. fault_fired() says whether the k-th call came before fault_disarm().
+ * fault_arm(call, k, error): call is a value of the enum below, or -1 for any of them; error is an errno, or -1 to
+ * transfer only one byte. fault_fired() reports whether the k-th call was made before fault_disarm().
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -34,7 +34,7 @@ int fault_fired(void)
     return fired;
 }
 
-/* 0: go on; -1: fail, errno is set; 1: be short. */
+/* Returns 0 to make the real call, -1 to fail with errno, 1 to transfer only one byte. */
 static int fault(int call)
 {
     if (armed_call != call && armed_call != -1)

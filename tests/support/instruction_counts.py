@@ -1,8 +1,8 @@
-"""Machine instructions per operation, counted by valgrind: exact where times on a busy machine are not.
+"""Machine instructions per operation, counted by valgrind: exact, unlike times on a busy machine.
 
-What is counted is what runs inside this project's extension modules and what they call, and nothing of the
-interpreter. `python tests/support/instruction_counts.py` shows the counts beside the recorded ones; with `--record` it
-records them, which is to be done, and said in the commit, when a change is meant to alter them.
+Counts the instructions of this project's extension modules and of the functions that they call, without those of the
+interpreter. ``python tests/support/instruction_counts.py`` prints the counts and the recorded ones; ``--record``
+records them. Use it for a change that is meant to alter them, and give the reason in the commit message.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ import rioecho
 
 RECORDED = Path(__file__).with_suffix(".json")
 LINE = b"x" * 63 + b"\n"
-LINES = 500  # operations counted of each kind
+LINES = 500  # number of operations of each kind
 DEPTH = 32  # lines in flight on the loop's busy connection
 
-#: What the counts depend on beside this project: its own objects are Python's, and it is compiled as Python was.
+#: The compiler options of Python, on which the counts depend: extension modules are compiled with them too.
 OPTIMIZED = re.findall(
     r"-O\w|--enable-optimizations|--with-lto",
     f"{sysconfig.get_config_var('PY_CFLAGS')} {sysconfig.get_config_var('CONFIG_ARGS')}",
@@ -39,14 +39,14 @@ VALGRIND = [
     "valgrind",
     "--tool=callgrind",
     "--collect-atstart=no",
-    "--toggle-collect=__pyx_pw_7rioecho*",  # a Python function or method of ours, from its call to its return
-    "--dump-before=getppid",  # what mark() calls
+    "--toggle-collect=__pyx_pw_7rioecho*",  # the Python functions and methods of this project
+    "--dump-before=getppid",  # called by mark()
     "--combine-dumps=no",
 ]
 
 
 def mark():
-    """Begin another count."""
+    """Begin a new count."""
     os.getppid()
 
 
@@ -90,7 +90,7 @@ LOOP = {"nothing": (0, 1), "1 in flight": (LINES, 1), f"{DEPTH} in flight": (LIN
 
 
 def child(descriptors):
-    """Do each operation of a Rio between two marks, and run the loop on each descriptor between two."""
+    """Run each operation of a Rio, and the event loop on each descriptor, between two marks."""
     from rioecho import Rio
     from rioecho._server.eventloop import EventLoop
 
@@ -123,7 +123,7 @@ def child(descriptors):
 
 
 def talk(sock, rounds, depth):
-    """Have lines echoed, `depth` of them at a time."""
+    """Send lines, ``depth`` of them at a time, and receive their echo."""
     with sock:
         for _ in range(rounds):
             sock.sendall(LINE * depth)
@@ -131,12 +131,12 @@ def talk(sock, rounds, depth):
             while left:
                 got = len(sock.recv(left))
                 if not got:
-                    return  # the child has died: what it printed says more
+                    return  # the child has exited; its stderr has the reason
                 left -= got
 
 
 def count(timeout=120):
-    """Count: instructions per operation, by name."""
+    """Run valgrind and return the number of instructions per operation, by name."""
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         out = os.path.join(place, "counts")
         fds = []
@@ -159,7 +159,7 @@ def count(timeout=120):
             raise RuntimeError(f"the counted program failed: {run.stderr.decode()}")
         for thread in threads:
             thread.join(timeout)
-        # Part 2k+1 is what came before the k-th measurement, part 2k+2 the measurement.
+        # Part 2k+2 of valgrind's output is the k-th measurement, part 2k+1 what ran before it.
         totals = []
         for part in range(2, 2 * (len(RIO) + len(LOOP)) + 1, 2):
             with open(f"{out}.{part}") as file:
@@ -172,7 +172,7 @@ def count(timeout=120):
 
 
 def recorded():
-    """Give the recorded counts of this platform, or None."""
+    """Return the recorded counts of this platform, or None."""
     try:
         return json.loads(RECORDED.read_text()).get(PLATFORM)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Run by test_faults.py in a child process: the k-th allocation fails, for every k of each scenario.
+"""A failure of every allocation of each scenario; run by test_faults.py in a child process.
 
-A MemoryError loses nothing: the call is made again and goes on. The test's own bookkeeping allocates nothing while the
-allocator is failing: the results go into places that are there already.
+A MemoryError loses no data: the call is repeated and continues. While allocations fail, the test itself must not
+allocate memory, so it stores results in a list of fixed length.
 """
 
 import os
@@ -112,7 +112,7 @@ SCENARIOS = {
     "echo": echoing,
 }
 
-# From 3.14 on set_nomemory lets raw allocations alone, and these scenarios make no other.
+# Since Python 3.14 set_nomemory does not affect raw allocations, and these scenarios make no others.
 OUT_OF_REACH = {"readinto"} if sys.version_info >= (3, 14) else set()
 
 
@@ -121,7 +121,7 @@ def main():
         before = set(os.listdir("/proc/self/fd"))
         made = passed = 0
         k = 0
-        while passed < 20:  # in a row: the allocations of this file's own code fail, too, and raise elsewhere
+        while passed < 20:  # in a row, because allocations of this file's own code fail as well and raise elsewhere
             k += 1
             try:
                 failed = scenario(k)
@@ -131,7 +131,7 @@ def main():
             passed = 0 if failed else passed + 1
             made += failed
         assert made or name in OUT_OF_REACH, f"{name}: no allocation failed"
-        assert set(os.listdir("/proc/self/fd")) == before, f"{name}: a descriptor is left open"
+        assert set(os.listdir("/proc/self/fd")) == before, f"{name}: a descriptor is still open"
         print(f"{name}: {made}")
 
 

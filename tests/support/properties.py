@@ -1,4 +1,4 @@
-"""Hypothesis, or what skips the tests that need it where no wheel of it exists and it cannot be compiled."""
+"""Hypothesis, or a replacement that skips the tests that need it, for platforms where it cannot be installed."""
 
 import pytest
 
@@ -6,13 +6,13 @@ try:
     from hypothesis import HealthCheck, given, settings
     from hypothesis import strategies as st
 
-    # How busy the machine is decides nothing.
+    # Tests must not fail because the machine is busy.
     settings.register_profile("suite", deadline=None, suppress_health_check=list(HealthCheck))
     settings.load_profile("suite")
 except ModuleNotFoundError:
 
     class Nothing:
-        """Stands for every strategy: whatever is done with it gives it back."""
+        """A stand-in for any strategy: every operation on it returns it."""
 
         def __getattr__(self, name):
             return self

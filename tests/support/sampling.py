@@ -1,12 +1,12 @@
-"""Which cases of a test with several parameters run by default. The rest are slow: ``pytest -m ""`` runs them as well.
+"""The selection of cases of a test with several parameters for the default run. ``pytest -m ""`` runs all cases.
 
-Two parameters of five values make 25 cases, and nearly always it is one value that fails, not a pair. So of a test's
-cases the default run takes a few in which each value of each parameter occurs, those of fixtures included; a list of
-tuples for several names at once is one parameter, and runs whole.
+Two parameters of five values make 25 cases, but a failure nearly always depends on one value, not on a pair. So the
+default run selects a few cases in which each value of each parameter occurs, including the parameters of fixtures, and
+marks the others as slow. A list of tuples for several names is one parameter, so all its tuples occur.
 
-Cases that have the mark by themselves, ``pytest.param("pty", marks=pytest.mark.slow)``, are never among them. A test
-whose cases are long says ``@pytest.mark.sampled(2)``: no more than two of these. Which ones depends on its name, so
-that tests with the same parameters, the engines say, take different ones.
+Cases that are marked as slow, ``pytest.param("pty", marks=pytest.mark.slow)``, are never selected. A test with long
+cases limits the number of selected ones to two with ``@pytest.mark.sampled(2)``. The choice depends on its name, so
+that tests with the same parameters, for example the engines, run different cases.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ import pytest
 
 
 def covering(cases):
-    """Choose few of the sets so that their union is that of all: the positions, the first that adds most first."""
+    """Return the positions of a few sets whose union is that of all sets (greedy set cover)."""
     numbers = defaultdict(lambda: len(numbers))
     cases = [{numbers[value] for value in case} for case in cases]
     missing = set(range(len(numbers)))
@@ -29,7 +29,7 @@ def covering(cases):
 
 
 def identity(value):
-    """Return what tells a value from others: the value itself, if it can be a key."""
+    """Return a key that identifies a value: the value itself if it is hashable."""
     try:
         hash(value)
     except (TypeError, ValueError):
@@ -38,7 +38,7 @@ def identity(value):
 
 
 def parameters(case):
-    """Return the parameters of a case with their values: names that are given together are one parameter."""
+    """Return the parameters of a case with their values. Names that are parametrised together are one parameter."""
     left = dict(case.callspec.params)
     found = set()
     for marker in case.iter_markers("parametrize"):
@@ -49,7 +49,7 @@ def parameters(case):
 
 
 def mark_the_rest_slow(items):
-    """Mark as slow the cases that the default run leaves out."""
+    """Mark the cases that are not selected as slow."""
     tests = defaultdict(list)
     for item in items:
         if hasattr(item, "callspec") and not item.get_closest_marker("slow"):

@@ -1,4 +1,4 @@
-"""Scripts of this folder that make calls or allocations fail, one after the other, in a process of their own."""
+"""Running the scripts of this directory that make each call or allocation fail, in a child process."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def run_script(name, *arguments, timeout=100, **environment):
-    """Run a script of this folder; return what it printed, and what is on stderr if it says nothing wrong."""
+    """Run a script of this directory in a child process and return the completed process. Its status must be 0."""
     done = subprocess.run(
         [sys.executable, "-P", "-X", "faulthandler", HERE / name, *map(str, arguments)],
         capture_output=True,
@@ -25,11 +25,11 @@ def run_script(name, *arguments, timeout=100, **environment):
 
 
 def preloaded(source, folder):
-    """Compile a shim of this folder; return the value of LD_PRELOAD that has it."""
+    """Compile a shim of this directory into ``folder`` and return a value of LD_PRELOAD that loads it."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        pytest.skip("no C compiler to build the shim with")
+        pytest.skip("no C compiler is installed")
     shim = folder / Path(source).with_suffix(".so")
     subprocess.run([*compiler.split(), "-shared", "-fPIC", "-o", shim, HERE / source, "-ldl"], check=True)
-    # Behind what is preloaded already: a sanitizer's runtime has to come first.
+    # After the libraries that are preloaded already: a sanitizer's runtime must be the first.
     return f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip()

@@ -1,6 +1,6 @@
-"""The public names as type checkers see them. Checked by mypy --strict and pyright (test_typing.py), never run.
+"""The types of the public names. Checked by mypy --strict and pyright (test_typing.py), never run.
 
-A line with a `type: ignore` is a mistake that the types must catch: where they do not, the comment is an error.
+A line with a ``type: ignore`` is an error that the type checker must report; if it does not, the comment is an error.
 """
 
 import io
@@ -71,13 +71,13 @@ def read(rio: Rio) -> None:
     assert_type(rio.readinto1(memoryview(bytearray(10)), timeout=1), int)
     assert_type(iter(rio), Rio)
     assert_type(next(rio), bytes)
-    assert_type([line for line in rio], list[bytes])  # noqa: C416, it is the loop that is typed
+    assert_type([line for line in rio], list[bytes])  # noqa: C416, the loop itself is checked
     rio.readline(1.5)  # type: ignore[arg-type]
     rio.readline(100, 1.5)  # type: ignore[call-arg]
     rio.readuntil("\n")  # type: ignore[arg-type]
     rio.readexactly()  # type: ignore[call-arg]
     rio.readexactly(None)  # type: ignore[arg-type]
-    rio.readinto(b"read-only, which the types of a buffer cannot say")
+    rio.readinto(b"read-only, which the type of a buffer cannot express")
     rio.readinto("text")  # type: ignore[arg-type]
     rio.read(timeout="1")  # type: ignore[arg-type]
 
@@ -107,7 +107,7 @@ def write(rio: Rio) -> None:
     rio.writelines(["text"])  # type: ignore[list-item]
 
 
-# ---- the descriptor and the end
+# ---- the descriptor and closing
 
 
 def end(rio: Rio) -> None:
@@ -218,7 +218,7 @@ def errors(rio: Rio) -> None:
     LineTooLong("text", 1)  # type: ignore[arg-type]
 
 
-# ---- the book's names
+# ---- the book's functions
 
 
 def book(sock: socket.socket) -> None:
