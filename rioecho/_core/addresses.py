@@ -57,16 +57,16 @@ def describe_error(exc: OSError, what: str) -> OSError:
 
 def check_host(host: Path) -> str:
     if not isinstance(host, str):
-        raise TypeError(f"a host name is text, not {type(host).__name__}")
+        raise TypeError(f"a host name must be a str, not {type(host).__name__}")
     if "\0" in host:  # getaddrinfo would look up only the part before it
-        raise ValueError(f"a NUL in the host name {host!r}")
+        raise ValueError(f"the host name contains a NUL: {host!r}")
     return host
 
 
 def check_path(path: Path) -> str | bytes:
     path = os.fspath(path)
     if 0 in os.fsencode(path)[1:]:  # a leading NUL means an abstract name (Linux); any other would truncate the path
-        raise ValueError(f"a NUL inside the path of a unix socket: {path!r}")
+        raise ValueError(f"the path of a unix socket contains a NUL: {path!r}")
     return path
 
 
@@ -81,11 +81,11 @@ def check_port(port: int | str) -> int | str:
             return port
         number = int(port) if port.isascii() and port.isdigit() else -1
     elif isinstance(port, bool) or not hasattr(port, "__index__"):
-        raise TypeError(f"a port is an int or text, not {type(port).__name__}")
+        raise TypeError(f"a port must be an int or a str, not {type(port).__name__}")
     else:
         number = operator.index(port)
     if not 0 <= number <= 65535:
-        raise ValueError(f"a port is a number from 0 to 65535 or the name of a service, not {port!r}")
+        raise ValueError(f"a port must be a number from 0 to 65535 or a service name, not {port!r}")
     return number
 
 

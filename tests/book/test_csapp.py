@@ -373,9 +373,9 @@ def test_text_that_cannot_be_decoded_is_a_failure_of_fgets(capsys):
 
 
 INVALID_ADDRESSES = {
-    "Open_clientfd": (lambda: csapp.Open_clientfd("127.0.0.1", 70000), "a port is a number from 0 to 65535 or"),
-    "Open_listenfd": (lambda: csapp.Open_listenfd("-1"), "a port is a number from 0 to 65535 or"),
-    "Getaddrinfo": (lambda: csapp.Getaddrinfo("127.0.0.1\0.x", 80), "a NUL in the host name"),
+    "Open_clientfd": (lambda: csapp.Open_clientfd("127.0.0.1", 70000), "a port must be a number from 0 to 65535 or"),
+    "Open_listenfd": (lambda: csapp.Open_listenfd("-1"), "a port must be a number from 0 to 65535 or"),
+    "Getaddrinfo": (lambda: csapp.Getaddrinfo("127.0.0.1\0.x", 80), "the host name contains a NUL"),
 }
 
 

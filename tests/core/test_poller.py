@@ -1,4 +1,4 @@
-"""The six functions of _core/poller.pxd over epoll(7) and over poll(2): both tell the same, and each has its turn."""
+"""The poller (_core/poller.pxd) over epoll(7) and over poll(2): both report the same events, and both are fair."""
 
 import contextlib
 import errno
@@ -75,7 +75,7 @@ IN, OUT, ERR, HUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHU
 
 
 @pytest.fixture(scope="module", autouse=True)
-def room_for_many_descriptors():
+def many_descriptors_allowed():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 2000:
         resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
@@ -91,7 +91,7 @@ def module(tmp_path_factory):
 @pytest.fixture(params=["epoll", "poll"])
 def without_epoll(request):
     if request.param == "epoll" and sys.platform != "linux":
-        pytest.skip("no epoll here")
+        pytest.skip("this system has no epoll")
     return request.param == "poll"
 
 
@@ -112,7 +112,7 @@ def pair():
 
 @pytest.fixture
 def copies():
-    """Have more descriptors of the same open file, `copies(fd, n)`; they are closed at the end."""
+    """Return a function that duplicates a descriptor n times, ``copies(fd, n)``. The test's end closes the copies."""
     with contextlib.ExitStack() as stack:
 
         def copy(fd, n):
@@ -129,15 +129,15 @@ def close_if_open(fd):
         os.close(fd)
 
 
-def told_alone(fd, events):
-    """What poll(2) says of one descriptor."""
+def poll_one(fd, events):
+    """Return the events that poll(2) reports for one descriptor."""
     ready = select.poll()
     ready.register(fd, events)
     return dict(ready.poll(0)).get(fd, 0)
 
 
 @pytest.mark.sampled(1)
-def test_the_pointer_comes_back_with_the_events(poller, pair):
+def test_the_pointer_is_returned_with_the_events(poller, pair):
     ours, theirs = pair
     poller.add(ours.fileno(), IN, 0xABCDEF0123)
     assert poller.wait() == []
@@ -145,7 +145,7 @@ def test_the_pointer_comes_back_with_the_events(poller, pair):
     assert poller.wait() == [(0xABCDEF0123, IN)]
 
 
-def test_only_the_events_that_were_asked_for_are_told(poller, pair):
+def test_only_the_requested_events_are_reported(poller, pair):
     ours, theirs = pair
     theirs.send(b"x")
     poller.add(ours.fileno(), OUT, 1)
@@ -156,14 +156,14 @@ def test_only_the_events_that_were_asked_for_are_told(poller, pair):
     assert poller.wait() == []
 
 
-def test_modify_gives_another_pointer_too(poller, pair):
+def test_modify_replaces_the_pointer(poller, pair):
     ours, _ = pair
     poller.add(ours.fileno(), OUT, 1)
     poller.modify(ours.fileno(), OUT, 2)
     assert poller.wait() == [(2, OUT)]
 
 
-def test_what_is_not_read_is_told_of_again(poller, pair):
+def test_unread_input_is_reported_again(poller, pair):
     ours, theirs = pair
     poller.add(ours.fileno(), IN, 1)
     theirs.send(b"xy")
@@ -175,7 +175,7 @@ def test_what_is_not_read_is_told_of_again(poller, pair):
     assert poller.wait() == []
 
 
-def test_a_removed_descriptor_is_not_told_of(poller, pair):
+def test_a_removed_descriptor_is_not_reported(poller, pair):
     ours, theirs = pair
     for sock in pair:
         poller.add(sock.fileno(), OUT, sock.fileno())
@@ -193,7 +193,7 @@ def test_adding_twice_is_eexist_and_changes_nothing(poller, pair):
     assert poller.wait() == [(1, OUT)]
 
 
-def test_changing_or_removing_what_is_not_there_is_enoent(poller, pair):
+def test_modifying_or_removing_an_unknown_descriptor_is_enoent(poller, pair):
     ours, theirs = pair
     poller.add(ours.fileno(), OUT, 1)
     for call in (lambda: poller.modify(theirs.fileno(), IN, 2), lambda: poller.remove(theirs.fileno())):
@@ -217,7 +217,7 @@ def test_a_negative_descriptor_is_ebadf(poller, pair, fd):
     assert poller.wait() == [(1, OUT)]
 
 
-def test_a_hang_up_is_told_whatever_was_asked_for(poller):
+def test_a_hang_up_is_always_reported(poller):
     reader, writer = os.pipe()
     poller.add(reader, 0, 1)
     assert poller.wait() == []
@@ -227,7 +227,7 @@ def test_a_hang_up_is_told_whatever_was_asked_for(poller):
     os.close(reader)
 
 
-def test_an_error_is_told_whatever_was_asked_for(poller):
+def test_an_error_is_always_reported(poller):
     reader, writer = os.pipe()
     poller.add(writer, 0, 1)
     assert poller.wait() == []
@@ -237,7 +237,7 @@ def test_an_error_is_told_whatever_was_asked_for(poller):
     os.close(writer)
 
 
-def test_a_reset_is_told_as_an_error_with_input_and_hang_up(poller):
+def test_a_reset_is_reported_as_an_error_with_input(poller):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()
@@ -251,7 +251,7 @@ def test_a_reset_is_told_as_an_error_with_input_and_hang_up(poller):
         poller.remove(ours.fileno())
 
 
-def test_a_half_close_is_input_and_no_hang_up(poller, pair):
+def test_a_half_close_is_reported_as_input_and_not_as_a_hang_up(poller, pair):
     ours, theirs = pair
     poller.add(ours.fileno(), IN, 1)
     theirs.shutdown(socket.SHUT_WR)
@@ -260,7 +260,7 @@ def test_a_half_close_is_input_and_no_hang_up(poller, pair):
     assert poller.wait() == []
 
 
-def test_a_timeout_of_zero_never_waits(poller, pair):
+def test_a_timeout_of_zero_does_not_block(poller, pair):
     poller.add(pair[0].fileno(), IN, 1)
     start = time.monotonic()
     for _ in range(1000):
@@ -268,7 +268,7 @@ def test_a_timeout_of_zero_never_waits(poller, pair):
     assert time.monotonic() - start < 5
 
 
-def test_a_wait_without_events_takes_its_time_and_no_less(poller, pair):
+def test_a_wait_without_events_lasts_for_its_timeout(poller, pair):
     for _ in range(2):
         start = time.monotonic()
         assert poller.wait(20) == []
@@ -286,7 +286,7 @@ def test_a_wait_ends_when_something_is_ready(poller, pair, milliseconds):
     assert waiting.result() == [(1, IN)]
 
 
-def test_a_signal_ends_the_wait_with_eintr(poller, pair, on_alarm):
+def test_a_signal_interrupts_the_wait_with_eintr(poller, pair, on_alarm):
     poller.add(pair[0].fileno(), IN, 1)
     on_alarm(lambda *_: None, 0.005, 0.005)
     with pytest.raises(InterruptedError):
@@ -296,18 +296,18 @@ def test_a_signal_ends_the_wait_with_eintr(poller, pair, on_alarm):
 
 
 @pytest.mark.parametrize("extra", [-1, 0, 1, 257])
-def test_more_descriptors_than_are_told_at_once_each_have_their_turn(module, poller, pair, copies, extra):
+def test_each_of_more_descriptors_than_one_call_returns_is_reported_in_turn(module, poller, pair, copies, extra):
     fds = copies(pair[0].fileno(), module.MOST + extra)
     for fd in fds:
         poller.add(fd, OUT, fd)
     turns = -(-len(fds) // module.MOST)
     for _ in range(20):
         told = [data for _ in range(turns) for data, events in poller.wait()]
-        # Nobody who was ready is passed over for longer than it takes to tell of all the others.
+        # No ready descriptor waits longer than it takes to report all others.
         assert set(told) == set(fds)
 
 
-def test_each_has_its_turn_while_others_come_and_go(module, poller, pair, copies):
+def test_each_is_reported_in_turn_while_others_are_added_and_removed(module, poller, pair, copies):
     chance = random.Random(1)
     fds = copies(pair[0].fileno(), 3 * module.MOST)
     there, spare = set(fds[: 2 * module.MOST]), fds[2 * module.MOST :]
@@ -331,7 +331,7 @@ def test_each_has_its_turn_while_others_come_and_go(module, poller, pair, copies
     assert min(last.values()) > 90
 
 
-def test_a_number_that_is_used_again_is_another_descriptor(poller, pair):
+def test_a_reused_number_is_another_descriptor(poller, pair):
     ours, _ = pair
     for turn in range(1, 50):
         reader, writer = os.pipe()
@@ -340,7 +340,7 @@ def test_a_number_that_is_used_again_is_another_descriptor(poller, pair):
         assert poller.wait() == [(turn, IN)]
         poller.remove(reader)
         os.close(reader)
-        number = os.dup(ours.fileno())  # nothing to read there
+        number = os.dup(ours.fileno())  # nothing to read
         assert number == reader
         poller.add(number, IN, turn + 1000)
         assert poller.wait() == []
@@ -352,12 +352,12 @@ def test_a_number_that_is_used_again_is_another_descriptor(poller, pair):
     assert poller.wait() == []
 
 
-def test_nothing_is_told_of_a_removed_descriptor_whose_file_lives_on(poller, pair, copies):
+def test_a_removed_descriptor_is_not_reported_while_its_file_is_open(poller, pair, copies):
     ours, theirs = pair
     (fd,) = copies(ours.fileno(), 1)
     poller.add(fd, IN, 1)
     poller.remove(fd)
-    os.close(fd)  # the open file is still that of `ours`, as it would be a forked child's
+    os.close(fd)  # the open file description is still that of `ours`, as it may be that of a forked child
     theirs.send(b"x")
     assert poller.wait() == []
     (again,) = copies(ours.fileno(), 1)
@@ -366,7 +366,7 @@ def test_nothing_is_told_of_a_removed_descriptor_whose_file_lives_on(poller, pai
     assert poller.wait() == [(2, IN)]
 
 
-def test_a_high_number_among_low_ones(poller, pair):
+def test_a_high_descriptor_number_among_low_ones(poller, pair):
     ours, theirs = pair
     high = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 997)
     try:
@@ -396,7 +396,7 @@ def test_hundreds_of_descriptors_added_changed_and_removed_at_random(module, pol
             prepare(a, b)
             files.append(a.fileno())
         unused = [fd for file in files for fd in copies(file, 90)]
-        there = {}  # by descriptor: events and data
+        there = {}  # descriptor -> events and data
         for turn in range(3000):
             what = chance.random()
             events = chance.choice((0, IN, OUT, IN | OUT))
@@ -415,7 +415,7 @@ def test_hundreds_of_descriptors_added_changed_and_removed_at_random(module, pol
                 unused.append(fd)
             if turn % 100 == 99:
                 expected = sorted(
-                    (data, told) for fd, (events, data) in there.items() if (told := told_alone(fd, events))
+                    (data, told) for fd, (events, data) in there.items() if (told := poll_one(fd, events))
                 )
                 told = poller.wait()
                 if len(expected) <= module.MOST:
@@ -428,17 +428,17 @@ def test_hundreds_of_descriptors_added_changed_and_removed_at_random(module, pol
         assert poller.wait() == []
 
 
-def test_closing_again_does_nothing(module, without_epoll, pair):
+def test_closing_twice_has_no_effect(module, without_epoll, pair):
     made = module.Poller(without_epoll=without_epoll)
     made.add(pair[0].fileno(), OUT, 1)
     made.close()
-    strangers = os.pipe()  # with the numbers that it had
+    others = os.pipe()  # reuses the numbers of the closed descriptors
     made.close()
-    for fd in strangers:
-        os.close(fd)  # an error, had it been closed
+    for fd in others:
+        os.close(fd)  # fails if the second close() has closed it
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no epoll here")
+@pytest.mark.skipif(sys.platform != "linux", reason="this system has no epoll")
 def test_the_epoll_descriptor_is_close_on_exec_and_closed_at_the_end(module):
     made = module.Poller(without_epoll=False)
     fd = made.epoll

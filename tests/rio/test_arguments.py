@@ -1,4 +1,4 @@
-"""A bad argument is a clear ValueError or TypeError, and nothing has changed; so is a call of a closed Rio."""
+"""Invalid arguments, and calls on a closed Rio: a clear ValueError or TypeError, with nothing changed."""
 
 import enum
 import inspect
@@ -16,12 +16,12 @@ from rioecho import Rio
 HUGE = sys.maxsize + 1
 
 
-def shown(value):
-    """A short name for a value, without an address."""
+def short_repr(value):
+    """Return a short name for a value, without an address."""
     return type(value).__name__ if " at 0x" in repr(value) else f"{value!r:.24}"
 
 
-# Call, and the arguments it must refuse.
+# For each method, a call and the arguments that it must reject.
 SIZES = {
     "readline": (lambda rio, n: rio.readline(n), [1.0, "1", b"1", [], HUGE]),
     "readlines": (lambda rio, n: rio.readlines(n), [1.0, "1", HUGE]),
@@ -39,7 +39,7 @@ SIZES = {
     "writelines": (lambda rio, lines: rio.writelines(lines), [["text"], None, 4, [4]]),
 }
 BAD_SIZES = [
-    pytest.param(call, value, id=f"{name}({shown(value)})")
+    pytest.param(call, value, id=f"{name}({short_repr(value)})")
     for name, (call, values) in SIZES.items()
     for value in values
 ]
@@ -59,8 +59,8 @@ TIMED = {
 BAD_TIMEOUTS = [-1, -0.001, math.nan, -math.inf, "1", b"1", [], object(), 1j]
 
 
-def refused(rio, stream, call):
-    """The call raises ValueError or TypeError with a message, and moves no byte in either direction."""
+def assert_rejected(rio, stream, call):
+    """Check that a call raises ValueError or TypeError with a message and transfers no byte in either direction."""
     with pytest.raises((ValueError, TypeError)) as caught:
         call()
     assert not isinstance(caught.value, io.UnsupportedOperation)
@@ -72,29 +72,31 @@ def refused(rio, stream, call):
     assert stream.take_exactly(4) == b"ping"
 
 
-@pytest.mark.parametrize("held", [False, True], ids=["nothing held", "a line held"])
+@pytest.mark.parametrize("held", [False, True], ids=["empty buffer", "line buffered"])
 @pytest.mark.parametrize(("call", "value"), BAD_SIZES)
-def test_a_bad_argument_is_refused_and_changes_nothing(stream, call, value, held):
+def test_an_invalid_argument_is_rejected_and_changes_nothing(stream, call, value, held):
     rio = Rio(stream.near, bufsize=16)
     stream.feed(b"one\ntwo\n")
     if held:
         rio.fill(8)
-    refused(rio, stream, lambda: call(rio, value))
+    assert_rejected(rio, stream, lambda: call(rio, value))
     assert rio.read(4) == b"two\n"
 
 
-@pytest.mark.parametrize("held", [False, True], ids=["nothing held", "a line held"])
-@pytest.mark.parametrize("timeout", BAD_TIMEOUTS, ids=shown)
+@pytest.mark.parametrize("held", [False, True], ids=["empty buffer", "line buffered"])
+@pytest.mark.parametrize("timeout", BAD_TIMEOUTS, ids=short_repr)
 @pytest.mark.parametrize("call", TIMED.values(), ids=TIMED)
-def test_a_bad_timeout_is_refused_and_changes_nothing(stream, call, timeout, held):
+def test_an_invalid_timeout_is_rejected_and_changes_nothing(stream, call, timeout, held):
     rio = Rio(stream.near, bufsize=16)
     stream.feed(b"one\n")
     if held:
         rio.fill(4)
-    refused(rio, stream, lambda: call(rio, timeout=timeout))
+    assert_rejected(rio, stream, lambda: call(rio, timeout=timeout))
 
 
-@pytest.mark.parametrize("timeout", [None, 5, 5.0, Fraction(5), True, math.inf, 1e300, sys.maxsize, 10**400], ids=shown)
+@pytest.mark.parametrize(
+    "timeout", [None, 5, 5.0, Fraction(5), True, math.inf, 1e300, sys.maxsize, 10**400], ids=short_repr
+)
 @pytest.mark.parametrize("call", TIMED.values(), ids=TIMED)
 def test_any_other_number_of_seconds_is_a_timeout(stream, call, timeout):
     rio = Rio(stream.near)
@@ -123,25 +125,25 @@ def test_any_other_number_of_seconds_is_a_timeout(stream, call, timeout):
     ],
     ids=repr,
 )
-def test_a_bad_option_is_refused(stream, options):
+def test_an_invalid_option_is_rejected(stream, options):
     with pytest.raises((ValueError, TypeError)):
         Rio(stream.near, **options)
 
 
-@pytest.mark.parametrize("fd", [-1, 1.5, "0", None, object(), b"0"], ids=shown)
-def test_what_is_no_descriptor_is_refused(fd):
+@pytest.mark.parametrize("fd", [-1, 1.5, "0", None, object(), b"0"], ids=short_repr)
+def test_an_invalid_descriptor_is_rejected(fd):
     with pytest.raises((ValueError, TypeError)):
         Rio(fd)
 
 
-def test_options_are_given_by_name(stream):
+def test_options_are_keyword_only(stream):
     with pytest.raises(TypeError):
         Rio(stream.near, 8192)
     with pytest.raises(TypeError):
         Rio(stream.near).readline(1, 2)
 
 
-def test_a_descriptor_that_is_not_open_is_an_oserror():
+def test_a_descriptor_that_is_not_open_raises_oserror():
     with pytest.raises(OSError, match="Bad file descriptor"):
         Rio(100_000)
 
@@ -153,7 +155,7 @@ def test_a_subclass_of_int_is_a_descriptor(wire):
     assert Rio(numbers.STDIN, timeout=5).readline() == b"line\n"
 
 
-def test_numbers_that_know_how_to_be_an_index_are_sizes(stream):
+def test_objects_with_an_index_method_are_sizes(stream):
     class Four:
         def __index__(self):
             return 4
@@ -164,7 +166,7 @@ def test_numbers_that_know_how_to_be_an_index_are_sizes(stream):
     assert rio.readexactly(n=4) == b"efgh"
 
 
-@pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4]], ids=shown)
+@pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4]], ids=short_repr)
 def test_any_bytes_like_object_can_be_written_and_be_a_separator(stream, data):
     rio = Rio(stream.near, timeout=5)
     assert (rio.write(data), rio.writen(data)) == (3, 3)
@@ -176,7 +178,7 @@ def test_any_bytes_like_object_can_be_written_and_be_a_separator(stream, data):
 
 
 @pytest.mark.parametrize("make", [bytearray, lambda n: memoryview(bytearray(n))], ids=["bytearray", "memoryview"])
-def test_readinto_takes_any_writable_buffer_and_counts_bytes(stream, make):
+def test_readinto_accepts_any_writable_buffer_and_counts_bytes(stream, make):
     rio = Rio(stream.near, bufsize=4, timeout=5)
     stream.feed(b"0123456789")
     stream.end()
@@ -212,7 +214,7 @@ OPEN_ONLY = {
 
 @pytest.mark.parametrize("closing", [Rio.close, Rio.detach], ids=["closed", "detached"])
 @pytest.mark.parametrize("call", OPEN_ONLY.values(), ids=OPEN_ONLY)
-def test_a_closed_rio_refuses_and_says_so(stream, call, closing):
+def test_every_method_of_a_closed_rio_raises_value_error(stream, call, closing):
     rio = Rio(stream.near)
     stream.feed(b"line\n")
     rio.peek()
@@ -233,7 +235,7 @@ def test_a_stream_cannot_seek(stream, call):
     assert rio.seekable() is False
 
 
-def test_the_wrong_direction_is_an_unsupported_operation(wire):
+def test_using_the_wrong_direction_is_an_unsupported_operation(wire):
     out, into = wire("pipe", output=True), wire("pipe")
     writer, reader = Rio(out.near), Rio(into.near)
     assert (writer.readable(), writer.writable(), reader.readable(), reader.writable()) == (False, True, True, False)
@@ -251,7 +253,7 @@ def test_the_signatures_can_be_inspected():
     assert str(inspect.signature(Rio)) == f"(fd, *, {options})"
     assert set(rioecho.__all__) <= set(dir(rioecho))
     for name in rioecho.__all__:
-        if name != "ConcurrentCall":  # RuntimeError has none
+        if name != "ConcurrentCall":  # RuntimeError has no signature
             assert inspect.signature(getattr(rioecho, name))
     for name, method in vars(Rio).items():
         if not name.startswith("_") and callable(method):

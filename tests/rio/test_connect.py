@@ -17,7 +17,7 @@ from rioecho.sockets import LISTENQ, connect, open_clientfd, open_listenfd
 from support.peers import needs_ipv6
 
 LINUX = sys.platform.startswith("linux")
-LONG = 20.0  # seconds, for what does not happen unless something is broken
+LONG = 20.0  # timeout in seconds that expires only if the test fails
 
 
 @pytest.fixture(params=["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
@@ -26,7 +26,7 @@ def host(request):
 
 
 def listening(host, port=0, backlog=8):
-    """Make a listening socket of the standard library, which the tests hold against rioecho's."""
+    """Return a listening socket made with the standard library alone."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         if ":" in host:
@@ -48,7 +48,7 @@ def listener(host):
 
 @pytest.fixture
 def closed_port(host):
-    """Hold a port where nobody listens: it is bound, so that nobody else gets it."""
+    """Return a port on which no socket listens. It stays bound, so that no other process gets it."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.bind((host, 0))
         yield sock.getsockname()[1]
@@ -56,7 +56,7 @@ def closed_port(host):
 
 @pytest.fixture
 def full_listener():
-    """Make a listener whose queue is full: who connects now waits until somebody is accepted."""
+    """Return a listener whose listen queue is full, so that connecting blocks until a connection is accepted."""
     with listening("127.0.0.1", backlog=0) as sock:
         queued = fill(lambda: socket.socket(), sock.getsockname())
         yield sock
@@ -88,16 +88,16 @@ def fill(make, address):
             return queued
         except OSError as exc:
             sock.close()
-            pytest.skip(f"a full queue does not make clients wait here: {exc}")
+            pytest.skip(f"on this system clients do not wait for a full listen queue: {exc}")
         queued.append(sock)
     for sock in queued:
         sock.close()
-    pytest.skip("this queue does not get full")
+    pytest.skip("the listen queue of this system does not fill up")
 
 
 @pytest.fixture
 def resolves(monkeypatch):
-    """Let a name (and None) have these addresses, which no test can put into DNS."""
+    """Return a function that sets the addresses that ``many.test`` and ``None`` resolve to."""
     real = socket.getaddrinfo
 
     def resolve(*addresses):
@@ -111,20 +111,20 @@ def resolves(monkeypatch):
     return resolve
 
 
-def is_blocking_and_closed_on_exec(fd):
+def is_blocking_and_close_on_exec(fd):
     assert type(fd) is int
     return os.get_blocking(fd) and bool(fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC)
 
 
 def interrupted(on_alarm, call, seconds=0.05):
-    """Have a signal handler raise KeyboardInterrupt in the call, and return what is known of it."""
+    """Raise KeyboardInterrupt in a call from a signal handler, and return pytest's record of it."""
 
     def interrupt(*_):
         signal.setitimer(signal.ITIMER_REAL, 0)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        # Again and again, for one signal may come between Python's last look and the system call.
+        # Repeatedly, because a signal may arrive between Python's last check and the system call.
         on_alarm(interrupt, seconds, interval=0.05)
         call()
     return caught
@@ -133,11 +133,11 @@ def interrupted(on_alarm, call, seconds=0.05):
 # open_clientfd
 
 
-def test_client_descriptor_is_a_connected_blocking_int_that_no_child_gets(host, listener):
+def test_client_descriptor_is_a_connected_blocking_close_on_exec_int(host, listener):
     fd = open_clientfd(host, listener.getsockname()[1])
     server, _ = listener.accept()
     with server:
-        assert is_blocking_and_closed_on_exec(fd)
+        assert is_blocking_and_close_on_exec(fd)
         os.write(fd, b"hello")
         assert server.recv(16) == b"hello"
         os.close(fd)
@@ -153,7 +153,7 @@ def test_port_is_the_name_of_a_service():
     try:
         number = socket.getservbyname("echo", "tcp")
     except OSError:
-        pytest.skip("no list of services here")
+        pytest.skip("this system has no list of services")
     with pytest.raises(OSError, match="port echo") as by_name:
         open_clientfd("255.255.255.255", "echo")
     with pytest.raises(OSError, match=f"port {number}") as by_number:
@@ -171,21 +171,21 @@ def test_port_out_of_range_is_a_value_error_and_not_some_other_port(port):
 
 
 @pytest.mark.parametrize("port", [80.0, None, True, b"80", [80]], ids=repr)
-def test_port_of_another_type_is_a_type_error(port):
+def test_port_of_a_wrong_type_is_a_type_error(port):
     for function in (lambda: open_clientfd("127.0.0.1", port), lambda: open_listenfd(port)):
-        with pytest.raises(TypeError, match="a port is an int or text"):
+        with pytest.raises(TypeError, match="a port must be an int or a str"):
             function()
 
 
 @pytest.mark.parametrize("host", [None, b"localhost", 127, Path("localhost")], ids=repr)
-def test_host_of_another_type_is_a_type_error(host):
-    with pytest.raises(TypeError, match="a host name is text"):
+def test_host_of_a_wrong_type_is_a_type_error(host):
+    with pytest.raises(TypeError, match="a host name must be a str"):
         open_clientfd(host, 80)
-    with pytest.raises(TypeError, match="a host name is text"):
+    with pytest.raises(TypeError, match="a host name must be a str"):
         connect(host, 80)
 
 
-def test_nul_in_host_or_port_is_refused_where_getaddrinfo_would_stop_at_it(listener):
+def test_nul_in_host_or_port_is_rejected(listener):
     name, port = listener.getsockname()[:2]
     with pytest.raises(ValueError, match="NUL"):
         open_clientfd(f"{name}\0.example", port)
@@ -209,7 +209,7 @@ def test_name_without_an_address_is_a_gaierror_that_names_it(host):
 
 
 @pytest.mark.parametrize("host", ["..", "a" * 70 + ".x", "\udcff.example"], ids=ascii)
-def test_name_that_idna_refuses_is_a_gaierror_too(host):
+def test_name_that_idna_rejects_is_a_gaierror(host):
     with pytest.raises(socket.gaierror, match=r"cannot connect to .* port 80: not a host name") as caught:
         open_clientfd(host, 80)
     assert caught.value.errno == socket.EAI_NONAME
@@ -236,10 +236,10 @@ def test_last_error_is_raised_when_no_address_answers(resolves, host, closed_por
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LINUX, reason="where source ports are random it would take too many tries to meet one's own")
+@pytest.mark.skipif(not LINUX, reason="with random source ports it takes too many attempts")
 def test_connection_to_oneself_is_refused():
-    # The port of a connection that has gone: the kernel will offer it as a source port, in the course of one round
-    # through its range.
+    # The port of a closed connection. The kernel selects each port of its range in turn as the source port, so one of
+    # the attempts below connects to itself.
     with listening("127.0.0.1") as sock, socket.create_connection(sock.getsockname()) as client:
         port = client.getsockname()[1]
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
@@ -248,7 +248,7 @@ def test_connection_to_oneself_is_refused():
             open_clientfd("127.0.0.1", port)
 
 
-def test_default_timeout_of_the_socket_module_changes_nothing(host, listener):
+def test_default_timeout_of_the_socket_module_has_no_effect(host, listener):
     socket.setdefaulttimeout(5)
     try:
         client = open_clientfd(host, listener.getsockname()[1])
@@ -263,17 +263,17 @@ def test_default_timeout_of_the_socket_module_changes_nothing(host, listener):
         os.close(server)
 
 
-def test_signal_handler_that_raises_while_connecting_leaves_no_descriptor(full_listener, on_alarm):
+def test_signal_handler_that_raises_while_connecting_leaks_no_descriptor(full_listener, on_alarm):
     interrupted(on_alarm, lambda: open_clientfd(*full_listener.getsockname()))
 
 
 @pytest.mark.slow
-def test_signal_handler_that_returns_does_not_end_the_connecting(full_listener, on_alarm):
+def test_signal_handler_that_returns_does_not_abort_connecting(full_listener, on_alarm):
     calls = []
 
     def accept(*_):
         calls.append(1)
-        assert len(calls) < LONG / 0.02, "it waits for ever"
+        assert len(calls) < LONG / 0.02, "the call does not return"
         if len(calls) == 3:
             full_listener.accept()[0].close()
 
@@ -299,13 +299,13 @@ def port_of(fd):
         return sock.getsockname()[1]
 
 
-def test_listening_descriptor_is_a_blocking_int_that_no_child_gets(host):
+def test_listening_descriptor_is_a_blocking_close_on_exec_int(host):
     for fd in (open_listenfd(0), open_listenfd("0", host)):
-        assert is_blocking_and_closed_on_exec(fd)
+        assert is_blocking_and_close_on_exec(fd)
         os.close(fd)
 
 
-def test_without_a_host_one_descriptor_takes_both_families(host):
+def test_without_a_host_one_descriptor_accepts_both_families(host):
     fd = open_listenfd(0)
     with socket.create_connection((host, port_of(fd)), timeout=LONG):
         assert accepted(fd)[0] in (host, f"::ffff:{host}")
@@ -313,7 +313,7 @@ def test_without_a_host_one_descriptor_takes_both_families(host):
 
 
 def test_without_ipv6_it_listens_on_ipv4(resolves):
-    # The first is an address of no host at all (RFC 3849).
+    # The first address is reserved for documentation (RFC 3849).
     resolves("2001:db8::1", "0.0.0.0")  # noqa: S104
     fd = open_listenfd(0)
     with socket.create_connection(("127.0.0.1", port_of(fd)), timeout=LONG):
@@ -321,7 +321,7 @@ def test_without_ipv6_it_listens_on_ipv4(resolves):
     os.close(fd)
 
 
-def test_with_a_host_it_listens_there_and_nowhere_else(host):
+def test_with_a_host_it_listens_only_there(host):
     fd = open_listenfd(0, host)
     port = port_of(fd)
     with socket.create_connection((host, port), timeout=LONG):
@@ -332,22 +332,22 @@ def test_with_a_host_it_listens_there_and_nowhere_else(host):
     os.close(fd)
 
 
-def test_it_listens_on_the_first_address_that_can_be_had(resolves, host):
-    resolves("203.0.113.1", host)  # the first is of no host at all (RFC 5737)
+def test_it_listens_on_the_first_available_address(resolves, host):
+    resolves("203.0.113.1", host)  # the first is reserved for documentation (RFC 5737)
     fd = open_listenfd(0, "many.test")
     with socket.create_connection((host, port_of(fd)), timeout=LONG):
         assert accepted(fd)[0] == host
     os.close(fd)
 
 
-def test_last_error_is_raised_when_no_address_can_be_had(resolves):
+def test_last_error_is_raised_when_no_address_is_available(resolves):
     resolves("198.51.100.1", "203.0.113.1")
     with pytest.raises(OSError, match=r"cannot listen on many.test port 0: ") as caught:
         open_listenfd(0, "many.test")
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
-def test_port_in_use_is_refused_and_named(host):
+def test_port_in_use_is_an_error_that_names_it(host):
     for name, what in ((None, ""), (host, f"{host} ")):
         fd = open_listenfd(0, name)
         port = port_of(fd)
@@ -359,7 +359,7 @@ def test_port_in_use_is_refused_and_named(host):
 
 @needs_ipv6
 @pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])  # noqa: S104
-def test_port_that_only_one_family_has_in_use_is_refused(wildcard):
+def test_port_in_use_by_only_one_family_is_an_error(wildcard):
     with listening(wildcard) as sock:
         port = sock.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot listen on port {port}: ") as caught:
@@ -368,7 +368,7 @@ def test_port_that_only_one_family_has_in_use_is_refused(wildcard):
 
 
 @needs_ipv6
-def test_name_with_one_address_in_use_is_refused(resolves):
+def test_name_with_one_address_in_use_is_an_error(resolves):
     with listening("127.0.0.1") as sock:
         resolves("127.0.0.1", "::1")
         with pytest.raises(OSError, match=r"cannot listen on many.test") as caught:
@@ -376,17 +376,17 @@ def test_name_with_one_address_in_use_is_refused(resolves):
         assert caught.value.errno == errno.EADDRINUSE
 
 
-def test_port_can_be_had_again_at_once_after_the_server_closed_its_connections(host):
+def test_port_is_available_at_once_after_the_server_closed_its_connections(host):
     fd = open_listenfd(0, host)
     port = port_of(fd)
     with socket.create_connection((host, port), timeout=LONG) as client:
-        accepted(fd)  # and closed by the server first, whose end then lingers in TIME_WAIT
+        accepted(fd)  # the server closes first, so that its side is in TIME_WAIT
         assert client.recv(1) == b""
     os.close(fd)
     os.close(open_listenfd(port, host))
 
 
-def test_backlog_is_what_the_book_has_and_can_be_chosen(host):
+def test_backlog_is_that_of_the_book_and_can_be_set(host):
     assert LISTENQ == 1024
     fd = open_listenfd(0, host, backlog=0)
     os.close(fd)
@@ -420,26 +420,26 @@ def test_connection_is_owned_by_its_rio(host, listener):
         rio.writen(b"three\n")
         assert server.recv(16) == b"three\n"
         rio.close()
-        # With input unread the peer may see a reset in place of the end.
+        # The Rio had unread input, so the peer may receive a reset instead of EOF.
         with contextlib.suppress(ConnectionResetError):
             assert server.recv(16) == b""
 
 
-def test_small_messages_are_not_held_back(host, listener):
+def test_small_messages_are_not_delayed(host, listener):
     with connect(host, listener.getsockname()[1]) as rio:
         assert option(rio, socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize("timeout", [None, 5, 0.5, 1e9, float("inf")])
-def test_detached_socket_is_a_blocking_one(host, listener, timeout):
+def test_detached_socket_is_blocking(host, listener, timeout):
     sock, rest = connect(host, listener.getsockname()[1], timeout=timeout).detach()
     with sock:
         assert rest == b""
         assert sock.gettimeout() is None
-        assert is_blocking_and_closed_on_exec(sock.fileno())
+        assert is_blocking_and_close_on_exec(sock.fileno())
 
 
-def test_timeout_becomes_that_of_each_call_of_the_rio(host, listener):
+def test_timeout_becomes_the_timeout_of_each_call_on_the_rio(host, listener):
     with connect(host, listener.getsockname()[1], timeout=0.05) as rio:
         server, _ = listener.accept()
         with server:
@@ -459,7 +459,7 @@ def test_connecting_takes_no_longer_than_the_timeout(full_listener):
     assert caught.value.errno == errno.ETIMEDOUT
 
 
-def test_timeout_is_for_all_addresses_together(full_listener, resolves):
+def test_timeout_limits_all_addresses_together(full_listener, resolves):
     host, port = full_listener.getsockname()
     resolves(*[host] * 100)
     start = time.monotonic()
@@ -468,7 +468,7 @@ def test_timeout_is_for_all_addresses_together(full_listener, resolves):
     assert 0.2 <= time.monotonic() - start < 10
 
 
-def test_zero_timeout_never_waits(full_listener):
+def test_zero_timeout_does_not_block(full_listener):
     with pytest.raises(BlockingIOError, match=r"cannot connect to 127.0.0.1 port"):
         connect(*full_listener.getsockname(), timeout=0)
 
@@ -476,7 +476,7 @@ def test_zero_timeout_never_waits(full_listener):
 @pytest.mark.parametrize(
     ("timeout", "error"), [(-1, ValueError), (-0.001, ValueError), (float("nan"), ValueError), ("5", TypeError)]
 )
-def test_wrong_timeout_is_refused_before_anything_is_connected(host, listener, tmp_path, timeout, error):
+def test_invalid_timeout_is_rejected_before_connecting(host, listener, tmp_path, timeout, error):
     with pytest.raises(error, match="timeout must be None or"):
         connect(host, listener.getsockname()[1], timeout=timeout)
     with pytest.raises(error, match="timeout must be None or"):
@@ -489,7 +489,7 @@ def test_wrong_timeout_is_refused_before_anything_is_connected(host, listener, t
 @pytest.mark.parametrize(
     "options", [{"bufsize": 0}, {"bufsize": "many"}, {"max_line": -1}, {"closefd": False}, {"closefd": True}, {"no": 1}]
 )
-def test_wrong_option_of_the_rio_does_not_leave_the_connection_open(host, listener, options):
+def test_invalid_option_of_the_rio_does_not_leave_the_connection_open(host, listener, options):
     with pytest.raises((TypeError, ValueError)):
         connect(host, listener.getsockname()[1], **options)
     server, _ = listener.accept()
@@ -497,7 +497,7 @@ def test_wrong_option_of_the_rio_does_not_leave_the_connection_open(host, listen
         assert server.recv(1) == b""
 
 
-def test_options_of_the_rio_reach_it(host, listener):
+def test_options_are_passed_to_the_rio(host, listener):
     with connect(host, listener.getsockname()[1], bufsize=2, max_line=4) as rio:
         server, _ = listener.accept()
         with server:
@@ -512,12 +512,12 @@ def test_refused_connection_is_reported_as_open_clientfd_does(host, closed_port)
 
 
 @pytest.mark.parametrize("port", [None, 70000, -1, 80.0, True, ""], ids=repr)
-def test_wrong_port_does_not_make_the_host_a_path(port):
-    with pytest.raises((TypeError, ValueError), match="a port is"):
+def test_invalid_port_does_not_make_the_host_a_path(port):
+    with pytest.raises((TypeError, ValueError), match="a port must be"):
         connect("localhost", port)
 
 
-def test_signal_handler_that_raises_while_connecting_leaves_nothing_open(full_listener, on_alarm):
+def test_signal_handler_that_raises_in_connect_leaks_no_descriptor(full_listener, on_alarm):
     interrupted(on_alarm, lambda: connect(*full_listener.getsockname(), timeout=LONG))
 
 
@@ -535,7 +535,7 @@ def unix_listener(tmp_path):
 
 @pytest.mark.parametrize("form", [str, os.fsencode, Path])
 @pytest.mark.parametrize("timeout", [None, 0, LONG])
-def test_path_is_text_bytes_or_path_like(unix_listener, form, timeout):
+def test_path_is_str_bytes_or_path_like(unix_listener, form, timeout):
     with connect(form(unix_listener.getsockname()), timeout=timeout) as rio:
         server, _ = unix_listener.accept()
         with server:
@@ -545,7 +545,7 @@ def test_path_is_text_bytes_or_path_like(unix_listener, form, timeout):
             assert server.recv(16) == b"world\n"
 
 
-@pytest.mark.skipif(not LINUX, reason="abstract names are Linux's")
+@pytest.mark.skipif(not LINUX, reason="only Linux has abstract names")
 def test_abstract_name_begins_with_a_nul():
     name = f"\0rioecho-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as sock:
@@ -571,7 +571,7 @@ def test_path_too_long_for_a_unix_socket_is_an_os_error_that_names_it(tmp_path):
     assert caught.value.errno == errno.ENAMETOOLONG
 
 
-def test_path_where_nobody_listens_any_more_is_refused_and_named(tmp_path):
+def test_stale_path_is_a_connection_refused_error_that_names_it(tmp_path):
     path = str(tmp_path / "stale")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
@@ -584,18 +584,18 @@ def test_empty_path_is_an_os_error():
         connect("")
 
 
-def test_nul_inside_a_path_is_refused_where_the_kernel_would_stop_at_it(unix_listener):
+def test_nul_inside_a_path_is_rejected(unix_listener):
     with pytest.raises(ValueError, match="NUL"):
         connect(unix_listener.getsockname() + "\0.other")
 
 
 @pytest.mark.parametrize("path", [3, None, 1.5, ["path"]])
-def test_path_of_another_type_is_a_type_error(path):
+def test_path_of_a_wrong_type_is_a_type_error(path):
     with pytest.raises(TypeError):
         connect(path)
 
 
-def test_wrong_option_does_not_leave_the_unix_connection_open(unix_listener):
+def test_invalid_option_does_not_leave_the_unix_connection_open(unix_listener):
     with pytest.raises(TypeError):
         connect(unix_listener.getsockname(), closefd=True)
 
@@ -609,13 +609,13 @@ def test_connecting_to_a_busy_unix_socket_takes_no_longer_than_the_timeout(full_
     assert caught.value.errno == errno.ETIMEDOUT
 
 
-def test_zero_timeout_does_not_wait_for_a_busy_unix_socket(full_unix_listener):
+def test_zero_timeout_does_not_block_on_a_busy_unix_socket(full_unix_listener):
     with pytest.raises(BlockingIOError, match="cannot connect"):
         connect(full_unix_listener.getsockname(), timeout=0)
 
 
 @pytest.mark.parametrize("timeout", [None, LONG])
-def test_connecting_to_a_busy_unix_socket_waits_its_turn(full_unix_listener, timeout):
+def test_connecting_to_a_busy_unix_socket_waits_until_it_is_accepted(full_unix_listener, timeout):
     full_unix_listener.settimeout(LONG)
     accepting = threading.Timer(0.1, lambda: full_unix_listener.accept()[0].close())
     accepting.start()
@@ -624,12 +624,12 @@ def test_connecting_to_a_busy_unix_socket_waits_its_turn(full_unix_listener, tim
 
 
 @pytest.mark.parametrize("timeout", [None, LONG])
-def test_signals_do_not_pass_an_unconnected_unix_socket_off_as_connected(full_unix_listener, on_alarm, timeout):
+def test_signals_do_not_make_connect_return_an_unconnected_unix_socket(full_unix_listener, on_alarm, timeout):
     calls = []
 
     def accept(*_):
         calls.append(1)
-        assert len(calls) < LONG / 0.02, "it waits for ever"
+        assert len(calls) < LONG / 0.02, "the call does not return"
         if len(calls) == 3:
             full_unix_listener.accept()[0].close()
 
@@ -639,12 +639,12 @@ def test_signals_do_not_pass_an_unconnected_unix_socket_off_as_connected(full_un
         assert rio.writen(b"connected\n") == 10
 
 
-def test_signals_do_not_renew_the_time_for_a_busy_unix_socket(full_unix_listener, on_alarm):
+def test_signals_do_not_renew_the_timeout_for_a_busy_unix_socket(full_unix_listener, on_alarm):
     calls = []
 
     def count(*_):
         calls.append(1)
-        assert len(calls) < LONG / 0.02, "it waits for ever"
+        assert len(calls) < LONG / 0.02, "the call does not return"
 
     on_alarm(count, 0.02, interval=0.02)
     start = time.monotonic()
@@ -653,5 +653,5 @@ def test_signals_do_not_renew_the_time_for_a_busy_unix_socket(full_unix_listener
     assert 0.3 <= time.monotonic() - start < 10
 
 
-def test_signal_handler_that_raises_leaves_no_unix_socket_open(full_unix_listener, on_alarm):
+def test_signal_handler_that_raises_leaks_no_unix_socket(full_unix_listener, on_alarm):
     interrupted(on_alarm, lambda: connect(full_unix_listener.getsockname()))

@@ -1,6 +1,7 @@
-"""What a call sees is looked at under its flag: no Python code that runs in between can change it, nor end it.
+"""A call checks state only under its flag, so that Python code that runs in between cannot invalidate it.
 
-Signal handlers, methods of the source written in Python, other threads, finalizers, and the child of a fork.
+Such code is a signal handler, a method of the source written in Python, another thread, a finalizer or the child of a
+fork.
 """
 
 import contextlib
@@ -24,16 +25,16 @@ import pytest
 import rioecho
 from rioecho import ConcurrentCall, Rio
 
-REST = 30  # seconds after which a test has failed
+REST = 30  # seconds after which a test fails
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-# A fork while threads run is what these tests are about; Python 3.12 and newer warn of it.
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+# These tests fork while threads are running; Python 3.12 and newer warn about that.
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
 @pytest.fixture
 def terminal():
-    """A raw terminal: the descriptor of its other side, and its own."""
+    """Return the descriptors of the master side and of the terminal itself, in raw mode."""
     far, near = pty.openpty()
     tty.setraw(near)
     yield far, near
@@ -42,7 +43,7 @@ def terminal():
 
 
 class Source:
-    """A descriptor whose fileno() is Python code, and runs other code."""
+    """A descriptor whose ``fileno()`` runs Python code, ``meanwhile()``."""
 
     def __init__(self, fd):
         self.fd = fd
@@ -53,8 +54,8 @@ class Source:
         return self.fd
 
 
-def take(fd, n):
-    """Take n bytes of a descriptor, and what is there of more."""
+def receive(fd, n):
+    """Receive n bytes from a descriptor, and any others that are available."""
     parts = b""
     end = time.monotonic() + REST
     while time.monotonic() < end:
@@ -71,7 +72,7 @@ def read_if_possible(rio):
 
 
 @pytest.mark.parametrize("size", [1, 1000])
-def test_a_handler_that_empties_the_output_has_nothing_more_sent_to_a_terminal(terminal, on_alarm, size):
+def test_a_handler_that_empties_the_output_buffer_causes_no_extra_output_on_a_terminal(terminal, on_alarm, size):
     far, near = terminal
     rio = Rio(near, timeout=REST)
     on_alarm(lambda *_: read_if_possible(rio), 0.001, 0.001)
@@ -79,11 +80,11 @@ def test_a_handler_that_empties_the_output_has_nothing_more_sent_to_a_terminal(t
         data = b"%c" % (97 + n) * size
         rio.write(data)
         rio.flush()
-        assert take(far, size) == data
+        assert receive(far, size) == data
 
 
 @pytest.mark.parametrize("options", [{"timeout": REST}, {"timeout": None}], ids=["timeout", "no timeout"])
-def test_a_fileno_that_empties_the_output_has_nothing_more_sent(terminal, options):
+def test_a_fileno_that_empties_the_output_buffer_causes_no_extra_output(terminal, options):
     far, near = terminal
     source = Source(near)
     rio = Rio(source, **options)
@@ -101,15 +102,15 @@ def test_a_fileno_that_empties_the_output_has_nothing_more_sent(terminal, option
         source.meanwhile = read
         rio.flush()
         source.meanwhile = lambda: None
-        assert take(far, 100) == data
+        assert receive(far, 100) == data
 
 
 @pytest.mark.parametrize("kind", ["terminal", "socket"])
-def test_a_reader_in_another_thread_and_a_writer_send_each_byte_once(terminal, stream, background, kind):
+def test_a_reader_and_a_writer_in_two_threads_send_each_byte_once(terminal, stream, background, kind):
     far, near = terminal if kind == "terminal" else (stream.far.fileno(), stream.near.fileno())
     source = Source(near)
     rio = Rio(source, timeout=REST)
-    source.meanwhile = lambda: time.sleep(0)  # let the other thread run: a fileno() may do anything
+    source.meanwhile = lambda: time.sleep(0)  # lets the other thread run
     stop = threading.Event()
 
     def read():
@@ -123,14 +124,14 @@ def test_a_reader_in_another_thread_and_a_writer_send_each_byte_once(terminal, s
         rio.write(data)
         rio.flush()
         sent += data
-        got += take(far, len(sent) - len(got))
+        got += receive(far, len(sent) - len(got))
         assert got == sent
     stop.set()
     reader.join(REST)
 
 
 @pytest.mark.parametrize("end", ["__del__", "close", "detach"])
-def test_nobody_can_end_a_rio_under_a_blocked_read(stream, background, end):
+def test_a_rio_cannot_be_closed_while_a_read_blocks(stream, background, end):
     rio = Rio(stream.near.detach(), closefd=True)
     lines = []
     thread = background(lambda: lines.append(rio.readline()))
@@ -149,7 +150,7 @@ def test_nobody_can_end_a_rio_under_a_blocked_read(stream, background, end):
 
 
 def wait_for_reader(rio):
-    """Wait until another thread reads."""
+    """Wait until another thread is reading."""
     end = time.monotonic() + REST
     while time.monotonic() < end:
         try:
@@ -157,11 +158,11 @@ def wait_for_reader(rio):
         except ConcurrentCall:
             return
         os.sched_yield()
-    raise AssertionError("the other thread never began")
+    raise AssertionError("timed out waiting for the other thread")
 
 
 @pytest.mark.parametrize("owns", ["fd", "socket", "makefile"])
-def test_a_finalizer_that_is_called_in_a_handler_does_nothing(stream, on_alarm, owns):
+def test_a_finalizer_called_by_a_handler_during_a_read_has_no_effect(stream, on_alarm, owns):
     if owns == "makefile":
         rio = rioecho.makefile(stream.near, "rwb")
     else:
@@ -179,7 +180,7 @@ def test_a_finalizer_that_is_called_in_a_handler_does_nothing(stream, on_alarm, 
     rio.close()
 
 
-def test_a_finalizer_closes_once_and_does_nothing_after_close_or_detach(stream):
+def test_a_finalizer_closes_once_and_has_no_effect_after_close_or_detach(stream):
     fd = os.dup(stream.near.fileno())
     rio = Rio(fd, closefd=True)
     with pytest.warns(ResourceWarning, match="unclosed"):
@@ -197,14 +198,14 @@ def test_a_finalizer_closes_once_and_does_nothing_after_close_or_detach(stream):
     assert os.fstat(stream.near.fileno())
 
 
-def test_a_rio_that_is_dropped_while_it_reads_goes_on(stream, background):
+def test_a_rio_without_references_continues_its_read(stream, background):
     lines = []
     fd = stream.near.detach()
     started = threading.Event()
 
     def read():
         started.set()
-        lines.append(Rio(fd, closefd=True).readline())  # the call alone keeps it alive
+        lines.append(Rio(fd, closefd=True).readline())  # only the call keeps it alive
 
     def drop():
         with pytest.warns(ResourceWarning, match="unclosed"):
@@ -222,7 +223,7 @@ def test_a_rio_that_is_dropped_while_it_reads_goes_on(stream, background):
 
 
 def in_child(work):
-    """Fork; run `work` in the child, which must end with its own true answer within the time."""
+    """Fork and run ``work`` in the child, which must return in time without an exception and with signals unblocked."""
     pid = os.fork()
     if not pid:
         status = 1
@@ -242,7 +243,7 @@ def in_child(work):
 
 @needs_fork
 @forks
-def test_the_child_of_a_fork_is_free_of_the_parent_s_reader_and_writer(wire, background):
+def test_the_reader_and_writer_of_the_parent_do_not_block_the_child_of_a_fork(wire, background):
     both = wire("socketpair")
     rio = Rio(both.near, timeout=REST, bufsize=4096)
     lines = []
@@ -275,7 +276,7 @@ def test_the_child_of_a_fork_is_free_of_the_parent_s_reader_and_writer(wire, bac
 @needs_fork
 @forks
 @pytest.mark.parametrize("flag", ["reading", "writing"])
-def test_the_call_that_a_fork_in_a_handler_interrupted_is_still_under_way_in_the_child(wire, on_alarm, flag):
+def test_a_call_interrupted_by_a_fork_in_a_handler_is_in_progress_in_the_child(wire, on_alarm, flag):
     both = wire("socketpair")
     rio = Rio(both.near, timeout=REST)
     call = partial(rio.readline) if flag == "reading" else partial(rio.writen, b"x" * (8 << 20))
@@ -300,12 +301,12 @@ def test_the_call_that_a_fork_in_a_handler_interrupted_is_still_under_way_in_the
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory):
-    """Contexts of a TLS server and of a client."""
+    """Return the SSL contexts of a server and of a client."""
     import shutil
     import subprocess
 
     if not shutil.which("openssl"):
-        pytest.skip("no openssl command to make a certificate with")
+        pytest.skip("the openssl command is not installed")
     place = tmp_path_factory.mktemp("certificate")
     key, cert = place / "key.pem", place / "cert.pem"
     subprocess.run(
@@ -321,7 +322,7 @@ def contexts(tmp_path_factory):
 
 
 class SlowSocket(ssl.SSLSocket):
-    """A TLS socket one of whose methods can be made to wait, in the middle of an operation of a Rio."""
+    """A TLS socket that can block another thread in ``settimeout()``, in the middle of an operation of a Rio."""
 
     inside = None
     go = None
@@ -335,7 +336,7 @@ class SlowSocket(ssl.SSLSocket):
 
 @pytest.fixture
 def slow_tls(contexts, background):
-    """A TLS connection: the Rio's end, a SlowSocket, and the peer's."""
+    """Return the two sockets of a TLS connection: the Rio's, a SlowSocket, and the peer's."""
     server, client = contexts
     client.sslsocket_class = SlowSocket
     near, far = socket.socketpair()
@@ -355,7 +356,7 @@ def slow_tls(contexts, background):
 @needs_fork
 @forks
 @pytest.mark.parametrize("closefd", [False, True], ids=["borrowed", "owned"])
-def test_the_child_of_a_fork_never_touches_tls_that_another_thread_was_inside(slow_tls, background, closefd):
+def test_the_child_of_a_fork_does_not_use_tls_that_another_thread_was_using(slow_tls, background, closefd):
     near, far = slow_tls
     rio = Rio(near, timeout=REST, closefd=closefd)
     rio.write(b"held")
@@ -388,7 +389,7 @@ def test_the_child_of_a_fork_never_touches_tls_that_another_thread_was_inside(sl
 
 @needs_fork
 @forks
-def test_a_forking_thread_keeps_the_tls_call_that_it_interrupted(slow_tls, on_alarm):
+def test_a_tls_call_interrupted_by_a_fork_continues(slow_tls, on_alarm):
     near, far = slow_tls
     rio = Rio(near, timeout=REST)
 
@@ -404,7 +405,7 @@ def test_a_forking_thread_keeps_the_tls_call_that_it_interrupted(slow_tls, on_al
     assert rio.readline() == b"line\n"
 
 
-def test_a_tls_call_that_finds_another_under_way_keeps_its_time(slow_tls, background):
+def test_a_tls_call_keeps_its_timeout_while_another_is_in_progress(slow_tls, background):
     near, far = slow_tls
     first, second = Rio(near, timeout=REST), Rio(near, timeout=REST)
     near.inside = threading.Event()
@@ -430,7 +431,7 @@ SHARING = """if True:
 
     class Slow(weakref.WeakValueDictionary):
         def __init__(self):
-            time.sleep(0.05)  # the others come in
+            time.sleep(0.05)  # lets the other threads run
             super().__init__()
 
     weakref.WeakValueDictionary = Slow
@@ -459,11 +460,11 @@ def test_the_first_rios_over_a_tls_socket_share_it(child):
     assert child(SHARING) == "1\n"
 
 
-# ---- properties beside everything else
+# ---- properties during other calls
 
 
-def looks(rio):
-    """Look at every property of a Rio; what closed ones raise is ValueError."""
+def check_properties(rio):
+    """Check every property of a Rio, which another thread may close at any time."""
     assert rio.closed in (True, False)
     assert rio.timeout in (None, REST, 1.5)
     assert rio.max_line in (None, 1 << 20)
@@ -477,7 +478,7 @@ def looks(rio):
 
 
 @pytest.mark.parametrize("kind", ["socket", "makefile", "tls", "tls makefile"])
-def test_properties_are_sound_while_others_read_write_and_close(request, background, kind):
+def test_properties_are_valid_while_other_threads_read_write_and_close(request, background, kind):
     if kind.startswith("tls"):
         near, far = request.getfixturevalue("slow_tls")
     else:
@@ -487,7 +488,7 @@ def test_properties_are_sound_while_others_read_write_and_close(request, backgro
     near.settimeout(REST)
     stop = threading.Event()
     current = [None]
-    # The last to leave a generation opens the next: a Rio over the same socket.
+    # The thread that closes the Rio opens the next one over the same socket.
     reopening = threading.Lock()
 
     def reopen():
@@ -516,7 +517,7 @@ def test_properties_are_sound_while_others_read_write_and_close(request, backgro
         rio.timeout = chance.choice([REST, 1.5])
 
     def look(rio, chance):
-        looks(rio)
+        check_properties(rio)
 
     def close(rio, chance):
         if chance.random() < 0.01:

@@ -1,4 +1,4 @@
-"""No operation keeps memory or a descriptor, however often it is done and however it ends; in a child process each."""
+"""No operation leaks memory or descriptors, whether it succeeds or fails; each runs many times in a child process."""
 
 import os
 
@@ -31,7 +31,7 @@ COUNT = """if True:
             pass
 
     def empty():
-        # take all that has come
+        # discard everything that has been received
         while True:
             rio.read_buffered()
             try:
@@ -85,9 +85,9 @@ COUNT = """if True:
         for _ in range(6):
             many(1000)
             sizes.append(resident())
-        # What the allocator keeps comes and goes; a leak grows each time.
+        # The allocator's memory fluctuates; a leak grows every time.
         size = min(sizes[i + 1] - sizes[i] for i in range(5))
-        assert size < 100_000, f"{size} bytes and more for 1000 calls"   # a leak of 100 bytes each
+        assert size < 100_000, f"at least {size} bytes for 1000 calls"   # a leak of 100 bytes per call
     near.close()
     far.close()
     print("clean")
@@ -104,10 +104,10 @@ OPERATIONS = {
     "fails(BlockingIOError, rio.read, 2000); rio.read_buffered()",
     "a line that is too long": "far.send(b'x' * 1500); fails(LineTooLong, rio.readline); "
     "fails(LineTooLong, rio.readuntil, b'\\r\\n'); fails(LineTooLong, rio.readlines); empty()",
-    "bad arguments": "fails(TypeError, rio.read, 1.5); fails(ValueError, rio.fill, -1); "
+    "invalid arguments": "fails(TypeError, rio.read, 1.5); fails(ValueError, rio.fill, -1); "
     "fails(TypeError, rio.write, 'x'); "
     "fails(TypeError, rio.readinto, b'x'); fails(ValueError, rio.readuntil, b'')",
-    "an end": "a, b = socket.socketpair(); b.send(b'xy'); b.close(); r = Rio(a); "
+    "EOF": "a, b = socket.socketpair(); b.send(b'xy'); b.close(); r = Rio(a); "
     "fails(IncompleteRead, r.readexactly, 3); "
     "r.read(); r.readlines(); r.read(100_000); a.close()",
     "writing": "rio.write(b'x'); rio.writelines([b'y', b'z' * 100]); rio.flush(); rio.writen(b'w' * 1000); drain()",
@@ -118,8 +118,8 @@ OPERATIONS = {
     "fails(BrokenPipeError, r.flush); "
     "fails(BrokenPipeError, r.writen, b'x'); fails(BrokenPipeError, r.close); a.close()",
     "opening and closing": "Rio(near).close(); Rio(os.dup(near.fileno()), closefd=True).close(); Rio(near).detach()",
-    "opening what cannot be": "fails(ValueError, Rio, -1); fails(TypeError, Rio, None); fails(OSError, Rio, 10_000)",
-    "dropping with bytes held": "far.send(b'x\\ny'); r = Rio(near); r.write(b'z'); r.readline(); del r",
+    "an invalid descriptor": "fails(ValueError, Rio, -1); fails(TypeError, Rio, None); fails(OSError, Rio, 10_000)",
+    "dropping with buffered bytes": "far.send(b'x\\ny'); r = Rio(near); r.write(b'z'); r.readline(); del r",
     "a cycle": "a, b = socket.socketpair(); r = Rio(a); l = [r, a]; l.append(l); b.close(); a.close(); del r, l",
     "a raising handler": "fails(ZeroDivisionError, interrupted)",
 }

@@ -1,4 +1,4 @@
-"""Opening, closing, giving up and dropping a Rio: whose the descriptor is, and what becomes of what is held."""
+"""Opening, closing, detaching and dropping a Rio: who owns the descriptor, and what happens to buffered bytes."""
 
 import copy
 import gc
@@ -23,7 +23,7 @@ def is_open(fd):
 
 @pytest.fixture
 def owner(stream):
-    """A Rio that owns its descriptor, an int."""
+    """Return a Rio that owns its descriptor, an int."""
     return Rio(stream.near.detach(), closefd=True, timeout=10)
 
 
@@ -47,7 +47,7 @@ def test_close_flushes_and_closes_an_owned_descriptor(owner, stream):
     assert stream.take() == b""
 
 
-def test_an_owned_object_is_closed_through_itself(stream):
+def test_an_owned_object_is_closed_by_its_own_method(stream):
     Rio(stream.near, closefd=True).close()
     assert stream.near.fileno() == -1
 
@@ -77,7 +77,7 @@ def test_a_with_statement_does_not_hide_the_error_of_its_body(stream):
     assert stream.near.fileno() == -1
 
 
-def test_detach_flushes_and_gives_back_the_descriptor_as_it_was_passed_and_the_leftover(stream):
+def test_detach_flushes_and_returns_the_descriptor_as_passed_and_the_unread_bytes(stream):
     for source in (stream.near, stream.near.fileno()):
         rio = Rio(source, closefd=True, timeout=10)
         rio.write(b"bye")
@@ -109,7 +109,7 @@ def test_a_detach_whose_flush_fails_changes_nothing(stream, background):
     assert rio.detach() == (stream.near, b"")
 
 
-def test_a_dropped_owner_warns_closes_and_does_not_flush(stream):
+def test_an_owner_without_references_warns_and_closes_without_flushing(stream):
     fd = os.dup(stream.near.fileno())
     holder = [Rio(fd, closefd=True)]
     holder[0].write(b"unsent")
@@ -119,7 +119,7 @@ def test_a_dropped_owner_warns_closes_and_does_not_flush(stream):
     assert not stream.readable()
 
 
-def test_a_dropped_borrower_is_silent_and_leaves_the_descriptor_open(stream):
+def test_a_borrower_without_references_leaves_the_descriptor_open_without_a_warning(stream):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rio = Rio(stream.near)
@@ -129,7 +129,7 @@ def test_a_dropped_borrower_is_silent_and_leaves_the_descriptor_open(stream):
     assert is_open(stream.near.fileno())
 
 
-def test_a_failed_open_closes_nothing(stream):
+def test_a_constructor_that_raises_closes_nothing(stream):
     fd = stream.near.fileno()
     for options in ({"bufsize": -1}, {"max_line": 0}, {"timeout": -1}):
         with pytest.raises(ValueError, match=r"must"):
@@ -156,7 +156,7 @@ def test_a_closed_rio_does_not_keep_its_source_alive(stream):
     assert alive() is None
 
 
-def test_a_rio_can_be_referred_to_weakly_and_be_collected_in_a_cycle(stream):
+def test_a_rio_supports_weak_references_and_is_collected_in_a_cycle(stream):
     class Source:
         def fileno(self):
             return stream.near.fileno()
@@ -180,7 +180,7 @@ def test_a_rio_can_be_referred_to_weakly_and_be_collected_in_a_cycle(stream):
 )
 @pytest.mark.parametrize("reused", [False, True], ids=["closed", "number reused"])
 @pytest.mark.parametrize("kind", ["socket", "file object"])
-def test_a_source_that_was_closed_elsewhere_is_ebadf_even_if_its_number_was_reused(stream, use, reused, kind):
+def test_a_closed_source_is_ebadf_even_if_its_number_was_reused(stream, use, reused, kind):
     source = stream.near if kind == "socket" else os.fdopen(stream.near.detach(), "r+b", buffering=0)
     rio = Rio(source)
     stream.feed(b"held\n")
@@ -191,7 +191,7 @@ def test_a_source_that_was_closed_elsewhere_is_ebadf_even_if_its_number_was_reus
     try:
         if reused:
             assert fd in stranger
-        assert rio.readline() == b"held\n", "what is held needs no descriptor"
+        assert rio.readline() == b"held\n", "a buffered line needs no descriptor"
         with pytest.raises(OSError, match=r"closed|Bad file") as caught:
             use(rio)
         assert caught.value.errno == 9
@@ -208,7 +208,7 @@ def test_a_source_closed_while_a_call_waits_is_ebadf(stream, on_alarm):
     assert caught.value.errno == 9
 
 
-def test_closing_from_a_signal_handler_during_a_call_is_refused_and_the_call_goes_on(stream, on_alarm):
+def test_closing_from_a_signal_handler_during_a_call_raises_and_the_call_continues(stream, on_alarm):
     rio = Rio(stream.near, timeout=10)
     met = []
 
@@ -235,7 +235,7 @@ def test_a_rio_cannot_be_subclassed():
         type("Sub", (Rio,), {})
 
 
-def test_questions_about_the_descriptor(wire):
+def test_predicates_and_repr_describe_the_descriptor(wire):
     socket_rio, pty_rio = Rio(wire("socketpair").near), Rio(wire("pty").near)
     assert (socket_rio.isatty(), pty_rio.isatty()) == (False, True)
     assert socket_rio.readable()

@@ -1,4 +1,4 @@
-"""Delivery x method x buffer size x descriptor, against the oracle."""
+"""Every delivery x method x buffer size x descriptor, compared with the oracle."""
 
 import random
 import signal
@@ -12,7 +12,7 @@ from support.oracle import Incomplete, Oracle
 
 
 def make_data(size, seed=0):
-    """Lines and separators of many shapes, and an unterminated end."""
+    """Return random lines and separators, and an unterminated last line."""
     chance = random.Random(seed)
     data = bytearray()
     while len(data) < size:
@@ -25,7 +25,7 @@ DATA = make_data(120)
 
 
 def same(real, ideal):
-    """Both answer the same until the end: the answers of `real` and `ideal`, which raise or end alike."""
+    """Check that two functions return or raise the same in every call, up to EOF."""
     while True:
         try:
             expected = ideal()
@@ -47,7 +47,7 @@ def read_into(method, size):
 
 
 def by_parts(read):
-    """A method whose answers depend on what has come: some bytes each time, and all in order."""
+    """Return a check for a method that returns a varying number of bytes: together they are all bytes, in order."""
 
     def check(rio, oracle):
         while part := read(rio):
@@ -101,7 +101,7 @@ DELIVERIES = [(kind, way) for kind in KINDS for way in WAYS if kind != "file" or
 @pytest.mark.parametrize("bufsize", [1, 2, 7, 64, 65536])
 @pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "not blocking"])
 @pytest.mark.parametrize(("kind", "way"), DELIVERIES)
-def test_every_method_answers_as_the_oracle_does(kind, blocking, way, bufsize, on_alarm):
+def test_every_method_returns_what_the_oracle_returns(kind, blocking, way, bufsize, on_alarm):
     if way == "under signals":
         on_alarm(lambda *_: None, 0.0003, 0.0003)
     parts = pieces(DATA, way, (b"\r\n", b"ABA"), seed=bufsize)
@@ -130,7 +130,7 @@ def test_every_method_answers_as_the_oracle_does(kind, blocking, way, bufsize, o
 
 @pytest.mark.parametrize("bufsize", [1, 7, 4096, 65536])
 @pytest.mark.parametrize("kind", ["pipe", "socketpair", "tcp", "pty"])
-def test_a_seeded_mix_of_methods_reads_a_long_stream_as_the_oracle_does(wire, kind, bufsize, background):
+def test_a_random_mix_of_methods_reads_a_long_stream_as_the_oracle_does(wire, kind, bufsize, background):
     stream = wire(kind)
     size = 20_000 if bufsize == 1 else 150_000
     data = make_data(size, seed=bufsize)
@@ -148,7 +148,7 @@ def test_a_seeded_mix_of_methods_reads_a_long_stream_as_the_oracle_does(wire, ki
     rio, oracle = Rio(stream.near, bufsize=bufsize, timeout=20), Oracle(data)
     while oracle.data:
         n = chance.choice((1, 5, 300, 9000))
-        ideal = Oracle(oracle.data[: n + (1 << 16)])  # all that one call can take, and no long copies
+        ideal = Oracle(oracle.data[: n + (1 << 16)])  # enough for one call, and short to copy
         name, *arguments = chance.choice((("readline",), ("readline", n), ("read", n), ("skipline",)))
         assert getattr(rio, name)(*arguments) == getattr(ideal, name)(*arguments)
         oracle.take(min(len(oracle.data), n + (1 << 16)) - len(ideal.data))

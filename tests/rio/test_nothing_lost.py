@@ -1,4 +1,4 @@
-"""Whatever interrupts a read, and wherever: all that was received is still there, and the next call goes on."""
+"""Whatever interrupts a read, at any byte: all received bytes are still readable, and the next call continues."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from rioecho import LineTooLong, Rio
 from support.delivery import Wire
 
 DATA = b"first line\r\nsecond\r\n\r\nlast, without an end"
-REST = 20  # seconds after which a test has failed
+REST = 20  # seconds after which a test fails
 
 
 def read_into(rio, method, size):
@@ -29,7 +29,7 @@ def filled(rio):
     return rio.read_buffered()
 
 
-# How to call, and how many bytes have to be there before the call answers; None: the end of the input.
+# For each method, a call and the number of bytes it needs before it returns; None: it needs EOF.
 METHODS = {
     "readline": (lambda rio: rio.readline(), 12),
     "readline with a limit": (lambda rio: rio.readline(9), 9),
@@ -60,7 +60,7 @@ def method(request):
 
 @pytest.fixture(params=["timeout", "timeout of 0", "raising handler", "KeyboardInterrupt"])
 def interrupted(request, alarm, on_alarm):
-    """Call a method that has to wait, and interrupt it."""
+    """Return a function that calls a method that has to wait, and interrupts it."""
 
     def press_ctrl_c(signum, frame):
         signal.raise_signal(signal.SIGINT)
@@ -108,7 +108,7 @@ def test_a_read_interrupted_before_each_byte_loses_nothing(pair, method):
             call(rio)
         pair.feed(DATA[position : position + 1])
         pair.drained() or rio.fill(position + 1, timeout=REST)
-        while rio.buffered <= position:  # a terminal delivers a moment later
+        while rio.buffered <= position:  # a terminal delivers with a delay
             rio.fill(position + 1, timeout=REST)
     pair.feed(DATA[len(DATA) if needed is None else needed :])
     pair.end()
@@ -117,7 +117,7 @@ def test_a_read_interrupted_before_each_byte_loses_nothing(pair, method):
     assert answer + rio.read() == DATA
 
 
-def test_a_read_is_interrupted_and_goes_on_as_often_as_one_likes(stream, method, interrupted):
+def test_a_read_continues_after_repeated_interruptions(stream, method, interrupted):
     call, _ = method
     rio = Rio(stream.near, bufsize=4)
     for _ in range(5):
@@ -128,7 +128,7 @@ def test_a_read_is_interrupted_and_goes_on_as_often_as_one_likes(stream, method,
 
 
 @pytest.mark.parametrize("bufsize", [4, 64])
-def test_what_came_before_a_reset_is_delivered_before_it_is_raised(bufsize, method):
+def test_bytes_received_before_a_reset_are_returned_before_it_is_raised(bufsize, method):
     call, _ = method
     for position in range(len(DATA) + 1):
         wire = Wire("tcp")
@@ -139,20 +139,20 @@ def test_what_came_before_a_reset_is_delivered_before_it_is_raised(bufsize, meth
             parts = []
             with pytest.raises(ConnectionResetError):
                 while len(parts) <= position:
-                    if call is METHODS["skipline"][0]:  # it does not say what it skips
+                    if call is METHODS["skipline"][0]:  # which does not return the bytes
                         parts.append(rio.readline())
                     else:
                         parts.append(call(rio))
             rest = rio.read_buffered()
             assert b"".join(parts) + rest == DATA[:position]
             if call is METHODS["iteration"][0]:
-                assert b"\n" not in rest, "whole lines come before the error"
-            assert rio.read() == b"", "the error is not kept"
+                assert b"\n" not in rest, "complete lines are returned before the error"
+            assert rio.read() == b"", "the error is raised once"
         finally:
             wire.close()
 
 
-def test_whole_lines_that_are_held_are_read_after_the_reset_was_raised(wire):
+def test_buffered_lines_are_readable_after_the_reset_was_raised(wire):
     tcp = wire("tcp")
     rio = Rio(tcp.near, timeout=REST)
     tcp.feed(b"one\ntwo\nthree")
@@ -176,7 +176,7 @@ TOO_LONG = {
 
 @pytest.mark.parametrize("bufsize", [1, 4, 64])
 @pytest.mark.parametrize("call", TOO_LONG.values(), ids=TOO_LONG)
-def test_a_line_that_is_too_long_is_kept(pair, call, bufsize):
+def test_a_line_that_is_too_long_stays_in_the_buffer(pair, call, bufsize):
     rio = Rio(pair.near, bufsize=bufsize, max_line=9, timeout=REST)
     pair.feed(DATA)
     pair.end()
@@ -188,7 +188,7 @@ def test_a_line_that_is_too_long_is_kept(pair, call, bufsize):
     assert rio.read() == DATA
 
 
-def test_after_a_line_that_is_too_long_one_can_skip_it_or_take_it_in_pieces(stream):
+def test_a_line_that_is_too_long_can_be_skipped_or_read_in_pieces(stream):
     rio = Rio(stream.near, bufsize=4, max_line=9, timeout=REST)
     stream.feed(b"0123456789abc\nshort\n0123456789abc\nend\n")
     stream.end()
@@ -203,7 +203,7 @@ def test_after_a_line_that_is_too_long_one_can_skip_it_or_take_it_in_pieces(stre
     assert list(rio) == [b"end\n"]
 
 
-def test_lines_before_one_that_is_too_long_are_not_lost_with_it(stream):
+def test_lines_before_one_that_is_too_long_are_returned_first(stream):
     rio = Rio(stream.near, max_line=9, timeout=REST)
     stream.feed(b"one\ntwo\n0123456789\n")
     assert rio.readlines1() == [b"one\n", b"two\n"]
@@ -214,7 +214,7 @@ def test_lines_before_one_that_is_too_long_are_not_lost_with_it(stream):
     assert rio.readlines(5) == [b"three\n"]
 
 
-def test_a_skip_that_is_interrupted_counts_what_it_has_thrown_away(stream):
+def test_an_interrupted_skip_counts_the_bytes_that_it_has_discarded(stream):
     rio = Rio(stream.near, bufsize=4, max_line=9, timeout=0)
     for _ in range(10):
         stream.feed(b"x" * 7)
@@ -225,7 +225,7 @@ def test_a_skip_that_is_interrupted_counts_what_it_has_thrown_away(stream):
     assert rio.readline() == b"next\n"
 
 
-def test_a_line_without_end_is_skipped_in_bounded_memory(stream):
+def test_an_endless_line_is_skipped_in_bounded_memory(stream):
     rio = Rio(stream.near, max_line=100, timeout=0)
     chunk = b"x" * 50_000
     for _ in range(40):
@@ -238,7 +238,7 @@ def test_a_line_without_end_is_skipped_in_bounded_memory(stream):
     assert rio.readline() == b"next\n"
 
 
-def test_after_the_end_of_a_file_that_grows_the_reader_goes_on(wire):
+def test_reading_continues_after_eof_when_a_file_grows(wire):
     file = wire("file")
     rio = Rio(file.near)
     for line in (b"one\n", b"two\n"):

@@ -1,4 +1,4 @@
-"""Whatever interrupts a write: each byte is sent or still somebody's, the error says whose, and none is sent twice."""
+"""Whatever interrupts a write: each byte is sent once, is buffered, or is the caller's according to the error."""
 
 import random
 import signal
@@ -8,8 +8,8 @@ import pytest
 
 from rioecho import Rio
 
-REST = 20  # seconds after which a test has failed
-BYTES = random.Random(8).randbytes(3 << 19)  # more than a pipe or a socket takes
+REST = 20  # seconds after which a test fails
+BYTES = random.Random(8).randbytes(3 << 19)  # more than the buffer of a pipe or a socket holds
 KINDS = ["pipe", "socketpair", "tcp", pytest.param("pty", marks=pytest.mark.slow)]
 
 
@@ -20,7 +20,7 @@ def outward(request, wire):
 
 @pytest.fixture
 def data(outward):
-    """More than the wire takes; a terminal takes less than the rest, and is slow."""
+    """Return more data than the wire can hold. A terminal holds less and is slow."""
     return data_for(outward.kind)
 
 
@@ -30,7 +30,7 @@ def data_for(kind):
 
 @pytest.fixture(params=["timeout", "timeout of 0", "raising handler", "KeyboardInterrupt"])
 def interrupted(request, alarm, on_alarm):
-    """Call a function that has to wait, interrupt it, and return its error."""
+    """Return a function that calls one that has to wait, interrupts it and returns its error."""
 
     def press_ctrl_c(signum, frame):
         signal.raise_signal(signal.SIGINT)
@@ -50,52 +50,52 @@ def interrupted(request, alarm, on_alarm):
     return call
 
 
-def arriving(wire, n, background):
-    """Take n bytes in the background, into the list that is returned."""
-    taken = []
-    return taken, background(lambda: taken.append(wire.take_exactly(n)))
+def receive_in_background(wire, n, background):
+    """Receive n bytes in a thread. Returns a list to which they will be appended, and the thread."""
+    received = []
+    return received, background(lambda: received.append(wire.take_exactly(n)))
 
 
-def test_writen_goes_on_after_the_bytes_that_the_error_says_were_sent(outward, interrupted, background, data):
+def test_writen_continues_after_the_bytes_that_the_error_reports_as_sent(outward, interrupted, background, data):
     rio = Rio(outward.near, bufsize=1000)
     error = interrupted(rio, rio.writen, data)
     sent = error.characters_written
     assert 0 < sent < len(data)
-    again = interrupted(rio, rio.writen, data[sent:]).characters_written  # full: hardly anything goes
+    again = interrupted(rio, rio.writen, data[sent:]).characters_written  # few bytes or none: the wire is full
     assert 0 <= again < len(data) - sent
     sent += again
-    taken, thread = arriving(outward, len(data), background)
+    received, thread = receive_in_background(outward, len(data), background)
     assert rio.writen(data[sent:]) == len(data) - sent
     thread.join(REST)
-    assert taken == [data]
+    assert received == [data]
 
 
-def test_writen_keeps_nothing_of_what_it_did_not_send(outward, interrupted, background, data):
+def test_writen_buffers_none_of_its_unsent_bytes(outward, interrupted, background, data):
     rio = Rio(outward.near, bufsize=1000)
     sent = interrupted(rio, rio.writen, data).characters_written
-    taken, thread = arriving(outward, sent + 4, background)
+    received, thread = receive_in_background(outward, sent + 4, background)
     rio.flush()
     rio.writen(b"next")
     thread.join(REST)
-    assert taken == [data[:sent] + b"next"]
+    assert received == [data[:sent] + b"next"]
 
 
-def test_writen_behind_buffered_output_says_how_much_of_its_own_data_went(outward, interrupted, background, data):
-    held, mine = b"held" * 40_000, b"mine" * 40_000  # more than a terminal takes after it was full
+def test_writen_after_buffered_output_counts_only_its_own_data(outward, interrupted, background, data):
+    held, mine = b"held" * 40_000, b"mine" * 40_000  # more than a terminal accepts after it was full
     rio = Rio(outward.near, bufsize=len(held) + len(mine))
     filling = interrupted(rio, rio.writen, data).characters_written
     rio.write(held)
     assert interrupted(rio, rio.writen, mine).characters_written == 0
     whole = data[:filling] + held + b"behind" + mine
-    taken, thread = arriving(outward, len(whole), background)
+    received, thread = receive_in_background(outward, len(whole), background)
     rio.writen(b"behind")
     rio.writen(mine)
     thread.join(REST)
-    assert taken == [whole]
+    assert received == [whole]
 
 
 @pytest.mark.parametrize("step", [1, 300, 999, 1000, 1001, 50_000])
-def test_write_says_how_much_it_took_and_holds_no_more_than_bufsize(outward, interrupted, background, data, step):
+def test_write_counts_the_accepted_bytes_and_buffers_at_most_bufsize(outward, interrupted, background, data, step):
     rio = Rio(outward.near, bufsize=1000)
     parts = (data[at : at + step] for at in range(0, len(data), step))
     counts = []
@@ -106,17 +106,17 @@ def test_write_says_how_much_it_took_and_holds_no_more_than_bufsize(outward, int
     while count - len(there) > 1000 or outward.readable():
         there += outward.take()
     end = min(count + 100_000, len(data))
-    taken, thread = arriving(outward, end - len(there), background)
+    received, thread = receive_in_background(outward, end - len(there), background)
     for at in range(count, end, step):
         rio.write(data[at : min(at + step, end)])
     rio.flush()
     thread.join(REST)
-    assert there + taken[0] == data[:end]
+    assert there + received[0] == data[:end]
 
 
-# Not TCP: what it does not take now it takes a moment later, when some has gone over.
+# Not TCP: its socket buffer may accept more bytes shortly after it was full.
 @pytest.mark.parametrize("outward", ["pipe", "socketpair", "pty"], indirect=True)
-def test_as_much_as_the_buffer_holds_is_taken_where_nothing_can_be_sent(outward, background, data):
+def test_a_full_buffer_is_accepted_when_nothing_can_be_sent(outward, background, data):
     rio = Rio(outward.near, bufsize=1000, timeout=0)
     with pytest.raises(BlockingIOError) as raised:
         rio.writen(data)
@@ -125,33 +125,33 @@ def test_as_much_as_the_buffer_holds_is_taken_where_nothing_can_be_sent(outward,
     with pytest.raises(BlockingIOError) as raised:
         rio.write(b"x")
     assert raised.value.characters_written == 0
-    taken, thread = arriving(outward, count + 1000, background)
+    received, thread = receive_in_background(outward, count + 1000, background)
     rio.flush(timeout=REST)
     thread.join(REST)
-    assert taken == [data[: count + 1000]]
+    assert received == [data[: count + 1000]]
 
 
 @pytest.mark.parametrize("step", [300, 5000])
-def test_writelines_says_how_much_of_all_the_lines_it_took(outward, interrupted, background, data, step):
+def test_writelines_counts_the_accepted_bytes_of_all_lines(outward, interrupted, background, data, step):
     rio = Rio(outward.near, bufsize=1000)
     lines = [data[at : at + step] for at in range(0, len(data), step)]
     count = interrupted(rio, rio.writelines, lines).characters_written
     assert 0 < count < len(data)
-    taken, thread = arriving(outward, len(data), background)
+    received, thread = receive_in_background(outward, len(data), background)
     rio.writen(data[count:])
     thread.join(REST)
-    assert taken == [data]
+    assert received == [data]
 
 
-def test_flush_goes_on_with_what_was_not_sent(outward, interrupted, background, data):
+def test_flush_continues_with_the_unsent_bytes(outward, interrupted, background, data):
     rio = Rio(outward.near, bufsize=len(data) + 1)
     rio.write(data)
     interrupted(rio, rio.flush)
     interrupted(rio, rio.flush)
-    taken, thread = arriving(outward, len(data), background)
+    received, thread = receive_in_background(outward, len(data), background)
     rio.flush()
     thread.join(REST)
-    assert taken == [data]
+    assert received == [data]
     assert not outward.readable()
 
 
@@ -161,7 +161,7 @@ def test_writen_under_a_storm_of_signals_and_timeouts_sends_each_byte_once(wire,
     outward, data = wire(kind, blocking=blocking, output=True), data_for(kind)
     rio = Rio(outward.near, bufsize=1000)
     chance = random.Random(5)
-    taken, thread = arriving(outward, len(data), background)
+    received, thread = receive_in_background(outward, len(data), background)
     storm(chance, 0.0005)
     sent = 0
     while sent < len(data):
@@ -169,11 +169,11 @@ def test_writen_under_a_storm_of_signals_and_timeouts_sends_each_byte_once(wire,
         count, error = storm.attempt(partial(rio.writen, data[sent:end], timeout=chance.choice([0, 0.0002, REST])))
         sent += count or getattr(error, "characters_written", 0)
     thread.join(REST)
-    assert taken == [data]
+    assert received == [data]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socketpair", "tcp"])
-def test_a_broken_pipe_is_an_error_and_what_was_received_can_still_be_read(wire, kind):
+def test_received_bytes_are_readable_after_a_broken_pipe(wire, kind):
     outward = wire(kind, output=True)
     if kind != "pipe":
         outward.feed(b"one\ntwo\n")

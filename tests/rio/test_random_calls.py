@@ -1,7 +1,8 @@
-"""Random calls of everything a Rio has, from two threads and from signal handlers, finalizers and forks in them.
+"""Random calls of all methods of a Rio, from two threads and from the signal handlers, finalizers and forks in them.
 
-RIOECHO_SOAK_SECONDS sets how long, RIOECHO_SOAK_SEED where it begins. In half of the sessions nothing is closed, and
-each byte is accounted for on both sides; in the others everything is allowed and only what may be raised is checked.
+RIOECHO_SOAK_SECONDS sets the duration, RIOECHO_SOAK_SEED the first seed. In half of the sessions nothing is closed, and
+each byte is accounted for on both sides. In the others a Rio may be closed at any time, and only the types of the
+exceptions are checked.
 """
 
 import contextlib
@@ -30,10 +31,10 @@ from rioecho import ConcurrentCall, IncompleteRead, LineTooLong, Rio
 SECONDS = float(os.environ.get("RIOECHO_SOAK_SECONDS", "10"))
 SEED = int(os.environ.get("RIOECHO_SOAK_SEED", "0"))
 SESSION = 0.25  # seconds
-REST = 60  # seconds after which something hangs
+REST = 60  # seconds after which a test fails
 BLOCK = random.Random(0).randbytes(1 << 16).replace(b"\0", b"\n")
-PTY_TAKES = 1024
-NAME = 10  # bytes at the beginning of a record
+PTY_TAKES = 1024  # maximum number of bytes of one write to a terminal
+NAME = 10  # length in bytes of the name at the beginning of a record
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,23 +45,23 @@ pytestmark = [
 
 
 def stream_of(n, at):
-    """N bytes of an endless stream, from position `at`."""
+    """Return n bytes of an endless stream, from position ``at``."""
     start = at % len(BLOCK)
     return (BLOCK * ((start + n) // len(BLOCK) + 1))[start : start + n]
 
 
 class Alarm(Exception):
-    """What the handler raises."""
+    """Raised by the signal handler."""
 
 
-#: What a call may raise.
+#: The exceptions that a call may raise.
 EXPECTED = (TimeoutError, BlockingIOError, ConcurrentCall, LineTooLong, IncompleteRead, Alarm)
-#: The same where Rios are closed under each other, or their descriptor may be.
+#: The exceptions that a call may raise while the Rio or its descriptor may be closed by another call.
 CLOSING = (*EXPECTED, OSError, ValueError)
 
 
 class Source:
-    """A descriptor whose fileno() is Python code, which now and then makes a call itself."""
+    """A descriptor whose ``fileno()`` is Python code, which sometimes makes a call itself."""
 
     def __init__(self, fd):
         self.fd = fd
@@ -75,12 +76,12 @@ class Source:
 
 
 def keep_signals_out():
-    """Signals come to the main thread: see _rio/tls.pyx on what another thread's signal can leave unknown."""
+    """Block the signal in this thread. The main thread must get it: see the remaining races in _rio/tls.pyx."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
 
 
 class Peer:
-    """The other side: feeds the stream, and keeps what it gets, without ever waiting for long."""
+    """The peer: sends the stream and stores the bytes received, without blocking."""
 
     def __init__(self, reads, writes, tls=None):
         self.reads, self.writes, self.tls = reads, writes, tls
@@ -103,12 +104,12 @@ class Peer:
                     n = self.give(pending)
                     self.fed += n
                     moved = moved or n
-                    # What a TLS socket could not send, it must be offered again.
+                    # Bytes that a TLS socket could not send must be passed to it again.
                     pending = pending[n:] if self.feeding or self.tls else b""
                 if not moved:
                     select.select([fd for fd in (self.reads,) if fd is not None], [], [], 0.002)
         except OSError as error:
-            self.error = error  # closed under it, in a session in which that may be
+            self.error = error  # expected in a session that closes descriptors
 
     def take(self):
         if self.reads is None:
@@ -135,7 +136,7 @@ class Peer:
 
 
 def made_of(whole, records):
-    """Report whether these records, each one whole or cut and each with a name of its own, make up the whole."""
+    """Report whether ``whole`` consists of these records, in any order. Each has a unique name and may be truncated."""
     named = {record[:NAME]: record for record in records if len(record) >= NAME}
     short = [record for record in records if 0 < len(record) < NAME]
     at = 0
@@ -153,13 +154,13 @@ def made_of(whole, records):
 
 
 class Session:
-    """One descriptor under random calls."""
+    """Random calls on one descriptor."""
 
     def __init__(self, kind, chance, contexts):
         self.chance, self.kind = chance, kind
         self.closing = chance.random() < 0.5
         self.calls = 0
-        self.read, self.wrote = [], []  # pieces, in the order of their notes
+        self.read, self.wrote = [], []  # pieces, in the order in which they were noted
         self.armed = self.inside = self.child = False
         self.stop = threading.Event()
         self.trouble = []
@@ -225,7 +226,7 @@ class Session:
     # ---- single calls
 
     def reading(self, rio, chance):
-        """A call that reads, and the buffer it fills if there is one."""
+        """Return a random call that reads, and the buffer that it fills, if any."""
         n = chance.choice([0, 1, 5, 50, 1500, 70_000])
         timeout = chance.choice([0, 0.0005, 0.003, ...])
         buffer = bytearray(n)
@@ -241,7 +242,7 @@ class Session:
         return call, buffer
 
     def writing(self, rio, chance):
-        """A call that writes, and its data."""
+        """Return a random call that writes, and its data."""
         name = b"<%08d>" % next(self.ids)
         data = name + stream_of(chance.choice([0, 1, 50, 999, 70_000 if self.kind != "terminal" else 3000]), 0)
         cut = len(data) // 2
@@ -267,7 +268,7 @@ class Session:
         return chance.choice([rio.close, rio.detach, rio.__del__]), None
 
     def attempt(self, chance):
-        """Make one random call and note what it read or wrote. No note is lost to a handler that raises."""
+        """Make one random call and note what it read or wrote. A handler that raises must not prevent the note."""
         rio = self.rio
         self.calls += 1
         kinds = [self.reading] * 8 + [self.writing] * 8 + [self.looking] * 2 + [self.ending] * self.closing
@@ -285,7 +286,7 @@ class Session:
             call, note = kind(rio, chance)
             if main and not self.inside:
                 self.armed = True
-            # C code only: no handler and no other thread runs between the call's return and its note.
+            # Only C code: no handler and no other thread runs between the return of the call and its note.
             log = self.read if kind == self.reading else results
             log.extend(zip([(call, note)], iter(call, results), strict=False))
             if main:
@@ -302,7 +303,7 @@ class Session:
             self.wrote.append(note)
 
     def pieces(self):
-        """What was read, in order; a number stands for bytes that were skipped."""
+        """Yield the pieces that were read, in order; a number stands for bytes that were skipped."""
         for (call, buffer), result in self.read:
             while isinstance(call, partial):
                 call = call.func
@@ -312,7 +313,7 @@ class Session:
             elif name not in ("has_line", "peek", "fill"):
                 yield from result if isinstance(result, list) else [result]
 
-    # ---- who calls
+    # ---- callers
 
     def on_signal(self, *_):
         if self.inside or self.child:
@@ -341,7 +342,7 @@ class Session:
                 self.inside, self.armed = False, armed
 
     def fork(self):
-        """In the child: calls that neither read nor write, for the descriptor is the parent's too."""
+        """Fork, and in the child make calls that neither read nor write: the parent uses the descriptor too."""
         pid = os.fork()
         if not pid:
             self.child = True
@@ -363,7 +364,7 @@ class Session:
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if status:
-            self.trouble.append(f"the child ended with {status}")
+            self.trouble.append(f"the child exited with status {status}")
 
     def beside(self):
         keep_signals_out()
@@ -402,7 +403,7 @@ class Session:
         return self.calls
 
     def account(self):
-        """Take what is on its way, and compare."""
+        """Receive the bytes in flight, and compare both sides."""
         rio = self.rio
         self.peer.feeding = False
         end = time.monotonic() + REST
@@ -412,7 +413,7 @@ class Session:
             while len(self.peer.got) < total and time.monotonic() < end:
                 time.sleep(0.001)
             assert len(self.peer.got) == total
-            assert made_of(self.peer.got, self.wrote), "what was written did not arrive as it was"
+            assert made_of(self.peer.got, self.wrote), "the peer received other bytes than were written"
         if self.kind != "pipe out":
             pieces = list(self.pieces())
             size = sum(piece if isinstance(piece, int) else len(piece) for piece in pieces)
@@ -427,7 +428,7 @@ class Session:
             at = 0
             for piece in pieces:
                 if not isinstance(piece, int):
-                    assert piece == stream_of(len(piece), at), "what was sent was not read as it was"
+                    assert piece == stream_of(len(piece), at), "other bytes were read than the peer sent"
                 at += piece if isinstance(piece, int) else len(piece)
 
     def close(self):
@@ -443,7 +444,7 @@ class Session:
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory):
-    """Contexts of a TLS server and of a client; None without the openssl command."""
+    """Return the SSL contexts of a server and of a client, or None without the openssl command."""
     if not shutil.which("openssl"):
         return None
     place = tmp_path_factory.mktemp("certificate")

@@ -1,4 +1,4 @@
-"""Each reading method: what it returns, and at the end of the input, and at its limit."""
+"""The result of each reading method, also at EOF and at its limit."""
 
 import io
 import pickle
@@ -12,7 +12,7 @@ TEXT = b"one\ntwo\r\n\nfour"
 
 @pytest.fixture(params=[1, 4, 64])
 def rio(request, stream):
-    """A Rio over TEXT and then the end."""
+    """Return a Rio whose input is TEXT, followed by EOF."""
     stream.feed(TEXT)
     stream.end()
     return Rio(stream.near, bufsize=request.param, timeout=10)
@@ -20,15 +20,15 @@ def rio(request, stream):
 
 @pytest.fixture
 def live(stream):
-    """A Rio over a connection on which nothing has come yet."""
+    """Return a Rio over a connection on which nothing has been received yet."""
     return Rio(stream.near, bufsize=16, timeout=10)
 
 
-def test_readline_gives_the_newline_then_the_rest_then_nothing(rio):
+def test_readline_returns_lines_with_newlines_then_the_unterminated_one_then_nothing(rio):
     assert [rio.readline() for _ in range(6)] == [b"one\n", b"two\r\n", b"\n", b"four", b"", b""]
 
 
-def test_readline_with_a_limit_cuts_and_the_rest_is_the_next_line(rio):
+def test_readline_with_a_limit_returns_a_line_in_pieces(rio):
     assert [rio.readline(limit) for limit in (2, 2, 5, 0, 1, 3, 9)] == [
         b"on",
         b"e\n",
@@ -47,24 +47,24 @@ def test_a_negative_limit_or_none_is_no_limit_as_in_io(rio, limit):
     assert rio.read(limit) == TEXT[4:]
 
 
-def test_iteration_stops_at_the_end_and_can_be_taken_up_again(rio):
+def test_iteration_stops_at_eof_and_can_be_restarted(rio):
     assert next(rio) == b"one\n"
     assert iter(rio) is rio
     assert list(rio) == [b"two\r\n", b"\n", b"four"]
     assert list(rio) == []
 
 
-def test_read_gives_exactly_n_bytes_and_fewer_only_at_the_end(rio):
+def test_read_returns_exactly_n_bytes_and_fewer_only_at_eof(rio):
     assert [rio.read(n) for n in (0, 1, 5, 7)] == [b"", b"o", b"ne\ntw", b"o\r\n\nfou"]
     assert [rio.read(n) for n in (100, 100, 0)] == [b"r", b"", b""]
 
 
-def test_read_without_a_size_gives_all_to_the_end(rio):
+def test_read_without_a_size_returns_everything_up_to_eof(rio):
     assert rio.read() == TEXT
     assert rio.read() == b""
 
 
-def test_readexactly_raises_at_the_end_with_what_came(rio):
+def test_readexactly_raises_at_eof_with_the_bytes_received(rio):
     assert rio.readexactly(9) == TEXT[:9]
     with pytest.raises(IncompleteRead) as caught:
         rio.readexactly(9)
@@ -76,7 +76,7 @@ def test_readexactly_raises_at_the_end_with_what_came(rio):
     assert rio.readexactly(0) == b""
 
 
-def test_readuntil_gives_the_separator_too_and_raises_at_the_end_with_what_came(rio):
+def test_readuntil_includes_the_separator_and_raises_at_eof_with_the_remaining_bytes(rio):
     assert rio.readuntil() == b"one\n"
     assert rio.readuntil(b"\r\n\n") == b"two\r\n\n"
     with pytest.raises(IncompleteRead) as caught:
@@ -95,7 +95,7 @@ def test_readuntil_finds_a_separator_that_overlaps_itself(live, stream):
     assert live.readuntil(b"ABABAC") == b"ABABABAC"
 
 
-def test_readuntil_looks_afresh_for_another_separator(live, stream):
+def test_readuntil_scans_the_buffer_again_for_another_separator(live, stream):
     stream.feed(b"a;b,c")
     for sep in (b"\r\n", b"\n", b"c,"):
         with pytest.raises(BlockingIOError):
@@ -108,13 +108,13 @@ def test_readuntil_looks_afresh_for_another_separator(live, stream):
     assert live.readuntil(b"\r\n") == b"c\r\n"
 
 
-def test_readlines_gives_all_lines_and_stops_after_a_hint(rio):
+def test_readlines_returns_all_lines_or_stops_after_the_hint(rio):
     assert rio.readlines(5) == [b"one\n", b"two\r\n"]
     assert rio.readlines() == [b"\n", b"four"]
     assert rio.readlines() == []
 
 
-def test_readlines1_gives_the_whole_lines_of_one_read_and_waits_for_the_first(live, stream):
+def test_readlines1_returns_the_complete_lines_of_one_read_and_waits_for_the_first(live, stream):
     stream.feed(b"one\ntwo\nthr")
     assert live.readlines1() == [b"one\n", b"two\n"]
     with pytest.raises(BlockingIOError):
@@ -125,7 +125,7 @@ def test_readlines1_gives_the_whole_lines_of_one_read_and_waits_for_the_first(li
     assert [live.readlines1(), live.readlines1()] == [[b"four"], []]
 
 
-def test_readlines1_does_not_read_while_a_line_is_held(live, stream):
+def test_readlines1_does_not_read_while_a_line_is_buffered(live, stream):
     stream.feed(b"one\ntwo\n")
     live.fill(8)
     stream.feed(b"three\n")
@@ -133,7 +133,7 @@ def test_readlines1_does_not_read_while_a_line_is_held(live, stream):
     assert live.buffered == 0
 
 
-def test_read1_gives_what_is_there_after_at_most_one_read(live, stream):
+def test_read1_returns_the_buffered_bytes_after_at_most_one_read(live, stream):
     stream.feed(b"0123456789")
     assert live.read1(0) == b""
     assert live.read1(4) == b"0123"
@@ -145,7 +145,7 @@ def test_read1_gives_what_is_there_after_at_most_one_read(live, stream):
 
 
 @pytest.mark.parametrize("size", [12, 100])
-def test_readinto1_gives_what_is_there_and_readinto_fills(live, stream, size):
+def test_readinto1_stores_the_available_bytes_and_readinto_fills_the_buffer(live, stream, size):
     buffer = bytearray(size)
     stream.feed(b"0123456789")
     assert live.readinto1(buffer) == 10
@@ -157,17 +157,17 @@ def test_readinto1_gives_what_is_there_and_readinto_fills(live, stream, size):
     assert live.readinto1(buffer) == 0
 
 
-def test_peek_shows_what_is_held_after_at_most_one_read_and_takes_nothing(live, stream):
+def test_peek_returns_the_buffered_bytes_after_at_most_one_read_and_consumes_nothing(live, stream):
     stream.feed(b"0123")
     assert [live.peek(), live.peek(2), live.peek(1 << 17)] == [b"0123"] * 3
     stream.feed(b"45")
-    assert live.peek() == b"0123", "something is held: no read"
+    assert live.peek() == b"0123", "there are buffered bytes, so it must not read"
     assert live.read(6) == b"012345"
     stream.end()
     assert live.peek() == b""
 
 
-def test_fill_waits_for_n_bytes_growing_beyond_bufsize_and_answers_fewer_at_the_end(live, stream):
+def test_fill_waits_for_n_bytes_even_beyond_bufsize_and_returns_fewer_at_eof(live, stream):
     assert live.fill(0) == 0
     stream.feed(b"x" * 100)
     assert live.fill() >= 1
@@ -179,7 +179,7 @@ def test_fill_waits_for_n_bytes_growing_beyond_bufsize_and_answers_fewer_at_the_
     assert live.fill(1) == 0
 
 
-def test_questions_about_what_is_held_do_not_touch_the_descriptor(live, stream):
+def test_queries_of_the_buffer_do_not_use_the_descriptor(live, stream):
     stream.feed(b"one\ntwo")
     assert (live.buffered, live.has_line(), live.read_buffered()) == (0, False, b"")
     live.fill(7)
@@ -190,7 +190,7 @@ def test_questions_about_what_is_held_do_not_touch_the_descriptor(live, stream):
     assert (live.buffered, live.readline()) == (0, b"\n")
 
 
-def test_skipline_counts_what_it_throws_away(rio):
+def test_skipline_returns_the_number_of_discarded_bytes(rio):
     assert [rio.skipline() for _ in range(5)] == [4, 5, 1, 4, 0]
 
 
@@ -255,10 +255,10 @@ def test_the_default_max_line_is_a_mebibyte(stream, background):
     assert rio.skipline() == (1 << 20) + 1
 
 
-def test_pickle_loads_from_a_live_connection_what_has_come(live, stream):
+def test_pickle_loads_from_an_open_connection(live, stream):
     for value in ({"a": [1, 2]}, b"x" * 100_000, "text"):
         stream.feed(pickle.dumps(value))
-        assert pickle.load(live) == value  # noqa: S301, our own
+        assert pickle.load(live) == value  # noqa: S301, the test's own data
 
 
 def test_a_text_wrapper_reads_and_writes_through_a_rio(stream):
@@ -276,7 +276,7 @@ def test_a_text_wrapper_reads_and_writes_through_a_rio(stream):
 @pytest.mark.parametrize("held", [0, 1, 100])
 @pytest.mark.parametrize("size", [1000, 32767, 32768, 32769, 150_000])
 @pytest.mark.parametrize("n", [200_000, 1 << 20, 10**9])
-def test_a_large_read_that_meets_the_end_gives_what_came_and_nothing_twice(stream, background, held, size, n):
+def test_a_large_read_that_reaches_eof_returns_each_byte_once(stream, background, held, size, n):
     data = bytes(i * 7 % 251 for i in range(size))
 
     def send():
@@ -295,7 +295,7 @@ def test_a_large_read_that_meets_the_end_gives_what_came_and_nothing_twice(strea
     assert rio.read(n) == rio.readline() == b""
 
 
-def test_a_write_is_sent_with_the_next_wait_whatever_it_is_a_copy_of(stream):
+def test_bytes_like_objects_of_every_size_are_written_in_order(stream):
     rio = Rio(stream.near, bufsize=16, timeout=10)
     parts = [b"a", b"", bytearray(b"bc"), b"d" * 7, memoryview(b"ef"), b"g" * 3, b"h" * 16, b"i"]
     assert [rio.write(part) for part in parts] == [len(part) for part in parts]

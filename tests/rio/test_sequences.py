@@ -1,4 +1,4 @@
-"""Random sequences of calls on a connection whose peer is the test: every answer is the oracle's."""
+"""Random sequences of calls on a connection whose peer is the test; every result must be the oracle's."""
 
 import os
 import socket
@@ -89,7 +89,7 @@ def check_read(rio, oracle, name, arguments):
 
 
 def check_partial(rio, oracle, name, arguments):
-    """Calls whose answer depends on how much one read gets: a piece of what is there, at least one byte if any is."""
+    """Check a method whose result depends on the size of one read: some of the available bytes, at least one."""
     data, ended = oracle.data, oracle.ended
     held = rio.buffered
     try:
@@ -136,7 +136,7 @@ def check_partial(rio, oracle, name, arguments):
 
 
 def write(rio, name, arguments):
-    """Call a writing method: the bytes that it took."""
+    """Call a writing method and return the bytes that it accepted."""
     data = b"".join(arguments[0]) if name == "writelines" else b"".join(arguments)
     try:
         getattr(rio, name)(*arguments)
@@ -146,7 +146,7 @@ def write(rio, name, arguments):
 
 
 class Ends:
-    """The two ends of a connection, the far one watched by the oracle."""
+    """The two descriptors of a connection. The test reads and writes the far one."""
 
     def __init__(self, pipe):
         if pipe:
@@ -186,7 +186,7 @@ class Ends:
     st.sampled_from([10, 30, 1 << 20]),
     st.booleans(),
 )
-def test_any_sequence_of_reads_answers_as_the_oracle_does(live, ended, bufsize, max_line, pipe):
+def test_any_sequence_of_reads_returns_what_the_oracle_returns(live, ended, bufsize, max_line, pipe):
     with Ends(pipe) as ends:
         rio = Rio(ends.near, bufsize=bufsize, max_line=max_line, timeout=0)
         oracle = Oracle(b"", ended=False, max_line=max_line)
@@ -208,7 +208,7 @@ def test_any_sequence_of_reads_answers_as_the_oracle_does(live, ended, bufsize, 
 
 @deterministic
 @given(both_steps, st.sampled_from([1, 2, 7, 64, 65536]), st.booleans())
-def test_any_sequence_of_reads_and_writes_keeps_both_directions_whole(steps, bufsize, slow):
+def test_any_sequence_of_reads_and_writes_loses_nothing_in_either_direction(steps, bufsize, slow):
     with Ends(pipe=False) as ends:
         rio = Rio(ends.near, bufsize=bufsize, max_line=30, timeout=0)
         oracle = Oracle(b"", ended=False, max_line=30)
@@ -222,7 +222,7 @@ def test_any_sequence_of_reads_and_writes_keeps_both_directions_whole(steps, buf
             elif name in PARTIAL:
                 check_partial(rio, oracle, name, tuple(arguments))
             else:
-                if slow and name != "flush":  # until the peer has taken enough
+                if slow and name != "flush":  # more than fits in the socket buffer, while the peer does not read
                     arguments = [[*arguments[0]] * 50] if name == "writelines" else [arguments[0] * 200]
                 written += write(rio, name, tuple(arguments))
                 if not slow:

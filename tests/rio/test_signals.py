@@ -1,4 +1,4 @@
-"""No SIGPIPE reaches the process, and no promise needs more memory than what came: told apart in child processes."""
+"""SIGPIPE never reaches the process, and memory is bounded by the bytes received; each test runs a child process."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ SIGPIPE = """if True:
     refused(rio.write, b"x" * 5000)
     refused(rio.writelines, [b"x" * 5000])
     if kind != "pipe":
-        assert rio.readline(timeout=5) == b""   # nothing to wait for
+        assert rio.readline(timeout=5) == b""   # EOF
     thread = threading.Thread(target=refused, args=(rio.writen, b"x"))
     thread.start()
     thread.join()
@@ -49,11 +49,11 @@ SIGPIPE = """if True:
 
 @pytest.mark.parametrize("mask", ["open", "blocked"])
 @pytest.mark.parametrize("kind", ["pipe", "socketpair"])
-def test_no_sigpipe_reaches_a_process_that_would_die_of_it(child, kind, mask):
+def test_no_sigpipe_reaches_the_process(child, kind, mask):
     assert child(SIGPIPE, kind, mask) == "alive\n"
 
 
-def test_a_sigpipe_of_somebody_else_stays_pending(child):
+def test_an_earlier_sigpipe_stays_pending(child):
     code = """if True:
         import os, signal
         from rioecho import Rio
@@ -69,7 +69,7 @@ def test_a_sigpipe_of_somebody_else_stays_pending(child):
     assert child(code) == "True\n"
 
 
-def test_the_error_of_a_tied_write_is_no_sigpipe_either(child):
+def test_the_error_of_a_tied_write_raises_no_sigpipe(child):
     code = """if True:
         import signal, socket
         from rioecho import Rio
@@ -88,7 +88,7 @@ def test_the_error_of_a_tied_write_is_no_sigpipe_either(child):
 
 
 limits_memory = pytest.mark.skipif(
-    os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer does not work within a limit"
+    os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer does not work with a memory limit"
 )
 
 HUGE = """if True:
@@ -124,10 +124,10 @@ HUGE = """if True:
     ],
     ids=lambda value: value.split("(")[0] if value.startswith("rio") else "",
 )
-def test_a_size_that_a_peer_made_up_allocates_little(child, call, answer):
+def test_a_huge_size_allocates_little_memory(child, call, answer):
     pytest.importorskip("resource")
     if not Path("/proc/self/statm").exists():
-        pytest.skip("no /proc")
+        pytest.skip("there is no /proc")
     assert child(HUGE, call) == answer + "\n"
 
 
@@ -167,5 +167,5 @@ MEMORY = """if True:
 def test_running_out_of_memory_loses_nothing(child, call):
     pytest.importorskip("resource")
     if not Path("/proc/self/statm").exists():
-        pytest.skip("no /proc")
+        pytest.skip("there is no /proc")
     assert child(MEMORY.replace("CALL", call)) == "True True True\n"

@@ -1,6 +1,6 @@
-"""Random timeouts, signals and interruptions for a while: what is sent is what is read, in order.
+"""Random timeouts, signals and interruptions: the bytes read are those sent, in order.
 
-RIOECHO_SOAK sets the seconds; each test takes a share.
+RIOECHO_SOAK sets the duration in seconds, which the tests share.
 """
 
 import os
@@ -21,13 +21,13 @@ BLOCK = random.Random(0).randbytes(1 << 16).replace(b"\0", b"\n")
 
 
 def stream_of(n, at=0):
-    """N bytes of an endless stream, from position `at`."""
+    """Return n bytes of an endless stream, from position ``at``."""
     start = at % len(BLOCK)
     return (BLOCK * ((start + n) // len(BLOCK) + 1))[start : start + n]
 
 
 def taken(result):
-    """The bytes of whatever a method returned."""
+    """Return the bytes of a method's result, which may be a list of lines."""
     return b"".join(result) if isinstance(result, list) else result
 
 

@@ -1,4 +1,4 @@
-"""Time grows with the bytes, not with their square, however they come; measured as a ratio."""
+"""The running time grows linearly with the number of bytes, however they arrive; measured as a ratio."""
 
 import time
 from contextlib import suppress
@@ -9,7 +9,7 @@ from rioecho import Rio
 
 
 def cost(work, size):
-    """The least processor time of a few runs."""
+    """Return the minimum CPU time of a few runs."""
     return min(work(size) for _ in range(3))
 
 
@@ -26,7 +26,7 @@ BYTEWISE = {
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("call", BYTEWISE.values(), ids=BYTEWISE)
-def test_a_byte_more_of_a_long_line_costs_the_same_however_long_it_is(stream, background, call):
+def test_the_cost_per_byte_does_not_depend_on_the_length_of_the_line(stream, background, call):
     def work(size):
         rio = Rio(stream.near, max_line=None, timeout=20)
         filling = background(stream.far.sendall, b"x" * size)
@@ -43,7 +43,7 @@ def test_a_byte_more_of_a_long_line_costs_the_same_however_long_it_is(stream, ba
         assert rio.buffered == size + 500
         return taken
 
-    assert cost(work, 16 << 20) < 16 * cost(work, 1 << 16)  # looking at all of it again: hundreds
+    assert cost(work, 16 << 20) < 16 * cost(work, 1 << 16)  # scanning all of it again costs hundreds of times as much
 
 
 @pytest.mark.sampled(1)
@@ -73,4 +73,4 @@ def test_a_million_one_byte_lines_take_linear_time(wire, drain, bufsize):
         return taken
 
     ratio = cost(work, 1_000_000) / cost(work, 125_000)
-    assert ratio < 24, f"eight times the lines took {ratio:.0f} times as long"  # a square: sixty-four
+    assert ratio < 24, f"eight times the lines took {ratio:.0f} times as long"  # quadratic time: 64

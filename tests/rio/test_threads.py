@@ -1,4 +1,4 @@
-"""One reader and one writer may work at once; a second caller of a side is told so and disturbs nothing."""
+"""One reader and one writer may work at the same time; a second one raises ConcurrentCall and has no effect."""
 
 import os
 import random
@@ -43,7 +43,7 @@ WRITERS = {
 
 
 def until_refused(call, rio):
-    """Call until the thread that has been started holds the side; `call` must have no effect before that."""
+    """Repeat a call without effects until another thread holds the side."""
     end = time.monotonic() + 20
     while time.monotonic() < end:
         try:
@@ -51,11 +51,11 @@ def until_refused(call, rio):
         except ConcurrentCall:
             return
         os.sched_yield()
-    raise AssertionError("the other thread never began")
+    raise AssertionError("timed out waiting for the other thread")
 
 
 @pytest.mark.parametrize("call", READERS.values(), ids=READERS)
-def test_a_second_reader_is_refused_and_disturbs_nothing(pair, call, background):
+def test_a_second_reader_raises_and_does_not_affect_the_first(pair, call, background):
     rio = Rio(pair.near, timeout=20)
     lines = []
     thread = background(lambda: lines.extend([rio.readline(), rio.readline()]))
@@ -73,10 +73,10 @@ def test_a_second_reader_is_refused_and_disturbs_nothing(pair, call, background)
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("call", WRITERS.values(), ids=WRITERS)
-def test_a_second_writer_is_refused_and_disturbs_nothing(pair, wire, call, background):
+def test_a_second_writer_raises_and_does_not_affect_the_first(pair, wire, call, background):
     outward = wire(pair.kind, output=True)
     rio = Rio(outward.near, timeout=20)
-    data = b"0123456789abcdef" * (1 << (13 if pair.kind == "pty" else 16))  # a terminal takes less, and is slow
+    data = b"0123456789abcdef" * (1 << (13 if pair.kind == "pty" else 16))  # a terminal holds less and is slow
     thread = background(rio.writen, data)
     until_refused(lambda rio: rio.writelines([b""]), rio)
     for _ in range(3):
@@ -88,7 +88,7 @@ def test_a_second_writer_is_refused_and_disturbs_nothing(pair, wire, call, backg
 
 
 @pytest.mark.parametrize("call", READERS.values(), ids=READERS)
-def test_a_read_in_a_signal_handler_that_interrupted_a_read_is_refused(pair, call, on_alarm):
+def test_a_read_in_a_signal_handler_that_interrupted_a_read_raises(pair, call, on_alarm):
     rio = Rio(pair.near, timeout=20)
     met = []
 
@@ -106,10 +106,10 @@ def test_a_read_in_a_signal_handler_that_interrupted_a_read_is_refused(pair, cal
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("call", WRITERS.values(), ids=WRITERS)
-def test_a_write_in_a_signal_handler_that_interrupted_a_write_is_refused(pair, wire, call, on_alarm, background):
+def test_a_write_in_a_signal_handler_that_interrupted_a_write_raises(pair, wire, call, on_alarm, background):
     outward = wire(pair.kind, output=True)
     rio = Rio(outward.near, timeout=20)
-    data = b"0123456789abcdef" * (1 << (13 if pair.kind == "pty" else 16))  # a terminal takes less, and is slow
+    data = b"0123456789abcdef" * (1 << (13 if pair.kind == "pty" else 16))  # a terminal holds less and is slow
     met, go = [], threading.Event()
 
     def ring(signum, frame):
@@ -128,7 +128,7 @@ def test_a_write_in_a_signal_handler_that_interrupted_a_write_is_refused(pair, w
     assert taken == [data]
 
 
-def test_an_error_that_a_handler_does_not_catch_ends_the_read_and_loses_nothing(stream, on_alarm):
+def test_an_uncaught_error_of_a_handler_ends_the_read_and_loses_nothing(stream, on_alarm):
     rio = Rio(stream.near, timeout=20)
     stream.feed(b"be")
     on_alarm(lambda *_: rio.readline(), 0.005)
@@ -172,7 +172,7 @@ def test_one_reader_and_one_writer_work_at_the_same_time(wire, kind, background)
         thread.join(60)
 
 
-def test_a_reader_that_waits_sends_what_another_thread_has_buffered_at_most_once(stream, background):
+def test_a_waiting_reader_sends_the_output_of_another_thread_at_most_once(stream, background):
     rio = Rio(stream.near, bufsize=64, timeout=20)
     lines = [b"%d\n" % n for n in range(20_000)]
     reader = background(rio.readline)
@@ -190,14 +190,14 @@ def test_a_reader_that_waits_sends_what_another_thread_has_buffered_at_most_once
     reader.join(20)
 
 
-def gil_is_there():
+def gil_is_enabled():
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.skipif(not gil_is_there(), reason="no GIL to give up")
+@pytest.mark.skipif(not gil_is_enabled(), reason="the GIL is disabled")
 @pytest.mark.parametrize(("kind", "blocking"), [("socketpair", True), ("tcp", True), ("pipe", False)])
-def test_the_gil_is_not_given_up_while_there_is_data(wire, kind, blocking, background):
+def test_the_gil_is_not_released_while_there_is_data(wire, kind, blocking, background):
     data = wire(kind, blocking=blocking)
     rio = Rio(data.near, bufsize=2, timeout=20)
     count = 300
@@ -209,10 +209,10 @@ def test_the_gil_is_not_given_up_while_there_is_data(wire, kind, blocking, backg
             turns[0] += 1
 
     before = sys.getswitchinterval()
-    sys.setswitchinterval(0.5)  # only a thread that gives the GIL up lets the other one run
+    sys.setswitchinterval(0.5)  # the other thread runs only if this one releases the GIL
     try:
         thread = background(burn)
-        select.select([], [], [], 0)  # give it up here: what follows begins with a fresh interval
+        select.select([], [], [], 0)  # release it here, so that a new interval begins
         seen = turns[0]
         lines = [rio.readline() for _ in range(count)]
         assert turns[0] == seen
@@ -224,8 +224,8 @@ def test_the_gil_is_not_given_up_while_there_is_data(wire, kind, blocking, backg
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not gil_is_there(), reason="no GIL to give up")
-def test_the_gil_is_not_given_up_while_output_is_taken(stream, background):
+@pytest.mark.skipif(not gil_is_enabled(), reason="the GIL is disabled")
+def test_the_gil_is_not_released_while_output_can_be_sent(stream, background):
     rio = Rio(stream.near, timeout=20)
     turns, stop = [0], threading.Event()
 
@@ -248,7 +248,7 @@ def test_the_gil_is_not_given_up_while_output_is_taken(stream, background):
         thread.join(20)
 
 
-def test_the_gil_is_given_up_while_a_call_waits(pair, background):
+def test_the_gil_is_released_while_a_call_waits(pair, background):
     rio = Rio(pair.near, timeout=20)
     background(pair.feed, b"line\n")
     assert rio.readline() == b"line\n"

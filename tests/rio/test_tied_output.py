@@ -1,4 +1,4 @@
-"""Buffered output goes out before a read has to wait, in one send; stuck output keeps no line from the reader."""
+"""Buffered output is sent before a read waits, with one send; output that cannot be sent does not block reading."""
 
 import socket
 import threading
@@ -7,23 +7,25 @@ import pytest
 
 from rioecho import Rio
 
-needs_packets = pytest.mark.skipif(not hasattr(socket, "SOCK_SEQPACKET"), reason="no SOCK_SEQPACKET")
+needs_packets = pytest.mark.skipif(
+    not hasattr(socket, "SOCK_SEQPACKET"), reason="this system has no SOCK_SEQPACKET sockets"
+)
 
 
 @pytest.fixture
 def packets():
-    """A connection that shows how output was cut: what one send sends, one recv gets."""
+    """Return a connection that preserves the boundaries of sends: each recv returns the data of one send."""
     try:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError:
-        pytest.skip("no local SOCK_SEQPACKET")
+        pytest.skip("this system has no local SOCK_SEQPACKET sockets")
     with near, far:
         far.settimeout(20)
         yield near, far
 
 
 def stuck(rio):
-    """Send until the peer takes no more: how many bytes it took."""
+    """Send until the socket buffer is full, and return the number of bytes sent."""
     sent = 0
     while True:
         try:
@@ -35,7 +37,7 @@ def stuck(rio):
 
 
 @needs_packets
-def test_a_batch_of_lines_is_answered_with_one_send(packets):
+def test_a_batch_of_lines_is_echoed_with_one_send(packets):
     near, far = packets
     rio = Rio(near, timeout=20)
     for batch in (b"one\ntwo\nthree\n", b"four\n", b"x\n" * 1000):
@@ -44,12 +46,12 @@ def test_a_batch_of_lines_is_answered_with_one_send(packets):
     for line in rio:
         rio.write(line)
     rio.flush()
-    # Nothing had to wait in between, so all the batches went together.
+    # No read had to wait in between, so all batches were echoed with one send.
     assert far.recv(1 << 16) == b"one\ntwo\nthree\nfour\n" + b"x\n" * 1000
 
 
 @needs_packets
-def test_each_wait_sends_what_is_buffered_and_no_sooner(packets, background):
+def test_buffered_output_is_sent_before_each_wait_and_no_sooner(packets, background):
     near, far = packets
     rio = Rio(near, timeout=20)
     answers = []
@@ -69,7 +71,7 @@ def test_each_wait_sends_what_is_buffered_and_no_sooner(packets, background):
 
 
 @needs_packets
-def test_a_read_that_need_not_wait_sends_nothing(packets):
+def test_a_read_that_does_not_wait_sends_nothing(packets):
     near, far = packets
     rio = Rio(near, timeout=20)
     far.send(b"one\ntwo\n")
@@ -84,7 +86,7 @@ def test_a_read_that_need_not_wait_sends_nothing(packets):
 
 
 @needs_packets
-def test_writen_sends_what_is_buffered_and_its_data_together_and_in_order(packets):
+def test_writen_sends_buffered_output_and_its_data_together_and_in_order(packets):
     near, far = packets
     rio = Rio(near, bufsize=100)
     rio.write(b"one ")
@@ -124,7 +126,7 @@ READS = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_every_read_that_waits_sends_first_so_that_a_dialogue_needs_no_flush(stream, read, background):
+def test_every_read_that_waits_sends_first_so_a_dialogue_needs_no_flush(stream, read, background):
     rio = Rio(stream.near, bufsize=64, timeout=20)
 
     def answer():
@@ -136,7 +138,7 @@ def test_every_read_that_waits_sends_first_so_that_a_dialogue_needs_no_flush(str
     assert read(rio) == b"question\n"
 
 
-def test_stuck_output_keeps_no_line_from_the_reader_and_all_of_it_arrives(stream, background):
+def test_stuck_output_does_not_block_reading_and_is_sent_later(stream, background):
     rio = Rio(stream.near, bufsize=1 << 16, timeout=20)
     sent = stuck(rio)
     rio.write(b"held output")
@@ -155,11 +157,11 @@ def test_stuck_output_keeps_no_line_from_the_reader_and_all_of_it_arrives(stream
         stream.feed(b"three\n")
 
     background(drain)
-    assert rio.readline() == b"three\n", "the wait for it sent the rest"
+    assert rio.readline() == b"three\n", "the output was sent while the read waited"
     assert got == [b"." * sent + b"held output"]
 
 
-def test_an_echo_of_a_flood_does_not_wait_for_its_own_unsent_answer(stream, background):
+def test_an_echo_of_a_flood_does_not_deadlock_on_its_own_unsent_output(stream, background):
     size = 4 << 20
     rio = Rio(stream.near, bufsize=1 << 14, timeout=20)
     data = b"x" * 1023 + b"\n"
@@ -183,7 +185,7 @@ def test_an_echo_of_a_flood_does_not_wait_for_its_own_unsent_answer(stream, back
     rio.close()
 
 
-def test_an_error_in_sending_is_kept_for_the_next_write_and_disturbs_no_read(stream):
+def test_an_error_of_sending_is_raised_by_the_next_write_and_not_by_a_read(stream):
     rio = Rio(stream.near, timeout=20)
     stream.far.shutdown(socket.SHUT_RD)
     stream.feed(b"one\n")
@@ -216,7 +218,7 @@ def test_an_error_in_sending_is_kept_for_the_next_write_and_disturbs_no_read(str
     ],
     ids=["write", "writen", "writelines", "flush", "close", "detach"],
 )
-def test_the_kept_error_is_raised_by_whichever_writes_next_and_once(stream, call):
+def test_a_stored_error_is_raised_once_by_the_next_writing_call(stream, call):
     rio = Rio(stream.near, timeout=20)
     stream.far.shutdown(socket.SHUT_RD)
     rio.write(b"x")
@@ -225,11 +227,11 @@ def test_the_kept_error_is_raised_by_whichever_writes_next_and_once(stream, call
     with pytest.raises(BrokenPipeError):
         call(rio)
     if not rio.closed:
-        assert rio.write(b"x") == 1, "raised once; a write to the buffer meets no error of its own"
+        assert rio.write(b"x") == 1, "the error is raised once, and a write to the buffer does not send"
 
 
 @pytest.mark.parametrize("kind", ["socketpair", "tcp"])
-def test_a_reset_met_in_sending_is_not_the_end_of_the_input(wire, kind, on_alarm):
+def test_a_reset_during_sending_is_not_reported_as_eof(wire, kind, on_alarm):
     both = wire(kind)
     rio = Rio(both.near, bufsize=1 << 16, timeout=20)
     stuck(rio)
@@ -242,7 +244,7 @@ def test_a_reset_met_in_sending_is_not_the_end_of_the_input(wire, kind, on_alarm
             pass
 
 
-def test_what_a_signal_handler_writes_while_a_read_waits_is_sent(stream, on_alarm, background):
+def test_output_written_by_a_signal_handler_is_sent_while_a_read_waits(stream, on_alarm, background):
     rio = Rio(stream.near, timeout=20)
     on_alarm(lambda *_: rio.write(b"tick"), 0.01)
 

@@ -1,4 +1,4 @@
-"""A timeout is for the whole call, on the monotonic clock; 0 never waits; signals do not change it."""
+"""A timeout limits the whole call, on the monotonic clock; 0 does not block; signals do not renew it."""
 
 import os
 import socket
@@ -10,7 +10,8 @@ import pytest
 from rioecho import Rio
 from support.delivery import Wire, fileno
 
-#: Less than anybody here would wait who took the wrong timeout, and more than a busy machine stands still.
+#: Seconds within which a call with a short timeout must return. The wrong timeout would be longer, and a busy machine
+#: needs less.
 SOON = 10
 
 CALLS = {
@@ -38,7 +39,7 @@ def call(request):
 
 @pytest.fixture
 def dripping(background):
-    """Have a peer send a byte every 5 ms: `dripping(wire)`."""
+    """Return a function that makes the peer send a byte every 5 ms, ``dripping(wire)``."""
     stop = threading.Event()
 
     def drip(wire):
@@ -50,7 +51,7 @@ def dripping(background):
 
 
 def elapsed(function, *arguments, error=TimeoutError, **options):
-    """How long the function takes until it raises."""
+    """Return the time in seconds until a call raises."""
     start = time.monotonic()
     with pytest.raises(error):
         function(*arguments, **options)
@@ -59,14 +60,14 @@ def elapsed(function, *arguments, error=TimeoutError, **options):
 
 @pytest.mark.parametrize("blocking", [True, False])
 @pytest.mark.parametrize("kind", ["pipe", "socketpair", "tcp", "pty"])
-def test_a_timeout_of_zero_never_waits_and_is_a_blocking_io_error(wire, call, kind, blocking):
+def test_a_timeout_of_zero_does_not_block_and_raises_blocking_io_error(wire, call, kind, blocking):
     rio = Rio(wire(kind, blocking=blocking).near, timeout=0)
-    # The machine may stand still once, but not each time.
+    # The minimum, because a busy machine may delay some of the calls.
     assert min(elapsed(call, rio, timeout=0, error=BlockingIOError) for _ in range(5)) < 0.05
 
 
 @pytest.mark.sampled(8)
-def test_a_timeout_ends_the_call_and_never_before_its_time(pair, call):
+def test_a_timeout_ends_the_call_and_not_too_early(pair, call):
     rio = Rio(pair.near, timeout=0.03)
     assert 0.03 <= elapsed(call, rio, timeout=0.03) < SOON
 
@@ -84,7 +85,7 @@ INSATIABLE = ["readline", "read, more than the buffer", "read to the end", "read
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", INSATIABLE)
 @pytest.mark.parametrize("kind", ["pipe", "socketpair", "tcp"])
-def test_a_peer_that_floods_does_not_keep_a_call_beyond_its_timeout(wire, kind, name, background):
+def test_a_flood_does_not_keep_a_call_beyond_its_timeout(wire, kind, name, background):
     flooded = wire(kind)
     stop = threading.Event()
     os.set_blocking(fileno(flooded.far), False)
@@ -104,7 +105,7 @@ def test_a_peer_that_floods_does_not_keep_a_call_beyond_its_timeout(wire, kind, 
     thread.join(20)
 
 
-def test_an_expired_call_still_gives_what_is_there(pair):
+def test_an_expired_timeout_does_not_prevent_returning_buffered_bytes(pair):
     rio = Rio(pair.near)
     pair.feed(b"line\nmore")
     rio.fill(9, timeout=20)
@@ -123,13 +124,13 @@ def test_the_timeout_of_a_python_socket_is_inherited(stream, timeout, inherited)
     assert Rio(stream.near, timeout=None).timeout is None
 
 
-def test_an_inherited_timeout_is_for_the_whole_call(stream, dripping):
+def test_an_inherited_timeout_limits_the_whole_call(stream, dripping):
     stream.near.settimeout(0.05)
     dripping(stream)
     assert 0.05 <= elapsed(Rio(stream.near).readline) < SOON
 
 
-def test_a_timeout_of_the_call_goes_before_that_of_the_rio(stream):
+def test_the_timeout_of_a_call_overrides_that_of_the_rio(stream):
     rio = Rio(stream.near, timeout=0)
     assert 0.02 <= elapsed(rio.readline, timeout=0.02) < SOON
     assert min(elapsed(rio.readline, error=BlockingIOError) for _ in range(5)) < 0.05
@@ -148,7 +149,7 @@ WRITES = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_peer_that_takes_little_by_little_does_not_renew_the_timeout_of_a_write(pair, write, background, wire):
+def test_a_slow_reader_does_not_renew_the_timeout_of_a_write(pair, write, background, wire):
     outward = wire(pair.kind, output=True)
     rio = Rio(outward.near, timeout=0.05)
     stop = threading.Event()
@@ -173,7 +174,7 @@ def test_a_flush_has_a_timeout(pair, wire):
 
 
 @pytest.mark.sampled(2)
-def test_signal_handlers_run_and_the_call_goes_on_with_the_time_left(pair, call, on_alarm):
+def test_signal_handlers_run_and_the_call_continues_with_the_time_left(pair, call, on_alarm):
     rings = []
     on_alarm(lambda *_: rings.append(None), 0.005, 0.005)
     rio = Rio(pair.near, timeout=0.1)
@@ -181,7 +182,7 @@ def test_signal_handlers_run_and_the_call_goes_on_with_the_time_left(pair, call,
     assert rings
 
 
-def test_signal_handlers_run_in_a_call_that_waits_for_ever(pair, on_alarm):
+def test_signal_handlers_run_in_a_read_without_a_timeout(pair, on_alarm):
     rings = []
 
     def ring(signum, frame):
@@ -195,7 +196,7 @@ def test_signal_handlers_run_in_a_call_that_waits_for_ever(pair, on_alarm):
     assert len(rings) >= 3
 
 
-def test_signal_handlers_run_in_a_write_that_waits_for_ever(pair, wire, on_alarm, background):
+def test_signal_handlers_run_in_a_write_without_a_timeout(pair, wire, on_alarm, background):
     outward = wire(pair.kind, output=True)
     rio = Rio(outward.near)
     data = b"x" * (1 << 20)
@@ -211,7 +212,7 @@ def test_signal_handlers_run_in_a_write_that_waits_for_ever(pair, wire, on_alarm
     assert len(rings) >= 3
 
 
-def test_a_handler_runs_although_the_peer_never_lets_the_call_wait(wire, alarm):
+def test_a_handler_runs_even_if_the_call_never_waits(wire, alarm):
     zeros = os.open("/dev/zero", os.O_RDONLY)
     try:
         rio = Rio(zeros, max_line=None, timeout=60)
@@ -222,7 +223,7 @@ def test_a_handler_runs_although_the_peer_never_lets_the_call_wait(wire, alarm):
         os.close(zeros)
 
 
-def test_each_end_of_a_closed_socketpair_ends_a_wait(background):
+def test_shutting_down_the_peer_ends_a_wait(background):
     wire = Wire("socketpair")
     try:
         rio = Rio(wire.near, timeout=20)

@@ -1,4 +1,4 @@
-"""Over an ssl.SSLSocket a Rio keeps every promise that it makes on a plain one."""
+"""A Rio over an ssl.SSLSocket, which behaves as over a plain socket."""
 
 import os
 import random
@@ -17,14 +17,14 @@ import rioecho
 from rioecho import ConcurrentCall, Rio
 from support.delivery import tcp_pair
 
-REST = 30  # seconds after which a test has failed
+REST = 30  # seconds after which a test fails
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    """A self-made certificate for localhost, its key in the same file."""
+    """Return the path of a self-signed certificate for localhost and its key, in one file."""
     if not shutil.which("openssl"):
-        pytest.skip("no openssl command to make a certificate with")
+        pytest.skip("the openssl command is not installed")
     place = tmp_path_factory.mktemp("certificate")
     key, cert = place / "key.pem", place / "cert.pem"
     subprocess.run(
@@ -38,7 +38,7 @@ def certificate(tmp_path_factory):
 
 @pytest.fixture(params=["TLSv1_2", "TLSv1_3"])
 def tls(request, certificate, background):
-    """A TLS connection: (the Rio's end, the peer's)."""
+    """Return the two sockets of a TLS connection: the Rio's and the peer's."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate)
     server.minimum_version = server.maximum_version = ssl.TLSVersion[request.param]
@@ -57,8 +57,8 @@ def tls(request, certificate, background):
     ends["far"].close()
 
 
-def exactly(sock, n):
-    """N bytes from a socket."""
+def recv_exactly(sock, n):
+    """Receive exactly n bytes from a socket."""
     parts = []
     while n:
         parts.append(sock.recv(min(n, 1 << 16)))
@@ -67,12 +67,12 @@ def exactly(sock, n):
     return b"".join(parts)
 
 
-def test_lines_go_both_ways_and_buffered_output_is_sent_before_a_wait(tls, background):
+def test_lines_are_exchanged_and_buffered_output_is_sent_before_a_wait(tls, background):
     near, far = tls
     rio = Rio(near, timeout=REST)
 
     def answer():
-        assert exactly(far, 9) == b"question\n"
+        assert recv_exactly(far, 9) == b"question\n"
         far.sendall(b"one\ntwo\nthree")
 
     background(answer)
@@ -102,7 +102,7 @@ def test_a_timeout_loses_nothing_at_any_byte(tls, timeout):
     assert rio.readline(timeout=0) == b"and the rest of it\r\n"
 
 
-def test_a_timeout_is_for_the_whole_call_and_the_socket_keeps_its_own(tls, background):
+def test_a_timeout_limits_the_whole_call_and_the_socket_keeps_its_own(tls, background):
     near, far = tls
     near.settimeout(0.06)
     rio = Rio(near)
@@ -122,7 +122,7 @@ def test_a_timeout_is_for_the_whole_call_and_the_socket_keeps_its_own(tls, backg
     thread.join(REST)
 
 
-def test_a_write_that_is_interrupted_goes_on_and_sends_each_byte_once(tls, background, alarm):
+def test_an_interrupted_write_continues_and_sends_each_byte_once(tls, background, alarm):
     near, far = tls
     data = random.Random(1).randbytes(4 << 20)
     rio = Rio(near, bufsize=1000)
@@ -138,7 +138,7 @@ def test_a_write_that_is_interrupted_goes_on_and_sends_each_byte_once(tls, backg
         rio.writen(data[sent:])
     sent += caught.value.characters_written
     got = []
-    thread = background(lambda: got.append(exactly(far, len(data))))
+    thread = background(lambda: got.append(recv_exactly(far, len(data))))
     rio.writen(data[sent:], timeout=REST)
     thread.join(REST)
     assert got == [data]
@@ -152,7 +152,7 @@ def test_after_an_interrupted_write_other_data_may_follow(tls, background):
         rio.writen(data, timeout=0)
     sent = caught.value.characters_written
     got = []
-    thread = background(lambda: got.append(exactly(far, sent + 5)))
+    thread = background(lambda: got.append(recv_exactly(far, sent + 5)))
     rio.write(b"other")
     rio.flush(timeout=REST)
     thread.join(REST)
@@ -182,12 +182,12 @@ def test_one_reader_and_one_writer_move_big_transfers_both_ways(tls, background)
         thread.join(60)
 
 
-def test_a_makefile_reads_and_writes_at_once_with_the_timeout_of_its_socket(tls, background):
+def test_a_makefile_reads_and_writes_at_the_same_time_with_the_timeout_of_its_socket(tls, background):
     near, far = tls
     near.settimeout(REST)
     data = random.Random(3).randbytes(3 << 20)
     with rioecho.makefile(near, "rwb") as file:
-        background(lambda: far.sendall(exactly(far, len(data))))
+        background(lambda: far.sendall(recv_exactly(far, len(data))))
 
         def write():
             for at in range(0, len(data), 997):
@@ -200,17 +200,17 @@ def test_a_makefile_reads_and_writes_at_once_with_the_timeout_of_its_socket(tls,
     assert near.gettimeout() == REST
 
 
-def test_the_peer_says_goodbye_and_still_listens(tls, background):
+def test_a_half_close_of_the_peer_is_eof(tls, background):
     near, far = tls
     rio = Rio(near, timeout=REST)
     far.sendall(b"last")
-    # A TLS peer that shuts its side down waits for ours; the raw end is half closed at once.
+    # unwrap() would wait for this side's close_notify, so half-close the TCP connection directly.
     far.shutdown(socket.SHUT_WR)
     assert rio.readline() == b"last"
     assert rio.readline() == b""
 
 
-def test_unwrapping_is_the_end_of_the_input(tls, background):
+def test_unwrapping_is_eof(tls, background):
     near, far = tls
     rio = Rio(near, timeout=REST)
     far.sendall(b"last line\nrest")
@@ -220,16 +220,16 @@ def test_unwrapping_is_the_end_of_the_input(tls, background):
     thread.join(REST)
 
 
-def test_a_storm_of_signals_and_timeouts_loses_no_byte_that_is_read(tls, storm, background):
+def test_reading_under_a_storm_of_signals_and_timeouts_loses_no_byte(tls, storm, background):
     near, far = tls
     data = random.Random(7).randbytes(2 << 20)
     chance = random.Random(9)
-    # A signal may come to any thread that lets it in, so the one that sends takes part.
+    # The kernel may deliver a signal to any thread that does not block it, including the one that sends.
     sender = background(feed_in_pieces, far, data)
     rio = Rio(near, bufsize=3000)
     storm(chance, 0.0002)
     parts, size = [], 0
-    end = time.monotonic() + 10  # what is missing then was lost
+    end = time.monotonic() + 10  # bytes that are missing by then were lost
     while size < len(data) and time.monotonic() < end:
         timeout = chance.choice([0, 0.0002, 0.002])
         want = min(len(data) - size, chance.choice([1, 10, 3000, 3001, 50_000]))
@@ -244,7 +244,7 @@ def test_a_storm_of_signals_and_timeouts_loses_no_byte_that_is_read(tls, storm, 
 
 
 def feed_in_pieces(sock, data):
-    """Send in pieces of many sizes; not of a single byte: see _rio/tls.pyx on what cannot be told of such a record."""
+    """Send data in pieces of many sizes, but not of one byte: see the remaining races in _rio/tls.pyx."""
     chance = random.Random(11)
     at = 0
     while at < len(data):
@@ -253,16 +253,16 @@ def feed_in_pieces(sock, data):
         at = end
 
 
-def test_a_storm_of_signals_and_timeouts_sends_each_byte_once(tls, storm, background):
+def test_writing_under_a_storm_of_signals_and_timeouts_sends_each_byte_once(tls, storm, background):
     near, far = tls
     data = random.Random(7).randbytes(2 << 20)
     chance = random.Random(9)
     got = []
 
     def receive():
-        # Signals come to the thread that sends: see _rio/tls.pyx on what another thread's signal can leave unknown.
+        # Only the sending thread may get the signals: see the remaining races in _rio/tls.pyx.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
-        got.append(exactly(far, len(data)))
+        got.append(recv_exactly(far, len(data)))
 
     receiver = background(receive)
     rio = Rio(near, bufsize=3000)
@@ -278,7 +278,7 @@ def test_a_storm_of_signals_and_timeouts_sends_each_byte_once(tls, storm, backgr
     assert got == [data]
 
 
-def test_a_second_reader_is_refused_while_a_writer_works(tls, background):
+def test_a_second_reader_raises_while_a_writer_works(tls, background):
     near, far = tls
     rio = Rio(near, timeout=REST)
     lines = []
@@ -292,13 +292,13 @@ def test_a_second_reader_is_refused_while_a_writer_works(tls, background):
     with pytest.raises(ConcurrentCall):
         rio.read(1)
     rio.writen(b"written")
-    assert exactly(far, 7) == b"written"
+    assert recv_exactly(far, 7) == b"written"
     far.sendall(b"line\n")
     thread.join(REST)
     assert lines == [b"line\n"]
 
 
-def test_a_connection_that_is_cut_off_raises_or_ends_as_the_socket_itself_does(tls):
+def test_a_truncated_connection_behaves_as_on_the_socket_itself(tls):
     near, far = tls
     rio = Rio(near, timeout=REST)
     far.sendall(b"one\ntwo")
@@ -343,5 +343,5 @@ SIGPIPE = """if True:
 """
 
 
-def test_no_sigpipe_reaches_a_process_that_would_die_of_it(child, certificate):
+def test_no_sigpipe_reaches_the_process(child, certificate):
     assert "BrokenPipeError" in child(SIGPIPE, certificate)

@@ -233,7 +233,7 @@ def test_an_empty_path_is_refused(path):
 
 @pytest.mark.parametrize("path", ["some\0where", b"some\0where", "\0some\0where"], ids=["str", "bytes", "abstract"])
 def test_a_nul_inside_the_path_is_refused(path):
-    with pytest.raises(ValueError, match=r"^a NUL inside the path of a unix socket: "):
+    with pytest.raises(ValueError, match=r"^the path of a unix socket contains a NUL: "):
         UnixListener(path)
 
 
