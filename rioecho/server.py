@@ -1,7 +1,7 @@
-"""The echo server: its arguments, its counts, and its life from listening to the last connection's end.
+"""The echo server: its arguments, its counts and its life cycle.
 
-How connections are accepted (acceptor.py), how they are served (engines.py), what is listened on (listeners.py) and in
-which order a server begins and ends (lifecycle.py) is in _server.
+The package ``_server`` has the parts: the accept loop (acceptor.py), the engines (engines.py), the listening sockets
+(listeners.py) and the order of starting and stopping (lifecycle.py).
 """
 
 from __future__ import annotations
@@ -40,25 +40,28 @@ MAX_WORKERS = 1024
 
 
 class EchoServer:
-    """An echo server: what a client sends comes back (the book's echo server, CS:APP 11.4.9; RFC 862 with "raw").
+    """An echo server: sends back to each client what it receives (CS:APP 11.4.9; RFC 862 with ``framing="raw"``).
 
-    ``port`` 0 is one free port for all addresses, None no TCP at all. ``host`` is a name or an address, or several;
-    ``localhost`` listens on both loopback addresses. ``unix`` is the path of a unix socket; ``sockets`` are listening
-    sockets that come from elsewhere and are taken over (``listeners.passed_sockets()``); ``udp`` echoes datagrams on
-    the same addresses and on the datagram sockets among ``sockets``.
+    It listens on ``port`` of every address of ``host``, a name or an address, or a sequence of them; ``localhost``
+    stands for both loopback addresses. Port 0 chooses one free port for all addresses; None disables TCP. ``unix`` is
+    the path of a unix socket to listen on as well. ``sockets`` are sockets that listen already, which the server takes
+    over and closes (``listeners.passed_sockets()``). ``udp`` echoes datagrams too, on the same addresses and ports and
+    on the datagram sockets among ``sockets``.
 
-    ``engine``: ``"event"``, ``workers`` loops in as many threads, each with many connections and without the GIL;
-    ``"thread"``, a thread for each connection; ``"process"``, a child process for each; ``"iterative"``, one
-    connection at a time. ``framing``: ``"line"`` sends whole lines back, ``"raw"`` bytes as they come.
+    ``engine`` is ``"event"``, ``workers`` event loops, each in a thread of its own and without the GIL (CS:APP 12.2);
+    ``"thread"``, a thread for each connection (12.3.8); ``"process"``, a child process for each connection (12.1); or
+    ``"iterative"``, one connection at a time (11.4.9). ``framing`` is ``"line"``, which echoes whole lines, or
+    ``"raw"``, which echoes bytes as they arrive.
 
-    ``backlog`` connections may wait in the kernel. At ``max_connections`` further clients wait there. A connection
-    without progress for ``idle_timeout`` seconds is closed. A line longer than ``max_line`` bytes goes back in pieces.
-    ``drain_timeout``: seconds that stopping may take. ``max_memory``: bytes that connections may hold all together;
-    beyond it one that holds the beginning of a line is not read from until there is room. For these five 0 means no
-    limit.
+    ``backlog`` is the length of the listen queue, listen(2)'s argument. At ``max_connections`` accepting pauses, and
+    further clients wait in the listen queue. A connection that makes no progress for ``idle_timeout`` seconds is
+    closed. A line longer than ``max_line`` bytes is echoed in pieces. ``drain_timeout`` is the maximum time in seconds
+    that stopping takes. ``max_memory`` is the maximum number of bytes that all connections together hold; at that
+    bound a connection that holds the beginning of a line is not read from until memory is free. 0 means no limit for
+    ``max_connections``, ``idle_timeout``, ``max_line``, ``drain_timeout`` and ``max_memory``.
 
-    As a context manager it serves in a thread of its own, from entering to leaving the block. Raises ``OSError`` that
-    names the address when it cannot listen there, ``ValueError`` and ``TypeError`` for a wrong argument.
+    As a context manager it serves in a thread of its own for the length of the block. Raises ``OSError``, which names
+    the address, if it cannot listen; ``ValueError`` or ``TypeError`` for an invalid argument.
     """
 
     def __init__(
@@ -98,19 +101,19 @@ class EchoServer:
         if port is not None and not hosts:
             raise ValueError("no host to listen on")
         if not hosts and unix is None and not passed:
-            raise ValueError("nothing to listen on: give a port, or a unix socket's path")
+            raise ValueError("nothing to listen on: pass a port, or the path of a unix socket")
         self._closed = False
-        self._closing = threading.RLock()  # a signal handler may close() in the middle of close()
+        self._closing = threading.RLock()  # a signal handler may call close() during close()
         with contextlib.ExitStack() as opened:
             self._listeners, datagrams = _listen(hosts, port or 0, unix, passed, backlog, udp=udp)
             opened.callback(self._listeners.close)
             for sock in datagrams:
                 opened.callback(sock.close)
-            #: Notified when a connection has gone, its descriptor with it.
+            #: Notified when a connection and its descriptor have been closed.
             self.closings = WakePipe(armed=False)
             opened.callback(self.closings.close)
             self._engine = ENGINES[engine](self)
-            self._threads = WaitGroup()  # of UDP
+            self._threads = WaitGroup()  # the thread of the UDP echo
             self._life = Lifecycle(
                 self._begin,
                 self._serve,
@@ -135,7 +138,7 @@ class EchoServer:
             )
             opened.callback(self._acceptor.close)
             opened.pop_all()
-        # Each closes what it has, and does nothing the next time: close() may be interrupted, and called again.
+        # Each does nothing when called again: close() may be interrupted and called a second time.
         self._closers = (
             self._acceptor.close,
             self._life.stop.close,
@@ -143,8 +146,9 @@ class EchoServer:
             *(sock.close for sock in datagrams),
             self._listeners.close,
         )
-        #: The (host, port) pairs that are listened on, and the paths of the unix sockets that are.
+        #: The ``(host, port)`` pairs that the server listens on.
         self.addresses: list[tuple[str, int]] = []
+        #: The paths of the unix sockets that it listens on.
         self.paths: list[str] = []
         for address in self._listeners.addresses:
             if isinstance(address, str):
@@ -155,44 +159,48 @@ class EchoServer:
     # ---- life cycle
 
     def start(self) -> None:
-        """Serve in a thread of its own; raises OSError, RuntimeError or MemoryError when that cannot begin.
+        """Start serving in a thread of its own, and return when it has begun.
 
-        A server serves once: RuntimeError otherwise.
+        A server serves once. Raises ``RuntimeError`` if it has been started or closed before, or if the system has no
+        thread left; ``OSError`` or ``MemoryError`` if serving cannot begin.
         """
         if not self._life.start():
-            raise RuntimeError("this server has served already; make another one")
+            raise RuntimeError("this server has been started or closed before; create another one")
 
     def serve_forever(self) -> None:
-        """Accept and serve until stop(); return when every connection is closed, or the time to drain is over.
+        """Accept and serve until ``stop()``; return when the connections are drained or ``drain_timeout`` expires.
 
-        That goes on in a thread of its own while this one waits: a signal handler that raises (Ctrl-C) does so at no
-        wrong moment. Where start(), or entering the block, has begun it already, this only waits. Raises OSError when
-        serving fails.
+        Serving happens in a thread of its own while the caller waits, so a signal handler that raises (Ctrl-C) does
+        not interrupt it halfway. If ``start()`` has been called, this only waits. Raises ``OSError`` if serving fails,
+        ``RuntimeError`` if the server has been closed.
         """
         try:
             if not self._life.start() and self._closed:
-                raise RuntimeError("this server has been closed; make another one")
+                raise RuntimeError("this server has been closed; create another one")
             self.wait()
         except BaseException:
             self.stop()
             raise
 
     def wait(self) -> None:
-        """Wait for the end of serving, which start() has begun. Raises OSError when serving has failed."""
+        """Wait until serving, begun by ``start()``, has ended. Raises ``OSError`` if serving has failed."""
         self._life.wait()
 
     def stop(self) -> None:
-        """Stop accepting, echo what has arrived, close: from any thread, or a signal handler. Returns at once."""
+        """Request the stop: stop accepting, echo the bytes that have arrived, close. Does not block.
+
+        May be called from any thread and from a signal handler.
+        """
         self._life.stop.request()
 
     def kill(self) -> None:
-        """Kill all child processes. For callers that exit without stop(). Returns at once."""
+        """Kill all child processes. For callers that exit without ``stop()``. Does not block."""
         self._engine.kill()
 
     def close(self) -> None:
-        """Stop, wait for the end of serving, and give everything back. Closing again does nothing.
+        """Stop, wait until serving has ended, and release all descriptors. Closing again does nothing.
 
-        Not from a signal handler under serve_forever(), which it would wait for: there, stop() is enough.
+        Do not call it from a signal handler that interrupts ``serve_forever()``; call ``stop()`` there.
         """
         self._closed = True
         served = self._life.close()
@@ -203,12 +211,12 @@ class EchoServer:
                 closer()
 
     def fail(self, error: BaseException) -> None:
-        """Stop, for serving cannot go on; serve_forever() raises the error."""
+        """Stop the server because of an error, which ``serve_forever()`` and ``wait()`` raise."""
         self._life.fail(error)
 
     @property
     def stop_fd(self) -> int:
-        """A descriptor that is readable from the stop on, for everything that waits; -1 once closed."""
+        """The descriptor that becomes readable when the stop is requested; -1 after ``close()``."""
         return self._life.stop.fd
 
     # ---- the steps of serving, in the server's own thread
@@ -226,7 +234,7 @@ class EchoServer:
             self._acceptor.serve_the_queue()
 
     def _join_engine(self) -> None:
-        # The echoes keep the deadline themselves; they only need to be seen off.
+        # Each echo keeps the drain deadline itself; the grace is for the engine to notice that it has ended.
         self._engine.join(self._life.stop.time_left(1.0))
 
     def _join_datagrams(self) -> None:
@@ -255,12 +263,13 @@ class EchoServer:
     # ---- counts
 
     def stats(self) -> dict[str, int]:
-        """What has happened so far, by name.
+        """Return the counts so far, by name.
 
-        accepted, active, refused (closed unserved), closed, errors (of those closed), bytes_in, bytes_out, lines; with
-        UDP also datagrams (answered) and dropped (not answered), whose bytes are among the others.
+        ``accepted``, ``active``, ``refused`` (closed unserved), ``closed``, ``errors`` (those closed because of an
+        error) count connections; ``bytes_in``, ``bytes_out`` and ``lines`` what they carried. With UDP there are also
+        ``datagrams`` (answered) and ``dropped`` (not answered), whose bytes are included in the byte counts.
         """
-        # Look again if a connection came meanwhile: never more are active than were accepted, or than there may be.
+        # Read again if a connection was accepted in between, so that `active` is neither negative nor above the limit.
         admitted = self._acceptor.counts
         while True:
             accepted = admitted.accepted
@@ -281,7 +290,7 @@ class EchoServer:
 def _listen(
     hosts: Sequence[str], port: int | str, unix: Path | None, passed: list[socket.socket], backlog: int, *, udp: bool
 ) -> tuple[Listeners, list[socket.socket]]:
-    """Listen, and for UDP on the same ports: the listeners, and the datagram sockets."""
+    """Listen on TCP and, if requested, on the same ports over UDP. Returns the listeners and the datagram sockets."""
     attempt = 0
     while True:
         attempt += 1
@@ -289,14 +298,14 @@ def _listen(
         try:
             if not udp:
                 if listeners.datagrams:
-                    raise ValueError("a datagram socket was passed, and UDP was not asked for")
+                    raise ValueError("a datagram socket was passed, but UDP was not requested")
                 return listeners, []
             pairs = [address for address in listeners.addresses if isinstance(address, tuple)]
             if not pairs and not listeners.datagrams:
                 raise ValueError("UDP needs a port to listen on")
             return listeners, [*listeners.datagrams, *udp_sockets(pairs)]
         except OSError as error:
-            # Port 0: what is free for TCP may be taken for UDP, and another one not.
+            # With port 0, a port that is free for TCP may be in use for UDP: try another one.
             listeners.close()
             if port != 0 or passed or error.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS:
                 raise
@@ -313,7 +322,7 @@ def _whole(name: str, value: int) -> int:
 
 
 def _limit(name: str, value: _Number, most: float, *, least: int = 0) -> _Number:
-    """Check a limit; NaN is none."""
+    """Return a limit, or raise ``ValueError`` if it is out of range or NaN."""
     if not least <= value <= most:
         raise ValueError(
             f"{name} must be at least {least}{'' if most == math.inf else f' and at most {most}'}, not {value!r}"

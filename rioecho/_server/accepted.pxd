@@ -13,13 +13,13 @@ cdef class AcceptCounts:
 
 
 cdef class Accepted:
-    cdef readonly int fd          # or -1: it is closed, or the engine's own
-    cdef public bint announced    # in the log
-    cdef rio_flag owner           # free: the acceptor's; taken: an engine's
+    cdef readonly int fd          # -1 once closed or detached
+    cdef public bint announced    # whether "Connected to" was logged
+    cdef rio_flag owner           # free: the acceptor; taken: an engine
     cdef sockaddr_storage address
     cdef AcceptCounts tally
-    cdef Counts counts            # where its end is counted, if this object sees to that
-    cdef WakePipe closings        # and who is told of it
+    cdef Counts counts            # where the close is counted, or None
+    cdef WakePipe closings        # notified of the close
     cdef bint take(self) noexcept
     cdef void put_back(self) noexcept
     cdef int detach(self) noexcept

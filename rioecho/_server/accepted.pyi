@@ -1,4 +1,4 @@
-# The types of accept() and what it returns. What they promise is said in their docstrings, in _server/accepted.pyx.
+# Types of accept() and its result; for their contracts see the docstrings in _server/accepted.pyx.
 
 from collections.abc import Callable
 from typing import final
@@ -6,7 +6,7 @@ from typing import final
 from rioecho._core.counts import Counts
 from rioecho._server.notify import WakePipe
 
-__pyx_capi__: dict[str, object]  # what other extension modules cimport
+__pyx_capi__: dict[str, object]  # for cimport by other extension modules
 
 @final
 class AcceptCounts:

@@ -1,8 +1,8 @@
-"""A connection on its way from accept(2) to its engine, which has one owner at every moment.
+"""A connection between accept(2) and its engine, which has exactly one owner at any time.
 
-The object is made before the connection is accepted, and closes it when nobody has it any more: no exception, wherever
-it is raised, leaks a descriptor. An engine takes the connection, in C and in the same step in which it can no longer
-fail, or leaves it with the acceptor: nobody has to find out from the order of statements who has it.
+The object is created before the connection is accepted and closes it when it is deallocated, so no exception leaks a
+descriptor. An engine takes ownership in C, in the same step after which it can no longer fail, or else the acceptor
+keeps it: ownership never depends on the order of statements.
 """
 
 cimport cython
@@ -28,30 +28,30 @@ from rioecho._server.notify cimport WakePipe
 
 @cython.final
 cdef class AcceptCounts:
-    """How many connections engines have taken, and how many were closed unserved."""
+    """The numbers of connections taken by engines and of connections closed unserved."""
 
     @property
     def accepted(self):
-        """Connections that an engine has taken."""
+        """The number of connections that an engine has taken."""
         return rio_atomic_load(&self.n_accepted)
 
     @property
     def refused(self):
-        """Connections that were closed unserved."""
+        """The number of connections closed unserved."""
         return rio_atomic_load(&self.n_refused)
 
     def active(self, tuple counts not None):
-        """Return how many of those accepted are not among the ``closed`` of ``counts``."""
+        """Return the number of accepted connections minus the ``closed`` of all ``counts``."""
         cdef Counts each
         cdef uint64_t closed = 0
         for each in counts:
             closed += rio_atomic_load(&each.c.closed)
-        return rio_atomic_load(&self.n_accepted) - closed   # in this order, for no connection is closed before
+        return rio_atomic_load(&self.n_accepted) - closed   # loaded last, so that the difference is never negative
 
 
 @cython.final
 cdef class Accepted:
-    """An accepted connection. The acceptor has it until an engine takes it; it is closed when the object goes."""
+    """An accepted connection. The acceptor owns it until an engine takes it; deallocation closes it."""
 
     def __cinit__(self, AcceptCounts tally not None):
         self.fd = -1
@@ -62,27 +62,27 @@ cdef class Accepted:
             self.finish(True)
 
     cdef bint take(self) noexcept:
-        """Make it an engine's and count it as accepted; False where it has been taken already."""
+        """Transfer the connection to an engine and count it as accepted; return False if it was taken before."""
         if not rio_flag_take(&self.owner):
             return False
         rio_atomic_add(&self.tally.n_accepted, 1)
         return True
 
     cdef void put_back(self) noexcept:
-        """Make it the acceptor's again."""
+        """Return the connection to the acceptor."""
         self.counts = None
         self.closings = None
         rio_atomic_add(&self.tally.n_accepted, <uint64_t>-1)
         rio_flag_put(&self.owner, RIO_FREE)
 
     cdef int detach(self) noexcept:
-        """Give the descriptor of one that was taken to the engine, which closes it and counts its end."""
+        """Release the descriptor of a taken connection to the engine, which closes it and counts that."""
         cdef int fd = self.fd
         self.fd = -1
         return fd
 
     cdef void finish(self, bint failed) noexcept:
-        close(self.fd)   # before it is counted: whoever sees it counted may rely on the descriptor being free
+        close(self.fd)   # before the count, so that a caller that sees the count finds the descriptor free
         self.fd = -1
         if rio_flag_state(&self.owner) == RIO_FREE:
             rio_atomic_add(&self.tally.n_refused, 1)
@@ -94,25 +94,25 @@ cdef class Accepted:
 
     @property
     def is_taken(self):
-        """Report whether an engine has it."""
+        """Whether an engine has taken the connection."""
         return rio_flag_state(&self.owner) != RIO_FREE
 
     @property
     def peer(self):
-        """The peer's name for the log: ``(host, port)``, numeric, or ``(unix socket)``."""
+        """The peer's name for the log: a numeric ``(host, port)``, or ``(unix socket)``."""
         cdef char text[96]
         rio_peer_name(&self.address, text, sizeof(text))
         return text.decode("ascii", "replace")
 
     def fileno(self):
-        """Return the descriptor, or -1."""
+        """Return the descriptor, or -1 if it was closed or detached."""
         return self.fd
 
     def lend(self, start, Counts counts not None, WakePipe closings not None):
-        """Take it and call start(), which hands it to a thread that will close() it.
+        """Take the connection and call ``start()``, which hands it to a thread that will ``close()`` it.
 
-        Its end is counted in counts, and closings is notified. What start() raises leaves here, and the acceptor has
-        the connection again.
+        The close is counted in ``counts`` and reported to ``closings``. If ``start()`` raises, the connection is
+        returned to the acceptor and the error is passed on. Raises ``ValueError`` if it was taken before.
         """
         if not self.take():
             raise ValueError("this connection has been taken already")
@@ -125,15 +125,15 @@ cdef class Accepted:
             raise
 
     def close(self, *, bint failed=False):
-        """Close it and count that; again: does nothing. failed: it ended in an error."""
+        """Close the connection and count it, as an error if ``failed``. Closing again does nothing."""
         if self.fd >= 0:
             self.finish(failed)
 
 
 def accept(int listener, AcceptCounts tally not None):
-    """Accept a connection from a listening socket that does not block.
+    """Accept a connection from a non-blocking listening socket (accept(2)).
 
-    None where there is none, or where a client has gone meanwhile (accept(2)). Raises OSError.
+    Returns None if the listen queue is empty, or if the client disconnected while waiting in it. Raises ``OSError``.
     """
     cdef int err
     accepted = Accepted(tally)
@@ -147,6 +147,6 @@ def accept(int listener, AcceptCounts tally not None):
 
 
 def queue_length(int listener):
-    """Return how many connections are in the listen queue of a socket; None where the system does not tell."""
+    """Return the number of connections in the listen queue of a socket, or None if the system does not report it."""
     cdef int n = rio_listen_queue(listener)
     return None if n < 0 else n

@@ -1,10 +1,11 @@
-"""The accept loop: connections come from the listeners and go to the engine, as long as there is room for them.
+"""The accept loop, which accepts connections from the listeners and hands them to the engine.
 
-Where there is none - the limit is reached, or the system has no descriptor, memory, thread or process left - clients
-wait in the listen queue. They are refused for that only where closing one of ours could not free what is scarce.
+While the limit is reached, or the system has no descriptor, memory, thread or process left, accepting pauses and
+clients wait in the listen queue. A connection is refused only if closing one of the server's own could not free the
+resource.
 
-There is one rule for exceptions, wherever in the loop they are raised: accepting pauses, and then the loop goes on.
-Only a broken listener ends it.
+One rule applies to every exception in the loop: accepting pauses and then continues. Only a broken listener ends the
+loop.
 """
 
 from __future__ import annotations
@@ -27,24 +28,25 @@ if TYPE_CHECKING:
     from rioecho._server.engine import Engine
     from rioecho._server.notify import Stop, WakePipe
 
-#: Errors of accept() that say that the listener itself is broken; any other passes.
+#: Errors of accept(2) that mean that the listener itself is broken; all others are temporary.
 BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
-#: Seconds that accepting pauses when something is scarce: at first, and at most.
+#: First and longest pause of accepting while a resource is scarce, in seconds.
 PAUSE, MAX_PAUSE = 0.01, 1.0
-#: Seconds for which the same warning is not repeated.
+#: Time in seconds before the same warning is logged again.
 SILENCE = 60.0
-#: The longest listen queue that a kernel keeps without being told to (net.core.somaxconn).
+#: Maximum length of a listen queue by default (net.core.somaxconn on Linux).
 MAX_QUEUE = 4096
 
 
 class BrokenListener(Exception):
-    """No connection can come from a listener any more; the cause is accept()'s error."""
+    """A listener is broken and accepts no more connections; its cause is the error of accept(2)."""
 
 
 class Acceptor:
-    """Accepts from ``sockets``, which do not block, for ``engine``; ``limit`` connections at once, 0 for no limit.
+    """Accepts connections from ``sockets``, which are non-blocking, and hands them to ``engine``.
 
-    run() until the stop is requested; then serve_the_queue(). ``closings`` is notified when a connection has gone.
+    At most ``limit`` connections are served at once; 0 means no limit. Call ``run()`` until the stop is requested, then
+    ``serve_the_queue()``. ``closings`` is notified when a connection is closed.
     """
 
     def __init__(
@@ -60,18 +62,18 @@ class Acceptor:
         #: Connections that the engine has taken, and connections closed unserved.
         self.counts = AcceptCounts()
         self._sockets = tuple(sockets)
-        self._first = 0  # of them, the next time
+        self._first = 0  # index of the listener to try first the next time
         self._engine = engine
         self._limit = min((n for n in (limit, engine.at_once) if n), default=0)
         self._queue = max(backlog, MAX_QUEUE) + 1
-        self._queues: dict[int, int] = {}  # what may still be accepted after the stop, by descriptor
+        self._queues: dict[int, int] = {}  # connections still to accept after the stop, by listening descriptor
         self._stop = stop
         self._closings = closings
         self._pause = PAUSE
-        self._hears = False  # of connections that have gone
-        self._said: dict[str, float] = {}
-        self._held: Accepted | None = None  # accepted, and not the engine's yet
-        self._last: socket.socket | None = None  # that was accepted from
+        self._hears = False  # whether every close of a connection is reported
+        self._said: dict[str, float] = {}  # when each warning was last logged
+        self._held: Accepted | None = None  # accepted, and not yet the engine's
+        self._last: socket.socket | None = None  # the listener used last
         self._ready = select.poll()
         self._ready.register(stop.fd, select.POLLIN)
         for sock in self._sockets:
@@ -79,16 +81,16 @@ class Acceptor:
         self._spare = open(os.devnull, "rb", buffering=0)  # noqa: SIM115
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors and the connection not yet handed over."""
         self._spare.close()
         self._held = None
 
     def active(self) -> int:
-        """Return how many connections are being served."""
+        """Return the number of connections being served."""
         return self.counts.active(self._engine.counts)
 
     def run(self) -> None:
-        """Accept until the stop. Raises the OSError of a listener that is broken."""
+        """Accept connections until the stop. Raises the ``OSError`` of a listener that is broken."""
         while not self._stop.requested:
             try:
                 self._accept_some()
@@ -98,10 +100,10 @@ class Acceptor:
                 self._pause_for(error)
 
     def serve_the_queue(self) -> None:
-        """After the stop, serve those whom the kernel has connected by now: their bytes are acknowledged.
+        """Serve the connections that are in the listen queue at the stop, whose bytes the kernel has acknowledged.
 
-        Only those, however many keep coming, and no longer than the time to drain; the limit does not hold them up.
-        Called again it goes on.
+        Only those are served, even if more keep arriving, and only until the drain deadline; the limit does not apply.
+        A second call continues where the first was interrupted.
         """
         self._spare.close()
         for listener in self._sockets:
@@ -114,12 +116,12 @@ class Acceptor:
                     break
             except Exception as error:
                 self._pause_for(error, draining=True)
-        self._refuse_held("the time to drain is over")
+        self._refuse_held("the drain timeout has expired")
 
     # ---- one connection
 
     def _accept_some(self) -> None:
-        """Wait for connections, or for room; accept one from each listener that is ready."""
+        """Wait for connections and accept one from each ready listener; at the limit, wait for a close instead."""
         if self._is_full():
             self._wait_for_room()
             return
@@ -138,7 +140,7 @@ class Acceptor:
             self._hand_over()
 
     def _accept_from(self, listener: socket.socket) -> bool:
-        """Accept and hold a connection; False where there is none."""
+        """Accept and hold a connection; return False if there is none."""
         self._last = listener
         try:
             self._held = accept(listener.fileno(), self.counts)
@@ -149,7 +151,7 @@ class Acceptor:
         return self._held is not None
 
     def _hand_over(self) -> None:
-        """Give the held connection to the engine. What it raises leaves here, and the connection is held on."""
+        """Hand the held connection to the engine. Raises what the engine raises, and keeps holding the connection."""
         held = self._held
         if held is None:
             return
@@ -167,7 +169,7 @@ class Acceptor:
             self._hear_of_closings(False)
 
     def _serve_one_of_the_queue(self) -> bool:
-        """Serve the one that is held, or the next of the queue; False where there is none."""
+        """Serve the held connection or the next one of the listen queues; return False if there is none."""
         if self._held is not None:
             self._hand_over()
             return True
@@ -186,23 +188,23 @@ class Acceptor:
         return False
 
     def _refuse_held(self, why: object) -> None:
-        """Close the connection that is held, if there is one: by dropping it, which counts it too."""
+        """Close the held connection, if there is one, which counts it as refused."""
         held, self._held = self._held, None
         if held is not None:
             held.close()
             self._warn("refused a connection: %s", why)
 
     def _turn_one_away(self) -> None:
-        """Close a client's connection that there is no descriptor for, by giving one up meanwhile."""
+        """Refuse a connection for which no descriptor is left, using the spare one to accept it."""
         self._spare.close()
         try:
             if self._last is not None and self._accept_from(self._last):
-                self._refuse_held("no descriptor is left for it")
+                self._refuse_held("no file descriptor is left")
         finally:
             self._spare = open(os.devnull, "rb", buffering=0)  # noqa: SIM115
 
     def _warn(self, text: str, why: object) -> None:
-        """Log a warning, but not the same one again and again."""
+        """Log a warning, unless the same one was logged within ``SILENCE`` seconds."""
         now = monotonic()
         if now - self._said.get(text, -SILENCE) >= SILENCE:
             self._said[text] = now
@@ -214,41 +216,41 @@ class Acceptor:
         return self._limit > 0 and self.active() >= self._limit
 
     def _nothing_will_change(self) -> bool:
-        """Report whether something is scarce for long, and none of our connections is there to give it back."""
+        """Report whether a resource has been scarce for long and the server has no connection to free it."""
         return self._pause >= MAX_PAUSE and not self._spare.closed and self.active() == 0
 
     def _wait_for_room(self) -> None:
-        """Wait until the limit lets another one in, or the stop comes."""
+        """Wait until there are fewer connections than the limit, or until the stop."""
         if self._limit != self._engine.at_once:
-            self._warn("max_connections (%s) reached: clients wait until one leaves", self._limit)
-        self._hear_of_closings(True)  # from before we look whether there is room
-        # A notification may be lost where there is no memory for it: so look again after a while.
+            self._warn("max_connections (%s) reached: clients wait until a connection closes", self._limit)
+        self._hear_of_closings(True)  # before the check, so that no close is missed
+        # A notification may be lost for lack of memory, so check periodically as well.
         while self._is_full() and not self._stop.pause(self._closings, MAX_PAUSE):
             pass
 
     def _pause_for(self, error: BaseException, *, draining: bool = False) -> None:
-        """Pause until one of ours leaves, or for a while, longer each time. No error leaves here."""
+        """Pause until a connection closes or the pause, doubled each time, is over. Raises nothing."""
         try:
             self._hear_of_closings(True)
             self._make_room(error)
             pause, self._pause = self._pause, min(self._pause * 2, MAX_PAUSE)
-        except Exception:  # scarcer still: the pause is what helps
+        except Exception:  # no memory even for this: the pause is what helps
             pause = PAUSE
         self._stop.pause(self._closings, pause, draining)
 
     def _hear_of_closings(self, wanted: bool) -> None:
-        """Have every closing end our pauses; until the next connection is handed over, for it is not free of charge."""
+        """Have every close of a connection end a pause; only until the next hand-over, because reporting has a cost."""
         self._hears = True
         self._closings.arm(wanted)
         self._engine.report_closings(wanted)
         self._hears = wanted
 
     def _make_room(self, error: BaseException) -> None:
-        """Say that accepting pauses; turn a client away where no pause would help."""
+        """Log that accepting pauses; refuse a connection if no pause would help."""
         why = getattr(error, "strerror", None) or str(error) or "out of memory"
         if self._nothing_will_change():
             if self._held is not None:
                 self._refuse_held(why)
                 return
             self._turn_one_away()
-        self._warn("accepting pauses: %s; clients wait until there is more", why)
+        self._warn("accepting pauses: %s; clients wait in the listen queue", why)

@@ -10,39 +10,39 @@ from rioecho._server.echo cimport phase
 
 
 cdef enum answer:
-    DONE          # the input has ended and everything has gone back
-    GOT_LINE      # `ready` bytes are one line, about to go back (only if asked for)
+    DONE          # EOF, and everything has been sent
+    GOT_LINE      # the first `ready` bytes are a line about to be sent (only with `by_line`)
     INTERRUPTED   # run the signal handlers
-    TIMED_OUT     # no progress for the time allowed
+    TIMED_OUT     # no progress within the timeout
     FAILED        # see `err`
 
 
 cdef struct echo_t:
     rio_fd f
-    rio_buffer b         # received and not yet sent back
-    size_t ready         # of those, how many may go back now
-    size_t scanned       # of those behind them, how many are known to hold no newline
-    size_t max_line      # a longer line goes back in pieces; 0: raw, every byte goes back at once
-    bint by_line         # answer GOT_LINE
-    bint main_thread     # where signal handlers run
-    bint moved           # bytes have, since the handlers ran
-    bint slept           # for as long as the memory of a long line is kept
-    bint ended           # the input has
+    rio_buffer b         # bytes received and not yet sent
+    size_t ready         # bytes at its start that may be sent now
+    size_t scanned       # bytes after those that are known to contain no newline
+    size_t max_line      # a longer line is sent in pieces; 0: raw, every byte is sent at once
+    bint by_line         # return GOT_LINE for each line
+    bint main_thread     # whether this thread runs signal handlers
+    bint moved           # whether bytes were read or sent since the handlers ran
+    bint slept           # whether the last wait expired; spare memory is released then
+    bint ended           # whether EOF was read
     phase phase
-    int stop_fd          # readable when it is time to stop, or -1
-    int64_t timeout      # nanoseconds without progress; -1: for ever
+    int stop_fd          # readable when the stop is requested, or -1
+    int64_t timeout      # nanoseconds without progress; -1: no limit
     int64_t drain        # nanoseconds for draining and lingering
-    int64_t deadline     # 0: to be set anew, progress was made; fixed once draining
-    int unacknowledged   # of what was sent, when that was last looked at; see peer_took()
+    int64_t deadline     # 0: progress was made, set it again; fixed once draining
+    int unacknowledged   # bytes sent and not acknowledged, at the last check; see peer_took()
     int err
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t lines
-    counts_t *totals     # where they are counted too; never NULL
-    counts_t spare       # for those who have no totals
-    share_t memory       # what the buffer is taken from
-    bint favoured        # it may use the memory's reserve
-    int nap              # milliseconds until the next look whether there is memory; 0: it does not wait for any
+    counts_t *totals     # counts that these are added to; never NULL
+    counts_t spare       # `totals` of an echo without a Counts
+    share_t memory       # the budget that the buffer is taken from
+    bint favoured        # whether it may use the reserve of the budget
+    int nap              # milliseconds until the next check for memory; 0: it does not wait for memory
 
 
 cdef answer echo_turn(echo_t *e) noexcept nogil

@@ -1,4 +1,4 @@
-# The types of echo(). What it promises is said in its docstring, in _server/blocking.pyx.
+# Types of echo(); for its contract see the docstring in _server/blocking.pyx.
 
 from collections.abc import Callable
 from typing import Literal, Protocol, Self, SupportsIndex, final
@@ -6,7 +6,7 @@ from typing import Literal, Protocol, Self, SupportsIndex, final
 from rioecho._core.budget import MemoryBudget
 from rioecho._core.counts import Counts
 
-__pyx_capi__: dict[str, object]  # what other extension modules cimport
+__pyx_capi__: dict[str, object]  # for cimport by other extension modules
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...

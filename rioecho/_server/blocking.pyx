@@ -1,10 +1,11 @@
 """The book's echo() for one descriptor, without the GIL (CS:APP 11.4.9).
 
-All of its state is in one C struct, and the loop (`echo_turn`) only ever answers with a code. Whoever runs it takes
-the GIL back to do what needs Python - run signal handlers, log a line, raise - and then calls it again: nothing is
-lost by leaving it at any point.
+All of its state is in one C struct, and the loop (``echo_turn``) returns a code. The caller takes the GIL to do what
+needs Python (run signal handlers, log a line, raise) and then calls it again; nothing is lost by returning at any
+point.
 
-Input is read only when all that may go back has gone back, so a peer that sends and never reads is not read from.
+Input is read only when everything that may be sent has been sent, so a peer that sends and never reads is stopped by
+back-pressure.
 """
 
 import sys
@@ -91,12 +92,12 @@ from rioecho.errors import ConcurrentCall
 
 
 cdef enum:
-    TURNS = 1024               # system calls between two looks at the signals and at the drain's deadline
-    SPARE_KEPT = 100_000_000   # nanoseconds for which the memory of a long line is kept for the next
+    TURNS = 1024               # system calls between two checks of signals and of the drain deadline
+    SPARE_KEPT = 100_000_000   # nanoseconds for which the memory of a long line is kept for the next one
 
 
 cdef void echo_frame(echo_t *e) noexcept nogil:
-    """Set `ready`: the whole lines that are held (one, if by_line), or what goes back although it is no line."""
+    """Set ``ready`` to the length of the whole lines in the buffer (``by_line``: of one), or of a piece due anyway."""
     cdef size_t held = buffer_held(&e.b)
     cdef size_t n = 0
     cdef uint64_t lines = 0
@@ -116,13 +117,16 @@ cdef void echo_frame(echo_t *e) noexcept nogil:
 
 cdef void echo_favour_no_more(echo_t *e) noexcept nogil:
     if e.favoured:
-        held_shrink(&e.memory, &e.b)   # before the next one can have the reserve
+        held_shrink(&e.memory, &e.b)   # before another connection may use the reserve
         e.favoured = False
         share_favour_no_more(&e.memory)
 
 
 cdef ssize_t echo_room(echo_t *e) noexcept nogil:
-    """Make room to read into: how many bytes; 0: what is held has to wait for memory; -1: there is none."""
+    """Reserve space to read into.
+
+    Returns the number of bytes, 0 if the budget has no memory (wait for some), or -1 if the allocation fails.
+    """
     cdef size_t held = buffer_held(&e.b)
     cdef size_t more, left
     if not buffer_fits(&e.b, held + 1):
@@ -158,8 +162,8 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
     cdef int ready, wake_fd
     cdef int64_t until
     cdef bint looks, spares
-    cdef bint input_ended = False   # while it waited for memory
-    # A peer that never stops sending, so that nothing below ever waits, must not keep us.
+    cdef bint input_ended = False   # whether EOF arrived while waiting for memory
+    # Checked here, because a peer that never stops sending keeps the loop below from ever waiting.
     if e.phase == ECHOING:
         if e.stop_fd >= 0 and fd_ready(e.stop_fd, POLLIN):
             echo_drain(e)
@@ -167,7 +171,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
         return TIMED_OUT
     while turns < TURNS:
         turns += 1
-        # Send what may go back.
+        # Send what is ready.
         if e.ready:
             rio_assert(e.ready <= buffer_held(&e.b))
             count = echo_send(&e.f, buffer_start(&e.b), e.ready, NULL, 0, e.totals, &e.err)
@@ -187,7 +191,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                 return FAILED
             events = POLLOUT
         else:
-            # Find more of it, in what is held and then in what has arrived.
+            # Find more to send, first in the buffer, then in the input.
             echo_frame(e)
             if e.ready:
                 if e.by_line:
@@ -197,7 +201,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                 if e.phase != DRAINING:
                     return DONE
                 if shutdown(e.f.fd, SHUT_WR) < 0:
-                    return DONE   # no connection any more, or no socket: nothing to linger for
+                    return DONE   # disconnected, or not a socket: nothing to linger for
                 e.phase = LINGERING
                 e.ended = False
                 continue
@@ -210,7 +214,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                 count = fd_try_read(&e.f, e.b.data + e.b.w, count, &e.err)
                 if count > 0:
                     if e.phase == LINGERING:
-                        continue   # too late for these: they stay where the next read overwrites them
+                        continue   # too late: discard them, the next read overwrites them
                     if e.phase == ECHOING:
                         e.deadline = 0
                     buffer_added(&e.b, count)
@@ -227,8 +231,8 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                     continue
                 events = POLLIN
             elif e.phase == DRAINING or input_ended:
-                # All that came goes back before the end, line or not. What is held does so now, for the others that
-                # have memory may wait for more of it too.
+                # Every byte received is echoed before the close, even without a newline. Send the buffer now rather
+                # than wait for memory: the connections that have it may be waiting for more themselves.
                 input_ended = False
                 e.ready = buffer_held(&e.b)
                 e.scanned = 0
@@ -238,11 +242,11 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
             else:
                 events = PAUSED
                 e.nap = min(max(e.nap * 2, <int>MEMORY_LOOK), <int>MEMORY_LOOK_MAX)
-        # Nothing moves: wait. A signal that came while bytes moved would not end the wait.
+        # Nothing can be read or sent: wait. A signal that arrived before the wait would not interrupt it.
         if e.main_thread and e.moved:
             e.moved = False
             return INTERRUPTED
-        # An idle connection holds no memory; but the next long line may come at once, and new pages are dear.
+        # An idle connection holds no memory; but the next long line may follow at once, and new pages are expensive.
         spares = e.ready == 0 and e.b.cap > CHUNK and not e.slept and share_room(&e.memory) >= e.b.cap
         if e.ready == 0 and not spares:
             held_shrink(&e.memory, &e.b)
@@ -278,14 +282,15 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
 
 
 @cython.final
-@cython.no_gc_clear   # __dealloc__ gives memory back to the share
+@cython.no_gc_clear   # __dealloc__ returns memory to the share
 cdef class Echo:
-    """The echo of one descriptor, with its counts; run() does it. The descriptor stays open and is the caller's.
+    """The echo of one descriptor, run by ``run()``, with its counts. The caller owns the descriptor.
 
-    max_line: a longer line goes back in pieces. stop_fd: a descriptor; when it becomes readable, what has arrived is
-    echoed, this side of the connection closed, and the peer's end awaited, for at most drain_timeout seconds. on_line:
-    called with the length of each line before it goes back. counts: a Counts to add to. memory: the budget that the
-    buffer is taken from.
+    ``timeout`` is the time in seconds without progress; None means no limit. A line longer than ``max_line`` bytes is
+    echoed in pieces; 0 means no limit. When the descriptor ``stop_fd`` becomes readable, the echo drains: it echoes
+    what has arrived, half-closes and reads to EOF, for at most ``drain_timeout`` seconds (None: no limit). ``on_line``
+    is called with the length of each line before it is sent. The counts are added to ``counts``. The buffer is taken
+    from the budget ``memory``.
     """
 
     cdef echo_t e
@@ -320,7 +325,7 @@ cdef class Echo:
         self.e.totals = &self.e.spare if counts is None else counts.c
         self.share = Share(memory, max_line)
         self.e.memory = self.share.s
-        self.e.timeout = to_nanoseconds(timeout)   # 0 answers TIMED_OUT where it would have to wait
+        self.e.timeout = to_nanoseconds(timeout)   # with 0 the loop returns TIMED_OUT instead of waiting
         self.e.drain = to_nanoseconds(drain_timeout)
         self.e.stop_fd = stop_fd
         self.source = fd
@@ -328,22 +333,23 @@ cdef class Echo:
         if err:
             raise os_error(err)
         if self.e.f.access != O_RDWR:
-            raise UnsupportedOperation("echo needs a descriptor that is open for reading and for writing")
+            raise UnsupportedOperation("echo needs a descriptor that is open for reading and writing")
 
     def __dealloc__(self):
         held_free(&self.e.memory, &self.e.b)
 
     def run(self):
-        """Echo until the input ends and all of it has gone back; returns the number of bytes that did.
+        """Echo until EOF and until all bytes are sent. Returns the number of bytes sent.
 
-        Raises TimeoutError (BlockingIOError with a timeout of 0) after that many seconds without progress, and the
-        OSError of the connection, EPIPE and ECONNRESET included. Calling it again goes on.
+        Raises ``TimeoutError`` after ``timeout`` seconds without progress (``BlockingIOError`` for a timeout of 0),
+        and the ``OSError`` of the connection, EPIPE and ECONNRESET included. Calling it again continues. Raises
+        ``ConcurrentCall`` if it is running already.
         """
         if not rio_flag_take(&self.running):
             raise ConcurrentCall("this echo is running already, in another thread or under this signal handler")
         try:
-            threading = sys.modules.get("threading")   # not imported: there is one thread that Python knows of
-            # By number: to look for the thread's object may have to make one.
+            threading = sys.modules.get("threading")   # if not imported, Python knows of one thread only
+            # Compare numbers, because current_thread() may have to create an object.
             self.e.main_thread = threading is None or threading.main_thread().ident == threading.get_ident()
             return self.loop()
         finally:
@@ -352,7 +358,7 @@ cdef class Echo:
     cdef object loop(self):
         cdef answer what
         while True:
-            check_source(self.source, self.e.f.fd)   # a handler may have closed it, or whoever logs a line
+            check_source(self.source, self.e.f.fd)   # a signal handler or on_line() may have closed it
             with nogil:
                 what = echo_turn(&self.e)
             if what == DONE:
@@ -366,45 +372,48 @@ cdef class Echo:
             elif self.e.timeout == 0:
                 raise BlockingIOError(EAGAIN, "the echo would have to wait, and its timeout is 0")
             else:
-                raise TimeoutError("no progress within the time allowed")
+                raise TimeoutError("no progress within the timeout")
 
     @property
     def bytes_in(self):
-        """Bytes received."""
+        """The number of bytes received."""
         return rio_load_relaxed(&self.e.bytes_in)
 
     @property
     def bytes_out(self):
-        """Bytes sent back."""
+        """The number of bytes sent."""
         return rio_load_relaxed(&self.e.bytes_out)
 
     @property
     def lines(self):
-        """Lines received, newline and all; raw framing counts none."""
+        """The number of whole lines received; 0 for raw framing."""
         return rio_load_relaxed(&self.e.lines)
 
     @property
     def draining(self):
-        """Whether it has been told to stop."""
+        """Whether the stop was requested."""
         return self.e.phase != ECHOING
 
     def unsent(self):
-        """The bytes received that have not gone back, as a copy; not while it is running."""
+        """Return a copy of the bytes received and not yet sent. Raises ``ConcurrentCall`` while ``run()`` runs."""
         if rio_flag_state(&self.running) != RIO_FREE:
             raise ConcurrentCall("this echo is running")
         return PyBytes_FromStringAndSize(buffer_start(&self.e.b), buffer_held(&self.e.b))
 
 
 def echo(fd, framing="line", *, timeout=None):
-    """Echo what comes from a descriptor back to it, to the end of the input (the book's echo(), CS:APP 11.4.9).
+    """Send back what is received from a descriptor until EOF (the book's ``echo()``, CS:APP 11.4.9).
 
-    fd: an int or an object with fileno(), for reading and writing; it is left open. framing: "line" sends whole lines
-    back, a line of more than 1 MiB in pieces, and what is left at the end; "raw" sends bytes back as they come.
-    timeout: seconds without progress; None waits for ever.
+    ``fd`` is an int or an object with ``fileno()``, open for reading and writing; it is left open. ``framing`` is
+    ``"line"``, which echoes whole lines, a line of more than 1 MiB in pieces, and an unterminated last line at EOF; or
+    ``"raw"``, which echoes bytes as they arrive (RFC 862). ``timeout`` is the time in seconds without progress; None
+    means no limit, and with 0 the call does not block.
 
-    Returns the number of bytes echoed. The GIL is not held meanwhile; signal handlers run. Raises TimeoutError, and
-    the OSError of the connection (BrokenPipeError and ConnectionResetError included); the error's `characters_written`
-    bytes had been echoed then, and its `unsent` are the bytes received that had not.
+    Returns the number of bytes echoed. The GIL is released while it runs; signal handlers run. Raises
+    ``TimeoutError`` after the timeout (``BlockingIOError`` for 0), and the ``OSError`` of the connection,
+    ``BrokenPipeError`` and ``ConnectionResetError`` included. The error's ``characters_written`` is the number of bytes
+    echoed, and its ``unsent`` the bytes received and not echoed. Raises ``TypeError`` for a TLS socket, and
+    ``io.UnsupportedOperation`` for a descriptor that is not open for both.
     """
     e = Echo(fd, framing, timeout=timeout)
     try:
@@ -414,5 +423,5 @@ def echo(fd, framing="line", *, timeout=None):
             error.characters_written = e.bytes_out
             error.unsent = e.unsent()
         except (AttributeError, TypeError):
-            pass   # an exception of a signal handler's that takes no attributes
+            pass   # an exception raised by a signal handler, without these attributes
         raise

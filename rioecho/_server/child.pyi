@@ -1,4 +1,4 @@
-# The types of Child and Children. What they promise is said in their docstrings, in _server/child.pyx.
+# Types of Child and Children; for their contracts see the docstrings in _server/child.pyx.
 
 from typing import Literal, final
 

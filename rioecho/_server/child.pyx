@@ -1,11 +1,11 @@
 """The echo of one connection in a child process (CS:APP 12.1).
 
-The child runs C alone, from fork() to _exit(): no lock of the parent's, Python's own included, can be found taken by a
-thread that the child does not have. It keeps three descriptors: its connection, the pipe that says when to stop (whose
-end it sees too when the parent has died), and the pipe on which it reports. The numbers it adds to shared memory.
+The child runs only C from fork() to _exit(), so it cannot block on a lock that another thread of the parent held, those
+of the interpreter included. It keeps three descriptors: its connection, the pipe that signals the stop (which is also
+at EOF when the parent has died), and the pipe on which it reports. It adds its counts to shared memory.
 
-In the parent a fork is the last thing that can fail: the connection, the child's pid and its place among the children
-change hands in C, together with it, so there is no child that nobody knows of, and no connection that two serve.
+In the parent the fork is the last step that can fail. The ownership of the connection, the child's process ID and its
+place in the list change in C together with it, so no child is unknown to the parent and no connection is served twice.
 """
 
 import os
@@ -57,23 +57,23 @@ from rioecho._server.notify cimport WakePipe
 
 
 cdef enum outcome:
-    # How the echo ended, and what a report begins with.
-    OUTCOME_LINE        # not at all: a line is about to go back
+    # How the echo ended; the first field of a report.
+    OUTCOME_LINE        # it has not ended: a line is about to be sent
     OUTCOME_ENDED
     OUTCOME_TIMED_OUT
     OUTCOME_FAILED
 
 
 cdef struct report_t:
-    # What a child writes, in one piece.
+    # A report, which a child sends in one write.
     uint64_t outcome
     uint64_t draining
     uint64_t err
-    uint64_t bytes   # of the line; or echoed in all
+    uint64_t bytes   # length of the line, or number of bytes echoed in all
 
 
 cdef void report(int fd, uint64_t outcome, const echo_t *e, uint64_t n) noexcept nogil:
-    """Write a report; one about a line is dropped where the pipe is full, for no log may stop an echo."""
+    """Write a report. The report of a line is dropped if the pipe is full, so that a log never blocks an echo."""
     cdef report_t r
     cdef int ignored
     r.outcome = outcome
@@ -86,7 +86,7 @@ cdef void report(int fd, uint64_t outcome, const echo_t *e, uint64_t n) noexcept
 
 
 cdef void live(echo_t *e, int fd, int report_fd) noexcept nogil:
-    """The child, from its first instruction to its last."""
+    """Run the child, from fork() to _exit()."""
     cdef int keep[3]
     cdef int i, j, other
     cdef answer what = INTERRUPTED
@@ -118,23 +118,23 @@ cdef void live(echo_t *e, int fd, int report_fd) noexcept nogil:
 
 # ---- the parent's side
 
-# What Child.read_line() returns besides a length.
+# Results of Child.read_line() other than a length.
 END = -1
 NOTHING = -2
 
 
 @cython.final
 cdef class Child:
-    """A child process, from before its fork: what it has reported, and how it ended."""
+    """A child process, from before its fork: its reports, and how it ended."""
 
-    cdef int fd              # the pipe on which it reports, or -1
-    cdef int report_fd       # the child's end of that, until the fork
-    cdef int pid             # 0: there is none
+    cdef int fd              # reading end of the pipe for its reports, or -1
+    cdef int report_fd       # writing end of that pipe, until the fork
+    cdef int pid             # 0 before the fork
     cdef int status
     cdef bint reported_end
     cdef report_t last
-    cdef Child next          # among the children
-    cdef Share memory        # what it holds; dropped with this object, it gives back what a child that was killed had
+    cdef Child next          # in the list of children
+    cdef Share memory        # the memory it holds; deallocation returns that of a killed child to the budget
     cdef readonly str peer
 
     def __cinit__(self, str peer):
@@ -160,9 +160,13 @@ cdef class Child:
         self.fd = self.report_fd = -1
 
     def read_line(self):
-        """Take a report: the length of a line that the child has received; END; or NOTHING, where there is none."""
+        """Read a report without blocking.
+
+        Returns the length of a line that the child has received, END if the child has ended, or NOTHING if there is
+        no report.
+        """
         cdef report_t r
-        cdef ssize_t n = read(self.fd, &r, sizeof(r))   # whole ones: each was written at once
+        cdef ssize_t n = read(self.fd, &r, sizeof(r))   # never a part of one: each was sent in one write
         cdef int err = errno
         if n < 0:
             return NOTHING if err == EINTR or would_block(err) else END
@@ -170,19 +174,19 @@ cdef class Child:
             return END
         if r.outcome == OUTCOME_LINE:
             return r.bytes
-        # The child's last act. The pipe may not end with it: a process that was forked elsewhere in the program, just
-        # then, holds it too.
+        # The child's last report. EOF may not follow: another process, forked elsewhere in the program at that time,
+        # may hold the pipe too.
         self.last = r
         self.reported_end = True
         return END
 
     cdef void wait(self) noexcept:
-        """Wait for the process, which has ended or is about to, and close the pipe."""
+        """Wait for the process, which has exited or is about to, and close the pipe."""
         cdef int status = 0, waited = 0
         with nogil:
             while waited <= 0:
                 waited = waitpid(self.pid, &status, 0)
-                if waited < 0 and errno != EINTR:   # somebody else waits for every child of this process
+                if waited < 0 and errno != EINTR:   # other code of this process waits for all of its children
                     status = 0
                     break
         self.status = status
@@ -190,16 +194,16 @@ cdef class Child:
 
     @property
     def echoed(self):
-        """The number of bytes that it has echoed, as far as it has said so."""
+        """The number of bytes echoed, as in the child's last report."""
         return self.last.bytes
 
     @property
     def reason(self):
-        """Why the connection ended."""
+        """The reason why the connection was closed, for the log."""
         if not self.reported_end:
             if WIFSIGNALED(self.status):
-                return f"its process was ended by signal {WTERMSIG(self.status)}"
-            return "its process ended"
+                return f"its process was killed by signal {WTERMSIG(self.status)}"
+            return "its process exited"
         if self.last.outcome == OUTCOME_FAILED:
             return os.strerror(self.last.err)
         if self.last.outcome == OUTCOME_TIMED_OUT:
@@ -208,16 +212,16 @@ cdef class Child:
 
 
 @cython.final
-@cython.no_gc_clear   # who is among the children stays there until it has been waited for
+@cython.no_gc_clear   # a child stays in the list until it has been waited for
 cdef class Children:
-    """The children that have not been waited for. One thread calls next() and reap(), any thread the others."""
+    """The children that have not been waited for. Only one thread may call ``next()`` and ``reap()``."""
 
     cdef Child first
     cdef WakePipe pipe
-    cdef pollfd *fds       # of the last poll(2), the first that of the pipe
+    cdef pollfd *fds       # of the last poll(2); the first is that of the pipe
     cdef size_t cap
-    cdef size_t n          # of fds
-    cdef size_t looked     # how many of them next() has looked at
+    cdef size_t n          # number of fds in use
+    cdef size_t looked     # number of fds that next() has checked
 
     def __cinit__(self):
         self.pipe = WakePipe()
@@ -230,12 +234,12 @@ cdef class Children:
         self.pipe.close()
 
     def wake(self):
-        """Have next() return."""
+        """Make ``next()`` return."""
         self.pipe.notify()
 
     @property
     def any(self):
-        """Report whether there is one."""
+        """Whether there is a child."""
         return self.first is not None
 
     def fork(
@@ -252,10 +256,11 @@ cdef class Children:
         Counts counts not None,
         Share memory not None,
     ):
-        """Fork a child that echoes a connection as Echo does, adding to counts; it takes the connection.
+        """Fork a child that takes the connection and echoes it as ``Echo`` does, adding to ``counts``.
 
-        It reports each line if tell_lines, and its end, and exits with status 0. Raises OSError when no process can be
-        had; then the connection has not been taken. Its buffer is taken from the share, which the Child keeps.
+        The child reports its end, and each line if ``tell_lines``, and exits with status 0. Its buffer is taken from
+        the share ``memory``, which ``child`` keeps. Raises ``OSError`` if the system has no process left; the
+        connection is not taken then.
         """
         cdef echo_t e
         cdef sigset_t before
@@ -273,8 +278,8 @@ cdef class Children:
         if not connection.take():
             raise ValueError("this connection has been taken already")
         with cython.critical_section(self):
-            # With the GIL, whose holder's allocator hooks may want it; and without signals, so that no handler of the
-            # parent's runs in the child.
+            # The GIL is held, because allocator hooks may need it; signals are blocked, so that no handler of the
+            # parent runs in the child.
             rio_signals_hold(&before)
             pid = fork()
             if pid == 0:
@@ -289,14 +294,15 @@ cdef class Children:
             connection.put_back()
             raise os_error(err)
         close(connection.detach())
-        close(child.report_fd)   # or its end would not be seen
+        close(child.report_fd)   # otherwise the pipe would never be at EOF
         child.report_fd = -1
         self.pipe.notify()
 
     def next(self):
-        """Wait until a child has something to report, or has ended, and return it; None after wake().
+        """Return a child that has a report or has ended; if there is none, wait for one or for ``wake()``.
 
-        Raises MemoryError when there is none to wait with.
+        After the wait it returns None, and is to be called again. Raises ``MemoryError`` if there is no memory for
+        poll(2).
         """
         cdef Child child
         cdef int fd = -1
@@ -316,7 +322,7 @@ cdef class Children:
         return child
 
     cdef int wait_for_all(self) except -1:
-        """Wait for all of them, and for wake()."""
+        """Wait until a child is readable or ``wake()`` is called."""
         cdef Child child
         cdef pollfd *grown
         cdef size_t n = 1
@@ -350,10 +356,10 @@ cdef class Children:
         return 0
 
     def reap(self, Child child not None, Counts counts not None, WakePipe closings not None):
-        """Wait for a child that has ended, or is about to; count its connection's end, and notify closings."""
-        self.remove(child)   # before it is waited for: from then on its pid may be a stranger's
+        """Wait for a child that has exited or is about to; count the closed connection and notify ``closings``."""
+        self.remove(child)   # before the wait, after which its process ID may belong to an unrelated process
         child.wait()
-        child.memory = None   # before it is counted: what a child had that was killed is free again
+        child.memory = None   # before the count: the memory of a killed child is free again
         if not child.reported_end or child.last.outcome == OUTCOME_FAILED:
             rio_atomic_add(&counts.c.errors, 1)
         rio_atomic_add(&counts.c.closed, 1)
@@ -373,11 +379,11 @@ cdef class Children:
             child.next = None
 
     def some(self):
-        """Return one of them, or None."""
+        """Return any child, or None."""
         return self.first
 
     def kill(self):
-        """End all of them at once; also from a signal handler."""
+        """Kill all children. May be called from a signal handler."""
         cdef Child child
         with cython.critical_section(self):
             child = self.first

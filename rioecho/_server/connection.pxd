@@ -1,8 +1,8 @@
-# The steps that one connection of an event loop takes; its state is in _server/loop.pxd, the loop's turns are in
+# The steps of one connection of an event loop. Its state is in _server/loop.pxd, the turns of the loop in
 # _server/turns.pxd.
 #
-# Every step ends in waiting for the next event, or in the connection being closed: then its memory may be gone, and
-# the caller must not touch it again.
+# Every step ends with the connection waiting for its next event or closed. The memory of a closed connection may have
+# been freed: the caller must not use it again.
 
 from cpython.mem cimport PyMem_RawFree
 from libc.errno cimport EINTR, ENOMEM
@@ -49,11 +49,11 @@ from rioecho._server.loop cimport (
 
 
 cdef enum reason:
-    ENDED       # the input has, and all of it has gone back
-    IDLE        # no progress for the time allowed
-    STOPPED     # the server was, and the connection has been seen off
-    CUT_OFF     # the server was stopped, and the time to drain is over
-    BROKEN      # by an error
+    ENDED       # EOF, and everything has been sent
+    IDLE        # no progress within the idle timeout
+    STOPPED     # drained after the stop
+    CUT_OFF     # still open at the drain deadline
+    BROKEN      # an error of the connection
     REASONS_N
 
 
@@ -67,7 +67,7 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
     l.active -= 1
     if why == BROKEN:
         rio_atomic_add(&l.counts.errors, 1)
-    # Now, and not before: a caller that sees it counted may rely on the descriptor being free.
+    # Count after the close, so that a caller that sees the count finds the descriptor free.
     rio_atomic_add(&l.counts.closed, 1)
     if c.peer != NULL or rio_bool_get(&l.report_closings):
         c.why = why
@@ -79,7 +79,7 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
 
 
 cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogil:
-    """Wait for input, for room to send, or (PAUSED) for memory; the reset of the connection ends each of these."""
+    """Wait for input, for room in the socket buffer, or (PAUSED) for memory; a reset is reported during each."""
     cdef int err
     if c.events == events:
         return
@@ -95,7 +95,7 @@ cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogi
 
 
 cdef inline void conn_next(loop_t *l, conn_t *c) noexcept nogil:
-    """Having moved what could be moved: wait for more room, or for more input, or go on towards the end."""
+    """Choose the next event after a read or a write: wait to send, wait for input, linger, or close."""
     if conn_ready(c):
         if l.idle >= 0:
             c.unacknowledged = rio_unacknowledged(c.fd)
@@ -107,9 +107,9 @@ cdef inline void conn_next(loop_t *l, conn_t *c) noexcept nogil:
     if rio_rare(c.phase == ECHOING):
         conn_close(l, c, ENDED, 0)
         return
-    # Closing over unread input would send a reset, which discards what is on its way to the peer.
+    # Closing with unread input would send a reset, which discards data in flight to the peer: linger.
     if rio_rare(shutdown(c.fd, SHUT_WR) < 0):
-        conn_close(l, c, STOPPED, 0)   # the connection has gone
+        conn_close(l, c, STOPPED, 0)   # disconnected
         return
     c.phase = LINGERING
     c.ended = False
@@ -128,7 +128,10 @@ cdef inline rio_fd conn_socket(const conn_t *c) noexcept nogil:
 cdef inline ssize_t conn_send(
     loop_t *l, conn_t *c, const char *first, size_t n, const char *second, size_t m
 ) noexcept nogil:
-    """Send two pieces of memory: how many bytes went, 0 where it would have to wait; -1, and it has been closed."""
+    """Send two pieces of memory without blocking.
+
+    Returns the number of bytes sent, 0 if the write would block, or -1 if the connection failed and was closed.
+    """
     cdef rio_fd f = conn_socket(c)
     cdef int err = 0
     cdef ssize_t put = echo_send(&f, first, n, second, m, l.counts, &err)
@@ -143,7 +146,7 @@ cdef inline ssize_t conn_send(
 
 
 cdef inline void conn_write(loop_t *l, conn_t *c) noexcept nogil:
-    """Send of what is held as much as the peer takes."""
+    """Send what is ready until the write would block."""
     cdef ssize_t n = 0
     conn_check(l, c)
     if conn_ready(c):
@@ -158,14 +161,14 @@ cdef inline void conn_write(loop_t *l, conn_t *c) noexcept nogil:
 
 
 cdef inline void conn_report(loop_t *l, size_t length) noexcept nogil:
-    """Put down that so many bytes go back as one line (raw: as they came)."""
+    """Record for the report that ``length`` bytes are sent as one line (raw: as one read)."""
     rio_assert(l.lengths_n < LENGTHS_MAX)
     l.lengths[l.lengths_n] = length
     l.lengths_n += 1
 
 
 cdef inline void conn_report_lines(loop_t *l, size_t held, size_t n) noexcept nogil:
-    """Put down the lines in the first n bytes of the area, the first of which began `held` bytes before."""
+    """Record the lines in the first n bytes of the area, the first of which has ``held`` bytes in the buffer."""
     cdef const char *start = l.area
     cdef const char *end = l.area + n
     cdef const char *newline
@@ -178,7 +181,7 @@ cdef inline void conn_report_lines(loop_t *l, size_t held, size_t n) noexcept no
 
 
 cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexcept nogil:
-    """Send back what may go of the n bytes in the area, behind the beginning of a line that is held; keep the rest."""
+    """Echo what is due of the n bytes in the area, after ``before`` bytes in the buffer; keep the rest."""
     cdef uint64_t lines = 0
     cdef size_t due = echo_due(l.area, before, n, l.max_line, False, &lines)
     cdef ssize_t put = 0
@@ -211,21 +214,21 @@ cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexce
 
 
 cdef inline void conn_pause(loop_t *l, conn_t *c) noexcept nogil:
-    """A connection that holds the beginning of a line, and has no memory for more of it: wait for some."""
+    """Wait for memory, with a connection that holds the beginning of a line and may not read more of it."""
     cdef int err
     if c.phase != DRAINING and c.events != PAUSED:
         if l.favoured == NULL and share_favour(&l.memory, c.kept.b.cap):
-            l.favoured = c   # and reads in the next turn
+            l.favoured = c   # it reads in the next turn
         else:
             conn_wait_for(l, c, PAUSED)
         return
-    # The server is to stop; or it waits already, and only the end of its input or an error can have woken it.
+    # The server is draining, or the connection was waiting already, and only EOF or an error can have ended that.
     err = rio_socket_error(c.fd)
     if err:
         conn_close(l, c, BROKEN, err)
         return
-    # All that it sent goes back before the end, line or not. What is held does so now, for the others that have memory
-    # may wait for more of it too.
+    # Every byte received is echoed before the close, even without a newline. Send the buffer now rather than wait for
+    # memory: the connections that have it may be waiting for more themselves.
     c.kept.ready = conn_held(c)
     if l.lengths != NULL:
         conn_report(l, c.kept.ready)
@@ -233,14 +236,14 @@ cdef inline void conn_pause(loop_t *l, conn_t *c) noexcept nogil:
 
 
 cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
-    """One read, and the echo of what came."""
+    """Read once, and echo what was received."""
     cdef rio_fd f = conn_socket(c)
     cdef int err = 0
     cdef size_t before = 0, room = l.chunk
     cdef ssize_t n
     conn_check(l, c)
     if rio_rare(l.lengths_n >= LENGTHS_MAX - CHUNK):
-        conn_progress(l, c)   # it is not its fault that it is not read from
+        conn_progress(l, c)   # the wait is not the connection's
         return
     if c.kept != NULL:
         before = conn_held(c)
@@ -248,13 +251,13 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         if rio_rare(room == 0):
             conn_pause(l, c)
             return
-    # A client that sends newlines alone would have Python called tens of thousands of times before others have their
-    # turn. So where lines wait for their report, fewer come in at a time.
+    # A client that sends only newlines would otherwise cause tens of thousands of calls of Python before the turn of
+    # other connections. While lines wait for their report, less is read at a time.
     if rio_rare(l.lengths_n > REPORTED_MAX):
         room = min(room, <size_t>CHUNK_REPORTED)
     n = fd_read(&f, l.area, room, &err)
     if n > 0:
-        if c.phase != LINGERING:   # too late for those, which nothing acknowledges but the kernel
+        if c.phase != LINGERING:   # while lingering, input is discarded
             rio_atomic_add(&l.counts.bytes_in, n)
             conn_progress(l, c)
             conn_echo(l, c, before, n)
@@ -266,7 +269,7 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         return
     if n < 0 and c.phase != DRAINING:
         return
-    # The end of the input; or of what had arrived when the server was stopped.
+    # EOF, or while draining the end of the bytes that have arrived.
     if rio_rare(c.phase == LINGERING):
         conn_close(l, c, STOPPED, 0)
         return

@@ -1,5 +1,5 @@
-# What the blocking echo and the event loop have in common: which bytes go back, how they are counted as they go, when
-# a peer makes progress, and the memory for what waits.
+# The parts that the blocking echo and the event loop share: which bytes are due, counted sends, the progress of a peer,
+# and the memory of unsent bytes.
 
 from libc.stdint cimport uint64_t
 
@@ -11,33 +11,33 @@ from rioecho._core.posix cimport rio_atomic_add, rio_unacknowledged
 
 
 cdef enum:
-    CHUNK = 65536        # what is received at once
+    CHUNK = 65536        # maximum number of bytes of one read
     CHUNK_MIN = 4096     # the same while memory is short
-    LOOKS = 8            # at what the peer takes, in the time that it may take nothing: it has at most an eighth more
-    # Milliseconds between two looks whether there is memory again: the event loop's, and the blocking echo's, of which
-    # there may be thousands and which doubles its own.
+    LOOKS = 8            # checks for progress in one idle timeout, which may so be exceeded by an eighth
+    # Milliseconds between two checks for free memory: of the event loop, and of the blocking echo, which doubles its
+    # interval up to the maximum because there may be thousands of echoes.
     MEMORY_LOOK = 10
     MEMORY_LOOK_MAX = 320
 
 
 cdef extern from "rioecho/_core/compat.h" nogil:
-    # What a connection that waits for memory is watched for: the end of its input, or its reset.
+    # The events of a connection that waits for memory: EOF and reset.
     short PAUSED "POLLRDHUP"
 
 
 cdef enum phase:
     ECHOING
-    DRAINING    # told to stop: echo what has arrived, wait for no more
-    LINGERING   # all is echoed and our side is closed: read on until the peer has closed its own
+    DRAINING    # the stop is requested: echo what has arrived, and do not wait for more
+    LINGERING   # everything is sent and the sending side is closed: read and discard until EOF
 
 
 cdef inline size_t echo_due(
     const char *data, size_t before, size_t n, size_t max_line, bint ended, uint64_t *lines
 ) noexcept nogil:
-    """Return how many bytes go back now, of `before` bytes that hold no newline and n more that came behind them.
+    """Return how many bytes are due to be sent, of ``before`` bytes without a newline followed by n bytes of ``data``.
 
-    Whole lines do, whose number is added to `lines`; with them the rest if it makes a line too long, or if the input
-    has ended. The data begins behind the first `before` bytes. max_line 0: raw, everything goes back.
+    Whole lines are due, and their number is added to ``lines``; so are the remaining bytes if they make a line of
+    ``max_line`` bytes or more, or if ``ended``. max_line 0 means raw: everything is due.
     """
     cdef size_t back
     if max_line == 0:
@@ -51,10 +51,10 @@ cdef inline size_t echo_due(
 cdef inline ssize_t echo_send(
     const rio_fd *f, const char *first, size_t n, const char *second, size_t m, counts_t *counts, int *err
 ) noexcept nogil:
-    """Send two pieces of memory, the second of which may be empty, without waiting: a count, or -1 and the errno.
+    """Send two pieces of memory, the second of which may be empty, without blocking.
 
-    They are counted before they are sent, so that a client that holds its echo always finds it in the counts; what was
-    not sent is taken off again.
+    Returns the number of bytes sent, or -1 with the errno in ``err``. The bytes are counted before they are sent, so
+    that a client that holds its echo always finds it in the counts; unsent bytes are subtracted again.
     """
     cdef ssize_t put
     rio_atomic_add(&counts.bytes_out, n + m)
@@ -68,21 +68,23 @@ cdef inline ssize_t echo_send(
 
 
 cdef inline bint peer_took(int fd, int *unacknowledged) noexcept nogil:
-    """Report whether the peer has taken some of what waits for it since the number was stored, and store it anew.
+    """Report whether the peer has acknowledged bytes since the number of unacknowledged ones was stored; update it.
 
-    poll() does not say so before a third of the send buffer is free, which may be more than a slow reader takes in
-    all of its time.
+    poll() reports room only when a third of the send buffer is free, which may be more than a slow reader consumes
+    within its timeout.
     """
     cdef int before = unacknowledged[0]
     unacknowledged[0] = rio_unacknowledged(fd)
     return unacknowledged[0] < before
 
 
-# ---- memory for what is received and not yet sent back, and its account
+# ---- memory of the bytes received and not yet sent, and its accounting
 
 
 cdef inline int held_resize(share_t *s, rio_buffer *b, size_t cap) noexcept nogil:
-    """Change a buffer's memory. What it grows by the caller has taken, and it is given back if there is no memory: -1.
+    """Resize a buffer. Returns 0, or -1 if the allocation fails.
+
+    The caller has taken the bytes that it grows by from the share; after a failure they are returned to it.
     """
     cdef size_t before = b.cap
     if buffer_resize(b, cap) < 0:
@@ -101,9 +103,9 @@ cdef inline void held_free(share_t *s, rio_buffer *b) noexcept nogil:
 
 
 cdef inline void held_shrink(share_t *s, rio_buffer *b) noexcept nogil:
-    """Do not let what is left, nothing or the beginning of a line, hold the memory of what was sent."""
+    """Release the memory of bytes that were sent, if what is left is nothing or much smaller."""
     cdef size_t n = buffer_held(b)
     if n == 0:
         held_free(s, b)
     elif b.cap > CHUNK and n < b.cap // 4:
-        held_resize(s, b, n)   # without memory it stays as it is
+        held_resize(s, b, n)   # if the allocation fails, the buffer stays as it is

@@ -1,8 +1,8 @@
-"""What an engine is, and what it needs of its server; and what every engine logs.
+"""The interface of an engine and of its owner, and the log lines common to all engines.
 
-An engine takes connections that were accepted, sees each through, and counts. The accept loop, the limits and the life
-cycle are the server's (acceptor.py, lifecycle.py, server.py); the echo itself is C (blocking.pyx, child.pyx,
-eventloop.pyx). A further engine is a further class.
+An engine takes accepted connections, serves each until it is closed, and counts. The accept loop, the limits and the
+life cycle belong to the server (acceptor.py, lifecycle.py, server.py); the echo itself is C (blocking.pyx, child.pyx,
+eventloop.pyx).
 """
 
 from __future__ import annotations
@@ -25,88 +25,89 @@ log = logging.getLogger("rioecho.server")
 
 
 class EngineClosed(Exception):
-    """The engine has failed and takes no more connections; the server is about to stop."""
+    """The engine has failed and accepts no more connections; the server is about to stop."""
 
 
 class EngineOwner(Protocol):
-    """What an engine needs of its server."""
+    """The owner of an engine: the settings and calls that an engine needs from its server."""
 
     framing: _Framing
     max_line: int
     idle_timeout: float
     drain_timeout: float
     workers: int
-    memory: MemoryBudget  # of what connections hold
-    closings: WakePipe  # to be notified when a connection has gone, its descriptor with it
+    memory: MemoryBudget  # for the bytes that connections hold
+    closings: WakePipe  # to be notified when a connection and its descriptor have been closed
 
     @property
     def stop_fd(self) -> int:
-        """A descriptor that is readable from the stop on."""
+        """The descriptor that becomes readable when the stop is requested."""
 
     def fail(self, error: BaseException) -> None:
-        """Stop the server: the engine cannot go on."""
+        """Stop the server because of an error that the engine cannot recover from."""
 
 
 class Engine(Protocol):
-    """How connections are served. Made before the server listens; start() comes before all else."""
+    """Serves accepted connections. Created before the server listens; ``start()`` is called before anything else."""
 
-    #: How many connections it serves at once; None: as many as there are.
+    #: Maximum number of connections served at once; None: no limit.
     at_once: int | None
-    #: Its counts; the sum is what holds.
+    #: The counts, to be summed.
     counts: tuple[Counts, ...]
 
     def __init__(self, owner: EngineOwner) -> None: ...
 
     def start(self) -> None:
-        """Make ready. Raises OSError, RuntimeError or MemoryError when something cannot be had."""
+        """Start the engine. Raises ``OSError``, ``RuntimeError`` or ``MemoryError`` if a resource is lacking."""
 
     def serve(self, connection: Accepted, drain: float | None) -> None:
-        """Take a connection, or raise: then, unless ``connection.is_taken``, it is still the caller's.
+        """Serve a connection, and become its owner.
 
-        ``drain``: seconds that it may take from the stop on; None: no limit. ``EngineClosed`` says that no connection
-        will be taken any more.
+        ``drain`` is the time in seconds that draining the connection may take after the stop; None means no limit. If
+        this raises, the caller still owns the connection unless ``connection.is_taken``. Raises ``EngineClosed`` if
+        the engine accepts no more connections.
         """
 
     def report_closings(self, wanted: bool) -> None:
-        """Notify ``closings`` whenever a connection has gone; without this the engine may, or may not."""
+        """Notify ``closings`` of every closed connection from now on; if not ``wanted``, the engine may omit it."""
 
     def join(self, seconds: float | None) -> None:
-        """Wait until all are served, at most so many seconds; then give everything back.
+        """Wait up to ``seconds`` until all connections are closed, then release everything. None means no limit.
 
-        No connection comes after this. Also when start() was not called, or did not come to its end; and again, which
-        goes on where an exception ended it, or does nothing.
+        No connection may be served after this. May be called even if ``start()`` was not called or failed, and again:
+        it then continues where an exception interrupted it, or does nothing.
         """
 
     def kill(self) -> None:
-        """End at once what would outlive this process; also from a signal handler."""
+        """Kill at once whatever would outlive this process. May be called from a signal handler."""
 
 
 def log_line(level: int, text: str, *arguments: object, **fields: object) -> None:
-    """Log a line; ``fields`` are for machines. No error leaves here: no line of a log is worth a connection."""
+    """Log a line; ``fields`` are for the JSON format. Raises nothing: no log line is worth a connection."""
     try:
         log.log(level, text, *arguments, extra={"fields": fields})
-    except Exception:  # of a handler; or there is no memory for a record
+    except Exception:  # a handler failed, or there is no memory for a record
         return
 
 
 def opened(peer: str) -> None:
-    """Log that a connection is served."""
+    """Log that a connection is being served."""
     log_line(logging.INFO, "Connected to %s", peer, event="connected", peer=peer)
 
 
 def closed(peer: str, reason: str, echoed: int) -> None:
-    """Log that a connection has gone, and why."""
+    """Log that a connection was closed, and the reason."""
     text = "Closed %s: %s, %d bytes echoed"
     log_line(logging.INFO, text, peer, reason, echoed, event="closed", peer=peer, reason=reason, bytes=echoed)
 
 
 def received(n: int) -> None:
-    """Log a line; never what is in it."""
+    """Log the length of a received line, never its contents."""
     log_line(logging.DEBUG, "server received %d bytes", n, event="line", bytes=n)
 
 
 def announced(connection: Accepted) -> str:
-    """Log that a connection is about to be served, once however often that is tried; return the peer's name."""
+    """Log that a connection is about to be served, once even if that is tried again; return the peer's name."""
     peer = connection.peer
     if not connection.announced:
         connection.announced = True

@@ -1,4 +1,4 @@
-"""The engines by the names that users give them."""
+"""The engines, by the names of the ``engine`` argument."""
 
 from __future__ import annotations
 

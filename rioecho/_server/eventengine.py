@@ -1,4 +1,4 @@
-"""The event engine: one loop for many connections (CS:APP 12.2), or several, each in a thread of its own."""
+"""The event engine: one or several event loops, each for many connections and in a thread of its own (CS:APP 12.2)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class EventEngine:
-    """``workers`` loops, without the GIL. A connection goes to the loop that has the fewest."""
+    """Runs ``workers`` event loops without the GIL. A connection is given to the loop that has the fewest."""
 
     at_once: int | None = None
 
     def __init__(self, owner: EngineOwner) -> None:
         self._owner = owner
         self._loops: list[EventLoop] = []
-        self._given: list[int] = []  # to each of them, so far
-        self._running: list[bool] = []  # whether the thread of each has begun
+        self._given: list[int] = []  # number of connections given to each loop so far
+        self._running: list[bool] = []  # whether the thread of each loop has begun
         self._threads = WaitGroup()
         self.counts: tuple[Counts, ...] = ()
 
@@ -55,13 +55,13 @@ class EventEngine:
             Task(self._run, i, begun, name=f"rioecho worker {i}", group=self._threads, latches=(begun,)).start()
             begun.wait()
             if not self._running[i]:
-                raise MemoryError("no memory for a thread to begin with")
+                raise MemoryError("no memory to start a thread")
 
     def serve(self, connection: Accepted, drain: float | None) -> None:
         active = [given - count.now()["closed"] for given, count in zip(self._given, self.counts, strict=True)]
         i = active.index(min(active))
         given = self._given[i] + 1
-        # A peer's name is memory, which an idle connection is to be sparing of.
+        # The peer's name takes memory; an idle connection keeps it only if it is logged.
         peer = announced(connection) if log.isEnabledFor(logging.INFO) else None
         try:
             self._loops[i].adopt(connection, peer)
@@ -79,11 +79,11 @@ class EventEngine:
         self._threads.close()
         self._threads.wait(seconds)
         for loop in self._loops:
-            with contextlib.suppress(RuntimeError):  # it still runs, against all expectation
+            with contextlib.suppress(RuntimeError):  # its thread still runs, although the deadline has passed
                 loop.close()
 
     def kill(self) -> None:
-        """Threads do not outlive the process."""
+        """Do nothing: threads do not outlive the process."""
 
     def _run(self, i: int, begun: Latch) -> None:
         self._running[i] = True

@@ -1,4 +1,4 @@
-# The types of EventLoop. What it promises is said in its docstring, in _server/eventloop.pyx.
+# Types of EventLoop; for its contract see the docstring in _server/eventloop.pyx.
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, final

@@ -1,4 +1,4 @@
-# The types of FolderLock. What it promises is said in its docstring, in _server/folderlock.pyx.
+# Types of FolderLock; for its contract see the docstring in _server/folderlock.pyx.
 
 import os
 from typing import Self, final

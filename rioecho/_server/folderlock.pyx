@@ -1,6 +1,6 @@
-"""A lock on a folder, between servers that put a unix socket there or remove one: flock(2) on the folder itself.
+"""A lock on a directory, between servers that create or remove unix sockets in it: flock(2) on the directory itself.
 
-It is C for the sake of its descriptor, which no signal handler can come between and its owner.
+It is written in C so that no signal handler can run between the opening of the descriptor and its owner.
 """
 
 import os
@@ -14,9 +14,9 @@ from rioecho._core.posix cimport LOCK_EX, LOCK_NB, O_CLOEXEC, O_DIRECTORY, O_RDO
 
 @cython.final
 cdef class FolderLock:
-    """A folder, open to be locked; at the end of a `with` block, or when this goes, no longer locked.
+    """A lock on a directory, released at the end of a ``with`` block or by deallocation.
 
-    OSError if it cannot be opened.
+    Raises ``OSError`` if the directory cannot be opened.
     """
 
     cdef int fd
@@ -42,7 +42,10 @@ cdef class FolderLock:
         self.release()
 
     def take(self):
-        """Lock it: True, or False if somebody else has locked it. OSError where nothing can be locked."""
+        """Try to lock the directory; report whether that succeeded. Does not block.
+
+        Returns False if another process holds the lock. Raises ``OSError`` if the file system has no locks.
+        """
         cdef int err
         if flock(self.fd, LOCK_EX | LOCK_NB) == 0:
             return True

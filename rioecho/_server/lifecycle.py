@@ -1,4 +1,4 @@
-"""The life of a server: who may begin it, how it ends, and who waits for what.
+"""The life cycle of a server.
 
 ::
 
@@ -6,8 +6,8 @@
      │                     └───── refusal, no thread ───────────────────────────► │
      └──────────────── close() ─────────────────────────────────────────────────► │
 
-Every step is made by an operation that cannot be halfway done, in C (notify.pyx, tasks.pyx): a signal handler may come
-between any two of them, raise, or call stop() itself.
+Every step is one atomic operation in C (notify.pyx, tasks.pyx): a signal handler may run between any two of them,
+raise, or call ``stop()`` itself.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: Seconds between two attempts at what has to be done and finds no memory.
+#: Seconds before a step that ran out of memory is tried again.
 PAUSE = 0.01
 
 
 class Lifecycle:
     """Runs ``begin()``, ``serve()`` and each function of ``end``, in this order and in a thread of its own.
 
-    What begin() raises start() raises, and serve() is left out. What the others raise fails the server. Every function
-    of ``end`` is called in any case, and again where it raised MemoryError: each goes on where it was left.
+    If ``begin()`` raises, ``start()`` raises the same error and ``serve()`` is not called. If another function raises,
+    the server fails. Every function of ``end`` is called in any case, and again if it raised ``MemoryError``: it must
+    continue where it was interrupted.
 
-    ``drain``: seconds that stopping may take, None: no limit.
+    ``drain`` is the maximum time in seconds that stopping takes; None means no limit.
     """
 
     def __init__(
@@ -47,36 +48,39 @@ class Lifecycle:
         self._begin = begin
         self._serve = serve
         self._end = tuple(end)
-        self._refusal: BaseException | None = None  # why serving could not begin
-        self._failure: BaseException | None = None  # why it could not go on
-        #: Whether begin() has returned.
+        self._refusal: BaseException | None = None  # the error that begin() raised
+        self._failure: BaseException | None = None  # the error that serving failed with
+        #: Whether ``begin()`` has returned.
         self.has_begun = False
         self._ready, self._ended = Latch(), Latch()
         self._task = Task(self._run, name="rioecho accept", latches=(self._ready, self._ended))
-        #: The stop that everything waits for.
+        #: The stop, which the accept loop and every echo wait for.
         self.stop = Stop(drain)
 
     def start(self) -> bool:
-        """Begin, and wait until it has; False where it has begun before, or was closed. Raises what begin() raised."""
+        """Start the thread and wait until ``begin()`` has returned; raise what it raised.
+
+        Returns False if the server was started or closed before.
+        """
         if not self._task.start():
             return False
         self._ready.wait()
         if self._refusal is not None:
             raise self._refusal
         if not self.has_begun:
-            raise MemoryError("no memory for a thread to begin with")
+            raise MemoryError("no memory to start a thread")
         return True
 
     def wait(self) -> None:
-        """Wait for the end. Raises what the server has failed with."""
+        """Wait for the end. Raises the error that the server failed with."""
         self._ended.wait()
         if self._failure is not None:
             raise self._failure
 
     def close(self) -> bool:
-        """Stop, and wait for the end; False where it never began, and never will. Again: does nothing.
+        """Stop and wait for the end; return False if the server was never started. Closing again does nothing.
 
-        In a forked child this waits for nothing: the parent's server is none of its business.
+        In a forked child this does not wait: the server is the parent's.
         """
         self.stop.request()
         never = self._task.cancel()
@@ -85,7 +89,7 @@ class Lifecycle:
         return not never
 
     def fail(self, error: BaseException) -> None:
-        """Stop, for serving cannot go on; wait() raises the error."""
+        """Stop because of an error, which ``wait()`` raises."""
         self._failure = self._failure or error
         self.stop.request()
         why = getattr(error, "strerror", None) or error

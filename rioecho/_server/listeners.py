@@ -1,6 +1,6 @@
-"""The listening sockets of a server: TCP on every address of every host, a unix socket, and those that systemd passes.
+"""The listening sockets of a server: TCP on every address of every host, unix sockets, and sockets passed by systemd.
 
-Nothing stays open or on disk after an error, and the error says what was being done.
+After an error nothing stays open or on disk, and the message names the address.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ if TYPE_CHECKING:
 
     from rioecho._core.addresses import Address, Path
 
-#: What the name localhost stands for.
+#: The addresses of localhost.
 LOOPBACK = ("127.0.0.1", "::1")
 
-#: How often a free port is looked for that is free at every address, and a path made free that is not.
+#: Maximum number of attempts to find a port that is free at every address, or to remove a stale socket file.
 LISTEN_ATTEMPTS = 20
 
-#: Seconds that a server has from bind() to listen(): until then its socket looks like one that nobody listens on.
+#: Time in seconds that a server has from bind() to listen(), during which its socket file looks stale.
 GRACE = 0.1
 
-#: Seconds that another server's lock on the folder of a unix socket is waited for.
+#: Timeout in seconds for the lock on the directory of a unix socket.
 LOCK_PATIENCE = 2.0
 
-#: The first descriptor that systemd passes, and the variables that say so (sd_listen_fds(3)).
+#: The first descriptor that systemd passes (sd_listen_fds(3)).
 FIRST_PASSED = 3
+#: The environment variables that describe the descriptors.
 PASSED_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
-#: What may be where a unix socket is to be.
+#: Names of the types of files that may be at the path of a unix socket.
 KINDS = {
     stat.S_IFREG: "a regular file",
     stat.S_IFDIR: "a directory",
@@ -61,13 +62,13 @@ KINDS = {
 class Listeners:
     """The listening sockets of one server, non-blocking, and their files.
 
-    TCP on ``port`` of every address of ``hosts`` (as ``listen_sockets``), a unix socket at each of ``paths`` (as
-    ``UnixListener``), and the ``passed`` sockets (as ``passed_sockets`` gives them), which are taken over: they are
-    closed with the others, and after an error too. In this order:
+    They are TCP sockets on ``port`` of every address of ``hosts`` (see ``listen_sockets``), a unix socket at each of
+    ``paths`` (see ``UnixListener``) and the ``passed`` sockets (see ``passed_sockets``), in this order. The passed
+    sockets are taken over: they are closed with the others, and after an error.
 
-    - ``sockets``: the stream sockets, to be accepted from;
-    - ``addresses``: of each of them, ``(host, port)`` or the path of the unix socket;
-    - ``datagrams``: the datagram sockets among the passed ones, for who serves UDP.
+    - ``sockets``: the stream sockets, to accept from;
+    - ``addresses``: the ``(host, port)`` or the path of each of them;
+    - ``datagrams``: the datagram sockets among the passed ones, to be served by UDP.
     """
 
     def __init__(
@@ -100,14 +101,17 @@ class Listeners:
             raise
 
     def hide(self) -> None:
-        """Remove the files of the unix sockets, but no passed one's: no client finds them, and the queues stay."""
+        """Remove the files of the unix sockets, except passed ones, so that no new client connects.
+
+        The listen queues stay.
+        """
         for unix in self._unix:
             unix.hide()
 
     def close(self) -> None:
-        """Close the sockets, and remove the files of the unix sockets, but no passed one's. Again: does nothing.
+        """Close the sockets and remove the files of the unix sockets, except passed ones. Closing again does nothing.
 
-        In a forked child it closes the child's descriptors; the files stay, they are the parent's.
+        In a forked child this closes the child's descriptors only: the files are the parent's.
         """
         for unix in self._unix:
             unix.close()
@@ -116,12 +120,12 @@ class Listeners:
 
 
 def listen_sockets(hosts: Iterable[str], port: int | str, *, backlog: int = LISTENQ) -> list[socket.socket]:
-    """Listen on the same port of every address of every host: sockets, blocking, the caller's to close.
+    """Listen on the same port of every address of every host. Returns blocking sockets, which the caller owns.
 
-    Port 0 is one free port for all of them. ``localhost`` is both loopback addresses, whatever the hosts file says
-    (RFC 6761, 6.3). Of a name with several addresses those that this machine does not have are passed over (``::1``
-    where there is no IPv6), as long as one is left; a port that is in use at one of them is an ``OSError`` that names
-    the address. After an error nothing stays open. An IPv6 socket takes IPv6 only.
+    Port 0 chooses one free port for all of them. ``localhost`` stands for both loopback addresses, whatever the hosts
+    file contains (RFC 6761, 6.3). An IPv6 socket accepts IPv6 only. If a name has several addresses, those that this
+    machine does not have are skipped (``::1`` without IPv6), unless it has none of them. Raises ``OSError``, which
+    names the address, for any other failure, such as a port in use at one address; nothing stays open then.
     """
     port = check_port(port)
     wanted = []
@@ -133,19 +137,19 @@ def listen_sockets(hosts: Iterable[str], port: int | str, *, backlog: int = LIST
         try:
             return _listen_on_all(wanted, backlog)
         except OSError as exc:
-            # A free port of the first address may be taken at the next: then another one will do.
+            # A port that is free at the first address may be in use at the next one: try another port.
             if port != 0 or exc.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
 
 
 def _listen_on_all(wanted: list[list[Any]], backlog: int) -> list[socket.socket]:
-    """Listen on every address, a list of getaddrinfo's for each host; the first fixes the port for all."""
+    """Listen on every address of ``wanted``, a getaddrinfo() list for each host; the first socket decides the port."""
     opened: dict[Address, socket.socket] = {}
 
     def listen(sock: socket.socket, address: Address) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if sock.family == socket.AF_INET6:  # or it would take the port of the IPv4 socket beside it
+        if sock.family == socket.AF_INET6:  # otherwise it would conflict with the IPv4 socket on the same port
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         port = next(iter(opened.values())).getsockname()[1] if opened else address[1]
         sock.bind((address[0], port, *address[2:]))
@@ -173,23 +177,23 @@ def _listen_on_all(wanted: list[list[Any]], backlog: int) -> list[socket.socket]
 
 
 class UnixListener:
-    """A listening unix socket ``sock``, blocking, and its file ``path``.
+    """A blocking, listening unix socket ``sock`` and its file ``path`` (unix(7)).
 
-    The socket of a server that is gone is replaced; one that is listened on is an ``OSError`` (EADDRINUSE), and so is
-    a path where something else is than a socket: nothing but a socket is ever removed. Every error names the path; a
-    NUL in it, or nothing at all, is a ``ValueError``. On Linux a first NUL makes the name abstract: there is no file.
-    Who may connect is for the umask and the folder to say.
+    A stale socket file is replaced. Raises ``OSError``, which names the path, if another server listens there
+    (EADDRINUSE) or if the file is not a socket (EEXIST); no other kind of file is ever removed. Raises ``ValueError``
+    for an empty path or one that contains a NUL; on Linux a leading NUL makes the name abstract, without a file. The
+    umask and the permissions of the directory decide who may connect.
     """
 
     def __init__(self, path: Path, *, backlog: int = LISTENQ) -> None:
-        #: As it was given, as text.
+        #: The path as it was passed, as a str.
         self.path = os.fsdecode(check_path(path))
         if not self.path:  # the kernel would choose a name
             raise ValueError("the path of a unix socket is empty")
         abstract = self.path[0] == "\0"
         if abstract and not sys.platform.startswith("linux"):
             raise ValueError(f"a unix socket has an abstract name on Linux only: {self.path!r}")
-        # Whole, for the program may change its folder before it closes this.
+        # Absolute, because the program may change its working directory before it closes this.
         self._file = "" if abstract else os.path.abspath(self.path)
         self._own: tuple[int, ...] | None = None  # device and inode
         self._pid = os.getpid()
@@ -209,7 +213,7 @@ class UnixListener:
                 if self._file:
                     self._own = _identity(os.lstat(address))[:2]
             except BaseException:
-                if self._file and sock.getsockname():  # it is bound: the file is ours
+                if self._file and sock.getsockname():  # it is bound, so the file is this socket's
                     with contextlib.suppress(OSError):
                         os.unlink(address)
                 raise
@@ -229,27 +233,27 @@ class UnixListener:
         raise AssertionError("unreachable")
 
     def hide(self) -> None:
-        """Remove the file, if it is still this socket's and this is the process that made it."""
-        if os.getpid() == self._pid:  # in a forked child the lock may be locked for ever
+        """Remove the file, if it is still this socket's and this is the process that created it."""
+        if os.getpid() == self._pid:  # in a forked child the lock may never be released
             with self._lock:
                 self._remove()
 
     def close(self) -> None:
-        """Remove the file as hide() does, and close the socket."""
-        # Removed before the socket is closed: until then nobody else's file can have the number of its inode.
+        """Remove the file as ``hide()`` does, and close the socket."""
+        # Remove before the close: until then no other file can reuse the inode number.
         self.hide()
         self.sock.close()
 
     def _remove(self) -> None:
         own, self._own = self._own, None
-        # Gone, or no longer ours to remove, it is no error: what stays there is a stale socket.
+        # An error is ignored: at worst a stale socket file stays.
         with contextlib.suppress(OSError):
             if own and _identity(os.lstat(self._file))[:2] == own:
                 os.unlink(self._file)
 
 
 def _make_way(path: str) -> None:
-    """Remove the socket of a server that is gone, or wait a little; OSError when anything else is in the way."""
+    """Remove a stale socket file, or wait a little if it is new. Raises ``OSError`` if the path is in use otherwise."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -259,26 +263,27 @@ def _make_way(path: str) -> None:
         raise OSError(errno.EEXIST, f"it is {kind}, not a socket")
     if _is_listened_on(path):
         raise OSError(errno.EADDRINUSE, "another server is listening there")
-    if 0 <= time() - found.st_mtime < GRACE:  # of one that takes no lock, and is about to listen
+    if 0 <= time() - found.st_mtime < GRACE:  # of a server that takes no lock and may be about to listen
         sleep(GRACE)
         return
     with contextlib.suppress(FileNotFoundError):
         if _identity(os.lstat(path)) != _identity(found):
-            return  # of a server that takes no lock
+            return  # replaced in the meantime by a server that takes no lock
         try:
             os.unlink(path)
         except PermissionError as exc:
-            raise describe_error(exc, "the socket of a server that is gone cannot be removed") from None
+            raise describe_error(exc, "cannot remove the stale socket file") from None
 
 
 def _locked(file: str) -> contextlib.AbstractContextManager[object]:
-    """Keep other servers from binding and removing sockets in the folder of a file; of "", there is nothing to do.
+    """Lock the directory of ``file`` against other servers; do nothing for ``""``. Returns a context manager.
 
-    Several may find the same stale socket, and one would remove the file that another has just bound. Where there is no
-    lock to be had, or whoever has it keeps it, it goes without: a lock must not keep a server out.
+    Without the lock, two servers that find the same stale socket could each remove the file that the other has just
+    bound. If the lock cannot be had within ``LOCK_PATIENCE`` seconds, or not at all, this continues without it: a lock
+    must not keep a server from starting.
     """
     if file:
-        with contextlib.suppress(OSError):  # a folder that may be written to and not read, a file system without locks
+        with contextlib.suppress(OSError):  # a directory without read permission, or a file system without locks
             lock = FolderLock(os.path.dirname(file))
             until = monotonic() + LOCK_PATIENCE
             while not lock.take() and monotonic() < until:
@@ -288,7 +293,7 @@ def _locked(file: str) -> contextlib.AbstractContextManager[object]:
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int]:
-    """Device, inode, and the time too: a file system gives the number of a removed file to the next one."""
+    """Return device, inode and modification time: a file system may reuse the inode number of a removed file."""
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
@@ -298,24 +303,24 @@ def _is_listened_on(path: str) -> bool:
         try:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
-            return False  # macOS refuses also when the queue is full
+            return False  # on macOS, also if the listen queue is full
         except BlockingIOError:
-            return True  # the queue is full
+            return True  # the listen queue is full
         except OSError as exc:
-            if exc.errno != errno.EPROTOTYPE:  # a socket of another type, in use
+            if exc.errno != errno.EPROTOTYPE:  # in use by a socket of another type
                 raise
     return True
 
 
 def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
-    """Give the sockets that systemd has passed to this process (sd_listen_fds(3)), the caller's to close; or ``[]``.
+    """Return the sockets that systemd has passed to this process (sd_listen_fds(3)), or ``[]``. The caller owns them.
 
-    They are non-blocking and close-on-exec, in the order of their descriptors: stream sockets that listen, TCP or
-    unix, and datagram sockets, which their ``type`` tells. The file of a unix socket is systemd's: it stays. The
-    variables are removed from ``environ`` in any case, so that no child takes the sockets for its own.
+    They are non-blocking and close-on-exec, in the order of their descriptors: listening stream sockets, TCP or unix,
+    and datagram sockets (see ``type``). The file of a unix socket belongs to systemd and is not removed. The variables
+    are removed from ``environ`` in any case, so that no child process uses them.
 
-    ``ValueError`` for a variable that is not a number, ``OSError`` naming the descriptor that is something else; those
-    before it are closed then, and it is left as it is: it may be anybody's.
+    Raises ``ValueError`` if a variable is not a number, and ``OSError``, which names the descriptor, if one is not such
+    a socket; the sockets before it are closed then, and the descriptor is left alone.
     """
     pid, count, *_ = [environ.pop(name, None) for name in PASSED_VARIABLES]
     if pid is None or count is None or _number("LISTEN_PID", pid) != os.getpid():
@@ -332,7 +337,7 @@ def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socke
 
 
 def _passed(fd: int) -> socket.socket:
-    """Take over a passed descriptor; the number of the error is what accept() would give."""
+    """Take over a passed descriptor. Raises ``OSError`` with the errno that accept(2) would report."""
     what = f"LISTEN_FDS: descriptor {fd} is not"
     try:
         sock = socket.socket(fileno=fd)
@@ -355,7 +360,7 @@ def _passed(fd: int) -> socket.socket:
 
 
 def _listens(sock: socket.socket) -> bool:
-    """Tell whether a stream socket listens; True where this cannot be asked for."""
+    """Report whether a stream socket listens; True if the system cannot tell."""
     try:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except (AttributeError, OSError):
@@ -369,7 +374,7 @@ def _number(name: str, text: str) -> int:
 
 
 def _address(sock: socket.socket) -> tuple[str, int] | str:
-    """Give (host, port), or the path of a unix socket."""
+    """Return ``(host, port)``, or the path of a unix socket."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return os.fsdecode(name)

@@ -1,8 +1,8 @@
-# The types of Latch, WakePipe and Stop. What they promise is said in their docstrings, in _server/notify.pyx.
+# Types of Latch, WakePipe and Stop; for their contracts see the docstrings in _server/notify.pyx.
 
 from typing import final
 
-__pyx_capi__: dict[str, object]  # what other extension modules cimport
+__pyx_capi__: dict[str, object]  # for cimport by other extension modules
 
 @final
 class Latch:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import EngineOwner
 
-#: Seconds that the reaper pauses when it has no memory to go on with.
+#: Seconds before the reaper tries again after it ran out of memory.
 PAUSE = 0.01
 
 
 class ProcessEngine:
-    """A child process for each connection.
+    """Serves each connection in a child process.
 
-    Each child holds one end of a pipe, on which it reports; the pipe's end tells of the child's, however that came. One
+    Each child writes its reports to a pipe; EOF on the pipe means that the child has ended, for whatever reason. One
     thread, the reaper, reads the reports and waits for the children.
     """
 
@@ -43,7 +43,7 @@ class ProcessEngine:
         self._reaper.start()
         self._began.wait()
         if not self._reaping:
-            raise MemoryError("no memory for a thread to begin with")
+            raise MemoryError("no memory to start a thread")
 
     def serve(self, connection: Accepted, drain: float | None) -> None:
         owner = self._owner
@@ -62,7 +62,7 @@ class ProcessEngine:
         )
 
     def report_closings(self, wanted: bool) -> None:
-        """It always does."""
+        """Do nothing: every close is always reported."""
 
     def join(self, seconds: float | None) -> None:
         self._joined = True
@@ -70,7 +70,7 @@ class ProcessEngine:
         children = self._children
         children.wake()
         self._ended.wait(seconds)
-        # They keep the deadline themselves, unless somebody has suspended them.
+        # The children keep the drain deadline themselves, unless they are suspended (SIGSTOP).
         self._killed = True
         children.kill()
         children.wake()
@@ -81,13 +81,13 @@ class ProcessEngine:
         self._children.kill()
 
     def _reap(self) -> None:
-        """Read the reports and wait for the children, until join() was called and there is none."""
+        """Read the reports and wait for the children until ``join()`` was called and no child is left."""
         self._reaping = True
         self._began.open()
         while not self._joined or self._children.any:
             try:
                 self._reap_next()
-            except Exception:  # no memory: what is ready is told of again
+            except Exception:  # no memory: poll() will report the same descriptors again
                 sleep(PAUSE)
 
     def _reap_next(self) -> None:

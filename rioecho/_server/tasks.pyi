@@ -1,11 +1,11 @@
-# The types of Task and WaitGroup. What they promise is said in their docstrings, in _server/tasks.pyx.
+# Types of Task and WaitGroup; for their contracts see the docstrings in _server/tasks.pyx.
 
 from collections.abc import Callable
 from typing import final
 
 from rioecho._server.notify import Latch
 
-__pyx_capi__: dict[str, object]  # what other extension modules cimport
+__pyx_capi__: dict[str, object]  # for cimport by other extension modules
 
 @final
 class WaitGroup:

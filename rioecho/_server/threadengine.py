@@ -1,4 +1,4 @@
-"""The thread engine, a thread for each connection (CS:APP 12.3.8), and the iterative one (CS:APP 11.4.9)."""
+"""The thread engine (CS:APP 12.3.8) and the iterative engine (CS:APP 11.4.9)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ThreadEngine:
-    """A thread for each connection; its echo holds no GIL."""
+    """Serves each connection in a thread, whose echo does not hold the GIL."""
 
     at_once: int | None = None
 
@@ -27,7 +27,7 @@ class ThreadEngine:
         self.counts: tuple[Counts, ...] = (self._count,)
 
     def start(self) -> None:
-        """Threads come with the connections."""
+        """Do nothing: each connection starts its own thread."""
 
     def serve(self, connection: Accepted, drain: float | None) -> None:
         owner = self._owner
@@ -47,18 +47,18 @@ class ThreadEngine:
         connection.lend(task.start, self._count, owner.closings)
 
     def report_closings(self, wanted: bool) -> None:
-        """It always does."""
+        """Do nothing: every close is always reported."""
 
     def join(self, seconds: float | None) -> None:
-        """Wait for the threads; each ends by itself when the server's time to drain is over."""
+        """Wait for the threads; each returns on its own at the drain deadline."""
         self._threads.close()
         self._threads.wait(seconds)
 
     def kill(self) -> None:
-        """Threads do not outlive the process."""
+        """Do nothing: threads do not outlive the process."""
 
     def _run(self, connection: Accepted, echo: Echo, peer: str) -> None:
-        """Echo to the end of the input, or until the server stops; then close."""
+        """Echo until EOF or the stop, then close the connection."""
         reason = "out of memory"
         failed = True
         try:
@@ -79,10 +79,10 @@ class ThreadEngine:
 
 
 class IterativeEngine(ThreadEngine):
-    """The book's first server: one client at a time; the others wait in the kernel's queue.
+    """Serves one connection at a time, as the book's first server does; other clients wait in the listen queue.
 
-    The one is served in a thread of its own, so that at the stop those who are waiting, whose bytes the kernel has
-    acknowledged, need not wait for it.
+    The connection is served in a thread of its own, so that at the stop the clients in the listen queue, whose bytes
+    the kernel has acknowledged, do not have to wait for it.
     """
 
     at_once: int | None = 1

@@ -1,10 +1,10 @@
-"""The echo over UDP: a datagram goes back as it came to where it came from, or is dropped and counted (RFC 862).
+"""The echo over UDP: a datagram is sent back unchanged to its source, or dropped and counted (RFC 862).
 
-A source address can be forged, and an echo answers whatever it is sent: one datagram that names another echo as its
-source, or any service that answers everything, and the two answer each other for ever (CERT CA-1996-01,
-CVE-2024-2169). So ``refusal()`` says which sources get no answer, and a ``Limiter`` how many answers a source gets.
-An echo reflects what is sent in another's name, but never adds to it: one answer at most, of the same size. For that
-a datagram that was sent to a broadcast or multicast address gets none: a network of echoes would multiply it.
+A source address can be forged: one datagram whose source is another echo, or any service that answers everything,
+makes the two answer each other without limit (CERT CA-1996-01, CVE-2024-2169). So ``refusal()`` decides which sources
+get no answer, and a ``Limiter`` how many answers a source gets. An echo reflects forged datagrams but never amplifies
+them: at most one answer, of the same size. Datagrams sent to a broadcast or multicast address get no answer, because a
+network of echoes would multiply them.
 """
 
 from __future__ import annotations
@@ -32,48 +32,49 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rioecho.server")
 
-#: Answers a second that a source gets, and of how many sources the pace is remembered.
+#: Answers per second that a source gets, and the maximum number of sources with a bucket of their own.
 RATE, MAX_SOURCES = 1000.0, 4096
-#: No datagram is longer: its length is a 16-bit number (65507 bytes of data over IPv4, 65527 over IPv6).
+#: Above the maximum size of a datagram, whose length is a 16-bit number (65507 bytes over IPv4, 65527 over IPv6).
 LARGEST = 1 << 16
-#: Datagrams of one socket that are answered before the others, and a stop, are looked at; and those after a stop.
+#: Maximum number of datagrams answered per socket before the other sockets and the stop are checked; after the stop.
 BATCH, LAST = 64, 4096
-#: Seconds to pause when a socket says that it is ready, and nothing is there.
+#: Pause in seconds if a socket is reported as ready and has no datagram.
 PAUSE = 0.01
-#: Errors of recvfrom() that say that the socket itself is broken; any other passes.
+#: Errors of recvmsg(2) that mean that the socket itself is broken; all others are temporary.
 BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
 
 MAPPED = bytes(10) + b"\xff\xff"
 BROADCAST, LOOPBACK_BROADCAST = b"\xff" * 4, b"\x7f\xff\xff\xff"
 UNSPECIFIED_V6 = bytes(16)
 
-# How the kernel says to which address a datagram was sent. Python has no names for those of IPv4.
-#: struct in_pktinfo: the interface, the address of ours that belongs to it, the datagram's destination.
+# Socket options that make the kernel report the destination address of a datagram; Python lacks those of IPv4.
+#: struct in_pktinfo: the interface, the local address, the destination of the datagram (ip(7)).
 IP_PKTINFO = {"linux": 8, "darwin": 26}.get(sys.platform)
-#: The destination alone.
+#: The destination only.
 IP_RECVDSTADDR = None if IP_PKTINFO else 7
 IPV6_RECVPKTINFO = getattr(socket, "IPV6_RECVPKTINFO", None)
 IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", None)
-#: Flags of a received datagram, where the system has them.
+#: Flags of a datagram received by broadcast or multicast, on systems that have them.
 MANY = getattr(socket, "MSG_BCAST", 0) | getattr(socket, "MSG_MCAST", 0)
 PKTINFO, PKTINFO_V6 = struct.Struct("=I4s4s"), struct.Struct("=16sI")
-#: Room for the destination in both forms, and for what the caller of a socket that was passed in has asked for.
+#: Size in bytes of the ancillary buffer: for both forms of the destination and for options set on a passed socket.
 ANCILLARY = 512
-#: Destinations that are remembered.
+#: Maximum number of destinations in the cache.
 MAX_DESTINATIONS = 1024
 
 
 class UdpEcho:
-    """Echoes the datagrams of UDP sockets, which stay the caller's; they are made non-blocking, and never broadcast.
+    """Echoes the datagrams of UDP sockets, which the caller owns; they are made non-blocking, with SO_BROADCAST off.
 
-    A source that ``refusal()`` names gets no answer, any other at most ``rate`` a second, and ``burst`` at once after
-    a pause (by default a second's worth). IPv6 sources of one /64 count as one. The pace of the last ``max_sources``
-    is remembered. With ``rate`` 0 there is no limit, and a loop with a service on a high port does not end.
+    A source that ``refusal()`` rejects gets no answer; any other gets at most ``rate`` answers per second, and
+    ``burst`` at once after a pause (by default one second's worth). IPv6 sources of one /64 share a bucket. The buckets
+    of the last ``max_sources`` sources are kept. ``rate`` 0 means no limit: a loop with a service on a high port does
+    not end then.
 
-    Nor does a datagram that was sent to a broadcast or multicast address get an answer. Which addresses are broadcast
-    on a network, the kernel says on Linux and the BSDs; on macOS only 255.255.255.255 and 127.255.255.255 are known.
-    An answer leaves from the address that the datagram was sent to; outside Linux, over IPv4 and from a socket that is
-    bound to 0.0.0.0, from the one that the route to its receiver has. Raises ``ValueError`` for a wrong argument.
+    A datagram sent to a broadcast or multicast address gets no answer. On Linux and the BSDs the kernel reports which
+    addresses are broadcast addresses of a network; on macOS only 255.255.255.255 and 127.255.255.255 are recognised.
+    An answer is sent from the address that the datagram was sent to; over IPv4 outside Linux, a socket bound to 0.0.0.0
+    answers from the address that the route implies. Raises ``ValueError`` for an invalid argument.
     """
 
     def __init__(
@@ -97,13 +98,13 @@ class UdpEcho:
         self._stop_fd = stop_fd
         names = {sock: sock.getsockname() for sock in self._sockets}
         self._own_ports = frozenset(name[1] for name in names.values())
-        # Those whose answers could leave from another address than the datagram was sent to.
+        # Sockets bound to all addresses, which could answer from an address other than the datagram's destination.
         self._any_address = frozenset(sock for sock, name in names.items() if not any(packed(name[0])))
         self._warned: set[str] = set()
         self._datagrams = self._dropped = self._bytes_in = self._bytes_out = 0
         for sock in self._sockets:
             sock.setblocking(False)
-            # Which addresses are broadcast on a network here only the kernel knows: it refuses to send there (EACCES).
+            # Only the kernel knows the broadcast addresses of attached networks: it refuses to send there (EACCES).
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
             ask_for_destinations(sock)
         self._buffer = memoryview(bytearray(LARGEST))
@@ -111,9 +112,9 @@ class UdpEcho:
         self._destinations: dict[Ancillary, Destination] = {}
 
     def run(self) -> None:
-        """Echo until ``stop_fd`` is readable, then also what has arrived before, and return.
+        """Echo until ``stop_fd`` is readable, then answer the datagrams that have arrived, and return.
 
-        No error of an answer leaves here, only one that says that a socket is broken.
+        An error in sending an answer counts as a drop. Raises ``OSError`` only if a socket is broken.
         """
         stopped = select.poll()
         stopped.register(self._stop_fd, select.POLLIN)
@@ -126,21 +127,21 @@ class UdpEcho:
             fds = [fd for fd, _ in ready.poll()]
             if self._stop_fd in fds:
                 break
-            # Nothing where something was to be: a datagram with a wrong checksum, or an error that poll() reports and
-            # recvfrom() does not take away (IP_RECVERR). Trying again at once would only burn a processor.
+            # A ready socket without a datagram: one with a wrong checksum, or an error that poll() reports and
+            # recvmsg() does not clear (IP_RECVERR). Pause, because trying again at once would be a busy loop.
             if not sum([self._answer(by_fd[fd], BATCH) for fd in fds]) and stopped.poll(PAUSE * 1000):
                 break
         for sock in by_fd.values():
             self._answer(sock, LAST)
 
     def counts(self) -> dict[str, int]:
-        """What has happened so far: datagrams (answered), dropped (all others), bytes_in (of both), bytes_out."""
-        # In the opposite order of the counting, so that no more seems to have gone out than had come in.
+        """Return the counts: ``datagrams`` (answered), ``dropped``, ``bytes_in`` (of both) and ``bytes_out``."""
+        # Read in the opposite order of counting, so that bytes_out never exceeds bytes_in.
         bytes_out, datagrams, dropped = self._bytes_out, self._datagrams, self._dropped
         return {"datagrams": datagrams, "dropped": dropped, "bytes_in": self._bytes_in, "bytes_out": bytes_out}
 
     def _answer(self, sock: socket.socket, most: int) -> int:
-        """Answer what has arrived, at most so many datagrams; return how many there were."""
+        """Answer at most ``most`` of the datagrams that have arrived. Returns the number received."""
         received = 0
         any_address = sock in self._any_address
         for _ in range(most):
@@ -151,7 +152,7 @@ class UdpEcho:
             except OSError as error:
                 if error.errno in BROKEN:
                     raise
-                continue  # an earlier answer did not arrive (ECONNREFUSED): that is no error of this socket
+                continue  # the error of an earlier answer (ECONNREFUSED), not of this socket
             received += 1
             self._bytes_in += n
             source = packed(address[0])
@@ -165,7 +166,7 @@ class UdpEcho:
             elif self._limiter is not None and not self._limiter.allows(source):
                 self._drop(address, "rate", f"more than {self._limiter.rate:g} a second")
             else:
-                # Counted before it leaves, as of a connection: who has an answer finds it among the counts.
+                # Count before sending, so that a client that holds its answer always finds it in the counts.
                 self._bytes_out += n
                 self._datagrams += 1
                 try:
@@ -174,9 +175,9 @@ class UdpEcho:
                     else:
                         sock.sendto(self._buffer[:n], address)
                 except OSError:
-                    # No room in the send buffer (EAGAIN, ENOBUFS), no way there (ENETUNREACH, EHOSTUNREACH, EPERM,
-                    # EACCES, EMSGSIZE), or the error of an earlier answer (ECONNREFUSED): as if lost on the way, which
-                    # a client over UDP must bear. To wait would be to let one client hold up all others.
+                    # The send buffer is full (EAGAIN, ENOBUFS), there is no route (ENETUNREACH, EHOSTUNREACH, EPERM,
+                    # EACCES, EMSGSIZE), or an earlier answer failed (ECONNREFUSED). The answer is dropped, as UDP
+                    # permits: waiting would let one client block all others.
                     self._bytes_out -= n
                     self._datagrams -= 1
                     self._dropped += 1
@@ -190,15 +191,15 @@ class UdpEcho:
 
     def _drop(self, address: Any, rule: str, why: str) -> None:
         self._dropped += 1
-        if rule not in self._warned:  # once: whoever can send datagrams could fill the log
+        if rule not in self._warned:  # once for each rule: otherwise any sender could fill the log
             self._warned.add(rule)
-            log.warning("dropped a datagram from %s port %d: %s (said once)", address[0], address[1], why)
+            log.warning("dropped a datagram from %s port %d: %s (logged once)", address[0], address[1], why)
 
 
 def ask_for_destinations(sock: socket.socket) -> None:
-    """Have the kernel say with each datagram to which address it was sent, where it can."""
+    """Request the destination address with each received datagram, on systems that can report it."""
     options = [(socket.IPPROTO_IP, IP_PKTINFO), (socket.IPPROTO_IP, IP_RECVDSTADDR)]
-    if sock.family == socket.AF_INET6:  # which may take IPv4 too
+    if sock.family == socket.AF_INET6:  # it may receive IPv4 as well
         options.append((socket.IPPROTO_IPV6, IPV6_RECVPKTINFO))
     for level, option in options:
         if option is not None:
@@ -207,17 +208,17 @@ def ask_for_destinations(sock: socket.socket) -> None:
 
 
 class Destination:
-    """The address to which a datagram was sent, from its ancillary data; it may be unknown."""
+    """The destination address of a datagram, from its ancillary data; it may be unknown."""
 
     def __init__(self, ancillary: Ancillary) -> None:
         #: Whether it is a broadcast or multicast address.
         self.is_many = False
-        #: Ancillary data with which an answer leaves from there; none: sendto() will do.
+        #: Ancillary data that makes an answer leave from that address; empty if sendto() is enough.
         self.reply: Ancillary = ()
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_IP and kind == IP_PKTINFO and len(data) == PKTINFO.size:
                 _, local, address = PKTINFO.unpack(data)
-                # Linux gives the interface's address beside a broadcast or multicast one; macOS leaves it out.
+                # For a broadcast or multicast address, Linux reports the interface's address too; macOS does not.
                 self.is_many |= is_many(address) or local not in (bytes(4), address)
                 if sys.platform == "linux":
                     self.reply = ((level, kind, PKTINFO.pack(0, address, bytes(4))),)
@@ -226,14 +227,14 @@ class Destination:
             elif level == socket.IPPROTO_IPV6 and kind == IPV6_PKTINFO and len(data) == PKTINFO_V6.size:
                 address, interface = PKTINFO_V6.unpack(data)
                 self.is_many |= is_many(address.removeprefix(MAPPED))
-                # The interface belongs to a link-local address; to any other the route decides.
+                # A link-local address needs its interface; for any other the route decides.
                 link_local = address[0] == 0xFE and address[1] & 0xC0 == 0x80
                 if not self.reply and not address.startswith(MAPPED):
                     self.reply = ((level, kind, PKTINFO_V6.pack(address, interface if link_local else 0)),)
 
 
 def is_many(address: bytes) -> bool:
-    """Report whether a ``packed()`` address is known for that of many hosts: multicast, or broadcast anywhere."""
+    """Report whether a ``packed()`` address is a multicast or a well-known broadcast address."""
     if len(address) == 4:
         return 224 <= address[0] < 240 or address in (BROADCAST, LOOPBACK_BROADCAST)
     return address[0] == 0xFF
@@ -241,7 +242,7 @@ def is_many(address: bytes) -> bool:
 
 @lru_cache(MAX_SOURCES)
 def packed(host: str) -> bytes:
-    """Give the 4 or 16 bytes of an address; an IPv4-mapped one (::ffff:a.b.c.d) is the IPv4 address that it maps."""
+    """Return the 4 or 16 bytes of an address; an IPv4-mapped one (::ffff:a.b.c.d) becomes the IPv4 address."""
     if ":" not in host:
         return socket.inet_pton(socket.AF_INET, host)
     address = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
@@ -249,36 +250,35 @@ def packed(host: str) -> bytes:
 
 
 def refusal(address: bytes, port: int, own_ports: Container[int]) -> str | None:
-    """Say why a datagram from there gets no answer; None where it may have one.
+    """Return the reason why a datagram from this source gets no answer, or None if it may get one.
 
-    ``address`` is a ``packed()`` one, ``own_ports`` are those that we listen on ourselves. A loopback address is as
-    good as any: no kernel takes it from a network.
+    ``address`` is a ``packed()`` one; ``own_ports`` are the ports that the server listens on. A loopback source is
+    allowed, because no kernel accepts it from a network.
     """
-    if port < 1024:  # an echo, chargen, DNS or NTP service; to port 0 nothing can be sent
+    if port < 1024:  # an echo, chargen, DNS or NTP service; nothing can be sent to port 0
         return "the source port is below 1024"
-    if port in own_ports:  # ourselves, or the same program elsewhere
-        return "the source port is one that we listen on"
-    if is_many(address):  # one datagram, and many would get the answer
-        return "the source address is not that of one host"
+    if port in own_ports:  # this server, or the same program elsewhere
+        return "the source port is one that this server listens on"
+    if is_many(address):  # many hosts would receive the answer
+        return "the source address is not a unicast address"
     if address[0] == 0 if len(address) == 4 else address == UNSPECIFIED_V6:
         return "the source address is unspecified"
     return None
 
 
 class Limiter:
-    """A token bucket for each source: ``burst`` at once, then ``rate`` a second.
+    """A token bucket for each source: ``burst`` answers at once, then ``rate`` per second.
 
-    Of at most ``max_sources`` sources, those last seen; one that was forgotten begins anew with a full bucket.
+    The buckets of the ``max_sources`` sources seen last are kept; any other source starts with a full bucket.
     """
 
-    # Whom a datagram's port gives away is refused an answer, but a service that answers everything may be on any port,
-    # and looks like a client there. What tells it from one is that it never has enough: the loop turns as fast as the
-    # network does. It is a few datagrams that go round, and each that finds the bucket empty is out of the loop: a
-    # fast loop ends after `burst` answers or so; one over a slow path may last, at `rate` answers a second.
+    # A service that answers everything may run on any port, and looks like a client there. The limit ends its loop:
+    # only a few datagrams circulate, and each one that finds the bucket empty leaves the loop. A fast loop ends after
+    # about `burst` answers; a loop over a slow path may last, at `rate` answers per second.
     #
-    # The bucket is the address's and not the port's, for a forger has 65536 of those to name; nor is it the IPv6
-    # address's, of which any host has a /64. Whoever forges addresses by the thousand can have any source forgotten,
-    # but gains nothing: each of them may have `rate` answers as it is.
+    # There is one bucket for each address, not for each port, because a forger can name 65536 ports; and one for each
+    # /64 of IPv6, because a host may have all of its addresses. Forging thousands of addresses can evict the bucket of
+    # any source, but gains nothing: each address may have `rate` answers anyway.
 
     def __init__(self, rate: float, burst: float, max_sources: int, *, clock: Callable[[], float] = monotonic) -> None:
         if not 0 < rate < math.inf:
@@ -291,15 +291,15 @@ class Limiter:
         self._burst = burst
         self._max_sources = max_sources
         self._clock = clock
-        # What is in the bucket, and when it was: last the source that was seen last.
+        # Tokens and the time of that count for each source, the one seen last at the end.
         self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def allows(self, address: bytes) -> bool:
-        """Take a token for a ``packed()`` address, if there is one."""
-        source = address[:8]  # of IPv6 the /64, of IPv4 all
+        """Take a token of a ``packed()`` address; report whether there was one."""
+        source = address[:8]  # the /64 of an IPv6 address, all of an IPv4 one
         now = self._clock()
         tokens, then = self._buckets.pop(source, (self._burst, now))
         tokens = min(self._burst, tokens + (now - then) * self.rate)
@@ -311,9 +311,9 @@ class Limiter:
 
 
 def udp_sockets(addresses: Iterable[tuple[str, int]]) -> list[socket.socket]:
-    """Bind a UDP socket to each (host, port), both numbers: blocking sockets, the caller's to close.
+    """Bind a UDP socket to each numeric ``(host, port)``. Returns blocking sockets, which the caller owns.
 
-    An IPv6 socket takes IPv6 only. Raises ``OSError`` that names the address; nothing stays open then.
+    An IPv6 socket receives IPv6 only. Raises ``OSError``, which names the address; nothing stays open then.
     """
     opened: list[socket.socket] = []
     try:
@@ -333,10 +333,10 @@ def udp_sockets(addresses: Iterable[tuple[str, int]]) -> list[socket.socket]:
 
 
 def _bind(sock: socket.socket, address: Any) -> None:
-    # No SO_REUSEADDR: with UDP it would let us take a port that is in use.
+    # Without SO_REUSEADDR, which for UDP would allow binding a port that is in use.
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    # Some systems begin with less than the largest datagram needs, and then refuse to take or to send it.
+    # By default some systems have buffers too small for the largest datagram, and refuse to receive or send it.
     for size in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         if sock.getsockopt(socket.SOL_SOCKET, size) < 2 * LARGEST:
             sock.setsockopt(socket.SOL_SOCKET, size, 2 * LARGEST)

@@ -1,4 +1,4 @@
-"""rioecho-server: the echo server as a command."""
+"""The command rioecho-server."""
 
 from __future__ import annotations
 
@@ -34,40 +34,40 @@ if TYPE_CHECKING:
 
 PROG = "rioecho-server"
 
-#: What to do about an error in listening.
+#: Advice for errors of listening, by errno.
 HINTS = {
-    errno.EADDRINUSE: "; end what listens there, or choose another address",
+    errno.EADDRINUSE: "; stop the server that listens there, or choose another address",
     errno.EEXIST: "; choose another path",
     errno.EADDRNOTAVAIL: "; use an address of this machine",
-    errno.EACCES: "; choose a port of 1024 or more, or a folder that you may write to",
+    errno.EACCES: "; choose a port of 1024 or more, or a directory that you can write to",
     socket.EAI_NONAME: "; check the name",
 }
 
 HELP = f"""\
 usage: {PROG} [options] [PORT]
 
-Send back what clients send, on loopback unless --host says otherwise.
+Echo what clients send; listen on loopback unless --host is given.
 
   PORT                 the TCP port; 0 picks a free one
   --host H             listen on H; repeatable (localhost)
   --unix PATH          listen on a unix socket; without a PORT only there
-  --udp                echo datagrams, too, on the same port
+  --udp                also echo datagrams on the same port
   --engine E           iterative, process, thread or event (event)
   --workers N          event loops, each in a thread of its own (1)
   --framing F, --raw   line: whole lines; raw: bytes as they come (line)
-  --backlog N          connections that may wait in the kernel (1024)
-  --max-connections N  others wait; 0: no limit (10000)
-  --idle-timeout S     close what stands still so long; 0: never (300)
-  --max-line N         longer lines go back in pieces; 0: never (1048576)
+  --backlog N          length of the listen queue (1024)
+  --max-connections N  beyond N, clients wait in it; 0: no limit (10000)
+  --idle-timeout S     close after S seconds without progress; 0: never (300)
+  --max-line N         echo longer lines in pieces; 0: never (1048576)
   --max-memory N       bytes that connections may hold; 0: no limit (268435456)
   --drain-timeout S    seconds that stopping may take; 0: no limit (5)
   --stats S            log the counts and the rates every S seconds
   --log-format F       text or json (text)
-  -v, -q               log each line's length; log only what goes wrong
+  -v, -q               log each line's length; log warnings and errors only
   -h, --version        show this help; show the version
 
 examples: {PROG} 8000
-          {PROG} 7 --host :: --raw --udp     RFC 862, for the network
+          {PROG} 7 --host :: --raw --udp     RFC 862, on the network
 """
 
 
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command. Exit status: 0 after SIGTERM or SIGINT, 1 for what the system refuses, 2 for wrong usage."""
+    """Run the command. Exits with status 0 after SIGTERM or SIGINT, 1 for a system error, 2 for a usage error."""
     open_standard_streams()
     p = parser()
     options = p.parse_args(argv)
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.port is None and options.unix is None and not passed:
             p.error("give a PORT, or --unix PATH")
         if options.port is None and options.host:
-            p.error("--host is for a PORT, and there is none")
+            p.error("--host needs a PORT")
         server = EchoServer(
             options.port,
             options.host or "localhost",
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         complain(PROG, f"{error.strerror or error}{HINTS.get(error.errno or 0, '')}")
         leave(1)
-    except (RuntimeError, MemoryError) as error:  # there is no thread to be had, or no memory
+    except (RuntimeError, MemoryError) as error:  # the system has no thread left, or no memory
         complain(PROG, str(error) or "out of memory")
         leave(1)
     except (ValueError, OverflowError) as error:
@@ -150,23 +150,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("Listening on", ", ".join(shown) or "the datagram sockets that were passed", flush=True)
     except (OSError, UnicodeError) as error:
         server.close()
-        complain(PROG, f"cannot say on stdout that the server is ready: {getattr(error, 'strerror', None) or error}")
+        complain(PROG, f"cannot report on stdout that the server is ready: {getattr(error, 'strerror', None) or error}")
         leave(1)
     try:
         with StatsLine(server.stats, options.stats) if options.stats else contextlib.nullcontext():
             failure = _serve(server)
-    except RuntimeError as error:  # no thread is to be had for the statistics
+    except RuntimeError as error:  # the system has no thread left for the statistics
         server.close()
         failure = error
     if not log_writer.finish(1.0):
-        os._exit(failure is not None)  # nobody reads the log; the interpreter would wait for it to be written
+        os._exit(failure is not None)  # a log that nobody reads: a normal exit would wait until it is written
     if failure is not None:
         complain(PROG, failure)
     leave(failure is not None)
 
 
 def _stop_on_signals(server: EchoServer) -> None:
-    """Have SIGTERM and SIGINT stop the server; a second one ends the process at once."""
+    """Make SIGTERM and SIGINT stop the server; a second one exits at once."""
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -182,7 +182,7 @@ def _stop_on_signals(server: EchoServer) -> None:
 
 
 def _serve(server: EchoServer) -> Exception | None:
-    """Serve until a signal says stop, or serving fails: return what with."""
+    """Serve until a signal stops the server. Returns the error that serving failed with, or None."""
     failure = None
     try:
         server.wait()

@@ -64,7 +64,7 @@ def test_a_child_that_is_killed_ends_its_connection_only_and_is_counted_as_an_er
             ask(sock)
     stats = server.stats()
     assert (stats["accepted"], stats["closed"], stats["errors"]) == (7, 7, 1)
-    assert sum("ended by signal 9" in message for message in caplog.messages) == 1
+    assert sum("killed by signal 9" in message for message in caplog.messages) == 1
 
 
 @needs_proc
@@ -171,7 +171,7 @@ def test_a_suspended_child_is_ended_when_the_time_to_drain_is_over():
         assert 0.3 <= time.monotonic() - start < SECONDS / 3
         assert gone(pid)
         assert receive_all(suspended) == b""
-        assert "ended by signal 9" in server.err.text
+        assert "killed by signal 9" in server.err.text
 
 
 @needs_proc

@@ -450,7 +450,7 @@ def test_a_datagram_to_a_broadcast_address_is_dropped_and_counted(address, bound
             assert counts["datagrams"] == (bound == "any")
             nothing_more(sock)
     assert [line.partition(": ")[2] for _, line in logged] == [
-        "it was sent to a broadcast or multicast address (said once)"
+        "it was sent to a broadcast or multicast address (logged once)"
     ]
 
 
@@ -1009,9 +1009,9 @@ def test_the_guard_and_the_limit_are_logged_once_each(logged):
             (
                 "WARNING",
                 f"dropped a datagram from 127.0.0.1 port {server.address[1]}: "
-                "the source port is one that we listen on (said once)",
+                "the source port is one that this server listens on (logged once)",
             ),
-            ("WARNING", f"dropped a datagram from 127.0.0.1 port {port}: more than 1e-09 a second (said once)"),
+            ("WARNING", f"dropped a datagram from 127.0.0.1 port {port}: more than 1e-09 a second (logged once)"),
         ]
     )
 

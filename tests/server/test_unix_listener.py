@@ -297,7 +297,7 @@ def test_a_stale_socket_that_may_not_be_removed_is_an_error_that_says_so(open_fo
     with nobody(open_folder):
         assert refused(path, PermissionError) == (
             errno.EACCES,
-            f"cannot listen on {path}: the socket of a server that is gone cannot be removed: Permission denied",
+            f"cannot listen on {path}: cannot remove the stale socket file: Permission denied",
         )
 
 
