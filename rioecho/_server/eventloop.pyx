@@ -1,14 +1,14 @@
-"""Many connections echoed by one thread: the event loop of one worker (CS:APP 12.2, with epoll in the place of select).
+"""The event loop of one worker, which echoes many connections in one thread (CS:APP 12.2, with epoll for select).
 
-All of its state is in C structs and it runs without the GIL; it takes the GIL only to report connections that have gone
-and lines, where that was asked for.
+All of its state is in C structs, and it runs without the GIL, which it takes only to report closed connections and
+lines, if requested.
 
-A connection holds memory only for what it has sent and not got back. Everything is received into one area, which the
-worker's connections share; whole lines are sent straight from it, behind the part of a line that came before. Only
-what the peer does not take, or what is no whole line yet, is copied into a buffer of the connection's own. Where the
-memory of all is used up, a connection that holds the beginning of a line waits until there is some.
+A connection holds memory only for bytes received and not yet sent. All connections of the worker are read into one
+shared area; whole lines are sent directly from it, after the beginning of the line from the connection's buffer. Only
+bytes that the socket buffer has no room for, and incomplete lines, are copied into that buffer. When the memory budget
+is used up, a connection that holds the beginning of a line waits for memory.
 
-A connection that has something to send back is not read from. Each gets one read per turn, so one that never stops
+A connection with unsent bytes is not read from. Each connection gets one read per turn, so a peer that never stops
 sending does not starve the others.
 """
 
@@ -58,12 +58,12 @@ log = logging.getLogger("rioecho.server")
 
 
 cdef enum:
-    LAST_REPORTS = 100   # attempts to report what has gone, at the end of run()
-    QUIET = 10           # seconds in which no second error of a callback is logged
+    LAST_REPORTS = 100   # maximum number of attempts to report closed connections at the end of run()
+    QUIET = 10           # seconds after an error of a callback in which no other one is logged
 
 
 cdef int make_pipe(int *ends) noexcept nogil:
-    """A pipe, close-on-exec, whose reading never waits: 0, or the errno."""
+    """Create a close-on-exec pipe whose reading end is non-blocking. Returns 0, or the errno."""
     cdef int i
     if pipe(ends) < 0:
         return errno
@@ -74,39 +74,44 @@ cdef int make_pipe(int *ends) noexcept nogil:
 
 
 cdef int hand_over(int outbox, conn_t *c) noexcept nogil:
-    """Put a connection into the inbox, once that has room: all of the pointer, or nothing and the errno."""
-    while write(outbox, &c, sizeof(c)) < 0:   # all or nothing: see PIPE_BUF in pipe(7)
+    """Write the pointer to a connection to the inbox, waiting while the pipe is full. Returns 0, or the errno."""
+    while write(outbox, &c, sizeof(c)) < 0:   # atomic: see PIPE_BUF in pipe(7)
         if errno != EINTR:
             return errno
     return 0
 
 
 @cython.final
-@cython.no_gc_clear   # __dealloc__ counts the connections that it closes: a collection must not take `counts` before
+@cython.no_gc_clear   # __dealloc__ counts the connections that it closes, so the collector must not clear `counts`
 cdef class EventLoop:
-    """The event loop of one worker; run() runs it, in a thread of its own, and adopt() gives it connections.
+    """The event loop of one worker. ``run()`` runs it in a thread, and ``adopt()`` gives it connections.
 
-    Timeouts in seconds, None for ever. max_line: a longer line goes back in pieces; 0 for no limit. stop_fd: a
-    descriptor; when it becomes readable, what has arrived is echoed, each connection half-closed and its peer's end
-    awaited, for at most drain_timeout. memory: the budget that what connections keep is taken from. without_epoll: use
-    poll(2), as where there is no epoll.
+    ``idle_timeout`` is the time in seconds that a connection may be without progress; None means no limit. A line
+    longer than ``max_line`` bytes is echoed in pieces; 0 means no limit. When the descriptor ``stop_fd`` becomes
+    readable, every connection drains: it echoes what has arrived, half-closes and reads to EOF, for at most
+    ``drain_timeout`` seconds (None: no limit). The memory of the connections is taken from the budget ``memory``.
+    ``without_epoll`` uses poll(2), as on systems without epoll.
 
-    The callbacks are called in the loop's thread. on_closed(peer, reason, errno, bytes_out): for each connection that
-    was adopted with a peer, and for each at all while report_closings(True) holds; reason is one of REASONS. When it
-    raises MemoryError it is called again later. on_line(n), if not None: for each line, n bytes long, a few hundred in one
-    turn of the loop. Other exceptions of theirs are logged, at most one in ten seconds.
+    The callbacks are called in the thread of the loop:
+
+    - ``on_closed(peer, reason, errno, bytes_out)`` for each closed connection that was adopted with a peer, and after
+      ``report_closings(True)`` for every one; ``reason`` is one of ``REASONS``.
+    - ``on_line(n)``, if not None, for each line of n bytes, a few hundred in one turn of the loop.
+
+    on_closed is called again later if it raises ``MemoryError``. Other exceptions are logged, at most one in ten
+    seconds.
     """
 
     REASONS = ("end of input", "idle timeout", "server stopped", "drain timeout", "error")
 
     cdef loop_t l
-    cdef bint begun      # the fields are set
-    cdef int owner       # the process that they were set in
+    cdef bint begun      # whether the fields are set
+    cdef int owner       # ID of the process that set them
     cdef rio_flag running
-    cdef int outbox      # the other end of the inbox, or -1
+    cdef int outbox      # the writing end of the inbox, or -1
     cdef object on_closed
     cdef object on_line
-    cdef int64_t quiet_until   # no error of a callback is logged
+    cdef int64_t quiet_until   # until then no error of a callback is logged
     cdef Share share
     cdef readonly Counts counts
 
@@ -165,29 +170,30 @@ cdef class EventLoop:
             raise os_error(err)
 
     def __dealloc__(self):
-        # A forked child's copy shares the poller, the inbox and the counts with the parent, who needs them.
+        # In a forked child do nothing: it shares the poller, the inbox and the counts with the parent.
         if self.begun and getpid() == self.owner:
             self.give_back()
 
     def close(self):
-        """Close every connection that is left, and all else. Not while run() runs: RuntimeError."""
+        """Close all connections and release everything. Raises ``RuntimeError`` while ``run()`` runs."""
         if not rio_flag_take(&self.running):
             raise RuntimeError("this event loop is running")
         self.give_back()
         rio_flag_put(&self.running, RIO_FREE)
 
     def adopt(self, connection, peer=None):
-        """Take over a connected stream socket, which run() serves and closes; not after no_more().
+        """Take over a connected stream socket, which ``run()`` serves and closes.
 
-        connection: an Accepted, which is taken, or a descriptor. peer: anything, for on_closed. Raises MemoryError,
-        and then the connection is still the caller's.
+        ``connection`` is an ``Accepted``, which is taken, or a descriptor. ``peer`` is any object, passed to
+        ``on_closed``. Raises ``ValueError`` after ``no_more()``, ``MemoryError`` or ``OSError``; the caller still owns
+        the connection then.
         """
         cdef Accepted accepted = connection if isinstance(connection, Accepted) else None
         cdef int fd = connection if accepted is None else accepted.fd
         cdef conn_t *c
         cdef int err
         if self.outbox < 0:
-            raise ValueError("this event loop takes no more connections")
+            raise ValueError("this event loop accepts no more connections")
         c = <conn_t *>PyMem_RawCalloc(1, sizeof(conn_t))
         if c == NULL:
             raise MemoryError
@@ -197,7 +203,7 @@ cdef class EventLoop:
             Py_INCREF(peer)
             c.peer = <PyObject *>peer
         if accepted is not None:
-            accepted.take()   # before the loop can count its end
+            accepted.take()   # before the loop can count the close
         with nogil:
             err = hand_over(self.outbox, c)
         if err:
@@ -209,7 +215,7 @@ cdef class EventLoop:
             accepted.detach()
 
     def no_more(self):
-        """No connection will come any more: run() returns when the last one has gone."""
+        """Declare that no connection will follow: ``run()`` returns when the last one is closed."""
         if self.outbox >= 0:
             with nogil:
                 hand_over(self.outbox, NULL)
@@ -217,13 +223,14 @@ cdef class EventLoop:
             self.outbox = -1
 
     def report_closings(self, bint wanted):
-        """Call on_closed for every connection that is closed from now on, or again only for those with a peer."""
+        """Call ``on_closed`` for every closed connection if ``wanted``, otherwise only for those with a peer."""
         rio_bool_set(&self.l.report_closings, wanted)
 
     def run(self):
-        """Serve until no_more() was called and the last connection has gone.
+        """Serve until ``no_more()`` was called and the last connection is closed.
 
-        Raises OSError if waiting fails; every connection is closed then.
+        Raises ``OSError`` if waiting fails; all connections are closed then. Raises ``RuntimeError`` if it is running
+        already.
         """
         cdef bint again = True
         cdef int err = 0
@@ -250,11 +257,11 @@ cdef class EventLoop:
         finally:
             rio_flag_put(&self.running, RIO_FREE)
 
-    # A callback that has no memory, as one may be that logs, must cost neither the loop nor the report. So nothing here
-    # allocates: an except clause that only passes does not even make the exception whole.
+    # A callback that runs out of memory must stop neither the loop nor the report. So nothing here allocates: an except
+    # clause that only passes does not instantiate the exception.
 
     cdef void report(self) noexcept:
-        """Call back for what has been put down."""
+        """Call the callbacks for the recorded lines and closed connections."""
         cdef size_t i
         cdef conn_t *c
         cdef size_t n = min(self.l.lengths_n, <size_t>REPORTED_MAX)
@@ -274,7 +281,7 @@ cdef class EventLoop:
                 self.l.look = min(self.l.look, self.l.now + MEMORY_LOOK * 1_000_000)
 
     cdef void report_line(self, size_t n) noexcept:
-        """Report one line; no memory for it is no error."""
+        """Report a line; drop it if there is no memory for that."""
         try:
             self.on_line(n)
         except MemoryError:
@@ -283,7 +290,7 @@ cdef class EventLoop:
             self.complain(error)
 
     cdef bint report_closing(self, conn_t *c) noexcept:
-        """Report a connection that has gone; False where there is no memory for it."""
+        """Report a closed connection; return False if there is no memory for that."""
         rio_assert(c.why < REASONS_N)
         try:
             peer = None if c.peer == NULL else <object>c.peer
@@ -297,7 +304,7 @@ cdef class EventLoop:
         return False
 
     cdef void complain(self, error) noexcept:
-        """Log what a callback raised, unless one has been logged lately."""
+        """Log an exception of a callback, unless one was logged less than QUIET seconds ago."""
         cdef int64_t now = rio_monotonic_ns()
         if now < self.quiet_until:
             return
@@ -313,10 +320,10 @@ cdef class EventLoop:
         PyMem_RawFree(c)
 
     cdef void give_back(self) noexcept:
-        """Close everything, those not yet taken from the inbox too, and free what is allocated. Again: does nothing."""
+        """Close all connections, those in the inbox included, and free all memory. A second call does nothing."""
         cdef conn_t *c
         if self.outbox >= 0:
-            close(self.outbox)   # so that reading ends
+            close(self.outbox)   # so that reading the inbox reaches EOF
             self.outbox = -1
         if self.l.inbox >= 0:
             while not self.l.inbox_ended and loop_take_inbox(&self.l):

@@ -1,6 +1,6 @@
-# The state of an event loop and of its connections: the list of them in the order of their deadlines, what each keeps,
-# and those that wait for memory. What a connection does is in _server/connection.pxd, the loop's turns are in
-# _server/turns.pxd.
+# The state of an event loop and of its connections: the list of connections in the order of their deadlines, the buffer
+# of each, and the list of those that wait for memory. The steps of a connection are in _server/connection.pxd, the
+# turns of the loop in _server/turns.pxd.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport PyObject
@@ -43,84 +43,83 @@ from rioecho._server.echo cimport (
 
 
 cdef enum:
-    # Line lengths reported in one turn: each is a call of Python's while others wait.
+    # Maximum number of line lengths reported in one turn. Each is a call of Python while other connections wait.
     REPORTED_MAX = 256
-    # While more than those wait for it, connections are read by so many bytes at a time. Even if each byte is a line, a
-    # few clients bring fewer than are reported; with more of them the lengths reach the most that there may be, and
-    # connections are read in turn as there is room.
+    # While more lines wait for their report, at most this number of bytes is read from a connection in one turn. Even if
+    # each byte is a line, a few clients send fewer than are reported. More of them fill the array, and are then read in
+    # turn.
     CHUNK_REPORTED = 64
     LENGTHS_MAX = 3 * CHUNK
-    # Buffers from this size on are pages of their own: malloc's heap keeps freed ones that lie below another block. New
-    # pages cost more than the bytes that they are for, so a few are spared for the next connections.
+    # Buffers of at least this size in bytes are mapped pages of their own, because the heap of malloc() does not return
+    # freed memory below a used block to the system. New pages are expensive, so a few spares are kept for the next
+    # connections.
     CONN_MAPPED = 16_384
-    SPARES = 8
-    SPARES_MAX = 4_194_304         # bytes of them together
-    SPARES_KEPT = 1_000_000_000    # nanoseconds
+    SPARES = 8                     # maximum number of spares
+    SPARES_MAX = 4_194_304         # maximum number of bytes in all spares
+    SPARES_KEPT = 1_000_000_000    # nanoseconds before the spares are freed
 
 
 cdef struct kept_t:
-    rio_buffer b         # received and not yet sent back
-    size_t ready         # of those, how many may go back now; the others are the beginning of a line
+    rio_buffer b         # bytes received and not yet sent
+    size_t ready         # bytes at its start that may be sent now; the others are the beginning of a line
     conn_t *owner
-    kept_t *prev         # those that wait for memory; NULL: this one does not
+    kept_t *prev         # links of the list of those that wait for memory; NULL: not in it
     kept_t *next
 
 
 cdef struct conn_t:
-    # Small: of an idle connection this is all there is.
-    conn_t *prev         # those of the loop, in the order of their deadlines
+    # Kept small: it is all the memory of an idle connection.
+    conn_t *prev         # links of the list of connections, in the order of their deadlines
     conn_t *next
-    kept_t *kept         # NULL: nothing
+    kept_t *kept         # NULL: no buffer
     PyObject *peer       # for on_closed, or NULL
-    int64_t deadline     # for the next progress, or for the next look whether there was any
+    int64_t deadline     # of the next check for progress
     uint64_t bytes_out
     int fd
-    short events         # what is waited for; PAUSED: for memory
-    short err            # it was closed for
+    short events         # the events waited for; PAUSED: waiting for memory
+    short err            # errno that it was closed for, or 0
     unsigned char phase
-    unsigned char why    # it was closed: a reason
-    unsigned char ended  # the input has
-    unsigned char looks  # at it, since there was progress
-    int unacknowledged   # of what was sent, at the last look; see peer_took()
+    unsigned char why    # the reason that it was closed for
+    unsigned char ended  # whether EOF was read
+    unsigned char looks  # number of checks since the last progress
+    int unacknowledged   # bytes sent and not acknowledged, at the last check; see peer_took()
 
 
 cdef struct loop_t:
     poller_t poller
-    conn_t all           # the ends of the list of connections
-    conn_t *favoured     # the one connection that may use the memory's reserve, or NULL
-    kept_t waiting       # the ends of the list of those that wait for memory, the longest wait first
-    conn_t *gone         # those closed, to be reported
-    conn_t *again        # those whose report failed for want of memory
-    char *area           # CHUNK bytes for what is received
-    char *spare[SPARES]  # pages that the next ones can have: they are still taken from the memory's account
+    conn_t all           # head of the list of connections
+    conn_t *favoured     # the connection that may use the reserve of the budget, or NULL
+    kept_t waiting       # head of the list of those that wait for memory, the longest wait first
+    conn_t *gone         # closed connections to be reported
+    conn_t *again        # closed connections whose report failed for lack of memory
+    char *area           # CHUNK bytes, read into by all connections
+    char *spare[SPARES]  # spare pages, which still count as used memory of the budget
     size_t spare_cap[SPARES]
-    size_t spare_bytes   # of them together
-    unsigned int spares
-    size_t chunk         # how many of them a connection that keeps nothing is read by: less while memory is short
-    size_t active
-    int stop_fd          # readable when it is time to stop
-    int inbox            # a pipe of conn_t pointers; NULL says that no more will come, for a fork may hide its end
-    bint inbox_ended     # that NULL has come
-    bint stopping
-    int64_t now          # at the beginning of this turn
-    int64_t look         # when to look for memory and to report again, or INT64_MAX
-    int64_t idle         # nanoseconds without progress, or -1
-    int64_t pause        # between two looks, LOOKS of which make that time
+    size_t spare_bytes   # number of bytes in all spares
+    unsigned int spares  # number of spares
+    size_t chunk         # size of a read of a connection without a buffer; smaller while memory is short
+    size_t active        # number of open connections
+    int stop_fd          # readable when the stop is requested
+    int inbox            # a pipe of conn_t pointers; NULL is the end, because a forked process may prevent EOF
+    bint inbox_ended     # whether that NULL was read
+    bint stopping        # whether the loop is draining
+    int64_t now          # time at the beginning of this turn
+    int64_t look         # time of the next check for memory and of the next repeated report, or INT64_MAX
+    int64_t idle         # idle timeout in nanoseconds, or -1
+    int64_t pause        # interval between two checks for progress: a LOOKS-th of the idle timeout
     int64_t drain        # nanoseconds for draining and lingering
-    int64_t drained      # when that time is over
-    size_t max_line      # a longer line goes back in pieces; 0: raw
+    int64_t drained      # the drain deadline
+    size_t max_line      # a longer line is sent in pieces; 0: raw
     counts_t *counts
-    share_t memory       # what the connections keep
-    int report_closings  # also of connections without a peer
-    size_t *lengths      # of the lines to be reported, LENGTHS_MAX at most; NULL: none are
-    size_t lengths_n
+    size_t *lengths      # array of LENGTHS_MAX lengths of lines to be reported, or NULL: lines are not reported
+    size_t lengths_n     # number of lengths in the array
 
 
 # ---- the list of connections
 
 
 cdef inline void conn_check(const loop_t *l, const conn_t *c) noexcept nogil:
-    """Assert what holds between any two steps of a connection that is in the list."""
+    """Assert the invariants of a connection in the list, between any two of its steps."""
     rio_assert(c.prev.next == c and c.next.prev == c)
     rio_assert(c.phase <= LINGERING)
     rio_assert(c.kept == NULL or (c.kept.owner == c and c.kept.ready <= c.kept.b.w - c.kept.b.r))
@@ -141,7 +140,8 @@ cdef inline void conn_unlink(conn_t *c) noexcept nogil:
 
 
 cdef inline void conn_look_later(loop_t *l, conn_t *c) noexcept nogil:
-    """Set the next deadline. All have the same pause, so the last one set is the last in order."""
+    """Set the next deadline and move the connection to the end of the list, which is sorted because ``pause`` is fixed.
+    """
     c.deadline = l.now + l.pause
     if c.next != &l.all:
         conn_unlink(c)
@@ -149,28 +149,28 @@ cdef inline void conn_look_later(loop_t *l, conn_t *c) noexcept nogil:
 
 
 cdef inline void conn_progress(loop_t *l, conn_t *c) noexcept nogil:
-    """Give a connection all of its time again."""
+    """Restart the idle timeout of a connection."""
     if l.idle < 0 or c.phase != ECHOING:
         return
     c.looks = 0
     conn_look_later(l, c)
 
 
-# ---- what a connection keeps
+# ---- the buffer of a connection
 
 
 cdef inline size_t conn_ready(const conn_t *c) noexcept nogil:
-    """How many bytes may go back and have not."""
+    """Return the number of bytes in the buffer that may be sent now."""
     return 0 if c.kept == NULL else c.kept.ready
 
 
 cdef inline size_t conn_held(const conn_t *c) noexcept nogil:
-    """How many bytes are kept, those that may go back included."""
+    """Return the number of bytes in the buffer."""
     return 0 if c.kept == NULL else buffer_held(&c.kept.b)
 
 
 cdef inline bint loop_spare_put(loop_t *l, rio_buffer *b) noexcept nogil:
-    """Keep a buffer's pages for the next one, if they are pages and there are not too many; report whether they are."""
+    """Keep the pages of a buffer as a spare; report whether they are pages and there was room for a spare."""
     if (
         b.cap < b.mapped
         or l.spares == SPARES
@@ -188,7 +188,7 @@ cdef inline bint loop_spare_put(loop_t *l, rio_buffer *b) noexcept nogil:
 
 
 cdef inline void loop_spare_take(loop_t *l, rio_buffer *b) noexcept nogil:
-    """Give a buffer that is too small to have pages those that were used last."""
+    """Move a buffer that is not mapped into the spare used last."""
     cdef size_t held = buffer_held(b)
     rio_assert(0 < l.spares and l.spares <= SPARES and held <= l.spare_cap[l.spares - 1])
     l.spares -= 1
@@ -202,7 +202,7 @@ cdef inline void loop_spare_take(loop_t *l, rio_buffer *b) noexcept nogil:
 
 
 cdef inline void loop_spares_free(loop_t *l) noexcept nogil:
-    """Give all spare pages back to the system."""
+    """Return all spare pages to the system."""
     cdef rio_buffer b
     while l.spares:
         buffer_init(&b, 0)
@@ -212,8 +212,7 @@ cdef inline void loop_spares_free(loop_t *l) noexcept nogil:
 
 
 cdef inline void loop_gauge(loop_t *l) noexcept nogil:
-    """Choose the size of a read by the memory that is left. Whenever that changes, here or, as a look shows, elsewhere.
-    """
+    """Choose the size of a read by the free memory. Called when that changes, here or as a check shows elsewhere."""
     if share_room(&l.memory) < CHUNK:
         loop_spares_free(l)
     if share_room(&l.memory) >= CHUNK:
@@ -229,7 +228,7 @@ cdef inline void loop_favour_no_more(loop_t *l) noexcept nogil:
 
 
 cdef inline void conn_wait_for_memory(loop_t *l, conn_t *c) noexcept nogil:
-    """Put a connection that keeps something among those that are read again when there is memory."""
+    """Add a connection with a buffer to the list of those that wait for memory."""
     cdef kept_t *k = c.kept
     rio_assert(k.next == NULL)
     k.prev = l.waiting.prev
@@ -240,7 +239,7 @@ cdef inline void conn_wait_for_memory(loop_t *l, conn_t *c) noexcept nogil:
 
 
 cdef inline void conn_wait_no_more(conn_t *c) noexcept nogil:
-    """The opposite; does nothing for one that does not wait."""
+    """Remove a connection from the list of those that wait for memory, if it is in it."""
     cdef kept_t *k = c.kept
     if k != NULL and k.next != NULL:
         k.prev.next = k.next
@@ -261,13 +260,13 @@ cdef inline void conn_keep_nothing(loop_t *l, conn_t *c) noexcept nogil:
         loop_gauge(l)
     if c == l.favoured:
         loop_favour_no_more(l)
-        l.look = l.now   # another one's turn
+        l.look = l.now   # so that another connection may use the reserve
 
 
 cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noexcept nogil:
-    """Put n bytes behind what is kept: 0, or -1: no memory.
+    """Append n bytes to the buffer. Returns 0, or -1 if the allocation fails.
 
-    conn_room() has allowed them; should another thread have taken what was left, they are kept all the same.
+    conn_room() has permitted them; they are kept even if another thread has used up the budget since.
     """
     cdef size_t need, cap
     if c.kept == NULL:
@@ -301,7 +300,7 @@ cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noex
 
 
 cdef inline size_t conn_room(const loop_t *l, const conn_t *c) noexcept nogil:
-    """How many bytes a connection that keeps the beginning of a line may be read by; 0: it has to wait for memory."""
+    """Return the size of the next read of a connection that holds the beginning of a line; 0: wait for memory."""
     cdef size_t spare = c.kept.b.cap - c.kept.b.w
     cdef size_t room = share_room(&l.memory)
     rio_assert(c.kept.ready == 0)
@@ -313,10 +312,10 @@ cdef inline size_t conn_room(const loop_t *l, const conn_t *c) noexcept nogil:
 
 
 cdef inline void conn_shrink(loop_t *l, conn_t *c) noexcept nogil:
-    """Give back the memory of what was sent; all of it where nothing is left."""
+    """Release the memory of bytes that were sent, all of it if the buffer is empty."""
     if conn_held(c) == 0:
         conn_keep_nothing(l, c)
     else:
         held_shrink(&l.memory, &c.kept.b)
-        if c == l.favoured:   # the line that it was for has gone
+        if c == l.favoured:   # the line that needed the reserve has been sent
             loop_favour_no_more(l)

@@ -1,4 +1,4 @@
-# What threads of a server wait for; see notify.pyx.
+# The primitives that threads of a server wait for; see notify.pyx.
 
 from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport int64_t
@@ -13,17 +13,17 @@ cdef class Latch:
 
 
 cdef class WakePipe:
-    cdef readonly int fd           # its reading end
-    cdef int writer
-    cdef int armed
+    cdef readonly int fd           # the reading end, or -1
+    cdef int writer                # the writing end, or -1
+    cdef int armed                 # whether notifications are written
     cdef void notify(self) noexcept
     cdef void clear(self) noexcept
 
 
 cdef class Stop:
     cdef WakePipe pipe
-    cdef rio_flag asked            # taken from the first request on
-    cdef int owner                 # the process that made it
-    cdef int64_t asked_at          # nanoseconds of the monotonic clock
-    cdef int64_t drain             # nanoseconds, or -1: no limit
+    cdef rio_flag asked            # taken by the first request
+    cdef int owner                 # ID of the process that created it
+    cdef int64_t asked_at          # time of the request, nanoseconds of the monotonic clock
+    cdef int64_t drain             # drain timeout in nanoseconds, or -1: no limit
     cdef int64_t deadline(self, int64_t grace) noexcept

@@ -1,7 +1,7 @@
-"""What threads of a server wait for: a latch that opens once, a pipe that wakes, and the stop with its deadline.
+"""The primitives that threads of a server wait for: a latch that opens once, a pipe that wakes, and the stop.
 
-All are C, for three reasons: a signal handler may use them in the middle of another use, nothing here allocates, so
-that a server that has run out of memory still hears of its stop, and no state is left behind where a handler raises.
+They are written in C so that a signal handler may use them during another use, so that a server without memory can
+still be stopped (nothing here allocates), and so that a handler that raises leaves no state behind.
 """
 
 cimport cython
@@ -50,14 +50,14 @@ cdef extern from "pythread.h" nogil:
 
 
 cdef enum:
-    # Of one wait for a lock. A signal may have come to another thread, which does not end the wait; but the handler has
-    # to run in this one.
+    # Maximum time of one wait for a lock. A signal that is delivered to another thread does not interrupt the wait, but
+    # its handler has to run in this thread.
     MAX_WAIT_US = 1_000_000
 
 
 @cython.final
 cdef class Latch:
-    """Closed at first; open() opens it for good, and lets go everybody who waits."""
+    """A latch, closed at first. ``open()`` opens it permanently and releases all waiting threads."""
 
     def __cinit__(self):
         self.lock = PyThread_allocate_lock()
@@ -77,16 +77,19 @@ cdef class Latch:
         return True
 
     def open(self):
-        """Open it; True for the first caller, False where it is open already."""
+        """Open the latch; report whether it was closed."""
         return self.open_once()
 
     @property
     def is_open(self):
-        """Report whether it has been opened."""
+        """Whether the latch has been opened."""
         return rio_flag_state(&self.opened) != RIO_FREE
 
     def wait(self, seconds=None):
-        """Wait until it is open, at most so many seconds; report whether it is. Signal handlers run meanwhile."""
+        """Wait up to ``seconds`` until the latch is open; report whether it is. None means no limit.
+
+        Signal handlers run while it waits.
+        """
         cdef int64_t until = deadline_after(to_nanoseconds(seconds))
         cdef int64_t left
         cdef PyLockStatus status = PY_LOCK_ACQUIRED
@@ -95,7 +98,7 @@ cdef class Latch:
             with nogil:
                 status = PyThread_acquire_lock_timed(self.lock, min(left, <int64_t>MAX_WAIT_US), 1)
                 if status == PY_LOCK_ACQUIRED:
-                    PyThread_release_lock(self.lock)   # for the next one who waits
+                    PyThread_release_lock(self.lock)   # for the next waiting thread
             PyErr_CheckSignals()
             if status != PY_LOCK_ACQUIRED and status != PY_LOCK_INTR and left < MAX_WAIT_US:
                 return False
@@ -104,9 +107,9 @@ cdef class Latch:
 
 @cython.final
 cdef class WakePipe:
-    """A pipe that becomes readable when somebody notifies: from any thread, a signal handler included.
+    """A pipe that ``wake()`` makes readable, from any thread and from a signal handler.
 
-    ``armed=False``: notifications are dropped until arm(True). Raises OSError where there is no descriptor.
+    With ``armed=False``, notifications are dropped until ``arm(True)``. Raises ``OSError`` if no descriptor is left.
     """
 
     def __cinit__(self, *, bint armed=True):
@@ -125,20 +128,20 @@ cdef class WakePipe:
         self.close()
 
     cdef void notify(self) noexcept:
-        with cython.critical_section(self):   # or close() may give the number to a stranger
+        with cython.critical_section(self):   # otherwise close() could free the number for an unrelated file
             if self.writer >= 0 and rio_bool_get(&self.armed):
-                write(self.writer, b"w", 1)   # a full pipe wakes as well
+                write(self.writer, b"w", 1)   # if the pipe is full, it is readable anyway
 
     def wake(self):
-        """Make it readable."""
+        """Make the pipe readable."""
         self.notify()
 
     def arm(self, bint wanted):
-        """Take notifications from now on, or drop them."""
+        """Accept notifications from now on if ``wanted``, otherwise drop them."""
         rio_bool_set(&self.armed, wanted)
 
     def close(self):
-        """Close both ends. Closing again does nothing; nor does wake() afterwards."""
+        """Close both ends. Closing again does nothing, and ``wake()`` does nothing afterwards."""
         with cython.critical_section(self):
             if self.writer >= 0:
                 close(self.writer)
@@ -153,9 +156,9 @@ cdef class WakePipe:
 
 @cython.final
 cdef class Stop:
-    """The stop of a server: it is asked for once, and ``drain`` seconds later (None: never) it is over.
+    """The stop of a server and its drain deadline, ``drain`` seconds after the request (None: no deadline).
 
-    ``fd`` is readable from request() on: every accept loop and every echo waits for it too.
+    ``fd`` becomes readable at ``request()``; the accept loop and every echo wait for it.
     """
 
     def __cinit__(self, drain):
@@ -165,13 +168,13 @@ cdef class Stop:
 
     @property
     def fd(self):
-        """The descriptor to wait for, or -1 once closed."""
+        """The descriptor to wait for, or -1 after ``close()``."""
         return self.pipe.fd
 
     def request(self):
-        """Ask for the stop: from any thread, or a signal handler. The first time counts.
+        """Request the stop. May be called from any thread and from a signal handler; only the first call counts.
 
-        In a forked child this does nothing: it is the parent's server.
+        In a forked child this does nothing: the server is the parent's.
         """
         if getpid() != self.owner:
             return
@@ -185,16 +188,16 @@ cdef class Stop:
 
     @property
     def is_ours(self):
-        """Report whether this is the process that made it, and no forked child."""
+        """Whether this process created the stop, rather than a parent of a forked child."""
         return getpid() == self.owner
 
     @property
     def requested(self):
-        """Report whether the stop has been asked for."""
+        """Whether the stop was requested."""
         return rio_flag_state(&self.asked) != RIO_FREE
 
     cdef int64_t deadline(self, int64_t grace) noexcept:
-        """The moment of the monotonic clock at which a stop, asked for now at the latest, is over."""
+        """Return the drain deadline on the monotonic clock, as if the stop were requested now if it was not before."""
         cdef int64_t at = self.asked_at if rio_flag_state(&self.asked) != RIO_FREE else 0
         if at == 0:
             at = rio_monotonic_ns()
@@ -204,13 +207,13 @@ cdef class Stop:
 
     @property
     def is_over(self):
-        """Report whether the stop was asked for and the time to drain is over."""
+        """Whether the stop was requested and the drain deadline has passed."""
         return rio_flag_state(&self.asked) != RIO_FREE and rio_monotonic_ns() >= self.deadline(0)
 
     def time_left(self, double grace=0.0):
-        """The seconds to the end of the time to drain, and ``grace`` more; None where there is no limit.
+        """Return the seconds until the drain deadline plus ``grace``; None if there is no deadline.
 
-        Before the stop that is all of the time to drain.
+        Before the request, return the whole drain timeout plus ``grace``.
         """
         cdef int64_t deadline = self.deadline(<int64_t>(grace * 1e9))
         if deadline != INT64_MAX and not self.requested:
@@ -218,9 +221,9 @@ cdef class Stop:
         return None if deadline == INT64_MAX else max(deadline - rio_monotonic_ns(), <int64_t>0) / 1e9
 
     def pause(self, WakePipe wakes not None, double seconds, bint draining=False):
-        """Wait until ``wakes`` is, or so many seconds; report whether the stop has been asked for.
+        """Wait up to ``seconds`` until ``wakes`` is readable; report whether the stop was requested.
 
-        The stop ends the wait; with ``draining`` the end of the time to drain does. Allocates nothing.
+        The request ends the wait; with ``draining``, the drain deadline does instead. Allocates nothing.
         """
         cdef pollfd fds[2]
         cdef int64_t until = deadline_after(<int64_t>(seconds * 1e9))

@@ -1,4 +1,4 @@
-# Calls in threads of their own; see tasks.pyx.
+# Calls in new threads; see tasks.pyx.
 
 from libc.stdint cimport int64_t
 
@@ -7,7 +7,7 @@ from rioecho._server.notify cimport Latch
 
 
 cdef class WaitGroup:
-    cdef int64_t running    # the tasks, and 1 until close()
+    cdef int64_t running    # number of running tasks, plus 1 until close()
     cdef rio_flag closed
     cdef Latch empty
     cdef void add(self, int64_t n) noexcept

@@ -1,8 +1,8 @@
-"""A call in a thread of its own, without waiting for the thread to begin.
+"""Calls in new threads, started without waiting for the thread to begin.
 
-``threading.Thread.start()`` waits for the new thread to say that it runs. A thread that finds no memory to begin with
-never says so, and whoever started it waits for ever. Here nobody waits for the beginning, and the end is told in any
-case: by C that allocates nothing, and also for a thread that came to nothing.
+``threading.Thread.start()`` waits until the new thread reports that it runs. A thread that has no memory to begin never
+does, and the caller blocks indefinitely. Here the caller does not wait, and the end of the task is reported in any
+case, even if the thread never began, by C code that allocates nothing.
 """
 
 import _thread
@@ -24,7 +24,7 @@ cdef extern from *:
 
 @cython.final
 cdef class WaitGroup:
-    """The tasks that are running, to be waited for after close()."""
+    """A group of running tasks, to be waited for after ``close()``."""
 
     def __cinit__(self):
         self.running = 1
@@ -35,22 +35,24 @@ cdef class WaitGroup:
             self.empty.open_once()
 
     def close(self):
-        """Say that no task will be started any more. Again: does nothing."""
+        """Declare that no further task will be started. Closing again does nothing."""
         if rio_flag_take(&self.closed):
             self.add(-1)
 
     def wait(self, seconds=None):
-        """Wait until every task has ended, at most so many seconds; report whether they have. After close() only."""
+        """Wait up to ``seconds`` until every task has ended; report whether they have. None means no limit.
+
+        Call ``close()`` first.
+        """
         return self.empty.wait(seconds)
 
 
 @cython.final
 cdef class Task:
-    """A call to be made once, in a thread of its own.
+    """A call to be made once, in a new thread.
 
-    name: the thread's, for logs and debuggers. group: a WaitGroup to which it belongs while it runs. latches: opened
-    when it has ended. The end comes in any case: also when the thread does not begin, or when start() fails, or is
-    never called before the task is dropped.
+    ``name`` is the name of the thread in logs and debuggers. The task belongs to ``group``, a ``WaitGroup``, while it
+    runs. ``latches`` are opened when it has ended, in any case: even if the thread never begins, or ``start()`` fails.
     """
 
     cdef object call
@@ -59,7 +61,7 @@ cdef class Task:
     cdef WaitGroup group
     cdef tuple latches
     cdef rio_flag started
-    cdef rio_flag begun      # taken by the thread, or by whoever sees to it that it never begins
+    cdef rio_flag begun      # taken by the thread, or by the code that prevents it from beginning
     cdef rio_flag ended
 
     def __cinit__(self, call, *arguments, name, WaitGroup group=None, tuple latches=()):
@@ -70,24 +72,25 @@ cdef class Task:
         self.group = group
 
     def start(self):
-        """Start the thread; True, or False where this was called before, or cancel().
+        """Start the thread. Returns False if ``start()`` or ``cancel()`` was called before.
 
-        Raises RuntimeError or MemoryError when there is none to be had; then the call is not made, now or later.
+        Raises ``RuntimeError`` or ``MemoryError`` if the system has no thread or no memory left; the call is never made
+        then.
         """
         cdef sigset_t before
         if not rio_flag_take(&self.started):
             return False
         if self.group is not None:
             self.group.add(1)
-        entry = None   # held here until it is known whether there is a thread
-        # The thread inherits this: signals are for the main thread, whose waits they end. A thread that is about to
-        # begin or end would often be the one to get them.
+        entry = None   # referenced here until it is known whether the thread exists
+        # The thread inherits this signal mask: signals are meant for the main thread, whose waits they interrupt, but
+        # would often be delivered to a thread that is about to begin or end.
         rio_signals_hold_sent(&before)
         try:
             entry = _Entry(self)
             _thread.start_new_thread(entry, ())
         except BaseException:
-            # The thread may run all the same: what failed may have been to return its number.
+            # The thread may run nevertheless: returning its number may be what failed.
             if rio_flag_take(&self.begun):
                 self.end()
                 raise
@@ -96,7 +99,7 @@ cdef class Task:
         return True
 
     def cancel(self):
-        """See to it that a task which has not been started never is; report whether this has."""
+        """Prevent a task that was not started from ever being started; report whether this call did."""
         if not rio_flag_take(&self.started):
             return False
         if self.group is not None:
@@ -116,9 +119,9 @@ cdef class Task:
 
 
 @cython.final
-@cython.no_gc   # it is referred to by its thread alone; and a collection must not take the task before
+@cython.no_gc   # only its thread refers to it, and the collector must not clear the task before
 cdef class _Entry:
-    """What the thread calls. Nobody else holds it: so its own end is that of a thread which never came to call it."""
+    """The function of the thread, which alone refers to it: deallocation ends a task whose thread never began."""
 
     cdef Task task
 
@@ -131,7 +134,7 @@ cdef class _Entry:
         try:
             _run(self.task.name, self.task.call, self.task.arguments)
         except MemoryError:
-            pass   # the end tells enough, and a traceback would need more
+            pass   # the end is reported anyway, and a traceback would need memory
         finally:
             self.task.end()
 
@@ -141,7 +144,7 @@ cdef class _Entry:
 
 
 def _run(name, call, arguments):
-    """Make the call in a thread that has its name in logs and debuggers, where there is the memory for that."""
+    """Make the call in this thread, which is named for logs and debuggers if there is memory for that."""
     try:
         threading.current_thread().name = name
     except Exception:
@@ -149,7 +152,7 @@ def _run(name, call, arguments):
     try:
         call(*arguments)
     finally:
-        # Or threading.enumerate() would list it until another thread has its number.
+        # Otherwise threading.enumerate() would list the thread until another one reuses its number.
         for _ in range(10):
             try:
                 threading.current_thread()._delete()

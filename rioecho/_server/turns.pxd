@@ -1,5 +1,5 @@
-# The turns of an event loop: waiting, and what all of its connections have in common: their beginning, their deadlines,
-# the memory that they wait for, and the end.
+# The turns of an event loop: waiting for events, and for all of its connections the start, the deadlines, waiting for
+# memory, and draining.
 
 from libc.errno cimport EINTR, ENOMEM
 from libc.stdint cimport INT64_MAX, int64_t
@@ -32,7 +32,7 @@ from rioecho._server.loop cimport (
 
 
 cdef inline void loop_begin(loop_t *l, conn_t *c) noexcept nogil:
-    """Begin with a connection."""
+    """Start serving a connection."""
     cdef int err
     conn_append(l, c)
     l.active += 1
@@ -46,9 +46,9 @@ cdef inline void loop_begin(loop_t *l, conn_t *c) noexcept nogil:
 
 
 cdef inline bint loop_take_inbox(loop_t *l) noexcept nogil:
-    """Begin with the connections that were handed over; report whether there were any.
+    """Start serving the connections in the inbox; report whether there were any.
 
-    Each pointer comes whole, for the pipe holds nothing else.
+    No pointer is cut, because the pipe contains nothing else.
     """
     cdef conn_t *arrived[64]
     cdef ssize_t n, i
@@ -63,7 +63,7 @@ cdef inline bint loop_take_inbox(loop_t *l) noexcept nogil:
 
 
 cdef inline void loop_drain(loop_t *l) noexcept nogil:
-    """Begin to drain."""
+    """Start draining."""
     cdef conn_t *c = l.all.next
     l.stopping = True
     l.drained = deadline_after(l.drain)
@@ -74,7 +74,7 @@ cdef inline void loop_drain(loop_t *l) noexcept nogil:
 
 
 cdef inline bint loop_drain_some(loop_t *l) noexcept nogil:
-    """One read for each that may have more; report whether there is one left that may."""
+    """Read once from each connection that may have more input; report whether one is left that may."""
     cdef conn_t *c = l.all.next
     cdef conn_t *following
     cdef bint more = False
@@ -91,7 +91,7 @@ cdef inline bint loop_drain_some(loop_t *l) noexcept nogil:
 
 
 cdef inline void loop_expire(loop_t *l) noexcept nogil:
-    """Look after the connections whose deadline is over, and close those whose time is."""
+    """Check the connections whose deadline has passed, and close those whose timeout has expired."""
     cdef conn_t *c
     while l.stopping and l.all.next != &l.all and l.now >= l.drained:
         conn_close(l, l.all.next, CUT_OFF, 0)
@@ -104,21 +104,21 @@ cdef inline void loop_expire(loop_t *l) noexcept nogil:
         if c.looks < LOOKS:
             conn_look_later(l, c)
             continue
-        # It may be this thread that stood still (suspended, or short of a processor), and has not looked what has come.
+        # This thread itself may have been delayed (suspended, or short of CPU time): check for an unhandled event.
         if fd_ready(c.fd, c.events):
             if conn_ready(c):
                 conn_write(l, c)
             else:
                 conn_read(l, c)
-            # If it is not the first any more it may be closed, and that memory must not be touched.
+            # If it is no longer first in the list it may be closed, and its memory must not be used.
             if l.all.next != c or l.now < c.deadline:
                 continue
         conn_close(l, c, IDLE, 0)
 
 
 cdef inline void loop_look(loop_t *l) noexcept nogil:
-    """What is done now and then: let as many connections go on as there is memory for, give spare memory back, and have
-    reported what could not be before."""
+    """Do the periodic work: resume as many waiting connections as there is memory for, free the spare pages, and repeat
+    the reports that failed."""
     cdef kept_t *k = l.waiting.next
     cdef kept_t *following
     cdef size_t room = share_room(&l.memory)
@@ -132,7 +132,7 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
             conn_wait_for(l, k.owner, POLLIN)
         elif room >= CHUNK_MIN:
             room -= min(room, <size_t>CHUNK)
-            conn_wait_for(l, k.owner, POLLIN)   # its read may find that another thread was faster: then it waits again
+            conn_wait_for(l, k.owner, POLLIN)   # if another thread takes the memory first, it waits again
         k = following
     if l.waiting.next != &l.waiting:
         l.look = l.now + MEMORY_LOOK * 1_000_000
@@ -148,16 +148,16 @@ cdef inline int64_t loop_deadline(const loop_t *l) noexcept nogil:
 
 
 cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
-    """Run until there is something to report, or an error (True), or all is done (False, and `inbox_ended`)."""
+    """Run until there is something to report or an error (returns True), or the last connection is closed (False)."""
     cdef ready_t events[READY_MAX]
     cdef conn_t *c
     cdef int i, n
-    # Reporting may have come in the middle of draining: some may have been read from, and not to the end.
+    # A report may have interrupted draining: some connections may have unread input.
     cdef bint more = l.stopping, stop, arrivals
     while l.active or not l.inbox_ended:
         n = poller_wait(&l.poller, events, 0 if more or l.lengths_n else milliseconds_until(loop_deadline(l)), err)
         if rio_rare(n < 0):
-            if err[0] == ENOMEM:   # poll(2) needs some of the kernel's
+            if err[0] == ENOMEM:   # poll(2) needs kernel memory
                 rio_wait_ns(-1, MEMORY_LOOK * 1_000_000)
             elif err[0] != EINTR:
                 return True
@@ -175,7 +175,7 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
                     conn_write(l, c)
                 else:
                     conn_read(l, c)
-        # Not before the others: a connection that comes may get the memory of one that went, and its events.
+        # After the others: a new connection could get the memory of a closed one, and with it the closed one's events.
         if stop:
             loop_drain(l)
         if arrivals:
