@@ -111,6 +111,8 @@ cdef struct loop_t:
     int64_t drained      # the drain deadline
     size_t max_line      # a longer line is sent in pieces; 0: raw
     counts_t *counts
+    share_t memory       # the budget of the connections' buffers
+    int report_closings  # whether to report connections without a peer too
     size_t *lengths      # array of LENGTHS_MAX lengths of lines to be reported, or NULL: lines are not reported
     size_t lengths_n     # number of lengths in the array
 

@@ -57,7 +57,7 @@ Echo what clients send; listen on loopback unless --host is given.
   --framing F, --raw   line: whole lines; raw: bytes as they come (line)
   --backlog N          length of the listen queue (1024)
   --max-connections N  beyond N, clients wait in it; 0: no limit (10000)
-  --idle-timeout S     close after S seconds without progress; 0: never (300)
+  --idle-timeout S     close after S idle seconds; 0: never (300)
   --max-line N         echo longer lines in pieces; 0: never (1048576)
   --max-memory N       bytes that connections may hold; 0: no limit (268435456)
   --drain-timeout S    seconds that stopping may take; 0: no limit (5)

@@ -42,7 +42,7 @@ def test_the_ready_line_names_both_loopback_addresses_and_one_port():
         assert server.out.text.count("\n") == 1
 
 
-def test_the_ready_line_names_the_hosts_that_were_asked_for():
+def test_the_ready_line_names_the_requested_hosts():
     with Server("--host", "::1", "--host", "127.0.0.1") as server:
         port = server.address[1]
         assert server.out.text == f"Listening on [::1]:{port}, 127.0.0.1:{port}\n"
@@ -57,7 +57,7 @@ def test_a_port_in_use_is_one_line_and_status_1():
     assert f"127.0.0.1 port {port}: {os.strerror(errno.EADDRINUSE)}" in line
 
 
-def test_a_port_in_use_at_one_family_only_is_refused_too():
+def test_a_port_in_use_in_one_family_is_an_error():
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         status, line = refused(port)
@@ -117,7 +117,7 @@ def test_an_unknown_host_is_one_line_and_status_1():
         (("0", "--magic"), "--magic"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_status_2(arguments, words):
+def test_a_usage_error_is_one_line_and_status_2(arguments, words):
     status, line = refused(*arguments)
     assert status == 2
     assert line.startswith("rioecho-server: ")
@@ -137,11 +137,11 @@ def test_the_help_fits_a_terminal_of_24_lines():
     assert len(text.splitlines()) < 24
 
 
-def test_the_help_says_what_0_means():
+def test_the_help_explains_0():
     assert "0: never" in re.sub(r"\s+", " ", printed("--help"))
 
 
-def test_the_version_is_that_of_the_package():
+def test_the_version_is_the_package_version():
     assert printed("--version") == f"rioecho-server {rioecho.__version__}\n"
 
 
@@ -158,7 +158,7 @@ def talked_to(*arguments):
         return server.err.text, f"Connected to ({name[0]}, {name[1]})"
 
 
-def test_it_logs_who_connects():
+def test_connections_are_logged():
     text, connected = talked_to()
     assert text.count(connected + "\n") == 1
     assert "server received" not in text
@@ -171,11 +171,11 @@ def test_verbose_logs_the_length_of_every_line():
     assert text.count("server received 14 bytes\n") == 1
 
 
-def test_quiet_logs_nothing_that_is_in_order():
+def test_quiet_logs_no_normal_events():
     assert talked_to("-q")[0] == ""
 
 
-def test_a_line_that_is_typed_piecemeal_comes_back_whole_as_telnet_sends_it():
+def test_a_line_typed_piecemeal_as_telnet_sends_it_is_echoed_whole():
     with Server() as server, dial(server.address) as sock:
         for piece in (b"h", b"el", b"lo", b"\r"):
             sock.sendall(piece)
@@ -194,7 +194,7 @@ def test_a_line_that_is_typed_piecemeal_comes_back_whole_as_telnet_sends_it():
         pytest.param("socat -t 30 - TCP:{host}:{port}", marks=needs("socat")),
     ],
 )
-def test_netcat_and_socat_have_their_bytes_back(program, options):
+def test_netcat_and_socat_get_their_bytes_back(program, options):
     data = b"".join(lines(20_000)) + binary(100_000)
     with Server("-q", *options) as server:
         for host, port in server.addresses:
@@ -211,7 +211,7 @@ def test_an_idle_client_is_closed_after_the_idle_timeout():
         server.err.wait_for("idle timeout")
 
 
-def test_a_max_line_that_was_given_is_kept_to():
+def test_the_max_line_option_is_applied():
     with Server("--max-line", "10") as server, dial(server.address) as sock:
         ask(sock, b"0123456789")
 
@@ -279,7 +279,7 @@ def test_closed_standard_streams_do_no_harm(tmp_path):
         assert server.status() == 0
 
 
-def test_a_line_of_the_log_has_one_time_and_one_level():
+def test_a_log_line_has_one_time_and_one_level():
     logged, _ = talked_to("-v")
     line = next(line for line in logged.splitlines() if "Connected to" in line)
     assert re.fullmatch(r"\S+ \S+ INFO Connected to \(127\.0\.0\.1, \d+\)", line)

@@ -22,7 +22,7 @@ def engine(request):
 
 
 @pytest.mark.sampled(3)
-def test_an_idle_server_exits_0_and_says_nothing_more(number, engine):
+def test_an_idle_server_exits_with_status_0_and_prints_nothing_more(number, engine):
     with Server("--engine", engine) as server:
         server.signal(number)
         assert server.status() == 0
@@ -31,7 +31,7 @@ def test_an_idle_server_exits_0_and_says_nothing_more(number, engine):
 
 
 @pytest.mark.sampled(3)
-def test_with_a_client_connected_what_it_sent_comes_back_and_then_the_end(number, engine):
+def test_a_connected_client_gets_its_bytes_back_before_the_close(number, engine):
     with Server("--engine", engine) as server, dial(server.address) as sock:
         ask(sock)
         sock.sendall(b"one\ntwo\nand a half")
@@ -43,7 +43,7 @@ def test_with_a_client_connected_what_it_sent_comes_back_and_then_the_end(number
         assert "Traceback" not in server.err.text
 
 
-def test_every_line_that_was_received_comes_back_to_all_of_many_clients(number):
+def test_every_received_line_is_echoed_to_all_of_many_clients(number):
     with Server("-q") as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.addresses[i % 2])) for i in range(30)]
         for sock in clients:
@@ -60,7 +60,7 @@ def test_every_line_that_was_received_comes_back_to_all_of_many_clients(number):
         assert server.err.text == ""
 
 
-def test_under_load_every_client_gets_its_lines_and_the_end_and_no_reset(number):
+def test_under_load_every_client_gets_its_lines_and_eof_and_no_reset(number):
     def chatter(address, started):
         """Lines there and back until the server ends it; whether it ended between two lines."""
         with dial(address) as sock:
@@ -91,7 +91,7 @@ def test_under_load_every_client_gets_its_lines_and_the_end_and_no_reset(number)
 
 
 @pytest.mark.sampled(2)
-def test_a_client_that_was_connected_but_not_yet_accepted_gets_its_line_back(engine):
+def test_a_client_connected_but_not_yet_accepted_gets_its_line_back(engine):
     with Server("--engine", "iterative") as server, dial(server.address) as first, dial(server.address) as second:
         ask(first)
         second.sendall(b"I can wait\n")
@@ -106,7 +106,7 @@ def test_a_client_that_was_connected_but_not_yet_accepted_gets_its_line_back(eng
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("flood", [False, True])
-def test_a_client_that_does_not_end_is_left_after_the_drain_timeout(number, engine, flood):
+def test_a_client_that_does_not_close_is_disconnected_at_the_drain_deadline(number, engine, flood):
     with Server("--engine", engine, "--drain-timeout", "0.3") as server, dial(server.address) as sock:
         ask(sock)
         if flood:
@@ -128,7 +128,7 @@ def test_a_second_signal_exits_at_once(number, engine):
         assert server.status() == 128 + signal.SIGTERM
 
 
-def test_no_client_is_taken_after_the_signal():
+def test_no_client_is_accepted_after_the_signal():
     with Server() as server, dial(server.address) as sock:
         ask(sock)
         server.signal(signal.SIGTERM)
@@ -140,7 +140,7 @@ def test_no_client_is_taken_after_the_signal():
 
 
 @pytest.mark.parametrize("seconds", ["1e12", "1e300"])
-def test_a_drain_timeout_of_ages_ends_when_the_clients_do(seconds):
+def test_with_a_huge_drain_timeout_the_server_exits_after_the_last_client(seconds):
     with Server("--drain-timeout", seconds) as server, dial(server.address) as sock:
         ask(sock)
         server.signal(signal.SIGTERM)
@@ -159,7 +159,7 @@ def test_a_signal_right_after_the_ready_line_is_not_lost(number):
 
 
 @pytest.mark.sampled(1)
-def test_a_signal_that_comes_while_bytes_move_is_not_lost(number, engine):
+def test_a_signal_during_a_transfer_is_not_lost(number, engine):
     """It then finds no wait to interrupt, and nothing else may come that would wake the server."""
     for _ in range(5):
         with Server("-q", "--engine", engine, "--drain-timeout", "0.05") as server, dial(server.address) as sock:

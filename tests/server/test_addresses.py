@@ -50,7 +50,7 @@ def test_by_default_it_listens_on_both_loopback_addresses_and_one_port():
         (["0.0.0.0", "::"], ["0.0.0.0", "::"]),  # noqa: S104
     ],
 )
-def test_it_listens_where_it_is_told_to(host, expected):
+def test_it_listens_on_the_given_hosts(host, expected):
     with EchoServer(host=host) as server:
         assert hosts_of(server) == expected
         assert len({port for _, port in server.addresses}) == 1
@@ -59,13 +59,13 @@ def test_it_listens_where_it_is_told_to(host, expected):
                 ask(sock)
 
 
-def test_an_ipv6_address_takes_no_ipv4_client():
+def test_an_ipv6_address_accepts_no_ipv4_client():
     with EchoServer(host="::") as server, pytest.raises(ConnectionRefusedError):
         dial((V4, server.addresses[0][1]))
 
 
 @pytest.mark.parametrize("as_text", [False, True])
-def test_a_port_may_be_a_number_or_text(as_text):
+def test_a_port_may_be_an_int_or_a_str(as_text):
     port, *sockets = free_port()
     for sock in sockets:
         sock.close()
@@ -73,7 +73,7 @@ def test_a_port_may_be_a_number_or_text(as_text):
         assert server.addresses == [(V4, port), (V6, port)]
 
 
-def test_a_server_can_start_again_at_once_on_the_port_of_the_last_one():
+def test_a_port_can_be_reused_immediately_after_a_server_stops():
     with EchoServer() as server, dial(server.addresses[0]) as sock:
         ask(sock)
         port = server.addresses[0][1]
@@ -98,7 +98,7 @@ def test_a_port_in_use_at_either_address_is_an_error_that_names_it(taken):
         assert set(os.listdir("/dev/fd")) == before
 
 
-def test_a_port_in_use_by_another_of_our_servers_is_refused():
+def test_a_port_in_use_by_another_echo_server_is_an_error():
     with EchoServer() as server, pytest.raises(OSError, match="port") as raised:
         EchoServer(server.addresses[0][1])
     assert raised.value.errno == errno.EADDRINUSE
@@ -141,12 +141,12 @@ def test_an_address_of_another_machine_is_an_error_that_names_it():
         ({"drain_timeout": float("nan")}, "drain_timeout"),
     ],
 )
-def test_a_wrong_argument_is_refused_at_once_by_name_and_nothing_stays_open(options, words):
+def test_an_invalid_argument_is_an_error_that_names_it_and_nothing_stays_open(options, words):
     with pytest.raises((ValueError, TypeError, OverflowError), match=words):
         EchoServer(**options).close()
 
 
-def test_the_queue_holds_clients_that_come_before_the_server_is_started():
+def test_clients_wait_in_the_listen_queue_until_the_server_is_started():
     server = EchoServer()
     with dial(server.addresses[0]) as sock:
         sock.sendall(b"early\n")
@@ -155,7 +155,7 @@ def test_the_queue_holds_clients_that_come_before_the_server_is_started():
             assert receive_all(sock) == b"early\n"
 
 
-def test_a_server_that_is_closed_unstarted_leaves_nothing_open():
+def test_closing_a_server_that_was_never_started_leaves_nothing_open():
     server = EchoServer()
     server.close()
     server.close()
@@ -163,7 +163,7 @@ def test_a_server_that_is_closed_unstarted_leaves_nothing_open():
         dial(server.addresses[0])
 
 
-def test_clients_of_both_families_are_served_side_by_side():
+def test_clients_of_both_families_are_served_concurrently():
     with EchoServer(engine="thread") as server:
         running = [Running(client, server.addresses[i % 2], i) for i in range(10)]
         for i, each in enumerate(running):

@@ -54,7 +54,7 @@ def crowd_size(kind):
 # ---- many at once
 
 
-def test_random_bytes_of_many_sizes_come_back_to_a_crowd(kind, framing):
+def test_a_crowd_gets_back_random_bytes_of_many_sizes(kind, framing):
     n = crowd_size(kind)
     data = [stretch(size, i) for i, size in enumerate(sizes(n))]
     with EchoServer(framing=framing, **kind) as server, crowd_of(server.addresses, data) as crowd:
@@ -66,7 +66,7 @@ def test_random_bytes_of_many_sizes_come_back_to_a_crowd(kind, framing):
 
 
 @pytest.mark.parametrize("kind", ["process", "thread", "event", "event 2"])
-def test_a_crowd_that_stays_is_served_all_at_the_same_time(kind):
+def test_a_crowd_that_stays_connected_is_served_concurrently(kind):
     n = crowd_size(KINDS[kind])
     data = [stretch(2000, i)[:-1] + b"\n" for i in range(n)]
     server = EchoServer(drain_timeout=SECONDS, **KINDS[kind])
@@ -76,7 +76,7 @@ def test_a_crowd_that_stays_is_served_all_at_the_same_time(kind):
     assert sums(server)[:4] == (n, 0, n, 0)
 
 
-def test_two_workers_have_about_half_of_a_crowd_each():
+def test_two_workers_share_a_crowd_evenly():
     server = Server("-q", "--workers", 2)
     with server, crowd_of(server.addresses, [b"hello\n"] * 100, STAY) as crowd:
         crowd.run()
@@ -99,7 +99,7 @@ def test_two_workers_have_about_half_of_a_crowd_each():
 @pytest.mark.parametrize(
     ("engine", "count"), [("iterative", 1000), ("process", 300), ("thread", 2000), ("event", 2000)]
 )
-def test_nothing_is_left_of_those_who_came_and_went(engine, count):
+def test_clients_that_come_and_go_leave_no_resources_behind(engine, count):
     count = 20_000 if FULL else count
     with Server("-q", "--engine", engine) as server:
 
@@ -130,7 +130,7 @@ def test_nothing_is_left_of_those_who_came_and_went(engine, count):
 
 
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
-def test_the_log_says_connected_before_it_says_closed(engine):
+def test_connected_is_logged_before_closed(engine):
     with Server("--engine", engine) as server, Crowd() as crowd:
         for i in range(300):
             crowd.run(lambda: len(crowd.unsettled) < 10)
@@ -154,7 +154,7 @@ def test_the_log_says_connected_before_it_says_closed(engine):
 
 
 @pytest.mark.parametrize(("engine", "limit"), [("process", 5), ("thread", 5), ("event", 5), ("iterative", 5)])
-def test_past_max_connections_each_who_leaves_lets_one_in(engine, limit):
+def test_at_max_connections_each_close_admits_one_client(engine, limit):
     let_in = 1 if engine == "iterative" else limit
     with EchoServer(engine=engine, max_connections=limit) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.addresses[0])) for _ in range(20)]
@@ -173,7 +173,7 @@ def test_past_max_connections_each_who_leaves_lets_one_in(engine, limit):
 
 
 @pytest.mark.parametrize("kind", ["process", "thread", "event", "event 2"])
-def test_a_crowd_at_a_small_max_connections_is_served_whole(kind, framing):
+def test_a_crowd_is_served_completely_with_a_small_max_connections(kind, framing):
     data = [stretch(size, i) for i, size in enumerate(sizes(60))]
     server = EchoServer(max_connections=7, framing=framing, **KINDS[kind])
     with server, crowd_of(server.addresses, data) as crowd:
@@ -183,7 +183,7 @@ def test_a_crowd_at_a_small_max_connections_is_served_whole(kind, framing):
     assert sums(server)[:4] == (60, 0, 60, 0)
 
 
-def test_a_max_connections_of_0_is_no_limit(engine):
+def test_a_max_connections_of_0_means_no_limit(engine):
     n = 1 if engine == "iterative" else min(150, crowd_size({"engine": engine}))
     server = EchoServer(engine=engine, max_connections=0)
     with server, crowd_of(server.addresses, [b"hello\n"] * n, STAY) as crowd:
@@ -240,7 +240,7 @@ def test_under_load_sigterm_loses_nothing_that_was_acknowledged(kind, framing, h
             ask(sock)
 
 
-def test_under_load_the_drain_deadline_ends_it_with_status_0(engine):
+def test_under_load_the_server_exits_with_status_0_at_the_drain_deadline(engine):
     server = Server("-q", "--engine", engine, "--drain-timeout", "0.3")
     with server, crowd_of(server.addresses, [LOAD] * 40, TOLD) as crowd:
         served_under_load(crowd)
@@ -255,7 +255,7 @@ def test_under_load_the_drain_deadline_ends_it_with_status_0(engine):
             sock.close()
 
 
-def test_under_load_a_second_signal_ends_it_at_once(engine):
+def test_under_load_a_second_signal_exits_at_once(engine):
     server = Server("-q", "--engine", engine, "--drain-timeout", "20")
     with server, crowd_of(server.addresses, [LOAD] * 40, TOLD) as crowd, dial(server.address) as witness:
         served_under_load(crowd)
@@ -270,7 +270,7 @@ def test_under_load_a_second_signal_ends_it_at_once(engine):
 # ---- several servers in one process
 
 
-def test_servers_of_every_engine_serve_their_crowds_in_one_process(framing):
+def test_servers_of_every_engine_run_in_one_process(framing):
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(EchoServer(framing=framing, **each)) for each in KINDS.values()]
         crowds = []
@@ -284,7 +284,7 @@ def test_servers_of_every_engine_serve_their_crowds_in_one_process(framing):
         assert sums(server) == (30, 0, 30, 0, total, total)
 
 
-def test_one_server_of_several_stops_and_the_others_go_on():
+def test_stopping_one_of_several_servers_does_not_affect_the_others():
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(EchoServer(**each)) for each in KINDS.values()]
         clients = [stack.enter_context(dial(server.addresses[0])) for server in servers]

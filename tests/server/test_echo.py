@@ -32,27 +32,27 @@ def held_back(descriptor, framing="line"):
     return raised.value.characters_written, raised.value.unsent
 
 
-def test_whole_lines_go_back_and_a_partial_line_waits_for_its_end(stream):
+def test_whole_lines_are_echoed_and_a_partial_line_is_held(stream):
     stream.feed(b"one\n\ntwo\r\nthr")
     assert held_back(stream.near) == (10, b"thr")
     assert stream.take() == b"one\n\ntwo\r\n"
     assert not stream.readable()
 
 
-def test_a_partial_line_goes_back_at_the_end_of_the_input(stream):
+def test_a_partial_line_is_echoed_at_eof(stream):
     stream.feed(b"one\nthr")
     stream.end()
     assert echo(stream.near) == 7
     assert stream.take() == b"one\nthr"
 
 
-def test_raw_bytes_go_back_at_once(stream):
+def test_raw_bytes_are_echoed_at_once(stream):
     stream.feed(b"no line")
     assert held_back(stream.near, "raw") == (7, b"")
     assert stream.take() == b"no line"
 
 
-def test_a_line_of_over_a_mebibyte_goes_back_in_pieces_and_a_shorter_one_does_not(sockets):
+def test_a_line_of_over_a_mebibyte_is_echoed_in_pieces_and_a_shorter_one_is_not(sockets):
     near, far = sockets
     running = Running(echo, near)
     far.sendall(b"x" * ((1 << 20) - 1))
@@ -69,14 +69,14 @@ def test_a_line_of_over_a_mebibyte_goes_back_in_pieces_and_a_shorter_one_does_no
     assert running.result() == (1 << 20) + 9
 
 
-def test_the_end_at_once_is_an_echo_of_nothing(sockets, framing):
+def test_immediate_eof_echoes_nothing(sockets, framing):
     near, far = sockets
     far.shutdown(socket.SHUT_WR)
     assert echo(near, framing) == 0
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_random_bytes_come_back_identical(sockets, framing, n):
+def test_random_bytes_are_echoed_unchanged(sockets, framing, n):
     near, far = sockets
     data = binary(n)
     running = Running(lambda: (echo(near, framing), near.shutdown(socket.SHUT_WR)))
@@ -86,7 +86,7 @@ def test_random_bytes_come_back_identical(sockets, framing, n):
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("n", [1, 64, 5000, 200_000])
-def test_random_bytes_come_back_identical_from_a_terminal(wire, framing, n):
+def test_random_bytes_are_echoed_unchanged_through_a_terminal(wire, framing, n):
     terminal = wire("pty")
     data = binary(n - 1) + b"\n"
     running = Running(echo, terminal.near, framing)
@@ -95,7 +95,7 @@ def test_random_bytes_come_back_identical_from_a_terminal(wire, framing, n):
     assert running.result() == n
 
 
-def test_the_line_of_a_terminal_may_be_the_echoing_side(wire):
+def test_the_echo_may_run_on_the_slave_of_a_terminal(wire):
     terminal = wire("pty")
     running = Running(echo, terminal.far, timeout=SECONDS)
     assert exchange(terminal.near, b"typed\n", finish=False) == b"typed\n"
@@ -104,7 +104,7 @@ def test_the_line_of_a_terminal_may_be_the_echoing_side(wire):
     assert running.result() == 6
 
 
-def test_it_makes_no_difference_whether_the_descriptor_is_non_blocking(wire, framing):
+def test_a_non_blocking_descriptor_makes_no_difference(wire, framing):
     for kind in ("socketpair", "tcp", "pty"):
         connection = wire(kind, blocking=False)
         data = binary(100_000) + b"\n"
@@ -115,7 +115,7 @@ def test_it_makes_no_difference_whether_the_descriptor_is_non_blocking(wire, fra
         assert running.result() == len(data)
 
 
-def test_pieces_of_any_size_come_back_identical(sockets, framing):
+def test_pieces_of_any_size_are_echoed_unchanged(sockets, framing):
     near, far = sockets
     chance = random.Random(framing)
     running = Running(echo, near, framing)
@@ -133,14 +133,14 @@ def test_the_descriptor_is_left_open(stream):
     assert stream.take() == b"still there"
 
 
-def test_a_number_does_as_well_as_a_socket(stream):
+def test_a_descriptor_number_works_like_a_socket(stream):
     stream.feed(b"one\n")
     stream.end()
     assert echo(stream.near.fileno()) == 4
     assert stream.take() == b"one\n"
 
 
-def test_what_was_received_before_a_half_close_goes_back_to_a_peer_that_reads_late(sockets, framing):
+def test_bytes_received_before_a_half_close_are_echoed_to_a_peer_that_reads_late(sockets, framing):
     near, far = sockets
     data = binary(30_000)
     far.sendall(data)
@@ -159,7 +159,7 @@ def test_other_threads_run_while_it_echoes(sockets, framing):
     assert running.result() == data
 
 
-def test_many_echoes_run_side_by_side(wire, framing):
+def test_many_echoes_run_concurrently(wire, framing):
     wires = [wire("socketpair") for _ in range(20)]
     echoes = [Running(lambda w: (echo(w.near, framing), w.near.shutdown(socket.SHUT_WR)), w) for w in wires]
     peers = [Running(exchange, w.far, binary(200_000, i)) for i, w in enumerate(wires)]
@@ -180,7 +180,7 @@ def test_many_echoes_run_side_by_side(wire, framing):
         (("line", 1), {}, TypeError, "positional"),
     ],
 )
-def test_a_wrong_argument_is_refused_and_nothing_read(stream, arguments, options, error, words):
+def test_an_invalid_argument_is_an_error_and_nothing_is_read(stream, arguments, options, error, words):
     stream.feed(b"one\n")
     with pytest.raises((ValueError, TypeError) if error == "framing" else error, match=words):
         echo(stream.near, *arguments, **options)
@@ -188,12 +188,12 @@ def test_a_wrong_argument_is_refused_and_nothing_read(stream, arguments, options
 
 
 @pytest.mark.parametrize(("descriptor", "error"), [("0", TypeError), (None, TypeError), (-1, ValueError)])
-def test_what_is_no_descriptor_is_refused(descriptor, error):
+def test_an_invalid_descriptor_is_an_error(descriptor, error):
     with pytest.raises(error):
         echo(descriptor)
 
 
-def test_a_closed_descriptor_is_refused():
+def test_a_closed_descriptor_is_an_error():
     near, far = socket.socketpair()
     near.close()
     far.close()
@@ -203,7 +203,7 @@ def test_a_closed_descriptor_is_refused():
         echo(99_999)
 
 
-def test_a_tls_socket_is_refused_for_its_descriptor_carries_ciphertext(wire):
+def test_a_tls_socket_is_a_type_error(wire):
     connection = wire("tcp")
     context = ssl.create_default_context()
     with context.wrap_socket(connection.near, server_hostname="localhost", do_handshake_on_connect=False) as secure:

@@ -21,7 +21,7 @@ def framing(request):
     return request.param
 
 
-def test_a_peer_that_is_gone_is_a_broken_pipe_and_what_was_received_is_on_the_error(stream, framing):
+def test_a_disconnected_peer_is_a_broken_pipe_whose_error_has_the_received_bytes(stream, framing):
     stream.feed(b"one\ntwo\nthr")
     stream.close_far()
     with pytest.raises(BrokenPipeError) as raised:
@@ -31,7 +31,7 @@ def test_a_peer_that_is_gone_is_a_broken_pipe_and_what_was_received_is_on_the_er
     os.fstat(fileno(stream.near))
 
 
-def test_a_reset_is_raised_after_what_came_before_it(wire):
+def test_a_reset_is_raised_after_the_bytes_received_before_it(wire):
     connection = wire("tcp")
     connection.feed(b"part of a line")
     connection.reset()
@@ -41,7 +41,7 @@ def test_a_reset_is_raised_after_what_came_before_it(wire):
     assert raised.value.unsent == b"part of a line"
 
 
-def test_what_went_back_before_a_reset_is_counted(wire, framing):
+def test_bytes_echoed_before_a_reset_are_counted(wire, framing):
     connection = wire("tcp")
     running = Running(echo, connection.near, framing)
     assert exchange(connection.far, b"one\n", finish=False) == b"one\n"
@@ -68,7 +68,7 @@ def test_no_sigpipe_reaches_the_process(child):
     assert printed == "alive\n"
 
 
-def test_a_silent_peer_is_a_timeout_and_its_partial_line_on_the_error(pair):
+def test_a_silent_peer_is_a_timeout_whose_error_has_the_partial_line(pair):
     if pair.kind == "pipe":
         pytest.skip("a pipe has one direction")
     pair.feed(b"one\nthr")
@@ -82,7 +82,7 @@ def test_a_silent_peer_is_a_timeout_and_its_partial_line_on_the_error(pair):
 
 
 @pytest.mark.slow
-def test_every_byte_that_comes_renews_the_timeout(stream, framing):
+def test_every_received_byte_restarts_the_timeout(stream, framing):
     """Also those of a line that does not end for a long time."""
 
     def drip():
@@ -115,7 +115,7 @@ def test_a_peer_that_never_reads_is_a_timeout_and_no_byte_is_lost(stream, framin
 
 
 @pytest.mark.slow
-def test_a_peer_that_reads_slowly_renews_the_timeout(stream, framing):
+def test_a_slow_reader_restarts_the_timeout(stream, framing):
     running = Running(echo, stream.near, framing, timeout=1.0)
     sent = fill(stream.far)  # takes 0.3 s without progress at its end
     stream.far.setblocking(True)
@@ -133,7 +133,7 @@ def test_a_peer_that_reads_slowly_renews_the_timeout(stream, framing):
 
 
 @pytest.mark.slow
-def test_a_peer_that_takes_less_than_poll_can_tell_renews_the_timeout_too(framing):
+def test_a_reader_too_slow_for_poll_to_report_restarts_the_timeout(framing):
     """Of the send buffer, which the kernel lets grow to megabytes, a third must be free before there is room."""
     data = (b"x" * 4095 + b"\n") * 4096  # more than it holds
     far, near = tcp_pair(64 << 10)
@@ -152,7 +152,7 @@ def test_a_peer_that_takes_less_than_poll_can_tell_renews_the_timeout_too(framin
         assert running.result() == len(data)
 
 
-def test_a_timeout_of_zero_echoes_what_is_there_and_never_waits(stream):
+def test_a_timeout_of_zero_echoes_what_has_arrived_without_blocking(stream):
     stream.feed(b"one\ntwo\n")
     with pytest.raises(BlockingIOError) as raised:
         echo(stream.near, timeout=0)
@@ -161,13 +161,13 @@ def test_a_timeout_of_zero_echoes_what_is_there_and_never_waits(stream):
 
 
 @pytest.mark.parametrize("timeout", [1e9, 1e300, float("inf"), 10**12])
-def test_a_timeout_of_ages_is_no_timeout(stream, timeout):
+def test_a_huge_timeout_means_no_timeout(stream, timeout):
     stream.feed(b"one\n")
     stream.end()
     assert echo(stream.near, timeout=timeout) == 4
 
 
-def test_signal_handlers_run_and_the_echo_goes_on(stream, framing, on_alarm):
+def test_signal_handlers_run_and_the_echo_continues(stream, framing, on_alarm):
     def handler(signum, frame):
         stream.feed(b"from the handler\n")
         stream.end()
@@ -177,13 +177,13 @@ def test_signal_handlers_run_and_the_echo_goes_on(stream, framing, on_alarm):
     assert stream.take() == b"from the handler\n"
 
 
-def test_signals_do_not_renew_the_timeout(stream, on_alarm):
+def test_signals_do_not_restart_the_timeout(stream, on_alarm):
     on_alarm(lambda signum, frame: None, 0.01, 0.01)
     with pytest.raises(TimeoutError):
         echo(stream.near, timeout=0.2)
 
 
-def test_signals_take_nothing_from_a_long_echo(wire, framing, on_alarm):
+def test_signals_lose_no_byte_of_a_long_echo(wire, framing, on_alarm):
     connection = wire("tcp")
     data = binary(3_000_000)
     running = Running(exchange, connection.far, data)
@@ -195,7 +195,7 @@ def test_signals_take_nothing_from_a_long_echo(wire, framing, on_alarm):
     assert set(calls) <= {signal.SIGALRM}
 
 
-def test_a_handler_that_raises_leaves_with_what_had_not_gone_back(stream, alarm):
+def test_the_error_of_a_raising_handler_has_the_unsent_bytes(stream, alarm):
     stream.feed(b"one\nthr")
     alarm(0.02)
     with pytest.raises(alarm.error) as raised:
@@ -204,7 +204,7 @@ def test_a_handler_that_raises_leaves_with_what_had_not_gone_back(stream, alarm)
     assert raised.value.unsent == b"thr"
 
 
-def test_a_handler_that_raises_an_error_without_attributes_is_raised_as_it_is(stream, on_alarm):
+def test_an_error_of_a_handler_without_attributes_is_raised_unchanged(stream, on_alarm):
     class Bare(BaseException):
         __slots__ = ()
 
@@ -220,7 +220,7 @@ def test_a_handler_that_raises_an_error_without_attributes_is_raised_as_it_is(st
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_byte_is_lost_or_doubled_under_a_storm_of_handlers_that_raise(wire, framing, storm, seed):
+def test_no_byte_is_lost_or_duplicated_under_a_storm_of_raising_handlers(wire, framing, storm, seed):
     connection = wire("tcp")
     data = binary(4_000_000, seed)
     running = Running(exchange, connection.far, data)
@@ -238,7 +238,7 @@ def test_no_byte_is_lost_or_doubled_under_a_storm_of_handlers_that_raise(wire, f
     assert running.result() == data
 
 
-def test_a_signal_that_comes_while_bytes_move_is_handled_soon(stream, on_alarm):
+def test_a_signal_during_a_transfer_is_handled_promptly(stream, on_alarm):
     """It then finds no wait to interrupt; its handler must not be put off until many more bytes have moved."""
     handled = threading.Semaphore(0)
     on_alarm(lambda signum, frame: handled.release(), 0, 1)  # the handler only: no timer runs

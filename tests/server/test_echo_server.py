@@ -30,7 +30,7 @@ def converse(address, data):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_random_bytes_come_back_identical(engine, framing, n):
+def test_random_bytes_are_echoed_unchanged(engine, framing, n):
     data = binary(n)
     with EchoServer(engine=engine, framing=framing) as server:
         assert converse(server.addresses[0], data) == data
@@ -41,7 +41,7 @@ def test_random_bytes_come_back_identical(engine, framing, n):
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(("engine", "clients"), [("event", 50), ("thread", 50), ("process", 50), ("iterative", 20)])
-def test_many_clients_at_once_each_get_their_own_bytes_back(engine, framing, clients):
+def test_many_concurrent_clients_each_get_their_own_bytes_back(engine, framing, clients):
     with EchoServer(engine=engine, framing=framing) as server:
         addresses = server.addresses
         running = [Running(converse, addresses[i % 2], binary(100_000 + i, i)) for i in range(clients)]
@@ -61,7 +61,7 @@ def test_many_clients_at_once_each_get_their_own_bytes_back(engine, framing, cli
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
-def test_fifty_clients_are_served_at_the_same_time(engine):
+def test_fifty_clients_are_served_concurrently(engine):
     with EchoServer(engine=engine) as server:
         clients = [dial(server.addresses[0]) for _ in range(50)]
         for _ in range(2):  # each while all the others are connected
@@ -72,7 +72,7 @@ def test_fifty_clients_are_served_at_the_same_time(engine):
             client.close()
 
 
-def test_the_iterative_engine_serves_one_client_after_the_other():
+def test_the_iterative_engine_serves_one_client_at_a_time():
     with (
         EchoServer(engine="iterative") as server,
         dial(server.addresses[0]) as first,
@@ -87,7 +87,7 @@ def test_the_iterative_engine_serves_one_client_after_the_other():
         assert receive(second, 11) == b"I can wait\n"
 
 
-def test_a_line_goes_back_when_it_is_whole_and_not_before(engine):
+def test_a_line_is_echoed_only_when_it_is_complete(engine):
     with EchoServer(engine=engine) as server, dial(server.addresses[0]) as sock:
         for piece in (b"he", b"llo\r"):
             ask_nothing(sock, piece)
@@ -102,13 +102,13 @@ def ask_nothing(sock, piece):
     assert not select.select([sock], [], [], 0.02)[0]
 
 
-def test_raw_bytes_go_back_at_once(engine):
+def test_raw_bytes_are_echoed_at_once(engine):
     with EchoServer(engine=engine, framing="raw") as server, dial(server.addresses[0]) as sock:
         for piece in (b"he", b"llo\r", b"\n"):
             ask(sock, piece)
 
 
-def test_what_was_received_goes_back_after_a_half_close(engine, framing):
+def test_received_bytes_are_echoed_after_a_half_close(engine, framing):
     data = b"".join(lines(500)) + b"and no newline"
     with EchoServer(engine=engine, framing=framing) as server, dial(server.addresses[0]) as sock:
         sock.sendall(data)
@@ -116,7 +116,7 @@ def test_what_was_received_goes_back_after_a_half_close(engine, framing):
         assert receive_all(sock) == data
 
 
-def test_a_longer_line_than_max_line_goes_back_in_pieces(engine):
+def test_a_line_longer_than_max_line_is_echoed_in_pieces(engine):
     with EchoServer(engine=engine, max_line=1000) as server, dial(server.addresses[0]) as sock:
         ask_nothing(sock, b"x" * 999)
         sock.sendall(b"y")
@@ -124,7 +124,7 @@ def test_a_longer_line_than_max_line_goes_back_in_pieces(engine):
         ask(sock, b"the end of it\n")
 
 
-def test_a_max_line_of_zero_is_no_limit(engine):
+def test_a_max_line_of_zero_means_no_limit(engine):
     data = binary(3_000_000).replace(b"\n", b"n")
     with EchoServer(engine=engine, max_line=0) as server, dial(server.addresses[0]) as sock:
         sock.sendall(data)
@@ -133,7 +133,7 @@ def test_a_max_line_of_zero_is_no_limit(engine):
         assert receive(sock, len(data) + 1) == data + b"\n"
 
 
-def test_a_reset_ends_one_connection_only_and_is_counted(engine):
+def test_a_reset_closes_one_connection_only_and_is_counted(engine):
     with EchoServer(engine=engine) as server:
         for _ in range(5):
             sock = dial(server.addresses[0])
@@ -146,7 +146,7 @@ def test_a_reset_ends_one_connection_only_and_is_counted(engine):
 
 
 @pytest.mark.sampled(1)
-def test_clients_that_are_gone_before_they_are_accepted_harm_nobody(engine):
+def test_clients_that_disconnect_before_accept_do_no_harm(engine):
     with EchoServer(engine=engine) as server:
         for i in range(50):
             sock = dial(server.addresses[i % 2])
@@ -159,7 +159,7 @@ def test_clients_that_are_gone_before_they_are_accepted_harm_nobody(engine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
-def test_clients_that_do_not_read_get_no_one_else_into_trouble(engine):
+def test_clients_that_do_not_read_do_not_affect_others(engine):
     with EchoServer(engine=engine) as server:
         deaf = [dial(server.addresses[0]) for _ in range(3)]
         for sock in deaf:
@@ -180,7 +180,7 @@ def test_the_counts_are_exact_while_a_client_is_connected(engine):
         assert stats["bytes_out"] in (0, 8)  # the client may know before the count does
 
 
-def test_the_log_names_the_client_and_never_what_it_sent(engine, caplog):
+def test_the_log_names_the_client_and_never_the_payload(engine, caplog):
     caplog.set_level(logging.DEBUG, "rioecho.server")
     with EchoServer(engine=engine) as server, dial(server.addresses[0]) as sock:
         host, port = sock.getsockname()
@@ -191,7 +191,7 @@ def test_the_log_names_the_client_and_never_what_it_sent(engine, caplog):
     assert "s3cret" not in caplog.text
 
 
-def test_no_thread_is_left_behind(engine):
+def test_no_thread_is_left_running(engine):
     before = set(threading.enumerate())
     with EchoServer(engine=engine) as server:
         for _ in range(10):

@@ -58,7 +58,7 @@ def framing(request):
 # ---- what comes back
 
 
-def test_whole_lines_come_back_and_the_beginning_of_one_is_kept(loop_with, kind):
+def test_whole_lines_are_echoed_and_the_beginning_of_one_is_kept(loop_with, kind):
     with loop_with() as run:
         sock = run.client(kind=kind)
         sock.sendall(b"one\n\ntwo\nthr")
@@ -69,7 +69,7 @@ def test_whole_lines_come_back_and_the_beginning_of_one_is_kept(loop_with, kind)
         assert nothing_comes(sock)
 
 
-def test_a_line_that_drips_in_byte_by_byte_comes_back_whole(loop_with):
+def test_a_line_that_arrives_byte_by_byte_is_echoed_whole(loop_with):
     line = bytes(range(11, 250)) + b"\n"
     with loop_with() as run:
         sock = run.client()
@@ -81,14 +81,14 @@ def test_a_line_that_drips_in_byte_by_byte_comes_back_whole(loop_with):
         assert receive(sock, len(line)) == line
 
 
-def test_raw_bytes_come_back_at_once(loop_with, kind):
+def test_the_loop_echoes_raw_bytes_at_once(loop_with, kind):
     with loop_with("raw") as run:
         sock = run.client(kind=kind)
         for piece in (b"he", b"llo\n", b"\n", b"x" * CHUNK):
             ask(sock, piece)
 
 
-def test_the_tail_comes_back_after_the_half_close(loop_with, framing, kind):
+def test_an_unterminated_line_is_echoed_after_the_half_close(loop_with, framing, kind):
     data = b"".join(lines(100)) + b"and no newline"
     with loop_with(framing) as run:
         sock = run.client("a", kind=kind)
@@ -98,7 +98,7 @@ def test_the_tail_comes_back_after_the_half_close(loop_with, framing, kind):
         assert run.next_closing() == ("a", "end of input", 0, len(data))
 
 
-def test_nothing_comes_back_for_nothing(loop_with, framing, kind):
+def test_a_connection_without_input_gets_no_output(loop_with, framing, kind):
     with loop_with(framing) as run:
         sock = run.client("a", kind=kind)
         sock.shutdown(socket.SHUT_WR)
@@ -107,7 +107,7 @@ def test_nothing_comes_back_for_nothing(loop_with, framing, kind):
 
 
 @pytest.mark.parametrize("max_line", [1, 2, 7, 1000, CHUNK - 1, CHUNK, CHUNK + 1])
-def test_a_line_goes_back_when_max_line_is_reached_and_not_before(loop_with, max_line):
+def test_a_partial_line_is_echoed_only_when_it_reaches_max_line(loop_with, max_line):
     with loop_with(max_line=max_line) as run:
         sock = run.client()
         for _ in range(2):
@@ -120,7 +120,7 @@ def test_a_line_goes_back_when_max_line_is_reached_and_not_before(loop_with, max
         assert run.counts()["lines"] == 1
 
 
-def test_max_line_zero_is_no_limit(loop_with):
+def test_max_line_zero_means_no_limit(loop_with):
     data = b"x" * 1_000_000
     with loop_with(max_line=0) as run:
         sock = run.client()
@@ -132,21 +132,21 @@ def test_max_line_zero_is_no_limit(loop_with):
 
 
 @pytest.mark.parametrize("n", [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3_000_001])
-def test_binary_data_comes_back_identical(loop_with, framing, n):
+def test_binary_data_is_echoed_unchanged(loop_with, framing, n):
     data = binary(n)
     with loop_with(framing) as run:
         assert exchange(run.client(), data) == data
         assert exchange(run.client(kind="tcp", small=True), data[:300_000]) == data[:300_000]
 
 
-def test_many_connections_at_once_each_get_their_own_bytes_back(loop_with, framing):
+def test_many_concurrent_connections_each_get_their_own_bytes_back(loop_with, framing):
     with loop_with(framing) as run:
         running = [Running(exchange, run.client(kind=("unix", "tcp")[i % 2]), binary(50_000 + i, i)) for i in range(20)]
         for i, each in enumerate(running):
             assert each.result() == binary(50_000 + i, i)
 
 
-def test_more_ready_connections_than_are_told_of_at_once_are_all_served(loop_with):
+def test_more_ready_connections_than_one_wait_reports_are_all_served(loop_with):
     """READY_MAX of them never stop; the others get their answers all the same."""
     with loop_with() as run:
         clients = [run.client(small=True) for _ in range(300)]
@@ -220,7 +220,7 @@ class Conversation:
 @pytest.mark.parametrize(
     ("framing", "max_line"), [("raw", 1), *(("line", n) for n in (0, 1, 2, 7, 200, CHUNK - 1, CHUNK, CHUNK + 1))]
 )
-def test_whatever_clients_do_each_gets_back_what_is_due(loop_with, framing, max_line):
+def test_each_client_gets_back_what_is_due_whatever_the_others_do(loop_with, framing, max_line):
     chance = random.Random(f"{framing} {max_line}")
     with loop_with(framing, max_line=max_line) as run:
         live = [Conversation(run, chance, max_line, framing) for _ in range(8)]
@@ -266,7 +266,7 @@ def test_whatever_clients_do_each_gets_back_what_is_due(loop_with, framing, max_
 
 
 @pytest.mark.sampled(1)
-def test_a_client_that_does_not_read_is_not_read_from_until_it_does(loop_with, framing, kind):
+def test_a_client_that_does_not_read_is_stopped_by_back_pressure(loop_with, framing, kind):
     with loop_with(framing) as run:
         deaf = run.client("deaf", kind=kind)
         sent = fill(deaf)
@@ -287,7 +287,7 @@ def test_a_client_that_does_not_read_is_not_read_from_until_it_does(loop_with, f
 
 @pytest.mark.sampled(1)
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer keeps freed memory")
-def test_a_connection_holds_at_most_a_line_and_a_chunk_and_nothing_when_all_is_back(loop_with, framing):
+def test_a_connection_holds_at_most_a_line_and_a_chunk_and_nothing_once_all_is_sent(loop_with, framing):
     line = 300_000
     with loop_with(framing, max_line=line) as run:
         deaf = run.client()
@@ -379,7 +379,7 @@ def test_idle_connections_are_closed_in_the_order_of_their_last_progress(loop_wi
 
 
 @pytest.mark.sampled(1)
-def test_no_connection_is_closed_before_its_time(loop_with):
+def test_no_connection_is_closed_before_its_idle_timeout(loop_with):
     idle = 0.3
     with loop_with(idle=idle) as run:
         start = time.monotonic()
@@ -396,7 +396,7 @@ def test_no_connection_is_closed_before_its_time(loop_with):
 
 
 @pytest.mark.sampled(1)
-def test_bytes_that_make_no_line_are_progress_too(loop_with):
+def test_bytes_of_an_incomplete_line_are_progress(loop_with):
     with loop_with(idle=1.0) as run:
         silent, dripping = run.client("silent"), run.client("dripping")
         n = 0
@@ -418,7 +418,7 @@ def test_a_client_that_sends_and_never_reads_is_closed_as_idle(loop_with, kind):
 
 
 @pytest.mark.slow
-def test_a_client_that_reads_slowly_makes_progress_and_stays(loop_with):
+def test_a_slow_reader_makes_progress_and_stays_connected(loop_with):
     data = b"".join(lines(10_000))
     with loop_with(idle=1.0) as run:
         silent = run.client("silent")
@@ -433,7 +433,7 @@ def test_a_client_that_reads_slowly_makes_progress_and_stays(loop_with):
 
 
 @pytest.mark.slow
-def test_a_client_that_takes_less_than_poll_can_tell_makes_progress_too(loop_with):
+def test_a_reader_too_slow_for_poll_to_report_makes_progress(loop_with):
     """Of the send buffer, which the kernel lets grow to megabytes, a third must be free before there is room."""
     data = b"x" * (16 << 20)  # more than it holds
     theirs, ours = tcp_pair(64 << 10)
@@ -454,7 +454,7 @@ def test_a_client_that_takes_less_than_poll_can_tell_makes_progress_too(loop_wit
 # ---- the stop
 
 
-def test_what_had_arrived_is_echoed_after_the_stop_and_then_comes_the_end(loop_with, framing, kind):
+def test_bytes_that_had_arrived_are_echoed_after_the_stop_before_the_close(loop_with, framing, kind):
     data = b"".join(lines(300)) + b"and no newline"
     with loop_with(framing) as run:
         clients = [run.client(i, kind=kind) for i in range(20)]
@@ -474,7 +474,7 @@ def test_what_had_arrived_is_echoed_after_the_stop_and_then_comes_the_end(loop_w
     assert run.counts()["bytes_in"] == run.counts()["bytes_out"] == 20 * (len(data) + 15)
 
 
-def test_what_is_sent_after_the_end_is_thrown_away_and_no_reset_comes(loop_with):
+def test_bytes_sent_after_the_half_close_are_discarded_without_a_reset(loop_with):
     with loop_with() as run:
         sock = run.client("a", kind="tcp")
         ask(sock)
@@ -489,7 +489,7 @@ def test_what_is_sent_after_the_end_is_thrown_away_and_no_reset_comes(loop_with)
 
 
 @pytest.mark.sampled(1)
-def test_those_who_stay_are_left_when_the_time_to_drain_is_over(loop_with, kind):
+def test_clients_that_stay_are_disconnected_at_the_drain_deadline(loop_with, kind):
     with loop_with(drain=0.2) as run:
         lingering = [run.client(i, kind=kind) for i in range(10)]
         deaf = run.client("deaf", kind=kind)
@@ -510,7 +510,7 @@ def test_those_who_stay_are_left_when_the_time_to_drain_is_over(loop_with, kind)
 
 
 @pytest.mark.sampled(1)
-def test_one_who_never_stops_sending_is_left_when_the_time_to_drain_is_over(loop_with, framing):
+def test_a_client_that_never_stops_sending_is_disconnected_at_the_drain_deadline(loop_with, framing):
     with loop_with(framing, drain=0.2) as run:
         sock = run.client("a", kind="tcp")
 
@@ -537,7 +537,7 @@ def sink(sock):
             pass
 
 
-def test_without_a_drain_timeout_the_last_one_is_waited_for(loop_with):
+def test_without_a_drain_timeout_the_loop_waits_for_the_last_client(loop_with):
     with loop_with(drain=None) as run:
         sock = run.client("a")
         ask(sock)
@@ -550,7 +550,7 @@ def test_without_a_drain_timeout_the_last_one_is_waited_for(loop_with):
 
 
 @pytest.mark.sampled(1)
-def test_one_who_reads_late_gets_everything_that_had_been_sent(loop_with, framing):
+def test_a_client_that_reads_late_gets_everything_it_had_sent(loop_with, framing):
     with loop_with(framing) as run:
         late = run.client("late")
         sent = fill(late)
@@ -562,7 +562,7 @@ def test_one_who_reads_late_gets_everything_that_had_been_sent(loop_with, framin
 
 
 @pytest.mark.sampled(1)
-def test_one_who_had_half_closed_gets_everything_too(loop_with):
+def test_a_client_that_had_half_closed_gets_everything(loop_with):
     with loop_with() as run:
         late = run.client("late")
         sent = fill(late)
@@ -573,7 +573,7 @@ def test_one_who_had_half_closed_gets_everything_too(loop_with):
         assert run.next_closing() == ("late", "server stopped", 0, sent)
 
 
-def test_a_connection_that_is_adopted_after_the_stop_is_echoed_what_it_sent(loop_with, kind):
+def test_a_connection_adopted_after_the_stop_is_drained(loop_with, kind):
     with loop_with() as run:
         first = run.client("first")
         run.stop()
@@ -589,7 +589,7 @@ def test_a_connection_that_is_adopted_after_the_stop_is_echoed_what_it_sent(loop
         assert run.next_closing() == ("second", "server stopped", 0, 23)
 
 
-def test_a_connection_that_is_adopted_when_the_time_is_over_is_closed_and_counted(loop_with):
+def test_a_connection_adopted_after_the_drain_deadline_is_closed_and_counted(loop_with):
     with loop_with(drain=0) as run:
         first = run.client("first")
         run.stop()
@@ -601,7 +601,7 @@ def test_a_connection_that_is_adopted_when_the_time_is_over_is_closed_and_counte
     assert run.counts()["closed"] == 2
 
 
-def test_the_loop_ends_with_the_last_connection_after_no_more(loop_with):
+def test_after_no_more_the_loop_ends_with_the_last_connection(loop_with):
     with loop_with() as run:
         first, second = run.client(), run.client()
         ask(first)
@@ -645,7 +645,7 @@ def idle_loop(request):
         os.close(fd)
 
 
-def test_what_is_adopted_before_the_run_is_served_then(loop_with):
+def test_connections_adopted_before_run_are_served(loop_with):
     run = loop_with()
     clients = [run.client() for _ in range(200)]
     for i, sock in enumerate(clients):
@@ -660,7 +660,7 @@ class Peer:
 
 
 @pytest.mark.parametrize("end", ["close", "del"])
-def test_connections_of_a_loop_that_never_ran_are_closed_with_it(end):
+def test_closing_a_loop_that_never_ran_closes_its_connections(end):
     called = []
     loop, pipe = make(on_closed=lambda *closing: called.append(closing))
     peer = Peer()
@@ -693,7 +693,7 @@ def test_connections_of_a_loop_that_never_ran_are_closed_with_it(end):
         os.close(fd)
 
 
-def test_a_loop_in_a_garbage_cycle_still_counts_into_memory_that_is_there(child):
+def test_a_loop_in_a_garbage_cycle_counts_into_memory_that_still_exists(child):
     """A collection takes objects apart before it drops them; the loop's counts must not go before its connections."""
     child("""if True:
         import gc, os, socket
@@ -724,7 +724,7 @@ def test_a_loop_in_a_garbage_cycle_still_counts_into_memory_that_is_there(child)
 
 
 @pytest.mark.sampled(1)
-def test_descriptors_and_memory_come_back_with_lines_held(loop_with):
+def test_closing_with_held_lines_releases_descriptors_and_memory(loop_with):
     before = set(os.listdir("/dev/fd"))
     for _ in range(3):
         run = loop_with(drain=0)
@@ -743,7 +743,7 @@ def test_descriptors_and_memory_come_back_with_lines_held(loop_with):
     assert set(os.listdir("/dev/fd")) == before
 
 
-def test_nothing_is_adopted_after_no_more_and_the_descriptor_stays_the_caller_s(idle_loop):
+def test_nothing_is_adopted_after_no_more_and_the_caller_keeps_the_descriptor(idle_loop):
     left, right = socket.socketpair()
     with left, right:
         idle_loop.no_more()
@@ -755,7 +755,7 @@ def test_nothing_is_adopted_after_no_more_and_the_descriptor_stays_the_caller_s(
     idle_loop.run()
 
 
-def test_a_running_loop_is_neither_closed_nor_run_again(loop_with):
+def test_a_running_loop_cannot_be_closed_or_run_again(loop_with):
     with loop_with() as run:
         sock = run.client()
         ask(sock)
@@ -766,7 +766,7 @@ def test_a_running_loop_is_neither_closed_nor_run_again(loop_with):
         ask(sock)
 
 
-def test_running_again_after_the_end_returns_at_once(loop_with):
+def test_running_again_after_the_end_does_not_block(loop_with):
     with loop_with() as run:
         run.client().close()
         run.finish()
@@ -787,7 +787,7 @@ def test_running_again_after_the_end_returns_at_once(loop_with):
         ({"framing": "lines"}, ValueError),
     ],
 )
-def test_a_wrong_argument_is_refused_and_leaves_nothing_open(options, error):
+def test_an_invalid_argument_is_an_error_and_leaves_nothing_open(options, error):
     reader, writer = os.pipe()
     try:
         wanted = {
@@ -806,7 +806,7 @@ def test_a_wrong_argument_is_refused_and_leaves_nothing_open(options, error):
 
 
 @pytest.mark.parametrize("fd", [-1, -2])
-def test_a_descriptor_that_is_none_is_closed_as_an_error(loop_with, fd):
+def test_an_invalid_descriptor_is_closed_as_an_error(loop_with, fd):
     with loop_with() as run:
         run.loop.adopt(fd, "none")
         assert run.next_closing() == ("none", "error", errno.EBADF, 0)
@@ -816,7 +816,7 @@ def test_a_descriptor_that_is_none_is_closed_as_an_error(loop_with, fd):
 # ---- what is told
 
 
-def test_a_reset_is_told_with_its_errno(loop_with):
+def test_a_reset_is_reported_with_its_errno(loop_with):
     with loop_with() as run:
         sock = run.client("a", kind="tcp")
         ask(sock)
@@ -826,7 +826,7 @@ def test_a_reset_is_told_with_its_errno(loop_with):
 
 
 @pytest.mark.sampled(1)
-def test_a_reset_while_the_client_does_not_read_is_told_too(loop_with):
+def test_a_reset_of_a_client_that_does_not_read_is_reported(loop_with):
     with loop_with() as run:
         sock = run.client("a", kind="tcp")
         fill(sock)
@@ -836,7 +836,7 @@ def test_a_reset_while_the_client_does_not_read_is_told_too(loop_with):
         assert err in (errno.ECONNRESET, errno.EPIPE)
 
 
-def test_a_client_that_is_gone_before_its_answer_is_an_error(loop_with):
+def test_a_client_that_disconnects_before_its_echo_is_an_error(loop_with):
     with loop_with() as run:
         theirs, ours = socket.socketpair()
         theirs.send(b"hello\n")
@@ -845,7 +845,7 @@ def test_a_client_that_is_gone_before_its_answer_is_an_error(loop_with):
         assert run.next_closing() == ("a", "error", errno.EPIPE, 0)
 
 
-def test_what_is_no_socket_is_closed_as_an_error(loop_with):
+def test_a_descriptor_that_is_not_a_socket_is_closed_as_an_error(loop_with):
     with loop_with() as run:
         reader, writer = os.pipe()
         os.write(writer, b"x")
@@ -854,7 +854,7 @@ def test_what_is_no_socket_is_closed_as_an_error(loop_with):
         os.close(writer)
 
 
-def test_connections_without_a_peer_are_told_of_only_while_it_is_wanted(loop_with):
+def test_connections_without_a_peer_are_reported_only_on_request(loop_with):
     with loop_with() as run:
         for wanted in (False, True, False, True):
             run.loop.report_closings(wanted)
@@ -870,7 +870,7 @@ def test_connections_without_a_peer_are_told_of_only_while_it_is_wanted(loop_wit
                 assert run.closings == ([(peer, "end of input", 0, 15)] if peer or wanted else [])
 
 
-def test_a_connection_is_counted_as_closed_when_its_descriptor_is_free(loop_with):
+def test_a_connection_is_counted_as_closed_once_its_descriptor_is_free(loop_with):
     with loop_with() as run:
         theirs, ours = socket.socketpair()
         number = ours.detach()
@@ -881,7 +881,7 @@ def test_a_connection_is_counted_as_closed_when_its_descriptor_is_free(loop_with
             os.fstat(number)
 
 
-def test_the_lengths_of_lines_are_told_however_they_were_cut(loop_with):
+def test_the_lengths_of_lines_are_reported_however_they_arrive(loop_with):
     told = []
     with loop_with(on_line=told.append) as run:
         sock = run.client()
@@ -908,7 +908,7 @@ def test_the_lengths_of_lines_are_told_however_they_were_cut(loop_with):
     assert run.counts()["lines"] == len(wanted)
 
 
-def test_the_lengths_of_pieces_are_told(loop_with):
+def test_the_lengths_of_pieces_are_reported(loop_with):
     told = queue.SimpleQueue()
     with loop_with(max_line=10, on_line=told.put) as run:
         sock = run.client()
@@ -923,7 +923,7 @@ def test_the_lengths_of_pieces_are_told(loop_with):
     assert told.empty()
 
 
-def test_raw_bytes_are_told_as_they_came(loop_with):
+def test_raw_bytes_are_reported_as_they_arrive(loop_with):
     told = []
     with loop_with("raw", on_line=told.append) as run:
         sock = run.client()
@@ -935,7 +935,7 @@ def test_raw_bytes_are_told_as_they_came(loop_with):
     assert run.counts()["lines"] == 0
 
 
-def test_what_callbacks_raise_is_logged_once_in_a_while_and_the_loop_goes_on(loop_with, monkeypatch, caplog):
+def test_exceptions_of_callbacks_are_logged_at_a_limited_rate_and_the_loop_continues(loop_with, monkeypatch, caplog):
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: os._exit(3))
 
     def on_line(n):
@@ -961,7 +961,7 @@ class Raising(list):
         raise KeyError(item)
 
 
-def test_closing_the_loop_from_its_own_callback_is_an_error_and_harms_nobody(loop_with, caplog):
+def test_closing_the_loop_from_its_own_callback_is_a_harmless_error(loop_with, caplog):
     with loop_with(on_line=lambda n: run.loop.close()) as run:
         for _ in range(2):
             ask(run.client())
@@ -1002,7 +1002,7 @@ def test_the_counts_are_exact(loop_with, kind):
 # ---- numbers that are used again, and files that live on
 
 
-def test_descriptor_numbers_are_used_again_at_once(loop_with, framing):
+def test_descriptor_numbers_are_reused_at_once(loop_with, framing):
     with loop_with(framing) as run:
         numbers = set()
         for i in range(300):
@@ -1020,7 +1020,7 @@ def test_descriptor_numbers_are_used_again_at_once(loop_with, framing):
         assert len(numbers) < 100
 
 
-def test_connections_that_come_as_others_go_are_not_mixed_up(loop_with):
+def test_new_connections_are_not_confused_with_closed_ones(loop_with):
     """Memory and numbers of those who go are those of the ones who come, in the same turn."""
     with loop_with() as run:
         old = [run.client() for _ in range(50)]
@@ -1038,7 +1038,7 @@ def test_connections_that_come_as_others_go_are_not_mixed_up(loop_with):
 
 
 @pytest.mark.sampled(1)
-def test_nothing_is_heard_of_a_connection_whose_file_lives_on_in_another_process(loop_with):
+def test_a_closed_connection_that_another_process_holds_causes_no_events(loop_with):
     with loop_with() as run:
         for _ in range(3):
             theirs, ours = socket.socketpair()
@@ -1066,7 +1066,7 @@ def test_nothing_is_heard_of_a_connection_whose_file_lives_on_in_another_process
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("without_epoll", [False, True])
-def test_a_forked_child_that_holds_every_descriptor_disturbs_nothing(child, without_epoll):
+def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_epoll):
     """The poller's, the inbox's and the connections': the loop ends, and hears nothing of what has gone."""
     if not without_epoll and sys.platform != "linux":
         pytest.skip("no epoll here")

@@ -42,7 +42,7 @@ def sweep(engine, allocator, tmp_path, *, step, width):
 
 @pytest.mark.parametrize("allocator", ["python", "libc"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_failed_allocation_ends_one_connection_at_most(engine, allocator, tmp_path):
+def test_a_failed_allocation_closes_at_most_one_connection(engine, allocator, tmp_path):
     assert sweep(engine, allocator, tmp_path, step=97, width=1) > 5
 
 
@@ -50,5 +50,5 @@ def test_a_failed_allocation_ends_one_connection_at_most(engine, allocator, tmp_
 @pytest.mark.parametrize("width", [1, 3, 25])
 @pytest.mark.parametrize("allocator", ["python", "libc"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_no_failed_allocation_ends_more_than_one_connection(engine, allocator, width, tmp_path):
+def test_no_failed_allocation_closes_more_than_one_connection(engine, allocator, width, tmp_path):
     assert sweep(engine, allocator, tmp_path, step=1, width=width) > 500

@@ -45,7 +45,7 @@ FLOODS = [(engine, family) for engine in ("iterative", "process", "thread", "eve
     ("engine", "family"),
     [pytest.param(*flood, marks=[] if flood == ("event", "unix") else pytest.mark.slow) for flood in FLOODS],
 )
-def test_a_flood_of_clients_does_not_put_off_the_end(engine, family, tmp_path):
+def test_a_flood_of_clients_does_not_delay_the_end(engine, family, tmp_path):
     path = str(tmp_path / "echo")
     options = ["-q", "--engine", engine, "--drain-timeout", "0.1"]
     if family == "unix":
@@ -61,7 +61,7 @@ def test_a_flood_of_clients_does_not_put_off_the_end(engine, family, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
-def test_only_those_in_the_queue_at_the_stop_are_served_however_much_time_there_is(engine):
+def test_only_clients_in_the_listen_queue_at_the_stop_are_served(engine):
     """One that holds the drain open for long must not keep the listener open for others."""
     server = EchoServer(host="127.0.0.1", engine=engine, drain_timeout=SECONDS)
     with contextlib.ExitStack() as stack:

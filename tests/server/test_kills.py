@@ -28,7 +28,7 @@ CLIENTS = """if True:
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
-def test_clients_that_are_killed_end_their_own_connections_only(engine):
+def test_killed_clients_affect_only_their_own_connections(engine):
     with EchoServer(engine=engine) as server, dial(server.addresses[0]) as witness:
         ask(witness)
         with Command(None, *server.addresses[0], code=CLIENTS) as clients:
@@ -45,7 +45,7 @@ def test_clients_that_are_killed_end_their_own_connections_only(engine):
 
 
 @needs_proc
-def test_a_child_that_is_killed_ends_its_connection_only_and_is_counted_as_an_error(caplog):
+def test_a_killed_child_affects_only_its_connection_and_is_counted_as_an_error(caplog):
     caplog.set_level("INFO", "rioecho.server")
     others = children(os.getpid())
     with EchoServer(engine="process") as server, contextlib.ExitStack() as stack:
@@ -68,7 +68,7 @@ def test_a_child_that_is_killed_ends_its_connection_only_and_is_counted_as_an_er
 
 
 @needs_proc
-def test_all_children_killed_at_once_leave_a_server_that_serves():
+def test_the_server_keeps_serving_when_all_children_are_killed():
     others = children(os.getpid())
     with EchoServer(engine="process") as server, crowd_of(server.addresses, [stretch(1 << 20)] * 30, TOLD) as crowd:
         crowd.run(lambda: all(client.received for client in crowd.clients))
@@ -83,7 +83,7 @@ def test_all_children_killed_at_once_leave_a_server_that_serves():
 
 
 @needs_proc
-def test_a_child_has_no_descriptors_but_its_own():
+def test_a_child_keeps_only_its_own_descriptors():
     with Server("--engine", "process", "--udp") as server, contextlib.ExitStack() as stack:
         for i in range(10):
             ask(stack.enter_context(dial(server.addresses[i % 2])))
@@ -98,7 +98,7 @@ def test_a_child_has_no_descriptors_but_its_own():
 
 
 @needs_proc
-def test_children_whose_parent_is_killed_echo_what_has_arrived_and_end():
+def test_children_whose_parent_is_killed_drain_and_exit():
     with Server("-q", "--engine", "process") as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.addresses[i % 2])) for i in range(20)]
         for sock in clients:
@@ -154,7 +154,7 @@ def test_a_signal_to_the_whole_process_group_loses_nothing(engine, number):
 
 @pytest.mark.slow
 @needs_proc
-def test_a_suspended_child_is_ended_when_the_time_to_drain_is_over():
+def test_a_suspended_child_is_killed_at_the_drain_deadline():
     server = Server("--engine", "process", "--drain-timeout", "0.3")
     with server, dial(server.address) as suspended:
         ask(suspended)
@@ -175,7 +175,7 @@ def test_a_suspended_child_is_ended_when_the_time_to_drain_is_over():
 
 
 @needs_proc
-def test_a_child_that_was_suspended_and_goes_on_loses_nothing():
+def test_a_child_that_is_suspended_and_resumed_loses_nothing():
     data = stretch(4 << 20)
     with Server("-q", "--engine", "process") as server, crowd_of(server.addresses, [data], piece=5000) as crowd:
         crowd.run(lambda: crowd.clients[0].received > 1000)
@@ -189,7 +189,7 @@ def test_a_child_that_was_suspended_and_goes_on_loses_nothing():
         assert crowd.clients[0].received == len(data)
 
 
-def test_a_second_signal_leaves_no_child_behind():
+def test_a_second_signal_kills_all_children():
     with Server("-q", "--engine", "process", "--drain-timeout", "0") as server, dial(server.address) as sock:
         ask(sock)
         own = children(server.pid)

@@ -16,7 +16,7 @@ def engine(request):
     return request.param
 
 
-def test_a_handler_may_stop_it_at_any_moment(engine, on_alarm):
+def test_a_signal_handler_may_stop_the_server_at_any_time(engine, on_alarm):
     """In the middle of start(), stop(), close() and of another stop()."""
     current = []
     on_alarm(lambda number, frame: [server.stop() for server in current], 0.0003, 0.0003)
@@ -30,7 +30,7 @@ def test_a_handler_may_stop_it_at_any_moment(engine, on_alarm):
         assert server.stats()["active"] == 0
 
 
-def test_a_handler_may_close_it_at_any_moment(engine, on_alarm):
+def test_a_signal_handler_may_close_the_server_at_any_time(engine, on_alarm):
     current = []
     on_alarm(lambda number, frame: [server.close() for server in current], 0.0003, 0.0003)
     for _ in range(30):
@@ -41,7 +41,7 @@ def test_a_handler_may_close_it_at_any_moment(engine, on_alarm):
         server.close()
 
 
-def test_after_a_handler_that_raises_it_can_be_closed(engine, storm):
+def test_the_server_can_be_closed_after_a_handler_raised(engine, storm):
     """In the middle of start(), wait() and close(): closing goes on where it was left."""
     before = set(threading.enumerate())
     chance = random.Random(engine)
@@ -64,7 +64,7 @@ def close_and_look(server):
     return server.stats()["active"]
 
 
-def test_many_threads_may_close_it_at_once(engine):
+def test_many_threads_may_close_the_server_at_once(engine):
     for _ in range(20):
         server = EchoServer(engine=engine)
         server.start()
@@ -75,7 +75,7 @@ def test_many_threads_may_close_it_at_once(engine):
                 assert each.result() == 0  # each has waited for the end
 
 
-def test_one_of_two_threads_that_begin_it_does(engine):
+def test_exactly_one_of_two_threads_starts_the_server(engine):
     for _ in range(10):
         server = EchoServer(engine=engine)
         begun = []
@@ -91,7 +91,7 @@ def test_one_of_two_threads_that_begin_it_does(engine):
         server.close()
 
 
-def test_one_that_is_closed_while_another_thread_begins_it_serves_or_refuses(engine):
+def test_a_server_closed_during_its_start_serves_or_raises(engine):
     for _ in range(30):
         server = EchoServer(engine=engine)
 

@@ -19,7 +19,7 @@ HIGH_NUMBERS = """if True:
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("framing", ["line", "raw"])
 @pytest.mark.parametrize("engine", ["thread", "event"])
-def test_a_client_that_only_sends_takes_little_memory_and_the_others_are_served(engine, framing):
+def test_a_client_that_only_sends_uses_little_memory_and_others_are_served(engine, framing):
     with Server("-q", "--engine", engine, "--framing", framing) as server, contextlib.ExitStack() as stack:
         with dial(server.address) as sock:
             ask(sock)
@@ -35,7 +35,7 @@ def test_a_client_that_only_sends_takes_little_memory_and_the_others_are_served(
 
 
 @pytest.mark.parametrize("engine", ["thread", "event"])
-def test_a_line_without_end_takes_no_more_memory_than_max_line(engine):
+def test_an_endless_line_uses_no_more_memory_than_max_line(engine):
     with Server("-q", "--engine", engine, "--max-line", 1 << 20) as server, dial(server.address) as sock:
         ask(sock)
         before = peak_memory(server.pid)
@@ -49,7 +49,7 @@ def test_a_line_without_end_takes_no_more_memory_than_max_line(engine):
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
-def test_a_thousand_lines_in_one_piece_come_back_from_a_server_with_a_small_max_line(engine):
+def test_a_thousand_lines_in_one_write_are_echoed_with_a_small_max_line(engine):
     data = b"".join(lines(1000))
     with Server("-q", "--engine", engine, "--max-line", 50) as server, dial(server.address) as sock:
         ask(sock, data)
@@ -57,7 +57,7 @@ def test_a_thousand_lines_in_one_piece_come_back_from_a_server_with_a_small_max_
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("high", [False, True])
-def test_without_descriptors_the_server_pauses_does_not_spin_and_goes_on(high):
+def test_without_descriptors_accepting_pauses_without_spinning_and_resumes(high):
     limit, count = (1100, 200) if high else (64, 200)
     server = Server("--host", "127.0.0.1", code=HIGH_NUMBERS if high else None, prelude=f"ulimit -n {limit}")
     with server, contextlib.ExitStack() as stack:

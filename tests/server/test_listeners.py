@@ -90,7 +90,7 @@ def unix_socket(path):
         yield sock
 
 
-def test_passed_sockets_are_found_in_their_order(tcp, unix_socket, udp):
+def test_passed_sockets_are_returned_in_order(tcp, unix_socket, udp):
     assert passed_to(
         """
         for sock in passed_sockets():
@@ -108,11 +108,11 @@ def test_passed_sockets_are_found_in_their_order(tcp, unix_socket, udp):
     ]
 
 
-def test_no_passed_socket_is_a_list_that_is_empty():
+def test_without_passed_sockets_the_list_is_empty():
     assert passed_to("print(passed_sockets())") == ["[]"]
 
 
-def test_what_was_passed_to_another_process_is_left_alone_and_the_variables_go(tcp):
+def test_sockets_passed_to_another_process_are_left_alone_and_the_variables_removed(tcp):
     code = "print(passed_sockets(), os.get_inheritable(3), 'LISTEN_FDS' in os.environ)"
     assert passed_to(code, tcp, pid="1") == ["[] True False"]
 
@@ -127,7 +127,7 @@ def test_what_was_passed_to_another_process_is_left_alone_and_the_variables_go(t
         {"LISTEN_PID": str(os.getppid()), "LISTEN_FDS": "many"},
     ],
 )
-def test_nothing_is_passed_without_both_variables_and_our_number(environ):
+def test_no_socket_is_passed_without_both_variables_and_this_process_id(environ):
     environ |= {"HOME": "/", "LISTEN_FDNAMES": "a", "LISTEN_PIDFDID": "5"}
     assert passed_sockets(environ) == []
     assert environ == {"HOME": "/"}
@@ -135,7 +135,7 @@ def test_nothing_is_passed_without_both_variables_and_our_number(environ):
 
 @pytest.mark.parametrize("value", ["", "many", "-1", "+1", " 1", "1_0", "1.0", "\N{SUPERSCRIPT TWO}", "9" * 5000])
 @pytest.mark.parametrize("name", ["LISTEN_PID", "LISTEN_FDS"])
-def test_a_variable_that_is_no_number_is_a_value_error(name, value):
+def test_a_variable_that_is_not_a_number_is_a_value_error(name, value):
     environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", name: value}
     with pytest.raises(ValueError, match="not a number") as caught:
         passed_sockets(environ)
@@ -176,7 +176,7 @@ AFTER = (
     ],
     ids=["file", "unbound", "connected", "seqpacket", "netlink"],
 )
-def test_a_descriptor_that_is_something_else_is_an_error_that_names_it(tcp, make, number, words):
+def test_an_unsuitable_descriptor_is_an_error_that_names_it(tcp, make, number, words):
     wrong = make()
     try:
         lines = passed_to(COMPLAIN + AFTER, tcp, wrong, tcp)
@@ -193,20 +193,20 @@ def test_a_descriptor_that_is_not_open_is_an_error_that_names_it(tcp, count):
     ]
 
 
-def test_a_malformed_count_is_an_error_and_nothing_is_taken(tcp):
+def test_a_malformed_count_is_an_error_and_no_socket_is_taken_over(tcp):
     assert passed_to(COMPLAIN + AFTER, tcp, count="one") == [
         "ValueError None LISTEN_FDS: not a number of at most 9 digits: 'one'",
         "3",
     ]
 
 
-def test_where_listening_cannot_be_asked_for_it_is_taken_for_granted():
+def test_a_socket_is_assumed_to_listen_if_the_system_cannot_tell():
     with socket.socket() as sock:
         code = "if hasattr(socket, 'SO_ACCEPTCONN'): del socket.SO_ACCEPTCONN\nprint(len(passed_sockets()))"
         assert passed_to(code, sock) == ["1"]
 
 
-def test_a_shell_passes_a_socket_on(tcp):
+def test_a_shell_can_pass_a_socket(tcp):
     code = PRELUDE + "print(passed_sockets()[0].getsockname()[1])"
     script = 'exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
     command = ["/bin/sh", "-c", script, "sh", sys.executable, "-c", code]
@@ -216,7 +216,7 @@ def test_a_shell_passes_a_socket_on(tcp):
 
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed")
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="the sanitizer would be preloaded there, too")
-def test_systemd_passes_sockets_and_they_are_served(path):
+def test_sockets_passed_by_systemd_are_served(path):
     code = PRELUDE + "\n".join(
         [
             "listeners = Listeners(passed=passed_sockets())",
@@ -269,20 +269,20 @@ def test_listeners_are_tcp_unix_and_passed_sockets_in_this_order(path, tmp_path,
         listeners.close()
 
 
-def test_listeners_of_nothing_are_none():
+def test_listeners_may_be_empty():
     listeners = Listeners()
     assert (listeners.sockets, listeners.addresses, listeners.datagrams) == ([], [], [])
     listeners.close()
 
 
-def test_an_ipv6_address_is_a_pair_too():
+def test_an_ipv6_address_is_a_pair():
     with contextlib.closing(Listeners(["localhost"])) as listeners:
         assert {len(address) for address in listeners.addresses} == {2}
         assert len({port for _, port in listeners.addresses}) == 1
 
 
 @needs_linux
-def test_a_passed_socket_with_an_abstract_name_shows_as_text():
+def test_the_abstract_name_of_a_passed_socket_is_a_str():
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind("")  # the kernel chooses a name
         sock.listen()
@@ -293,7 +293,7 @@ def test_a_passed_socket_with_an_abstract_name_shows_as_text():
 @pytest.mark.parametrize(
     "options", [{"paths": ["ours", "missing/socket"]}, {"paths": ["ours", "ours"]}, {"port": -1}, {"paths": 5}]
 )
-def test_after_an_error_nothing_is_open_and_no_file_is_there(tmp_path, monkeypatch, tcp, udp, options):
+def test_after_an_error_nothing_is_open_and_no_file_is_left(tmp_path, monkeypatch, tcp, udp, options):
     monkeypatch.chdir(tmp_path)
     passed = [tcp.dup(), udp.dup()]
     before = set(os.listdir("/dev/fd"))
@@ -328,7 +328,7 @@ def test_a_forked_child_closes_its_descriptors_and_leaves_the_files(path, child)
     assert child(FORK.format(before="", after=""), path) == "0\nFalse\n"
 
 
-def test_a_child_forked_while_another_thread_closes_is_not_stuck(path, child):
+def test_a_child_forked_while_another_thread_closes_does_not_block(path, child):
     before = """
 import warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread, the very thing that is tried
@@ -346,7 +346,7 @@ held.wait()
     assert child(FORK.format(before=before, after="go_on.set(); thread.join()"), path) == "0\nFalse\n"
 
 
-def test_listen_sockets_gives_blocking_sockets_of_one_port():
+def test_listen_sockets_returns_blocking_sockets_on_one_port():
     sockets = listen_sockets(["localhost"], 0)
     assert {sock.gettimeout() for sock in sockets} == {None}
     assert len({sock.getsockname()[1] for sock in sockets}) == 1

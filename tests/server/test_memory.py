@@ -83,7 +83,7 @@ def crowded(run, n=8):
 # ---- the limit
 
 
-def test_beginnings_of_lines_take_no_more_than_the_limit_and_others_are_served(loop_with):
+def test_partial_lines_use_no_more_than_the_limit_and_others_are_served(loop_with):
     limit = 600_000
     with loop_with(limit) as run, crowded(run) as clients:
         assert run.counts()["bytes_in"] < limit + len(clients) * CHUNK_MIN
@@ -102,7 +102,7 @@ def test_a_loop_whose_connections_wait_for_memory_sleeps(loop_with):
         assert time.process_time() - before < 0.2
 
 
-def test_lines_of_many_that_do_not_fit_at_once_all_come_back(loop_with):
+def test_lines_that_do_not_fit_together_are_all_echoed(loop_with):
     """The reserve lets one line at a time come to its end, whoever else waits in the middle of one."""
     data = b"x" * 300_000 + b"\n"
     with loop_with(800_000, max_line=1 << 20) as run:
@@ -112,7 +112,7 @@ def test_lines_of_many_that_do_not_fit_at_once_all_come_back(loop_with):
     assert run.memory.used == 0
 
 
-def test_a_connection_that_waits_goes_on_when_there_is_room(loop_with):
+def test_a_waiting_connection_resumes_when_memory_is_free(loop_with):
     with loop_with(1_200_000) as run, crowded(run, 4) as (*clients, last):
         for sock in clients:
             reset(sock)
@@ -124,7 +124,7 @@ def test_a_connection_that_waits_goes_on_when_there_is_room(loop_with):
         sending.result()
 
 
-def test_the_reset_of_one_that_waits_is_noticed(loop_with):
+def test_the_reset_of_a_waiting_connection_is_noticed(loop_with):
     with loop_with(600_000) as run, crowded(run) as clients:
         for sock in clients:
             reset(sock)
@@ -134,7 +134,7 @@ def test_the_reset_of_one_that_waits_is_noticed(loop_with):
         until(lambda: run.memory.used == 0)
 
 
-def test_one_that_has_sent_all_it_will_gets_it_back_while_it_waits(loop_with):
+def test_a_waiting_connection_that_half_closes_gets_its_bytes_back(loop_with):
     data = b"x" * 400_000
     with loop_with(900_000) as run:
         clients = [run.client(i, kind=("tcp", "unix")[i % 2]) for i in range(6)]
@@ -144,7 +144,7 @@ def test_one_that_has_sent_all_it_will_gets_it_back_while_it_waits(loop_with):
         assert sorted(run.next_closing() for _ in clients) == [(i, "end of input", 0, len(data)) for i in range(6)]
 
 
-def test_one_that_waits_is_closed_when_its_time_is_over(loop_with):
+def test_a_waiting_connection_is_closed_at_its_idle_timeout(loop_with):
     with loop_with(100_000, idle=1.0) as run:
         clients = [run.client(i, kind="tcp") for i in range(3)]
         for sock in clients:
@@ -154,7 +154,7 @@ def test_one_that_waits_is_closed_when_its_time_is_over(loop_with):
         until(lambda: run.memory.used == 0)
 
 
-def test_those_that_wait_get_everything_back_after_the_stop(loop_with):
+def test_waiting_connections_get_everything_back_after_the_stop(loop_with):
     with loop_with(600_000) as run:
         clients = [run.client(i) for i in range(6)]
         sent = [send_some(sock, b"x" * 400_000) for sock in clients]
@@ -178,7 +178,7 @@ def test_the_smallest_limits_serve_lines_of_a_few_kilobytes(loop_with, limit):
         until(lambda: run.memory.used == 0)
 
 
-def test_without_a_limit_everything_is_taken(loop_with):
+def test_without_a_limit_everything_is_read(loop_with):
     with loop_with(0, max_line=0) as run:
         clients = [run.client() for _ in range(4)]
         for sock in clients:
@@ -193,7 +193,7 @@ def test_without_a_limit_everything_is_taken(loop_with):
 # ---- every engine
 
 
-def test_every_engine_keeps_to_the_limit_and_lets_the_others_have_their_turn(engine):
+def test_every_engine_keeps_to_the_limit_and_serves_the_others(engine):
     data = b"x" * 300_000 + b"\n"
     with EchoServer(engine=engine, max_memory=800_000) as server:
         address = server.addresses[0]
@@ -212,7 +212,7 @@ def test_every_engine_keeps_to_the_limit_and_lets_the_others_have_their_turn(eng
     assert server.memory.used == 0
 
 
-def test_every_engine_notices_the_reset_of_one_that_waits(engine):
+def test_every_engine_notices_the_reset_of_a_waiting_connection(engine):
     with EchoServer(engine=engine, max_memory=300_000) as server:
         clients = [dial(server.addresses[0]) for _ in range(4)]
         for sock in clients:
@@ -225,7 +225,7 @@ def test_every_engine_notices_the_reset_of_one_that_waits(engine):
         until(lambda: server.memory.used == 0)
 
 
-def test_every_engine_closes_one_that_waits_when_its_time_is_over(engine):
+def test_every_engine_closes_a_waiting_connection_at_its_idle_timeout(engine):
     with EchoServer(engine=engine, max_memory=100_000, idle_timeout=1) as server:
         clients = [dial(server.addresses[0]) for _ in range(3)]
         for sock in clients:
@@ -237,7 +237,7 @@ def test_every_engine_closes_one_that_waits_when_its_time_is_over(engine):
 
 
 @needs_proc
-def test_what_a_killed_child_had_taken_is_given_back():
+def test_the_memory_of_a_killed_child_is_returned():
     before = children(os.getpid())
     with EchoServer(engine="process", max_memory=300_000) as server:
         clients = [dial(server.addresses[0]) for _ in range(4)]
@@ -260,7 +260,7 @@ def test_what_a_killed_child_had_taken_is_given_back():
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 64 << 20])
-def test_the_memory_of_lines_goes_back_to_the_system(limit):
+def test_the_memory_of_lines_is_returned_to_the_system(limit):
     """Two waves of clients that each send the beginning of a long line; then none is left."""
     clients_n, piece = 400, b"x" * 700_000
     with EchoServer(max_memory=limit, backlog=1000) as server:
@@ -291,7 +291,7 @@ def test_the_memory_of_lines_goes_back_to_the_system(limit):
 
 @needs_proc
 @pytest.mark.slow
-def test_a_connection_that_is_idle_after_a_long_line_costs_no_buffer():
+def test_a_connection_idle_after_a_long_line_has_no_buffer():
     n = 1000
     line = b"x" * 99_999 + b"\n"
     with EchoServer(backlog=1000) as server:
@@ -316,7 +316,7 @@ def test_a_connection_that_is_idle_after_a_long_line_costs_no_buffer():
 # ---- the account
 
 
-def test_shares_give_back_what_they_have_taken_and_their_places():
+def test_shares_return_their_memory_and_their_places():
     budget = MemoryBudget(1000)
     assert (budget.limit, budget.used) == (1000, 0)
     shares = [Share(budget, 100) for _ in range(1000)]
@@ -372,7 +372,7 @@ def test_a_connection_that_waits_while_lines_are_reported_is_not_idle(loop_with)
         flooding.close()
 
 
-def test_a_flood_of_lines_does_not_delay_others_while_each_is_reported(loop_with):
+def test_reporting_a_flood_of_lines_does_not_delay_other_connections(loop_with):
     def latency(run, n=200):
         times = []
         sock = run.client()
@@ -404,7 +404,7 @@ def test_a_flood_of_lines_does_not_delay_others_while_each_is_reported(loop_with
             running.result()
 
 
-def test_a_closing_whose_report_fails_for_want_of_memory_is_reported_later_and_a_line_is_not(loop_with):
+def test_a_closing_whose_report_fails_for_lack_of_memory_is_reported_later(loop_with):
     reported, failures = queue.SimpleQueue(), iter([True] * 6)
 
     def on_line(n):

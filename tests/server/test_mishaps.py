@@ -15,7 +15,7 @@ ENGINES = ("iterative", "process", "thread", "event")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("poller", ["epoll", "poll"])
-def test_a_server_that_stood_still_does_not_take_its_clients_for_idle(poller):
+def test_a_suspended_server_does_not_close_its_clients_as_idle(poller):
     """More of them than are told of at once: it looks what has come before it closes any."""
     with Server("-q", "--idle-timeout", "1", environment={"RIOECHO_POLLER": poller}) as server:
         socks = [dial(server.address) for _ in range(300)]
@@ -67,7 +67,7 @@ def test_a_forked_child_that_closes_its_copy_leaves_the_server_alone(child, engi
     assert child(code, engine).split() == ["2", "2", "21", "21"]
 
 
-def test_a_server_whose_engine_cannot_start_does_not_say_that_it_listens():
+def test_a_server_whose_engine_cannot_start_prints_no_ready_line():
     with Server("--workers", "50", prelude="ulimit -n 40", ready=False) as server:
         assert server.status() == 1
         assert server.out.text == ""
@@ -76,7 +76,7 @@ def test_a_server_whose_engine_cannot_start_does_not_say_that_it_listens():
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_counts_are_never_of_different_moments(engine):
+def test_the_counts_are_consistent_with_each_other(engine):
     """Clients come and go all the time, one at once: no look shows more than one."""
     with Server(
         "-q", "--engine", engine, "--max-connections", "1", "--stats", "0.01", "--log-format", "json"

@@ -93,7 +93,7 @@ def test_in_mixed_traffic_every_byte_is_accounted_for(kind, framing):
 
 
 @pytest.mark.sampled(1)
-def test_in_mixed_traffic_of_clients_who_behave_what_came_in_went_out(kind, framing):
+def test_in_mixed_traffic_of_well_behaved_clients_bytes_out_equals_bytes_in(kind, framing):
     chance = random.Random(f"{kind} {framing}")
     sent = 0
     with EchoServer(framing=framing, max_line=100_000, **kind) as server, Crowd() as crowd:
@@ -112,7 +112,7 @@ def test_in_mixed_traffic_of_clients_who_behave_what_came_in_went_out(kind, fram
 
 
 @pytest.mark.sampled(1)
-def test_a_stop_at_any_moment_loses_nothing_that_was_acknowledged(kind, framing):
+def test_a_stop_at_any_time_loses_nothing_that_was_acknowledged(kind, framing):
     chance = random.Random(f"{kind} {framing}")
     for _ in range(ROUNDS):
         limit = chance.choice([0, 3])
@@ -180,7 +180,7 @@ def gate(caplog):
 
 
 @pytest.mark.parametrize("attempt", range(2))
-def test_one_who_leaves_at_the_stop_does_not_have_the_loop_forget_the_others(gate, attempt):
+def test_a_close_at_the_stop_does_not_make_the_loop_forget_other_connections(gate, attempt):
     """Telling of a connection's end interrupts the draining: whoever was read from, not to the end, is still there."""
     data = b"x" * 100_000  # one read of the loop, and a part of another; and no newline
     with EchoServer(drain_timeout=SECONDS) as server, contextlib.ExitStack() as stack:
@@ -215,7 +215,7 @@ def wait_until_free(address):
 
 
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
-def test_close_waits_until_the_end_of_every_connection_has_been_logged(gate, engine, caplog):
+def test_close_waits_until_every_closed_connection_has_been_logged(gate, engine, caplog):
     with EchoServer(engine=engine) as server:
         with dial(server.addresses[0]) as sock:
             ask(sock)
@@ -229,7 +229,7 @@ def test_close_waits_until_the_end_of_every_connection_has_been_logged(gate, eng
 
 
 @pytest.mark.slow
-def test_stop_from_many_threads_while_another_one_closes():
+def test_many_threads_may_stop_the_server_while_another_closes_it():
     """The descriptor that stop() writes to is not written to once it is closed, and perhaps a stranger's."""
     for _ in range(ROUNDS * 5):
         server = EchoServer()

@@ -37,7 +37,7 @@ def ends(sock):
 @needs_proc
 @pytest.mark.parametrize("framing", ["line", "raw"])
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
-def test_who_only_sends_costs_little_memory_and_is_closed_as_idle_and_the_others_are_served(engine, framing):
+def test_clients_that_only_send_use_little_memory_and_are_closed_as_idle(engine, framing):
     n = 1 if engine == "iterative" else 3
     options = ["--engine", engine, "--framing", framing, "--idle-timeout", "1", "--max-line", "65536"]
     with Server("-q", *options) as server, contextlib.ExitStack() as stack:
@@ -92,7 +92,7 @@ def test_an_idle_connection_costs_less_than_a_kibibyte(workers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
-def test_without_descriptors_clients_wait_and_are_served_as_others_leave(engine):
+def test_without_descriptors_clients_wait_until_others_disconnect(engine):
     server = Server("--engine", engine, "--host", "127.0.0.1", prelude="ulimit -n 64")
     with server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.address)) for _ in range(200)]
@@ -122,7 +122,7 @@ def test_without_descriptors_clients_wait_and_are_served_as_others_leave(engine)
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
-def test_without_descriptors_sigterm_has_those_who_wait_served_as_others_end(engine):
+def test_without_descriptors_waiting_clients_are_served_after_sigterm(engine):
     server = Server("-q", "--engine", engine, "--host", "127.0.0.1", "--drain-timeout", SECONDS, prelude="ulimit -n 64")
     with server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.address)) for _ in range(150)]
@@ -158,7 +158,7 @@ def few_processes(n):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["process", "thread"])
-def test_without_processes_clients_wait_and_are_served_as_others_leave(engine):
+def test_without_processes_clients_wait_until_others_disconnect(engine):
     with Server("--engine", engine, "--host", "127.0.0.1", prelude=few_processes(30)) as server:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(dial(server.address)) for _ in range(80)]
@@ -183,7 +183,7 @@ def test_without_processes_clients_wait_and_are_served_as_others_leave(engine):
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("engine", ["process", "event"])
-def test_without_threads_to_begin_with_it_says_so_in_one_line_and_exits_with_1(engine, n):
+def test_without_threads_the_command_prints_one_line_and_exits_with_1(engine, n):
     with Server("--engine", engine, prelude=few_processes(n), ready=False) as server:
         assert server.status() == 1
         assert server.complaint() == "rioecho-server: can't start new thread"
@@ -205,7 +205,7 @@ def many_descriptors():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["thread", "event"])
-def test_in_an_address_space_that_is_too_small_for_all_clients_it_serves_on(engine, many_descriptors):
+def test_the_server_keeps_serving_in_an_address_space_too_small_for_all_clients(engine, many_descriptors):
     """9,000 beginnings of lines, in 148 MB: whoever finds no memory waits, or is ended, and the server stays."""
     n = 9000
     if many_descriptors < n + 100:

@@ -30,7 +30,7 @@ def dial_to(server):
         yield server, sock
 
 
-def test_what_had_arrived_is_echoed_and_then_comes_the_end(engine, framing):
+def test_bytes_that_had_arrived_are_echoed_before_the_close(engine, framing):
     data = b"".join(lines(200)) + b"and no newline"
     with EchoServer(engine=engine, framing=framing) as server, dial(server.addresses[0]) as sock:
         ask(sock)
@@ -46,7 +46,7 @@ def send_as_far_as_possible(sock, data):
         sock.sendall(data)
 
 
-def test_what_had_arrived_is_echoed_to_a_client_that_reads_late(engine):
+def test_bytes_that_had_arrived_are_echoed_to_a_client_that_reads_late(engine):
     data = binary(4_000_000)
     with EchoServer(engine=engine, drain_timeout=SECONDS) as server, dial(server.addresses[0]) as sock:
         ask(sock)
@@ -61,7 +61,7 @@ def test_what_had_arrived_is_echoed_to_a_client_that_reads_late(engine):
 
 
 @pytest.mark.sampled(1)
-def test_a_client_that_was_connected_but_not_yet_accepted_is_served_too(engine):
+def test_a_client_connected_but_not_yet_accepted_is_served(engine):
     """Its bytes have been acknowledged by the kernel: it has been promised that they arrived."""
     server = EchoServer(engine=engine)
     with contextlib.ExitStack() as stack:
@@ -76,7 +76,7 @@ def test_a_client_that_was_connected_but_not_yet_accepted_is_served_too(engine):
                 assert receive_all(sock) == b"in the queue\n"
 
 
-def test_clients_that_wait_behind_another_are_served_before_the_iterative_server_stops():
+def test_waiting_clients_are_served_before_the_iterative_server_stops():
     with dial_to(EchoServer(engine="iterative")) as (server, first), dial(server.addresses[0]) as second:
         ask(first)
         second.sendall(b"I can wait\n")
@@ -88,7 +88,7 @@ def test_clients_that_wait_behind_another_are_served_before_the_iterative_server
 
 
 @pytest.mark.sampled(1)
-def test_a_client_that_never_closes_is_left_when_the_time_is_over(engine):
+def test_a_client_that_never_closes_is_disconnected_at_the_drain_deadline(engine):
     start = time.monotonic()
     with dial_to(EchoServer(engine=engine, drain_timeout=0.2)) as (server, sock):
         ask(sock)
@@ -100,7 +100,7 @@ def test_a_client_that_never_closes_is_left_when_the_time_is_over(engine):
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_client_that_floods_is_left_when_the_time_is_over(engine, framing, reads):
+def test_a_flooding_client_is_disconnected_at_the_drain_deadline(engine, framing, reads):
     ended = threading.Event()
 
     def flood(sock):
@@ -127,7 +127,7 @@ def test_a_client_that_floods_is_left_when_the_time_is_over(engine, framing, rea
     assert stats["closed"] == stats["accepted"] == 1
 
 
-def test_a_client_that_goes_on_sending_reads_its_echo_and_the_end_and_no_reset(engine):
+def test_a_client_that_keeps_sending_reads_its_echo_and_eof_and_no_reset(engine):
     with dial_to(EchoServer(engine=engine)) as (server, sock):
         ask(sock)
         sock.sendall(b"before\n")
@@ -140,7 +140,7 @@ def test_a_client_that_goes_on_sending_reads_its_echo_and_the_end_and_no_reset(e
         assert sock.recv(1) == b""
 
 
-def test_stop_is_for_any_thread(engine):
+def test_any_thread_may_stop_the_server(engine):
     with dial_to(EchoServer(engine=engine)) as (server, sock):
         ask(sock)
         Running(server.stop).result()
@@ -148,7 +148,7 @@ def test_stop_is_for_any_thread(engine):
         sock.close()
 
 
-def test_stop_before_the_start_is_kept(engine):
+def test_a_stop_before_the_start_takes_effect(engine):
     server = EchoServer(engine=engine)
     server.stop()
     server.serve_forever()
@@ -169,7 +169,7 @@ def test_stopping_and_closing_again_does_nothing():
     assert server.stats()["accepted"] == 0
 
 
-def test_many_threads_may_stop_it_at_once(engine):
+def test_many_threads_may_stop_the_server_at_once(engine):
     with dial_to(EchoServer(engine=engine)) as (server, sock):
         ask(sock)
         for each in [Running(server.stop) for _ in range(20)]:
@@ -177,7 +177,7 @@ def test_many_threads_may_stop_it_at_once(engine):
         assert receive_all(sock) == b""
 
 
-def test_no_new_client_is_taken_after_the_stop(engine):
+def test_no_new_client_is_accepted_after_the_stop(engine):
     with dial_to(EchoServer(engine=engine)) as (server, sock):
         ask(sock)
         server.stop()
@@ -199,7 +199,7 @@ def test_serve_forever_serves_in_the_calling_thread_until_stopped(engine):
     server.close()
 
 
-def test_close_waits_for_whoever_serves(engine):
+def test_close_waits_until_serving_has_ended(engine):
     server = EchoServer(engine=engine)
     running = Running(server.serve_forever)
     with dial(server.addresses[0]) as sock:
@@ -213,7 +213,7 @@ def test_close_waits_for_whoever_serves(engine):
     assert server.stats()["closed"] == 1
 
 
-def test_an_error_in_the_block_closes_the_server_all_the_same(engine):
+def test_an_error_in_the_block_closes_the_server(engine):
     with pytest.raises(KeyError), EchoServer(engine=engine) as server:
         raise KeyError
     with pytest.raises(ConnectionRefusedError):
@@ -248,14 +248,14 @@ def test_a_reset_while_draining_ends_it(engine):
     assert server.stats()["closed"] == 1
 
 
-def test_starting_twice_is_an_error_and_the_server_goes_on(engine):
+def test_starting_twice_is_an_error_and_the_server_keeps_serving(engine):
     with dial_to(EchoServer(engine=engine)) as (server, sock):
         with pytest.raises(RuntimeError):
             server.start()
         assert exchange(sock, b"still there\n") == b"still there\n"
 
 
-def test_serve_forever_waits_where_it_serves_already(engine):
+def test_serve_forever_waits_if_the_server_was_started(engine):
     events = []
 
     def serve(server):
@@ -283,7 +283,7 @@ def test_a_closed_server_does_not_start_again(engine, begin):
 
 
 @pytest.mark.parametrize("seconds", [1e12, float("inf")])
-def test_a_drain_timeout_of_ages_is_no_limit(engine, seconds):
+def test_a_huge_drain_timeout_means_no_limit(engine, seconds):
     with EchoServer(engine=engine, drain_timeout=seconds) as server, dial(server.addresses[0]) as sock:
         ask(sock)
         server.stop()
@@ -291,7 +291,7 @@ def test_a_drain_timeout_of_ages_is_no_limit(engine, seconds):
     assert server.stats()["closed"] == 1
 
 
-def test_a_long_queue_of_clients_that_stay_does_not_add_up_to_more_than_the_drain_timeout():
+def test_draining_a_long_queue_takes_no_longer_than_the_drain_timeout():
     server = EchoServer(engine="iterative", drain_timeout=0.5)
     server.start()
     with contextlib.ExitStack() as stack:

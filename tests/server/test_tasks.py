@@ -13,7 +13,7 @@ from rioecho._server.tasks import Task, WaitGroup
 from support.peers import SECONDS, Running
 
 
-def test_a_task_is_called_once_in_a_thread_that_has_its_name():
+def test_a_task_is_called_once_in_a_thread_with_its_name():
     called = []
     ended = Latch()
     task = Task(
@@ -25,7 +25,7 @@ def test_a_task_is_called_once_in_a_thread_that_has_its_name():
     assert called == [((1, 2), "one")]
 
 
-def test_threads_that_have_ended_are_listed_no_more():
+def test_ended_threads_are_no_longer_listed():
     before = set(threading.enumerate())
     group = WaitGroup()
     for i in range(20):
@@ -35,7 +35,7 @@ def test_threads_that_have_ended_are_listed_no_more():
     assert set(threading.enumerate()) == before
 
 
-def test_a_group_is_waited_for_no_longer_than_asked():
+def test_waiting_for_a_group_ends_at_the_timeout():
     group, gate = WaitGroup(), Latch()
     Task(gate.wait, name="waits", group=group).start()
     group.close()
@@ -55,7 +55,7 @@ def test_a_cancelled_task_is_never_called_and_has_ended():
     assert ended.is_open
 
 
-def test_an_exception_is_an_end_as_well_and_is_told_of(monkeypatch):
+def test_an_exception_ends_the_task_and_is_reported(monkeypatch):
     def fails():
         raise OSError("no")
 
@@ -126,7 +126,7 @@ def test_signals_go_to_the_main_thread(on_alarm):
     assert handled
 
 
-def test_a_latch_lets_everybody_go():
+def test_a_latch_releases_all_waiting_threads():
     latch = Latch()
     waiting = [Running(latch.wait) for _ in range(20)]
     assert not latch.wait(0.01)
@@ -137,7 +137,7 @@ def test_a_latch_lets_everybody_go():
     assert latch.wait()
 
 
-def test_a_handler_that_raises_in_a_wait_leaves_the_latch_as_it_was(alarm):
+def test_a_handler_that_raises_during_a_wait_leaves_the_latch_unchanged(alarm):
     latch = Latch()
     alarm(0.01)
     with pytest.raises(alarm.error):
@@ -164,7 +164,7 @@ def test_a_wake_pipe_wakes_drops_and_closes():
     stop.close()
 
 
-def test_a_stop_is_over_when_its_time_is():
+def test_a_stop_is_over_at_the_drain_deadline():
     stop, pipe = Stop(0.05), WakePipe()
     assert not stop.requested
     assert not stop.is_over
@@ -182,7 +182,7 @@ def test_a_stop_is_over_when_its_time_is():
     pipe.close()
 
 
-def test_a_stop_without_a_limit_is_never_over():
+def test_a_stop_without_a_deadline_is_never_over():
     stop = Stop(None)
     stop.request()
     assert not stop.is_over

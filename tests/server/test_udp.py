@@ -133,7 +133,7 @@ def counted(datagrams=0, dropped=0, bytes_in=0, bytes_out=0):
 
 
 @pytest.mark.parametrize("host", [V4, V6])
-def test_a_datagram_of_every_size_comes_back_whole(host):
+def test_a_datagram_of_every_size_is_echoed_whole(host):
     with Serving(host) as server, client(server.address) as sock:
         for n in SIZES:
             ask(sock, binary(n))
@@ -142,7 +142,7 @@ def test_a_datagram_of_every_size_comes_back_whole(host):
         nothing_more(sock)
 
 
-def test_the_longest_datagram_of_ipv6_comes_back_whole():
+def test_the_longest_datagram_of_ipv6_is_echoed_whole():
     with Serving(V6) as server, client(server.address) as sock:
         try:
             sock.send(binary(65_527))
@@ -170,7 +170,7 @@ def test_each_datagram_is_answered_at_most_once_and_with_the_same_bytes():
             nothing_more(sock)
 
 
-def test_an_answer_comes_from_the_address_that_was_asked():
+def test_an_answer_comes_from_the_destination_address():
     with Serving(V4, V6) as server:
         for address in server.addresses:
             with client(address) as sock:
@@ -178,7 +178,7 @@ def test_an_answer_comes_from_the_address_that_was_asked():
                 assert sock.recvfrom(100) == (b"who?", address)
 
 
-def test_empty_datagrams_come_back_one_for_one():
+def test_empty_datagrams_are_echoed_one_for_one():
     with Serving(V4) as server, client(server.address) as sock:
         for _ in range(10):
             sock.send(b"")
@@ -187,7 +187,7 @@ def test_empty_datagrams_come_back_one_for_one():
         nothing_more(sock)
 
 
-def test_a_client_does_not_get_what_is_left_of_a_longer_datagram_before():
+def test_an_answer_contains_no_bytes_of_an_earlier_longer_datagram():
     with Serving(V4) as server, client(server.address) as one, client(server.address) as other:
         ask(one, b"x" * 60_000)
         ask(other, b"short")
@@ -196,7 +196,7 @@ def test_a_client_does_not_get_what_is_left_of_a_longer_datagram_before():
 
 @pytest.mark.parametrize("program", ["nc", "socat"])
 @pytest.mark.parametrize("host", [V4, V6])
-def test_a_client_that_everybody_has_gets_its_lines_back(program, host):
+def test_common_client_programs_get_their_lines_back(program, host):
     path = shutil.which(program)
     if path is None:
         pytest.skip(f"no {program} here")
@@ -266,13 +266,13 @@ ports = st.integers(0, 65_535) | st.sampled_from([0, 1023, 1024, *OWN])
 
 @deterministic
 @given(addresses, ports)
-def test_the_guard_judges_an_address_as_the_standard_library_does(address, port):
+def test_the_guard_agrees_with_the_standard_library_about_addresses(address, port):
     assert bool(refusal(packed(str(address)), port, OWN)) == expected(address, port)
 
 
 @deterministic
 @given(addresses)
-def test_an_address_is_packed_as_the_standard_library_does(address):
+def test_packed_agrees_with_the_standard_library(address):
     shorter = address.ipv4_mapped if address.version == 6 and address.ipv4_mapped else address
     assert packed(str(address)) == shorter.packed
     if address.version == 6:
@@ -303,7 +303,7 @@ def test_a_client_on_a_port_below_1024_gets_no_answer(port):
         nothing_more(low)
 
 
-def test_port_1024_is_a_client_s():
+def test_a_client_on_port_1024_gets_an_answer():
     with Serving(V4) as server:
         try:
             context = client(server.address, "127.0.0.7", 1024)
@@ -316,13 +316,13 @@ def test_port_1024_is_a_client_s():
 
 
 @pytest.mark.parametrize("host", [V4, V6])
-def test_a_datagram_that_comes_from_ourselves_gets_no_answer(host):
+def test_a_datagram_from_the_socket_itself_gets_no_answer(host):
     with Serving(host) as server:
         server.sockets[0].sendto(b"me", server.address)
         assert server.stop() == counted(0, 1, 2, 0)
 
 
-def test_a_datagram_from_one_of_our_sockets_to_another_gets_no_answer():
+def test_a_datagram_between_two_sockets_of_the_server_gets_no_answer():
     with Serving(V4, V4) as server:
         one, other = server.sockets
         one.sendto(b"ping", other.getsockname())
@@ -381,12 +381,12 @@ def test_a_forged_source_gets_no_answer(forge, source):
         assert counts == counted(1, 1, 12, 6)
 
 
-def test_a_local_client_gets_an_answer_from_a_socket_that_is_bound_to_any_address():
+def test_a_local_client_gets_an_answer_from_a_wildcard_socket():
     with Serving(ANY) as server, client((V4, server.address[1])) as sock:
         ask(sock)
 
 
-def test_a_local_client_over_ipv4_gets_an_answer_from_an_ipv6_socket_that_takes_both():
+def test_a_local_ipv4_client_gets_an_answer_from_a_dual_stack_socket():
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as both:
         both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         both.bind(("::", 0))
@@ -394,7 +394,7 @@ def test_a_local_client_over_ipv4_gets_an_answer_from_an_ipv6_socket_that_takes_
             ask(sock)
 
 
-def test_an_ipv6_socket_that_takes_both_answers_a_mapped_client_in_its_form():
+def test_a_dual_stack_socket_answers_a_mapped_client_in_its_form():
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as both:
         both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         both.bind(("::ffff:127.0.0.1", 0))
@@ -482,7 +482,7 @@ def test_a_datagram_to_a_multicast_address_is_dropped_and_counted(host, group):
         nothing_more(sock)
 
 
-def test_a_broadcast_to_an_ipv6_socket_that_takes_both_is_dropped():
+def test_a_broadcast_to_a_dual_stack_socket_is_dropped():
     with (
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as both,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
@@ -503,14 +503,14 @@ def test_a_broadcast_to_an_ipv6_socket_that_takes_both_is_dropped():
 
 @linux_only
 @pytest.mark.parametrize("host", [V4, "127.0.0.9", "127.255.255.254"])
-def test_an_answer_leaves_from_the_address_that_was_asked_of_a_socket_bound_to_any(host):
+def test_an_answer_of_a_wildcard_socket_comes_from_the_destination_address(host):
     with Serving(ANY) as server, client((host, server.address[1])) as sock:
         sock.send(b"who?")
         assert sock.recvfrom(100) == (b"who?", (host, server.address[1]))
 
 
 @linux_only
-def test_an_answer_over_ipv6_leaves_from_the_address_that_was_asked():
+def test_an_answer_over_ipv6_comes_from_the_destination_address():
     path = shutil.which("ip")
     said = subprocess.run([path, "-6", "addr"], capture_output=True, text=True).stdout if path else ""
     lines = [line.split() for line in said.splitlines()]
@@ -530,7 +530,7 @@ def test_an_answer_over_ipv6_leaves_from_the_address_that_was_asked():
             assert sock.recvfrom(100) == (b"who?", address)
 
 
-def test_many_destinations_are_not_all_remembered():
+def test_the_cache_of_destinations_is_bounded():
     with Serving(ANY) as server:
         for i in range(MAX_DESTINATIONS + 10):
             try:
@@ -554,7 +554,7 @@ def test_many_destinations_are_not_all_remembered():
         ([(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, bytes(10) + b"\xff" * 6 + bytes(4))], True),
     ],
 )
-def test_a_destination_is_read_from_what_the_kernel_says(ancillary, many):
+def test_a_destination_is_read_from_the_ancillary_data(ancillary, many):
     assert Destination(tuple(ancillary)).is_many is many
 
 
@@ -593,7 +593,7 @@ def test_a_source_gets_its_burst_at_once_and_then_its_rate():
     assert allowed(limit, A, 10) == 5
 
 
-def test_what_one_source_does_takes_nothing_from_another():
+def test_sources_are_limited_independently():
     limit, _ = limiter(rate=1, burst=3)
     assert allowed(limit, A, 100) == 3
     assert allowed(limit, B, 3) == 3
@@ -616,7 +616,7 @@ def test_a_source_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(one, other, s
 
 
 @pytest.mark.parametrize("rate", [0.5, 4, 1000, 3e6])
-def test_a_source_that_keeps_asking_gets_its_rate_and_a_burst_in_any_time(rate):
+def test_a_busy_source_gets_at_most_its_rate_and_one_burst(rate):
     limit, clock = limiter(rate, burst=8)
     start, answers = clock.now, 0
     for _ in range(5000):
@@ -628,7 +628,7 @@ def test_a_source_that_keeps_asking_gets_its_rate_and_a_burst_in_any_time(rate):
 
 @deterministic
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), max_size=80), st.integers(1, 6))
-def test_the_limiter_counts_as_a_bucket_of_whole_tokens_does(steps, burst):
+def test_the_limiter_agrees_with_a_model_of_whole_tokens(steps, burst):
     limit, clock = limiter(rate=4, burst=burst)
     eighths = {}  # of a token, and the tick at which there were so many: a tick is 1/8 of the time that a token takes
     tick = 0
@@ -641,7 +641,7 @@ def test_the_limiter_counts_as_a_bucket_of_whole_tokens_does(steps, burst):
         eighths[number] = (held - 8 if held >= 8 else held, tick)
 
 
-def test_only_so_many_sources_are_remembered_those_seen_last():
+def test_only_the_sources_seen_last_are_remembered():
     limit, _ = limiter(rate=1, burst=1, max_sources=3)
     for i in range(10_000):
         assert limit.allows(i.to_bytes(4, "big"))
@@ -654,7 +654,7 @@ def test_only_so_many_sources_are_remembered_those_seen_last():
     assert limit.allows(seen[1])
 
 
-def test_a_source_that_sends_on_is_not_forgotten_for_others_that_come_and_go():
+def test_an_active_source_is_not_forgotten_for_others():
     limit, _ = limiter(rate=1, burst=1, max_sources=10)
     assert limit.allows(A)
     for i in range(1000):
@@ -662,7 +662,7 @@ def test_a_source_that_sends_on_is_not_forgotten_for_others_that_come_and_go():
         assert not limit.allows(A)
 
 
-def test_a_source_gets_no_more_answers_than_the_limit_and_others_get_theirs():
+def test_a_source_gets_no_more_answers_than_the_limit():
     with Serving(V4, rate=1e-9, burst=5) as server, client(server.address) as one:
         for i in range(12):
             one.send(b"%02d" % i)
@@ -680,7 +680,7 @@ def test_a_source_gets_no_more_answers_than_the_limit_and_others_get_theirs():
         nothing_more(one)
 
 
-def test_another_port_is_no_other_source():
+def test_another_port_is_the_same_source():
     with Serving(V4, rate=1e-9, burst=5) as server:
         for _ in range(12):
             with client(server.address) as sock:
@@ -689,7 +689,7 @@ def test_another_port_is_no_other_source():
         assert (counts["datagrams"], counts["dropped"]) == (5, 7)
 
 
-def test_a_rate_of_0_is_no_limit():
+def test_a_rate_of_0_means_no_limit():
     with Serving(V4, rate=0) as server, client(server.address) as sock:
         for i in range(3000):
             ask(sock, b"%d" % i)
@@ -719,7 +719,7 @@ def test_a_loop_between_two_echoes_ends_when_the_limit_is_reached():
         nothing_more(other.sockets[0])
 
 
-def test_many_loops_between_two_echoes_end_too():
+def test_many_loops_between_two_echoes_end():
     with Serving(V4, V6, rate=1, burst=100) as one, Serving(V4, V6, rate=1, burst=100) as other:
         start = time.monotonic()
         for i in range(20):
@@ -742,7 +742,7 @@ def test_a_loop_between_two_echoes_on_one_port_does_not_begin():
             assert other.stop() == counted()
 
 
-def test_what_answers_everything_on_a_high_port_gets_no_more_than_the_limit():
+def test_a_service_that_answers_everything_gets_no_more_than_the_limit():
     with Serving(V4, rate=10, burst=20) as server, client(server.address) as reflector:
         start = time.monotonic()
         answers = 0
@@ -802,7 +802,7 @@ def test_an_answer_that_the_kernel_does_not_send_is_dropped(forge):
 
 
 @pytest.mark.parametrize("host", [V4, V6])
-def test_a_client_that_has_gone_costs_no_more_than_its_own_answers(host):
+def test_a_disconnected_client_loses_only_its_own_answers(host):
     (connected,) = udp_sockets([(host, 0)])
     with client(connected.getsockname(), host) as sock:
         connected.connect(sock.getsockname())  # so that the kernel tells of what did not arrive
@@ -821,7 +821,7 @@ def test_a_client_that_has_gone_costs_no_more_than_its_own_answers(host):
 
 @pytest.mark.slow
 @linux_only
-def test_an_error_that_stays_does_not_burn_a_processor():
+def test_a_persistent_error_is_not_a_busy_loop():
     (sock,) = udp_sockets([(V4, 0)])
     sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR: its queue is for the caller to empty, and nobody does
     with Serving(sockets=[sock]) as server:
@@ -864,7 +864,7 @@ def test_a_broken_socket_is_an_error(name):
 # ---- stopping
 
 
-def test_what_has_arrived_before_the_stop_is_answered():
+def test_datagrams_that_arrived_before_the_stop_are_answered():
     sockets = udp_sockets([(V4, 0), (V6, 0)])
     with sockets[0], sockets[1], stop_pipe() as (stop_fd, stop), contextlib.ExitStack() as stack:
         clients = [stack.enter_context(client(sock.getsockname())) for sock in sockets]
@@ -891,7 +891,7 @@ def test_a_closed_stop_pipe_is_a_stop():
 
 
 @pytest.mark.parametrize("rate", [0, 1000])
-def test_a_stop_is_seen_in_a_flood(rate):
+def test_a_stop_is_noticed_during_a_flood(rate):
     over = threading.Event()
 
     def flood(address):
@@ -932,7 +932,7 @@ class Endless(socket.socket):
 
 
 @pytest.mark.parametrize("batches", [0, 1, 3])
-def test_a_stop_is_seen_after_a_batch_and_the_rest_is_bounded_too(batches):
+def test_a_stop_is_noticed_after_a_batch_and_the_rest_is_bounded(batches):
     with Endless(socket.AF_INET, socket.SOCK_DGRAM) as endless, stop_pipe() as (stop_fd, endless.stop):
         endless.bind((V4, 0))
         with client(endless.getsockname()) as sock:
@@ -1037,13 +1037,13 @@ def test_answers_are_not_logged(logged):
         ({"max_sources": 0}, "max_sources"),
     ],
 )
-def test_a_wrong_argument_is_refused_by_name(options, words):
+def test_an_invalid_argument_is_an_error_that_names_it(options, words):
     with pytest.raises(ValueError, match=words):
         UdpEcho([], stop_fd=0, **options)
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
-def test_a_limiter_has_a_rate(rate):
+def test_a_limiter_needs_a_rate(rate):
     with pytest.raises(ValueError, match="rate"):
         Limiter(rate, 1, 1)
 
@@ -1051,12 +1051,12 @@ def test_a_limiter_has_a_rate(rate):
 @pytest.mark.parametrize(
     ("family", "kind"), [(socket.AF_INET, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_DGRAM)]
 )
-def test_only_udp_sockets_are_taken(family, kind):
+def test_only_udp_sockets_are_accepted(family, kind):
     with socket.socket(family, kind) as sock, pytest.raises(ValueError, match="UDP"):
         UdpEcho([sock], stop_fd=0)
 
 
-def test_sockets_are_bound_where_they_are_told_to_be_each_family_by_itself():
+def test_sockets_are_bound_to_the_given_addresses_each_family_separately():
     (probe,) = udp_sockets([(V4, 0)])
     port = probe.getsockname()[1]
     probe.close()
@@ -1082,7 +1082,7 @@ def test_the_wildcard_addresses_of_both_families_share_a_port():
 
 
 @pytest.mark.parametrize("taken", [V4, V6])
-def test_a_port_in_use_is_refused_by_name_and_nothing_stays_open(taken):
+def test_a_port_in_use_is_an_error_that_names_it_and_nothing_stays_open(taken):
     (other,) = udp_sockets([(taken, 0)])
     with other:
         port = other.getsockname()[1]
@@ -1095,7 +1095,7 @@ def test_a_port_in_use_is_refused_by_name_and_nothing_stays_open(taken):
         assert set(os.listdir("/dev/fd")) == before
 
 
-def test_a_port_in_use_by_one_who_would_share_it_is_refused():
+def test_a_port_in_use_by_a_socket_that_permits_sharing_is_an_error():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind((V4, 0))
@@ -1112,13 +1112,13 @@ def test_a_port_in_use_by_one_who_would_share_it_is_refused():
         (("x" * 64, 8000), socket.gaierror, socket.EAI_NONAME),
     ],
 )
-def test_an_address_that_is_not_to_be_had_is_an_error_that_names_it(address, error, number):
+def test_an_unavailable_address_is_an_error_that_names_it(address, error, number):
     with pytest.raises(error, match=rf"cannot listen on {address[0]} port 8000 \(UDP\): ") as raised:
         udp_sockets([(V4, 0), address])
     assert raised.value.errno == number
 
 
-def test_a_port_below_1024_without_permission_keeps_its_class(child):
+def test_a_port_below_1024_without_permission_is_a_permission_error(child):
     if os.geteuid() != 0:
         pytest.skip("only root can give the permission away")
     said = child("""if True:

@@ -30,14 +30,14 @@ def test_datagrams_are_echoed_on_the_port_of_each_address(engine):
     assert stats["bytes_in"] == stats["bytes_out"] == len(server.addresses) * (14 + 15)
 
 
-def test_without_being_asked_to_it_takes_no_datagrams():
+def test_without_udp_the_server_receives_no_datagrams():
     with EchoServer() as server:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind(server.addresses[0])  # the port is free for UDP
         assert "datagrams" not in server.stats()
 
 
-def test_a_port_that_is_taken_for_udp_is_refused_by_name():
+def test_a_port_in_use_for_udp_is_an_error_that_names_it():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         (listener,) = listen_sockets(["127.0.0.1"], 0)
         with listener:  # free for TCP
@@ -48,7 +48,7 @@ def test_a_port_that_is_taken_for_udp_is_refused_by_name():
         listen_sockets(["127.0.0.1"], port)[0].close()  # nothing stays open
 
 
-def test_udp_without_a_port_is_refused(tmp_path):
+def test_udp_without_a_port_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="UDP needs a port"):
         EchoServer(None, unix=tmp_path / "echo.sock", udp=True)
 

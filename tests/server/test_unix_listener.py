@@ -54,7 +54,7 @@ def refused(path, error=OSError):
 
 
 @pytest.mark.parametrize("form", [str, os.fsencode, Path], ids=["str", "bytes", "Path"])
-def test_a_unix_listener_takes_connections_and_its_file_goes_with_it(path, unix, form):
+def test_a_unix_listener_accepts_connections_and_removes_its_file(path, unix, form):
     listener = unix(form(path))
     assert listener.path == path
     assert listener.sock.gettimeout() is None
@@ -67,7 +67,7 @@ def test_a_unix_listener_takes_connections_and_its_file_goes_with_it(path, unix,
     listener.close()
 
 
-def test_the_backlog_is_what_it_is_told_to_be(path, unix):
+def test_the_backlog_is_passed_to_the_kernel(path, unix):
     unix(path, backlog=0)
     with contextlib.ExitStack() as stack, pytest.raises(BlockingIOError if LINUX else OSError):
         for _ in range(10):
@@ -82,7 +82,7 @@ def test_a_stale_socket_is_replaced(path, unix):
     assert os.listdir(os.path.dirname(path)) == ["socket"]
 
 
-def test_the_socket_of_a_server_that_was_killed_just_now_is_replaced(path, unix):
+def test_the_socket_of_a_server_killed_just_now_is_replaced(path, unix):
     code = (
         "import os, sys; from rioecho._server.listeners import UnixListener; UnixListener(sys.argv[1]); os.kill(0, 9)"
     )
@@ -105,7 +105,7 @@ def test_a_server_that_is_about_to_listen_keeps_its_path(path):
             timer.join()
 
 
-def test_a_server_that_takes_the_path_while_it_is_looked_at_keeps_it(path, unix, monkeypatch):
+def test_a_server_that_takes_the_path_during_the_check_keeps_it(path, unix, monkeypatch):
     stale(path)
     look, others = listeners._is_listened_on, []
 
@@ -123,7 +123,7 @@ def test_a_server_that_takes_the_path_while_it_is_looked_at_keeps_it(path, unix,
     assert answers(path, others[0].sock)
 
 
-def test_a_lock_that_somebody_keeps_keeps_no_server_out(path, unix, monkeypatch):
+def test_a_lock_that_is_never_released_does_not_prevent_listening(path, unix, monkeypatch):
     monkeypatch.setattr(listeners, "LOCK_PATIENCE", 0.05)
     stale(path)
     with FolderLock(os.path.dirname(path)) as lock:
@@ -131,7 +131,7 @@ def test_a_lock_that_somebody_keeps_keeps_no_server_out(path, unix, monkeypatch)
         assert answers(path, unix(path).sock)
 
 
-def test_while_another_server_has_the_lock_the_path_is_not_touched(path, unix, monkeypatch):
+def test_the_path_is_not_touched_while_another_server_holds_the_lock(path, unix, monkeypatch):
     there = []
 
     def release(_):
@@ -145,7 +145,7 @@ def test_while_another_server_has_the_lock_the_path_is_not_touched(path, unix, m
     assert there == [False]
 
 
-def test_a_path_that_is_listened_on_is_refused_and_stays(path, unix):
+def test_a_path_in_use_is_an_error_and_stays(path, unix):
     first = unix(path)
     assert refused(path) == (errno.EADDRINUSE, f"cannot listen on {path}: another server is listening there")
     first.sock.accept()[0].close()  # the probe
@@ -153,7 +153,7 @@ def test_a_path_that_is_listened_on_is_refused_and_stays(path, unix):
 
 
 @pytest.mark.skipif(not LINUX, reason="a full queue looks like nobody listening")
-def test_a_server_whose_queue_is_full_is_not_waited_for(path, unix):
+def test_a_full_listen_queue_of_another_server_does_not_block(path, unix):
     first = unix(path, backlog=0)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
@@ -165,7 +165,7 @@ def test_a_server_whose_queue_is_full_is_not_waited_for(path, unix):
 
 
 @pytest.mark.skipif(not LINUX, reason="the number of this error")
-def test_a_socket_of_another_type_that_is_in_use_is_refused(path):
+def test_a_socket_of_another_type_in_use_is_an_error(path):
     with bound(path, socket.SOCK_DGRAM):
         assert refused(path) == (errno.EADDRINUSE, f"cannot listen on {path}: another server is listening there")
 
@@ -181,7 +181,7 @@ def test_a_socket_of_another_type_that_is_in_use_is_refused(path):
     ],
     ids=["file", "folder", "pipe", "link", "dangling"],
 )
-def test_what_is_no_socket_is_refused_and_stays(path, make, kind):
+def test_a_file_that_is_not_a_socket_is_an_error_and_stays(path, make, kind):
     make(path)
     before = os.lstat(path)
     assert refused(path) == (
@@ -191,25 +191,25 @@ def test_what_is_no_socket_is_refused_and_stays(path, make, kind):
     assert os.path.samestat(os.lstat(path), before)
 
 
-def test_a_device_is_refused():
+def test_a_device_is_an_error():
     assert refused("/dev/null") == (
         errno.EEXIST,
         "cannot listen on /dev/null: it is a device, not a socket",
     )
 
 
-def test_a_link_to_a_stale_socket_is_refused_and_both_stay(path, tmp_path):
+def test_a_link_to_a_stale_socket_is_an_error_and_both_stay(path, tmp_path):
     stale(path)
     os.symlink("socket", tmp_path / "link")
     assert refused(tmp_path / "link")[1].endswith("link: it is a symbolic link, not a socket")
 
 
-def test_a_missing_folder_is_an_error_that_names_the_path(tmp_path):
+def test_a_missing_directory_is_an_error_that_names_the_path(tmp_path):
     path = str(tmp_path / "missing" / "socket")
     assert refused(path, FileNotFoundError) == (errno.ENOENT, f"cannot listen on {path}: No such file or directory")
 
 
-def test_a_file_for_a_folder_is_an_error_that_names_the_path(tmp_path):
+def test_a_file_in_place_of_a_directory_is_an_error_that_names_the_path(tmp_path):
     (tmp_path / "file").touch()
     path = str(tmp_path / "file" / "socket")
     assert refused(path, NotADirectoryError) == (errno.ENOTDIR, f"cannot listen on {path}: Not a directory")
@@ -226,18 +226,18 @@ def test_a_path_that_does_not_fit_in_a_line_is_quoted(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["", b""], ids=["str", "bytes"])
-def test_an_empty_path_is_refused(path):
+def test_an_empty_path_is_an_error(path):
     with pytest.raises(ValueError, match=r"^the path of a unix socket is empty$"):
         UnixListener(path)
 
 
 @pytest.mark.parametrize("path", ["some\0where", b"some\0where", "\0some\0where"], ids=["str", "bytes", "abstract"])
-def test_a_nul_inside_the_path_is_refused(path):
+def test_a_nul_inside_the_path_is_an_error(path):
     with pytest.raises(ValueError, match=r"^the path of a unix socket contains a NUL: "):
         UnixListener(path)
 
 
-def test_a_path_is_text_bytes_or_path_like():
+def test_a_path_is_str_bytes_or_path_like():
     with pytest.raises(TypeError, match="int"):
         UnixListener(5)
 
@@ -274,14 +274,14 @@ def open_folder():
         os.chmod(folder, 0o755)  # noqa: S103
 
 
-def test_a_folder_that_may_not_be_written_to_is_an_error_that_names_the_path(open_folder, nobody):
+def test_a_directory_without_write_permission_is_an_error_that_names_the_path(open_folder, nobody):
     path = open_folder + "/socket"
     os.chmod(open_folder, 0o555)  # noqa: S103
     with nobody(open_folder):
         assert refused(path, PermissionError) == (errno.EACCES, f"cannot listen on {path}: Permission denied")
 
 
-def test_a_socket_that_may_not_be_connected_to_is_refused_and_stays(open_folder, nobody):
+def test_a_socket_without_permission_to_connect_is_an_error_and_stays(open_folder, nobody):
     path = open_folder + "/socket"
     stale(path)
     os.chmod(path, 0)
@@ -289,7 +289,7 @@ def test_a_socket_that_may_not_be_connected_to_is_refused_and_stays(open_folder,
         assert refused(path, PermissionError) == (errno.EACCES, f"cannot listen on {path}: Permission denied")
 
 
-def test_a_stale_socket_that_may_not_be_removed_is_an_error_that_says_so(open_folder, nobody):
+def test_a_stale_socket_without_permission_to_remove_it_is_an_error_that_says_so(open_folder, nobody):
     path = open_folder + "/socket"
     stale(path)
     os.chmod(path, 0o777)  # noqa: S103
@@ -302,7 +302,7 @@ def test_a_stale_socket_that_may_not_be_removed_is_an_error_that_says_so(open_fo
 
 
 @pytest.mark.parametrize("backlog", [1 << 40, "8"])
-def test_a_wrong_backlog_leaves_no_file(path, backlog):
+def test_an_invalid_backlog_leaves_no_file(path, backlog):
     with pytest.raises((OverflowError, TypeError)):
         UnixListener(path, backlog=backlog)
     assert not os.path.lexists(path)
@@ -330,7 +330,7 @@ def test_a_socket_that_was_removed_can_be_closed(path, unix):
     listener.close()
 
 
-def test_closing_again_leaves_the_next_server_s_socket(path, unix):
+def test_closing_again_leaves_the_socket_of_the_next_server(path, unix):
     first = unix(path)
     first.close()
     second = unix(path)  # its inode may have the number that the first one's had
@@ -338,7 +338,7 @@ def test_closing_again_leaves_the_next_server_s_socket(path, unix):
     assert answers(path, second.sock)
 
 
-def test_its_file_is_removed_also_after_a_change_of_rights_and_of_folder(tmp_path, monkeypatch, unix):
+def test_the_file_is_removed_after_a_change_of_permissions_and_working_directory(tmp_path, monkeypatch, unix):
     monkeypatch.chdir(tmp_path)
     listener = unix("socket")
     assert listener.path == "socket"
@@ -364,7 +364,7 @@ def test_an_abstract_name_has_no_file(tmp_path, monkeypatch, unix):
     assert answers(name, unix(name).sock)
 
 
-def test_an_abstract_name_is_refused_where_there_are_none(monkeypatch):
+def test_an_abstract_name_is_an_error_outside_linux(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(ValueError, match=r"^a unix socket has an abstract name on Linux only: "):
         UnixListener("\0name")
@@ -423,7 +423,7 @@ with socket.socket(socket.AF_UNIX) as client:
 """
 
 
-def test_of_many_servers_that_find_a_stale_socket_one_gets_it(path, child):
+def test_one_of_many_servers_that_find_a_stale_socket_gets_it(path, child):
     for _ in range(5):
         stale(path)
         assert child(RACE, path, timeout=SECONDS) == "b'0' b'0' b'0' b'1'\n"

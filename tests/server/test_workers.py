@@ -14,23 +14,23 @@ from rioecho.server import EchoServer
 
 # The engine's own tests once more, with poll(2): under `engine` and `framing` of this file.
 from server.test_echo_server import (  # noqa: F401
-    test_a_line_goes_back_when_it_is_whole_and_not_before,
-    test_a_longer_line_than_max_line_goes_back_in_pieces,
-    test_a_max_line_of_zero_is_no_limit,
-    test_a_reset_ends_one_connection_only_and_is_counted,
-    test_clients_that_are_gone_before_they_are_accepted_harm_nobody,
-    test_no_thread_is_left_behind,
-    test_raw_bytes_go_back_at_once,
-    test_the_log_names_the_client_and_never_what_it_sent,
-    test_what_was_received_goes_back_after_a_half_close,
+    test_a_line_is_echoed_only_when_it_is_complete,
+    test_a_line_longer_than_max_line_is_echoed_in_pieces,
+    test_a_max_line_of_zero_means_no_limit,
+    test_a_reset_closes_one_connection_only_and_is_counted,
+    test_clients_that_disconnect_before_accept_do_no_harm,
+    test_no_thread_is_left_running,
+    test_raw_bytes_are_echoed_at_once,
+    test_received_bytes_are_echoed_after_a_half_close,
+    test_the_log_names_the_client_and_never_the_payload,
 )
 from server.test_stopping import (  # noqa: F401
-    test_a_client_that_never_closes_is_left_when_the_time_is_over,
-    test_a_client_that_was_connected_but_not_yet_accepted_is_served_too,
-    test_close_waits_for_whoever_serves,
-    test_no_new_client_is_taken_after_the_stop,
+    test_a_client_connected_but_not_yet_accepted_is_served,
+    test_a_client_that_never_closes_is_disconnected_at_the_drain_deadline,
+    test_bytes_that_had_arrived_are_echoed_before_the_close,
+    test_close_waits_until_serving_has_ended,
+    test_no_new_client_is_accepted_after_the_stop,
     test_serve_forever_serves_in_the_calling_thread_until_stopped,
-    test_what_had_arrived_is_echoed_and_then_comes_the_end,
 )
 from support.event_loops import until
 from support.peers import SECONDS, Running, acknowledged, ask, binary, dial, exchange, receive_all
@@ -75,7 +75,7 @@ def worker_of(server, sock):
 @pytest.mark.skipif(sys.platform != "linux", reason="no epoll here")
 @both_pollers
 @two_or_three
-def test_each_worker_waits_with_the_poller_that_was_asked_for(poller, workers):
+def test_each_worker_uses_the_requested_poller(poller, workers):
     def epolls():
         numbers = []
         for number in os.listdir("/proc/self/fd"):
@@ -104,7 +104,7 @@ def test_connections_are_spread_evenly(poller, workers):
 
 
 @two_or_three
-def test_clients_that_come_all_at_once_are_spread_evenly_too(workers):
+def test_clients_that_connect_at_once_are_spread_evenly(workers):
     server = EchoServer(workers=workers)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.addresses[i % 2])) for i in range(60)]
@@ -118,7 +118,7 @@ def test_clients_that_come_all_at_once_are_spread_evenly_too(workers):
                 sock.close()
 
 
-def test_a_new_connection_goes_to_the_worker_that_has_lost_one():
+def test_a_new_connection_goes_to_the_worker_with_the_fewest():
     with EchoServer(workers=3) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.addresses[0])) for _ in range(9)]
         by_worker = [[], [], []]
@@ -202,7 +202,7 @@ def test_clients_in_the_queue_at_the_stop_are_all_served(workers):
     assert server.stats()["closed"] == 40
 
 
-def test_a_limit_is_for_all_workers_together():
+def test_a_limit_applies_to_all_workers_together():
     with EchoServer(workers=3, max_connections=5) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.addresses[0])) for _ in range(12)]
         for i, sock in enumerate(clients):
@@ -223,7 +223,7 @@ def receive_line(sock):
 
 
 @two_or_three
-def test_a_port_in_use_is_refused_with_workers_too(workers):
+def test_a_port_in_use_is_an_error_with_workers(workers):
     with EchoServer(workers=workers) as server:
         for host, port in server.addresses:
             with pytest.raises(OSError, match=str(port)) as caught:
@@ -234,7 +234,7 @@ def test_a_port_in_use_is_refused_with_workers_too(workers):
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1025])
-def test_a_number_of_workers_that_cannot_be_is_refused(workers):
+def test_an_invalid_number_of_workers_is_an_error(workers):
     with pytest.raises(ValueError, match="workers"):
         EchoServer(workers=workers)
 
