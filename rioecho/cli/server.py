@@ -66,8 +66,7 @@ Echo what clients send; listen on loopback unless --host is given.
   -v, -q               log each line's length; log warnings and errors only
   -h, --version        show this help; show the version
 
-examples: {PROG} 8000
-          {PROG} 7 --host :: --raw --udp     RFC 862, on the network
+example: {PROG} 7 --host :: --raw --udp     RFC 862, on the network
 """
 
 

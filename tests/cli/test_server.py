@@ -1,4 +1,4 @@
-"""rioecho-server as a command: what it says, what it refuses, and who can talk to it."""
+"""The command rioecho-server: its output, its usage errors, and the programs that can talk to it."""
 
 import contextlib
 import errno
@@ -23,7 +23,7 @@ def needs(program):
 
 
 def refused(*arguments, **options):
-    """The exit status and the one line of a command that does not start, or whatever else it said."""
+    """Return the exit status and the one line of a command that does not start, or all of its output."""
     with Command(MODULE, *arguments, **options) as command:
         status = command.status()
         assert command.out.text == ""
@@ -66,10 +66,10 @@ def test_a_port_in_use_in_one_family_is_an_error():
 
 
 def unprivileged():
-    """What the shell does before the command so that it may not have every port, as root may; None if need not."""
+    """Return a command prefix that drops root's permission for privileged ports; None if not needed."""
     with contextlib.suppress(FileNotFoundError), open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as start:
         if int(start.read()) <= 1:
-            pytest.skip("no port is privileged here")
+            pytest.skip("no port is privileged")
     if os.geteuid() != 0:
         return None
     drop = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-all", "--reuid=65534", "--clear-groups"]
@@ -77,7 +77,7 @@ def unprivileged():
         not shutil.which(drop[0])
         or subprocess.run([*drop, sys.executable, "-c", "import rioecho"], check=False).returncode
     ):
-        pytest.skip("root may have any port, and nobody else can run the command here")
+        pytest.skip("root may bind any port, and another user cannot run the command")
     return f'exec {" ".join(drop)} "$@"'
 
 
@@ -146,7 +146,7 @@ def test_the_version_is_the_package_version():
 
 
 def talked_to(*arguments):
-    """What a server logs about two lines of a client."""
+    """Return what a server logs about two lines of a client."""
     with Server(*arguments) as server:
         with dial(server.address) as sock:
             name = sock.getsockname()
@@ -181,7 +181,7 @@ def test_a_line_typed_piecemeal_as_telnet_sends_it_is_echoed_whole():
             sock.sendall(piece)
         sock.sendall(b"\n")
         assert receive(sock, 7) == b"hello\r\n"
-        sock.sendall(b"\xff\xf4\xff\xfd\x06\r\n")  # telnet's Ctrl-C: no line of it is special here
+        sock.sendall(b"\xff\xf4\xff\xfd\x06\r\n")  # telnet's Ctrl-C, which the server does not interpret
         assert receive(sock, 7) == b"\xff\xf4\xff\xfd\x06\r\n"
 
 
@@ -231,7 +231,7 @@ def test_a_log_that_nobody_reads_does_not_stop_the_server():
 
 
 def chat(server):
-    """How many of 300 clients with ten lines each are served."""
+    """Return how many of 300 clients with ten lines each are served."""
     data = b"one more line for the log\n" * 10
     done = 0
     with contextlib.suppress(AssertionError, TimeoutError):
@@ -266,10 +266,10 @@ def test_a_stdout_that_nobody_reads_is_one_line_and_status_1():
 
 
 def test_closed_standard_streams_do_no_harm(tmp_path):
-    """Whatever it opens first must not take their numbers and get what is printed."""
+    """The first files that it opens must not get their numbers and receive its output."""
     path = str(tmp_path / "socket")
     with Command(MODULE, "-q", "--unix", path, prelude="<&- >&- 2>/dev/null", stderr=None) as server:
-        for _ in range(1_000_000):  # nothing tells when it is ready
+        for _ in range(1_000_000):  # nothing reports that it is ready
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), socket.socket(socket.AF_UNIX) as sock:
                 sock.connect(path)
                 assert exchange(sock, b"hello\n") == b"hello\n"

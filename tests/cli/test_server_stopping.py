@@ -1,4 +1,4 @@
-"""rioecho-server and its signals: every line that was received comes back, the status is 0, a second one is obeyed."""
+"""rioecho-server and signals: every received line is echoed, the status is 0, and a second signal exits at once."""
 
 import contextlib
 import os
@@ -62,7 +62,7 @@ def test_every_received_line_is_echoed_to_all_of_many_clients(number):
 
 def test_under_load_every_client_gets_its_lines_and_eof_and_no_reset(number):
     def chatter(address, started):
-        """Lines there and back until the server ends it; whether it ended between two lines."""
+        """Exchange lines until the server closes; report whether that was between two lines."""
         with dial(address) as sock:
             ask(sock)
             started.append(address)
@@ -123,7 +123,7 @@ def test_a_second_signal_exits_at_once(number, engine):
     with Server("--engine", engine, "--drain-timeout", "1000") as server, dial(server.address) as sock:
         ask(sock)
         server.signal(number)
-        assert receive_all(sock) == b""  # it has heard the first one, and waits for us to close
+        assert receive_all(sock) == b""  # it has received the first signal, and waits for the client's close
         server.signal(signal.SIGTERM)
         assert server.status() == 128 + signal.SIGTERM
 
@@ -160,7 +160,7 @@ def test_a_signal_right_after_the_ready_line_is_not_lost(number):
 
 @pytest.mark.sampled(1)
 def test_a_signal_during_a_transfer_is_not_lost(number, engine):
-    """It then finds no wait to interrupt, and nothing else may come that would wake the server."""
+    """There is no wait to interrupt then, and possibly no later event that would wake the server."""
     for _ in range(5):
         with Server("-q", "--engine", engine, "--drain-timeout", "0.05") as server, dial(server.address) as sock:
             ask(sock)

@@ -1,4 +1,4 @@
-"""Where EchoServer listens: both loopback families, one port for all, and an error that names what cannot be had."""
+"""The addresses of EchoServer: both loopback families, one port for all, and errors that name the address."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ V4, V6 = "127.0.0.1", "::1"
 
 
 def free_port():
-    """A port that is free at both loopback addresses, and both sockets, which keep it."""
+    """Return a port that is free at both loopback addresses, and the two sockets that reserve it."""
     while True:
         one = socket.create_server((V4, 0))
         try:
@@ -78,7 +78,7 @@ def test_a_port_can_be_reused_immediately_after_a_server_stops():
         ask(sock)
         port = server.addresses[0][1]
         server.stop()
-        assert sock.recv(1) == b""  # the server's side has closed first: TIME_WAIT is on this port
+        assert sock.recv(1) == b""  # the server closed first: its port is in TIME_WAIT
     with EchoServer(port) as server, dial(server.addresses[0]) as sock:
         ask(sock)
 

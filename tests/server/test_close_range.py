@@ -1,4 +1,4 @@
-"""Children of the process engine close what is not theirs quickly, also where close_range(2) is denied."""
+"""Children of the process engine close inherited descriptors quickly, even if close_range(2) is denied."""
 
 import os
 import platform
@@ -7,10 +7,10 @@ import sys
 import pytest
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="seccomp and /proc are Linux's"),
+    pytest.mark.skipif(sys.platform != "linux", reason="seccomp and /proc are Linux only"),
     pytest.mark.skipif(
         platform.machine() not in ("x86_64", "aarch64", "ppc64le", "s390x", "riscv64"),
-        reason="the filter below knows close_range by its common number",
+        reason="the seccomp filter uses the common number of close_range",
     ),
 ]
 
@@ -21,7 +21,7 @@ SERVE = """if True:
     denied, hidden = "denied" in sys.argv, "hidden" in sys.argv
 
     def deny_close_range():
-        # Load the number of the call; EPERM if it is that of close_range, else let it through.
+        # Load the number of the system call; return EPERM if it is close_range, otherwise allow it.
         program = b"".join(
             struct.pack("HBBI", *instruction)
             for instruction in [(0x20, 0, 0, 0), (0x15, 0, 1, 436), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]
@@ -35,13 +35,13 @@ SERVE = """if True:
         assert libc.close_range(100_000, 100_001, 0) == -1
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with contextlib.suppress(OSError, ValueError):  # the most that this kernel allows, for root
+    with contextlib.suppress(OSError, ValueError):  # root may raise the limit to the kernel's maximum
         hard = int(open("/proc/sys/fs/nr_open").read())
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
 
-    # A child that closes all but its own closes these: the other ends then see it.
+    # A child that closes all inherited descriptors closes these, and the other ends are at EOF.
     ends = [socket.socketpair() for _ in range(3)]
     ends.append(socket.socketpair())
     high = fcntl.fcntl(ends[-1][0].fileno(), fcntl.F_DUPFD, min(soft, 1 << 20) - 10)
@@ -60,10 +60,10 @@ SERVE = """if True:
             for near, far in ends[:-1]:
                 near.close()
                 far.settimeout(60)
-                assert far.recv(1) == b"", "the child has it open"
+                assert far.recv(1) == b"", "the child still has it open"
             os.close(high)
             ends[-1][1].settimeout(60)
-            assert ends[-1][1].recv(1) == b"", "the child has the high one open"
+            assert ends[-1][1].recv(1) == b"", "the child still has the high one open"
     assert took < 20, took
     for _, far in ends:
         far.close()

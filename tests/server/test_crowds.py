@@ -1,6 +1,6 @@
-"""EchoServer and hundreds of clients at once: each gets its own bytes back, whoever else comes, stays, goes or dies.
+"""EchoServer with hundreds of concurrent clients: each gets its own bytes back, whatever the others do.
 
-RIOECHO_SOAK=1 has ten times as many come and go.
+RIOECHO_SOAK=1 runs ten times as many clients that come and go.
 """
 
 import contextlib
@@ -45,13 +45,13 @@ def sums(server):
 
 
 def crowd_size(kind):
-    """How many clients at once: fewer where each of them takes long."""
+    """Return the number of concurrent clients: smaller for slow engines."""
     if kind["engine"] == "process" and os.environ.get("RIOECHO_BUILD") == "sanitize":
-        return 50  # a fork copies AddressSanitizer's memory, too
+        return 50  # a fork copies AddressSanitizer's memory as well
     return 100 if kind["engine"] == "iterative" else 200
 
 
-# ---- many at once
+# ---- many concurrent clients
 
 
 def test_a_crowd_gets_back_random_bytes_of_many_sizes(kind, framing):
@@ -81,7 +81,7 @@ def test_two_workers_share_a_crowd_evenly():
     with server, crowd_of(server.addresses, [b"hello\n"] * 100, STAY) as crowd:
         crowd.run()
         if not os.path.isdir("/proc/self/task"):
-            pytest.skip("no /proc to ask")
+            pytest.skip("there is no /proc")
         watched = []
         for number, what in descriptors(server.pid).items():
             if "eventpoll" in what:
@@ -104,7 +104,7 @@ def test_clients_that_come_and_go_leave_no_resources_behind(engine, count):
     with Server("-q", "--engine", engine) as server:
 
         def come_and_go(n):
-            """In all the ways there are, some at the same time; until nothing is left of them."""
+            """Run n clients that close in every way, some concurrently; wait until their resources are released."""
             with Crowd() as crowd:
                 for i in range(n):
                     crowd.run(lambda: len(crowd.unsettled) < 20)
@@ -204,24 +204,24 @@ LOAD = stretch(4_000_000)
 
 
 def served_under_load(crowd):
-    """Have every client of the crowd be in the middle of something, or in the queue; what each has been promised."""
+    """Run the crowd until every client is busy or queued; return the bytes acknowledged to each."""
     crowd.run(lambda: sum(client.received for client in crowd.clients) > 3_000_000)
     return [client.promised() for client in crowd.clients]
 
 
 def check_promises(crowd, promises):
-    """Whoever was promised something got it back, and then the end."""
+    """Check that every client got its acknowledged bytes back, and then EOF."""
     for client, promised in zip(crowd.clients, promises, strict=True):
         assert client.received >= promised, f"{promised} bytes had been acknowledged: {client}"
         if promised:
-            assert client.ended, f"{errno_name(client)} instead of the end: {client}"
+            assert client.ended, f"{errno_name(client)} instead of EOF: {client}"
 
 
 def errno_name(client):
     return os.strerror(client.error or 0)
 
 
-@pytest.mark.parametrize("hush", [True, False], ids=["they stop sending", "they send on"])
+@pytest.mark.parametrize("hush", [True, False], ids=["they stop sending", "they keep sending"])
 def test_under_load_sigterm_loses_nothing_that_was_acknowledged(kind, framing, hush):
     options = ["--engine", kind["engine"], "--workers", kind.get("workers", 1), "--framing", framing]
     server = Server("-q", *options, "--drain-timeout", SECONDS)
@@ -249,7 +249,7 @@ def test_under_load_the_server_exits_with_status_0_at_the_drain_deadline(engine)
             sock.sendall(b"x" * 1000 + b"\n")
         start = time.monotonic()
         server.signal(signal.SIGTERM)
-        assert server.status() == 0  # while nobody reads
+        assert server.status() == 0  # although no client reads
         assert 0.3 <= time.monotonic() - start < SECONDS / 3
         for sock in deaf:
             sock.close()

@@ -1,4 +1,4 @@
-"""rioecho.echo(): whole lines or bytes go back as they came, on every kind of descriptor, and the count comes back."""
+"""rioecho.echo(): lines or raw bytes are echoed unchanged on every kind of descriptor, and their number is returned."""
 
 import os
 import random
@@ -20,13 +20,13 @@ def framing(request):
 
 @pytest.fixture(params=["socketpair", "tcp"])
 def sockets(request, wire):
-    """Two connected sockets: for the echo, and for the test."""
+    """Two connected sockets, one for the echo and one for the test."""
     connection = wire(request.param)
     return connection.near, connection.far
 
 
 def held_back(descriptor, framing="line"):
-    """Echo what there is and no more: how much went back, and what did not."""
+    """Echo what has arrived; return the number of bytes echoed and the unsent bytes."""
     with pytest.raises(BlockingIOError) as raised:
         echo(descriptor, framing, timeout=0)
     return raised.value.characters_written, raised.value.unsent
@@ -152,7 +152,7 @@ def test_bytes_received_before_a_half_close_are_echoed_to_a_peer_that_reads_late
 
 def test_other_threads_run_while_it_echoes(sockets, framing):
     near, far = sockets
-    data = binary(2_000_000)  # more than fits into both directions: without its peer's thread the echo would hang
+    data = binary(2_000_000)  # more than both socket buffers hold: the echo needs the peer's thread to run
     running = Running(exchange, far, data)
     assert echo(near, framing) == len(data)
     near.shutdown(socket.SHUT_WR)

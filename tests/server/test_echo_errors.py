@@ -1,4 +1,4 @@
-"""rioecho.echo() that does not get to the end: what leaves with an error says how much went back and what did not."""
+"""Errors of rioecho.echo(), which report the number of bytes echoed and the unsent bytes."""
 
 import functools
 import os
@@ -83,7 +83,7 @@ def test_a_silent_peer_is_a_timeout_whose_error_has_the_partial_line(pair):
 
 @pytest.mark.slow
 def test_every_received_byte_restarts_the_timeout(stream, framing):
-    """Also those of a line that does not end for a long time."""
+    """Including those of a line that stays incomplete for a long time."""
 
     def drip():
         end = time.monotonic() + 1.2
@@ -117,7 +117,7 @@ def test_a_peer_that_never_reads_is_a_timeout_and_no_byte_is_lost(stream, framin
 @pytest.mark.slow
 def test_a_slow_reader_restarts_the_timeout(stream, framing):
     running = Running(echo, stream.near, framing, timeout=1.0)
-    sent = fill(stream.far)  # takes 0.3 s without progress at its end
+    sent = fill(stream.far)  # ends with 0.3 s without progress
     stream.far.setblocking(True)
     end = time.monotonic() + 1.2
     got = 0
@@ -134,8 +134,8 @@ def test_a_slow_reader_restarts_the_timeout(stream, framing):
 
 @pytest.mark.slow
 def test_a_reader_too_slow_for_poll_to_report_restarts_the_timeout(framing):
-    """Of the send buffer, which the kernel lets grow to megabytes, a third must be free before there is room."""
-    data = (b"x" * 4095 + b"\n") * 4096  # more than it holds
+    """The send buffer grows to megabytes, and poll() reports room only when a third of it is free."""
+    data = (b"x" * 4095 + b"\n") * 4096  # more than the send buffer holds
     far, near = tcp_pair(64 << 10)
     far.settimeout(SECONDS)
     with near, far:
@@ -230,7 +230,7 @@ def test_no_byte_is_lost_or_duplicated_under_a_storm_of_raising_handlers(wire, f
         count, error = storm.attempt(functools.partial(echo, connection.near, framing))
         if error is None:
             break
-        if hasattr(error, "unsent"):  # or the handler raised before the echo had begun
+        if hasattr(error, "unsent"):  # otherwise the handler raised before the echo began
             total += error.characters_written + len(error.unsent)
             connection.near.sendall(error.unsent)
     assert total + count == len(data)
@@ -239,9 +239,9 @@ def test_no_byte_is_lost_or_duplicated_under_a_storm_of_raising_handlers(wire, f
 
 
 def test_a_signal_during_a_transfer_is_handled_promptly(stream, on_alarm):
-    """It then finds no wait to interrupt; its handler must not be put off until many more bytes have moved."""
+    """There is no wait to interrupt then, and the handler must not be delayed until many more bytes are transferred."""
     handled = threading.Semaphore(0)
-    on_alarm(lambda signum, frame: handled.release(), 0, 1)  # the handler only: no timer runs
+    on_alarm(lambda signum, frame: handled.release(), 0, 1)  # installs the handler only, no timer
 
     def peer():
         try:
@@ -251,7 +251,7 @@ def test_a_signal_during_a_transfer_is_handled_promptly(stream, on_alarm):
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
                 stream.feed(b"two\n")
                 stream.take_exactly(4)
-                assert handled.acquire(timeout=5), "the handler still waits after another line has been echoed"
+                assert handled.acquire(timeout=5), "the handler has not run after another line was echoed"
         finally:
             stream.end()
 

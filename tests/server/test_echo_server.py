@@ -1,4 +1,4 @@
-"""EchoServer: what comes in goes back to whoever sent it, for every engine and framing, and the counts say so."""
+"""EchoServer: every client gets its own bytes back with every engine and framing, and the counts are exact."""
 
 import logging
 import select
@@ -24,7 +24,7 @@ def framing(request):
 
 
 def converse(address, data):
-    """One client from its beginning to its end."""
+    """Run one client: connect, send, receive the echo, close."""
     with dial(address) as sock:
         return exchange(sock, data)
 
@@ -64,7 +64,7 @@ def test_many_concurrent_clients_each_get_their_own_bytes_back(engine, framing, 
 def test_fifty_clients_are_served_concurrently(engine):
     with EchoServer(engine=engine) as server:
         clients = [dial(server.addresses[0]) for _ in range(50)]
-        for _ in range(2):  # each while all the others are connected
+        for _ in range(2):  # each while all others are connected
             for client in clients:
                 ask(client)
         assert server.stats()["active"] == 50
@@ -177,7 +177,7 @@ def test_the_counts_are_exact_while_a_client_is_connected(engine):
         stats = server.stats()
         assert (stats["accepted"], stats["active"], stats["closed"]) == (1, 1, 0)
         assert (stats["bytes_in"], stats["lines"]) == (8, 2)
-        assert stats["bytes_out"] in (0, 8)  # the client may know before the count does
+        assert stats["bytes_out"] in (0, 8)  # the client may receive the line before it is counted
 
 
 def test_the_log_names_the_client_and_never_the_payload(engine, caplog):

@@ -1,4 +1,4 @@
-"""EventLoop by itself, over epoll and over poll(2): what comes back and when, how it ends, and what it costs."""
+"""EventLoop on its own, with epoll and with poll(2): the echo, the ways a connection closes, and its costs."""
 
 import contextlib
 import errno
@@ -35,9 +35,9 @@ from support.peers import (
 
 @pytest.fixture(params=["epoll", "poll"])
 def loop_with(request):
-    """Make a loop, `loop_with(framing, ...)`, that waits with epoll or with poll(2)."""
+    """Return a function that creates a loop with epoll or with poll(2): ``loop_with(framing, ...)``."""
     if request.param == "epoll" and sys.platform != "linux":
-        pytest.skip("no epoll here")
+        pytest.skip("there is no epoll")
 
     def make(*arguments, **options):
         return Loop(*arguments, without_epoll=request.param == "poll", **options)
@@ -55,7 +55,7 @@ def framing(request):
     return request.param
 
 
-# ---- what comes back
+# ---- the echo
 
 
 def test_whole_lines_are_echoed_and_the_beginning_of_one_is_kept(loop_with, kind):
@@ -147,7 +147,7 @@ def test_many_concurrent_connections_each_get_their_own_bytes_back(loop_with, fr
 
 
 def test_more_ready_connections_than_one_wait_reports_are_all_served(loop_with):
-    """READY_MAX of them never stop; the others get their answers all the same."""
+    """READY_MAX of them never stop sending; the others still get their echo."""
     with loop_with() as run:
         clients = [run.client(small=True) for _ in range(300)]
         for _ in range(5):
@@ -161,7 +161,7 @@ def test_more_ready_connections_than_one_wait_reports_are_all_served(loop_with):
 
 
 class Conversation:
-    """One client's side: what it has sent, what came back, and what must have."""
+    """One client: the bytes that it has sent, the bytes received, and those that are due."""
 
     def __init__(self, run, chance, max_line, framing):
         self.kind = chance.choice(["unix", "tcp"])
@@ -186,7 +186,7 @@ class Conversation:
         assert self.sent.startswith(self.back)
 
     def is_what_is_due(self):
-        """All whole lines, and all but less than max_line of the rest; of that, no piece that is shorter."""
+        """Report whether all whole lines, and all but less than max_line of the remaining bytes, were received."""
         if self.raw:
             return len(self.back) == len(self.sent)
         due = max(self.sent.rfind(b"\n") + 1, len(self.sent) - self.max_line + 1)
@@ -205,10 +205,10 @@ class Conversation:
         if self.kind == "tcp":
             reset(self.sock)
         else:
-            self.sock.close()  # perhaps over unread input
+            self.sock.close()  # possibly with unread input
 
     def end(self):
-        """Half-close, and receive to the end: everything."""
+        """Half-close, and receive everything up to EOF."""
         self.sock.shutdown(socket.SHUT_WR)
         self.sock.settimeout(SECONDS)
         self.back += receive_all(self.sock)
@@ -270,7 +270,7 @@ def test_a_client_that_does_not_read_is_stopped_by_back_pressure(loop_with, fram
     with loop_with(framing) as run:
         deaf = run.client("deaf", kind=kind)
         sent = fill(deaf)
-        # The beginning of a line may have been held when the last read came.
+        # The beginning of a line may have been held at the last read.
         most = CHUNK + 4095 if framing == "line" else CHUNK
         assert run.counts()["bytes_in"] - run.counts()["bytes_out"] <= most
         taken = run.counts()["bytes_in"]
@@ -298,14 +298,14 @@ def test_a_connection_holds_at_most_a_line_and_a_chunk_and_nothing_once_all_is_s
             sent = fill(deaf)
             held, peak = (n - before for n in tracemalloc.get_traced_memory())
             assert held <= CHUNK + 4096
-            assert peak < 1 << 20  # fill() has memory of its own
+            assert peak < 1 << 20  # fill() allocates memory as well
             deaf.settimeout(SECONDS)
             tail = sent % 4096 if framing == "line" else 0
             receive(deaf, sent - tail)
             if tail:
                 ask_rest(deaf, tail)
             until(lambda: tracemalloc.get_traced_memory()[0] - before < 4096)
-            if framing == "line":  # one that does not end
+            if framing == "line":  # an incomplete line
                 n = run.counts()["bytes_in"]
                 for i in range(10_000, line, 10_000):
                     deaf.sendall(b"y" * 10_000)
@@ -342,13 +342,13 @@ def test_an_idle_connection_costs_less_than_a_quarter_of_a_kilobyte(loop_with):
                     theirs.settimeout(SECONDS)
                     ask(theirs, b"x" * 1000 + b"\n")
                 gc.collect()
-                # Of the test itself nothing is left, but for a few hundred bytes of its frames.
+                # The test itself keeps only a few hundred bytes of frames.
                 assert tracemalloc.get_traced_memory()[0] < 200 * 256 + 20_000
             finally:
                 tracemalloc.stop()
 
 
-# ---- time
+# ---- timeouts
 
 
 @pytest.mark.sampled(1)
@@ -358,7 +358,7 @@ def test_idle_connections_are_closed_in_the_order_of_their_last_progress(loop_wi
     with loop_with(idle=idle) as run:
         clients = {i: run.client(i, kind=("unix", "tcp")[i % 2]) for i in range(30)}
         order, asked = [], {}
-        for i in chance.sample(range(30), 30) + chance.sample(range(30), 10):  # ten are renewed
+        for i in chance.sample(range(30), 30) + chance.sample(range(30), 10):  # ten make progress a second time
             asked[i] = time.monotonic()
             ask(clients[i])
             if i in order:
@@ -371,7 +371,7 @@ def test_idle_connections_are_closed_in_the_order_of_their_last_progress(loop_wi
             assert (reason, err) == ("idle timeout", 0)
             assert n in (15, 30)
         turns = {closing[0]: turn for closing, turn in zip(run.closings, run.closed_then, strict=True)}
-        assert sorted(order, key=turns.get) == order  # sorted() leaves those of one turn as they are
+        assert sorted(order, key=turns.get) == order  # sorted() is stable, so the order within a turn does not matter
         for i, sock in clients.items():
             assert receive_all(sock) == b""
             assert idle <= closed[i] - asked[i] < idle + SECONDS / 3
@@ -434,8 +434,8 @@ def test_a_slow_reader_makes_progress_and_stays_connected(loop_with):
 
 @pytest.mark.slow
 def test_a_reader_too_slow_for_poll_to_report_makes_progress(loop_with):
-    """Of the send buffer, which the kernel lets grow to megabytes, a third must be free before there is room."""
-    data = b"x" * (16 << 20)  # more than it holds
+    """The send buffer grows to megabytes, and poll() reports room only when a third of it is free."""
+    data = b"x" * (16 << 20)  # more than the send buffer holds
     theirs, ours = tcp_pair(64 << 10)
     theirs.settimeout(SECONDS)
     back = 0
@@ -626,7 +626,7 @@ def test_a_stop_without_connections_leaves_the_loop_waiting_for_no_more(loop_wit
         assert run.next_closing()[0] == "late"
 
 
-# ---- its life
+# ---- the life cycle
 
 
 def make(**options):
@@ -637,7 +637,7 @@ def make(**options):
 
 @pytest.fixture
 def idle_loop(request):
-    """A loop that does not run."""
+    """A loop that is not running."""
     loop, pipe = make()
     yield loop
     loop.close()
@@ -656,7 +656,7 @@ def test_connections_adopted_before_run_are_served(loop_with):
 
 
 class Peer:
-    """Something that a weak reference can be made to."""
+    """A peer that supports weak references."""
 
 
 @pytest.mark.parametrize("end", ["close", "del"])
@@ -694,7 +694,7 @@ def test_closing_a_loop_that_never_ran_closes_its_connections(end):
 
 
 def test_a_loop_in_a_garbage_cycle_counts_into_memory_that_still_exists(child):
-    """A collection takes objects apart before it drops them; the loop's counts must not go before its connections."""
+    """The collector clears objects before it frees them; the counts must outlive the connections."""
     child("""if True:
         import gc, os, socket
         from rioecho._server.eventloop import EventLoop
@@ -813,7 +813,7 @@ def test_an_invalid_descriptor_is_closed_as_an_error(loop_with, fd):
         ask(run.client())
 
 
-# ---- what is told
+# ---- reports
 
 
 def test_a_reset_is_reported_with_its_errno(loop_with):
@@ -955,7 +955,7 @@ def test_exceptions_of_callbacks_are_logged_at_a_limited_rate_and_the_loop_conti
 
 
 class Raising(list):
-    """A list that takes nothing."""
+    """A list whose append() raises."""
 
     def append(self, item):
         raise KeyError(item)
@@ -971,7 +971,7 @@ def test_closing_the_loop_from_its_own_callback_is_a_harmless_error(loop_with, c
 
 
 def test_connections_may_be_adopted_from_a_callback(loop_with):
-    """The inbox is a pipe: what is put in by the loop's own thread is taken on the next turn."""
+    """The inbox is a pipe: a connection written to it by the loop's own thread is read on the next turn."""
     theirs, ours = socket.socketpair()
     with theirs:
         theirs.settimeout(SECONDS)
@@ -999,7 +999,7 @@ def test_the_counts_are_exact(loop_with, kind):
     assert run.counts() == {"closed": 2, "errors": 1, "bytes_out": 26, "bytes_in": 26, "lines": 3}
 
 
-# ---- numbers that are used again, and files that live on
+# ---- reused descriptor numbers, and sockets that another process holds
 
 
 def test_descriptor_numbers_are_reused_at_once(loop_with, framing):
@@ -1021,7 +1021,7 @@ def test_descriptor_numbers_are_reused_at_once(loop_with, framing):
 
 
 def test_new_connections_are_not_confused_with_closed_ones(loop_with):
-    """Memory and numbers of those who go are those of the ones who come, in the same turn."""
+    """In one turn, new connections get the memory and the descriptor numbers of closed ones."""
     with loop_with() as run:
         old = [run.client() for _ in range(50)]
         for turn in range(15):
@@ -1049,7 +1049,7 @@ def test_a_closed_connection_that_another_process_holds_causes_no_events(loop_wi
                 ask(theirs)
                 theirs.shutdown(socket.SHUT_WR)
                 assert run.next_closing() == ("held", "end of input", 0, 15)
-                # It is readable still, and stays so; its number goes to the next one.
+                # It stays readable, and the next connection gets its number.
                 again, ours = socket.socketpair()
                 assert number in (again.fileno(), ours.fileno())
                 with again:
@@ -1061,15 +1061,15 @@ def test_a_closed_connection_that_another_process_holds_causes_no_events(loop_wi
                 holder.stdin.close()
         time_before = time.process_time()
         nothing_comes(run.client(), 0.2)
-        assert time.process_time() - time_before < 0.15  # and the loop sleeps
+        assert time.process_time() - time_before < 0.15  # the loop sleeps
 
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("without_epoll", [False, True])
 def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_epoll):
-    """The poller's, the inbox's and the connections': the loop ends, and hears nothing of what has gone."""
+    """Of the poller, the inbox and the connections: the loop ends and gets no events of closed connections."""
     if not without_epoll and sys.platform != "linux":
-        pytest.skip("no epoll here")
+        pytest.skip("there is no epoll")
     out = child(
         """if True:
         import os, socket, sys, threading, time
@@ -1089,7 +1089,7 @@ def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_
         pid = os.fork()
         if pid == 0:
             os.close(release)
-            os.read(hold, 1)   # to the end of the parent
+            os.read(hold, 1)   # until the parent exits
             os._exit(0)
         os.close(hold)
         thread = threading.Thread(target=loop.run)
@@ -1111,7 +1111,7 @@ def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_
             sock.shutdown(socket.SHUT_WR)
         while len(closings) < 10:
             os.sched_yield()
-        more = [socket.socketpair() for _ in range(10)]   # with the numbers of those that have gone
+        more = [socket.socketpair() for _ in range(10)]   # with the numbers of closed connections
         for i, (theirs, ours) in enumerate(more):
             theirs.settimeout(30)
             loop.adopt(ours.detach(), 20 + i)

@@ -1,6 +1,6 @@
-"""A server in which an allocation fails, from the accept of a client to the end of the drain.
+"""A server in which one allocation fails, from the accept of a client to the end of the drain.
 
-One connection may end, or the server pause; it never stops serving, hangs, or leaves a descriptor or a child behind.
+One connection may close, or accepting may pause; the server never stops, hangs, or leaks a descriptor or a child.
 """
 
 import os
@@ -15,7 +15,7 @@ from support.sweep import preloaded, run_script
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the script reads /proc"),
     pytest.mark.skipif(
-        bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="no allocator of this Python can be made to fail"
+        bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="this Python has no hook for failing allocations"
     ),
 ]
 
@@ -23,20 +23,20 @@ ENGINES = ("iterative", "process", "thread", "event")
 
 
 def sweep(engine, allocator, tmp_path, *, step, width):
-    """How many runs of a server there were, each with an allocation that failed."""
+    """Return the number of runs of a server, in each of which another allocation failed."""
     environment = {}
     if allocator == "python":
         if sys.version_info >= (3, 14):
-            pytest.skip("this Python's helper does not reach C's allocations: those of the C library are failed")
-        pytest.importorskip("_testcapi", reason="this Python has no allocator that can be made to fail")
+            pytest.skip("the hook of this Python does not cover allocations in C; the libc variant does")
+        pytest.importorskip("_testcapi", reason="this Python has no hook for failing allocations")
     else:
         if platform.libc_ver()[0] != "glibc":
-            pytest.skip("the shim needs glibc")
+            pytest.skip("the preloaded library needs glibc")
         if os.environ.get("RIOECHO_BUILD") == "sanitize":
             pytest.skip("AddressSanitizer has an allocator of its own")
         environment = {"LD_PRELOAD": preloaded("allocations.c", tmp_path), "PYTHONMALLOC": "malloc"}
     done = run_script("server_memory_scenarios.py", engine, allocator, step, width, timeout=600, **environment)
-    assert "_server" not in done.stderr  # no traceback of ours; Python's own may be there
+    assert "_server" not in done.stderr  # no traceback of the server; the interpreter may print its own
     return int(done.stdout.split()[2])
 
 

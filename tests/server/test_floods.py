@@ -1,4 +1,4 @@
-"""Clients that connect as fast as they can do not put off the stop: it ends when the time to drain is over."""
+"""Clients that connect as fast as they can do not delay the stop beyond the drain timeout."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ FLOOD = """if True:
             os._exit(0)
     for _ in range(8):
         os.read(reader, 1)
-    print("they come", flush=True)
+    print("connecting", flush=True)
     sys.stdin.read()
 """
 
@@ -53,7 +53,7 @@ def test_a_flood_of_clients_does_not_delay_the_end(engine, family, tmp_path):
     with Server(*options) as server:
         address = [path] if family == "unix" else server.address
         with Command(None, *address, code=FLOOD) as flood:
-            flood.out.wait_for("they come")
+            flood.out.wait_for("connecting")
             start = time.monotonic()
             server.signal(signal.SIGTERM)
             assert server.status() == 0
@@ -62,7 +62,7 @@ def test_a_flood_of_clients_does_not_delay_the_end(engine, family, tmp_path):
 
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
 def test_only_clients_in_the_listen_queue_at_the_stop_are_served(engine):
-    """One that holds the drain open for long must not keep the listener open for others."""
+    """A client that prolongs the drain must not keep the listener open for new clients."""
     server = EchoServer(host="127.0.0.1", engine=engine, drain_timeout=SECONDS)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.addresses[0])) for _ in range(5)]
@@ -73,7 +73,7 @@ def test_only_clients_in_the_listen_queue_at_the_stop_are_served(engine):
         with server:
             assert receive_all(clients[0]) == b"in the queue\n"
             deadline = time.monotonic() + SECONDS
-            while True:  # those who come too late get no answer, and soon no connection
+            while True:  # clients that connect too late get no echo, and soon no connection
                 assert time.monotonic() < deadline
                 try:
                     socket.create_connection(server.addresses[0], timeout=SECONDS).close()

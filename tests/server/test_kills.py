@@ -1,4 +1,4 @@
-"""What others do with kill(1): to clients, to the children of the process engine, and to their parent."""
+"""Signals from outside: to clients, to the children of the process engine, and to their parent."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ CLIENTS = """if True:
     for i, sock in enumerate(socks):
         sock.setblocking(False)
         sock.sendall(b"whole lines\\n" * (i % 4) + b"half a line" * (i % 2))
-        while i % 5 == 0 and select.select([], [sock], [], 0.05)[1]:  # and never read
+        while i % 5 == 0 and select.select([], [sock], [], 0.05)[1]:  # some never read
             with contextlib.suppress(BlockingIOError):
                 sock.send(b"more\\n" * 10_000)
     print("ready", flush=True)
@@ -110,7 +110,7 @@ def test_children_whose_parent_is_killed_drain_and_exit():
             acknowledged(sock)
         server.signal(signal.SIGKILL)
         assert server.status() == -signal.SIGKILL
-        with EchoServer(server.address[1]) as heir, dial(heir.addresses[0]) as sock:  # the port is free
+        with EchoServer(server.address[1]) as heir, dial(heir.addresses[0]) as sock:  # the port is free again
             ask(sock)
         for sock in clients:
             assert receive_all(sock) == b"one\ntwo\nand a half"
@@ -136,7 +136,7 @@ def test_children_whose_parent_is_killed_do_not_outlive_the_drain_timeout():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
 def test_a_signal_to_the_whole_process_group_loses_nothing(engine, number):
-    """As Ctrl-C in a terminal is sent, and what service managers do."""
+    """As by Ctrl-C in a terminal and by service managers."""
     server = Server("-q", "--engine", engine, start_new_session=True)
     with server, crowd_of(server.addresses, [stretch(1 << 20, i) for i in range(30)], TOLD) as crowd:
         crowd.run(lambda: sum(client.received for client in crowd.clients) > 1 << 19)
@@ -194,7 +194,7 @@ def test_a_second_signal_kills_all_children():
         ask(sock)
         own = children(server.pid)
         server.signal(signal.SIGTERM)
-        assert receive_all(sock) == b""  # it waits for our end, and has no deadline
+        assert receive_all(sock) == b""  # it waits for the client's close, and has no deadline
         server.signal(signal.SIGTERM)
         assert server.status() == 128 + signal.SIGTERM
         until(lambda: all(gone(each) for each in own))

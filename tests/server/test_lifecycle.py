@@ -1,4 +1,4 @@
-"""The life of a server when it is stopped and closed from everywhere: handlers, threads, before it has begun."""
+"""The life cycle of a server that handlers and threads stop and close at any time, before the start included."""
 
 import contextlib
 import random
@@ -17,7 +17,7 @@ def engine(request):
 
 
 def test_a_signal_handler_may_stop_the_server_at_any_time(engine, on_alarm):
-    """In the middle of start(), stop(), close() and of another stop()."""
+    """During start(), stop(), close() and another stop()."""
     current = []
     on_alarm(lambda number, frame: [server.stop() for server in current], 0.0003, 0.0003)
     for _ in range(30):
@@ -36,13 +36,13 @@ def test_a_signal_handler_may_close_the_server_at_any_time(engine, on_alarm):
     for _ in range(30):
         server = EchoServer(engine=engine, drain_timeout=SECONDS)
         current[:] = [server]
-        with contextlib.suppress(RuntimeError):  # closed before it began
+        with contextlib.suppress(RuntimeError):  # closed before the start
             server.start()
         server.close()
 
 
 def test_the_server_can_be_closed_after_a_handler_raised(engine, storm):
-    """In the middle of start(), wait() and close(): closing goes on where it was left."""
+    """During start(), wait() and close(): closing continues where it was interrupted."""
     before = set(threading.enumerate())
     chance = random.Random(engine)
     deadline = time.monotonic() + SECONDS
@@ -59,7 +59,7 @@ def test_the_server_can_be_closed_after_a_handler_raised(engine, storm):
 
 
 def close_and_look(server):
-    """Close it: how many connections are left."""
+    """Close the server; return the number of active connections."""
     server.close()
     return server.stats()["active"]
 
@@ -72,7 +72,7 @@ def test_many_threads_may_close_the_server_at_once(engine):
             ask(sock)
             sock.close()
             for each in [Running(close_and_look, server) for _ in range(10)]:
-                assert each.result() == 0  # each has waited for the end
+                assert each.result() == 0  # each call waited for the end
 
 
 def test_exactly_one_of_two_threads_starts_the_server(engine):

@@ -1,4 +1,4 @@
-"""What the server costs and how it bears shortage: memory, descriptors, processor time. Servers in child processes."""
+"""The costs of a server and its behaviour without memory or descriptors; the servers run in child processes."""
 
 import contextlib
 import select
@@ -9,7 +9,7 @@ from support.peers import Server, ask, dial, fill, lines, peak_memory, processor
 
 HIGH_NUMBERS = """if True:
     import os
-    for _ in range(1030):  # select(2) knows no descriptor past 1023
+    for _ in range(1030):  # select(2) does not support descriptors above 1023
         os.dup(2)
     from rioecho.cli.server import main
     main()
@@ -25,7 +25,7 @@ def test_a_client_that_only_sends_uses_little_memory_and_others_are_served(engin
             ask(sock)
         before = peak_memory(server.pid)
         if before is None:
-            pytest.skip("no /proc to ask for the memory")
+            pytest.skip("there is no /proc")
         for _ in range(3):
             deaf = stack.enter_context(dial(server.address))
             fill(deaf)
@@ -40,7 +40,7 @@ def test_an_endless_line_uses_no_more_memory_than_max_line(engine):
         ask(sock)
         before = peak_memory(server.pid)
         if before is None:
-            pytest.skip("no /proc to ask for the memory")
+            pytest.skip("there is no /proc")
         piece = b"x" * (1 << 20)
         for _ in range(50):
             ask(sock, piece)
@@ -66,7 +66,7 @@ def test_without_descriptors_accepting_pauses_without_spinning_and_resumes(high)
             sock.sendall(b"%d\n" % i)
         server.err.wait_for("accepting pauses")
         before = processor_seconds(server.pid)
-        assert not select.select(clients[-1:], [], [], 1.0)[0]  # no room, and time to burn a processor
+        assert not select.select(clients[-1:], [], [], 1.0)[0]  # time for a busy loop to show
         if before is not None:
             assert processor_seconds(server.pid) - before < 0.5
         ask(clients[0], receive(clients[0], 2) + b"who is in stays in\n")

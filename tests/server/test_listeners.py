@@ -1,6 +1,6 @@
-"""All the listening sockets of a server together, and those that systemd passes.
+"""All listening sockets of a server together, and those that systemd passes.
 
-TCP by itself is in test_server_addresses.py, the unix socket in test_unix_listener.py.
+For TCP alone see test_addresses.py, for unix sockets test_unix_listener.py.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from rioecho._server.listeners import Listeners, listen_sockets, passed_sockets
 from support.peers import SECONDS
 from support.unix_sockets import answers, bound
 
-needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract names are Linux's")
+needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract names are Linux only")
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def path(tmp_path):
     return str(tmp_path / "socket")
 
 
-# ---- What systemd passes
+# ---- sockets passed by systemd
 
 LAUNCHER = """\
 import fcntl, os, sys
 count, code, pid = sys.argv[1:4]
 fds = [int(fd) for fd in sys.argv[4:]]
-# Out of the way of each other first.
+# First to numbers that do not overlap.
 aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]
 for fd in set(fds):
     os.close(fd)
@@ -55,7 +55,7 @@ except (OSError, ValueError) as error:
 
 
 def passed_to(code, *sockets, count=None, pid=""):
-    """What a child prints that is passed these as systemd does, its lines."""
+    """Pass sockets to a child as systemd does; return the lines that it prints."""
     fds = [sock if isinstance(sock, int) else sock.fileno() for sock in sockets]
     count = len(fds) if count is None else count
     done = subprocess.run(
@@ -144,7 +144,7 @@ def test_a_variable_that_is_not_a_number_is_a_value_error(name, value):
 
 
 def connected():
-    """Give a socket such as systemd passes with Accept=yes."""
+    """Return a connected socket, as systemd passes with Accept=yes."""
     ours, theirs = socket.socketpair()
     theirs.close()
     return ours
@@ -171,7 +171,7 @@ AFTER = (
             lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM),
             errno.EAFNOSUPPORT,
             "a TCP, UDP or unix socket",
-            marks=pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="Linux's"),
+            marks=pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="netlink is Linux only"),
         ),
     ],
     ids=["file", "unbound", "connected", "seqpacket", "netlink"],
@@ -215,7 +215,7 @@ def test_a_shell_can_pass_a_socket(tcp):
 
 
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed")
-@pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="the sanitizer would be preloaded there, too")
+@pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="the sanitizer would be preloaded into it")
 def test_sockets_passed_by_systemd_are_served(path):
     code = PRELUDE + "\n".join(
         [
@@ -238,7 +238,7 @@ def test_sockets_passed_by_systemd_are_served(path):
     assert os.path.lexists(path)
 
 
-# ---- All of them together
+# ---- all listeners together
 
 
 def nonblocking(sock):
@@ -331,7 +331,7 @@ def test_a_forked_child_closes_its_descriptors_and_leaves_the_files(path, child)
 def test_a_child_forked_while_another_thread_closes_does_not_block(path, child):
     before = """
 import warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread, the very thing that is tried
+warnings.simplefilter("ignore", DeprecationWarning)  # about fork() with threads, which is what this tests
 held, go_on = threading.Event(), threading.Event()
 
 def hold():

@@ -1,4 +1,4 @@
-"""The memory of all connections together: its limit, those that wait for some, and that it goes back to the system."""
+"""The memory of all connections: its limit, the connections that wait for it, and its return to the system."""
 
 import contextlib
 import errno
@@ -17,15 +17,15 @@ from support.event_loops import CHUNK, Loop, until
 from support.peers import SECONDS, Running, ask, dial, exchange, lines, receive, receive_all, reset
 from support.procfs import children, memory, needs_proc
 
-CHUNK_MIN = 4096  # what a connection that holds nothing is read by while memory is short
+CHUNK_MIN = 4096  # size of a read of a connection without a buffer while memory is short
 ENGINES = ("event", "thread", "process")
 
 
 @pytest.fixture(params=["epoll", "poll"])
 def loop_with(request):
-    """Make a loop, `loop_with(limit, ...)`, whose connections have so much memory; `run.memory` is the budget."""
+    """Return a function that creates a loop with a budget of ``limit`` bytes: ``loop_with(limit, ...)``."""
     if request.param == "epoll" and sys.platform != "linux":
-        pytest.skip("no epoll here")
+        pytest.skip("there is no epoll")
 
     def make(limit, **options):
         budget = MemoryBudget(limit)
@@ -42,7 +42,7 @@ def engine(request):
 
 
 def send_some(sock, data):
-    """Send what the kernel takes within a moment; how much that was."""
+    """Send until the socket buffer stays full; return the number of bytes sent."""
     sock.setblocking(False)
     sent = 0
     while sent < len(data) and select.select([], [sock], [], 0.2)[1]:
@@ -53,7 +53,7 @@ def send_some(sock, data):
 
 
 def settled(number):
-    """Wait until a number has not changed for a while, and return it."""
+    """Wait until ``number()`` has not changed for a while, and return it."""
     last, since = number(), time.monotonic()
     while time.monotonic() - since < 0.3:
         time.sleep(0.01)
@@ -64,9 +64,9 @@ def settled(number):
 
 @contextlib.contextmanager
 def crowded(run, n=8):
-    """Clients that each send more of a line than there is memory for: their ends, when nothing moves any more.
+    """Yield n clients that have each sent more of a line than there is memory for, when nothing moves any more.
 
-    Reset at the end: the end of the input of one that is not read from may never come.
+    They are reset at the end, because the server never reads the EOF of a connection that it does not read from.
     """
     clients = [run.client(i, kind="tcp") for i in range(n)]
     try:
@@ -103,7 +103,7 @@ def test_a_loop_whose_connections_wait_for_memory_sleeps(loop_with):
 
 
 def test_lines_that_do_not_fit_together_are_all_echoed(loop_with):
-    """The reserve lets one line at a time come to its end, whoever else waits in the middle of one."""
+    """The reserve allows one line at a time to be completed while other connections wait in the middle of theirs."""
     data = b"x" * 300_000 + b"\n"
     with loop_with(800_000, max_line=1 << 20) as run:
         running = [Running(exchange, run.client(kind=("unix", "tcp")[i % 2]), data, finish=False) for i in range(8)]
@@ -249,19 +249,19 @@ def test_the_memory_of_a_killed_child_is_returned():
             os.kill(pid, signal.SIGKILL)
         until(lambda: server.memory.used == 0)
         with dial(server.addresses[0]) as sock:
-            ask(sock, b"z" * 100_000 + b"\n")  # the reserve is free again, too
+            ask(sock, b"z" * 100_000 + b"\n")  # the reserve is free again as well
         for sock in clients:
             sock.close()
 
 
-# ---- back to the system
+# ---- return of memory to the system
 
 
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 64 << 20])
 def test_the_memory_of_lines_is_returned_to_the_system(limit):
-    """Two waves of clients that each send the beginning of a long line; then none is left."""
+    """Two waves of clients each send the beginning of a long line and disconnect."""
     clients_n, piece = 400, b"x" * 700_000
     with EchoServer(max_memory=limit, backlog=1000) as server:
         with dial(server.addresses[0]) as sock:
@@ -313,7 +313,7 @@ def test_a_connection_idle_after_a_long_line_has_no_buffer():
             sock.close()
 
 
-# ---- the account
+# ---- the accounting
 
 
 def test_shares_return_their_memory_and_their_places():
@@ -322,7 +322,7 @@ def test_shares_return_their_memory_and_their_places():
     shares = [Share(budget, 100) for _ in range(1000)]
     assert [share.taken for share in shares] == [0] * 1000
     del shares
-    for _ in range(70_000):  # more than there are places
+    for _ in range(70_000):  # more shares than there are places
         Share(budget, 100)
     assert MemoryBudget(0).limit == 0
     assert Share(None, 0).taken == 0
@@ -330,7 +330,7 @@ def test_shares_return_their_memory_and_their_places():
         MemoryBudget(-1)
 
 
-# ---- lines that are reported
+# ---- reported lines
 
 
 def taking(seconds):
@@ -427,7 +427,7 @@ def test_a_closing_whose_report_fails_for_lack_of_memory_is_reported_later(loop_
 
 
 class Failing:
-    """What is called first raises MemoryError `n` times."""
+    """Callbacks of which the first n calls raise MemoryError."""
 
     def __init__(self, run, n):
         self.n, self.failed, self.call = n, 0, Loop._on_closed.__get__(run)

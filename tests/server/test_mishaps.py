@@ -1,4 +1,4 @@
-"""What befalls a server as a process: it is suspended, forked, or cannot have what it needs."""
+"""A server process that is suspended, forked, or lacks a resource."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ ENGINES = ("iterative", "process", "thread", "event")
 @pytest.mark.slow
 @pytest.mark.parametrize("poller", ["epoll", "poll"])
 def test_a_suspended_server_does_not_close_its_clients_as_idle(poller):
-    """More of them than are told of at once: it looks what has come before it closes any."""
+    """There are more clients than one wait reports: the loop checks for input before it closes any."""
     with Server("-q", "--idle-timeout", "1", environment={"RIOECHO_POLLER": poller}) as server:
         socks = [dial(server.address) for _ in range(300)]
         try:
@@ -25,7 +25,7 @@ def test_a_suspended_server_does_not_close_its_clients_as_idle(poller):
             server.signal(signal.SIGSTOP)
             for sock in socks:
                 sock.sendall(b"while you slept\n")
-            time.sleep(1.1)  # what passes here is the time of the timeout
+            time.sleep(1.1)  # the time itself is tested: the idle timeout passes
             server.signal(signal.SIGCONT)
             for sock in socks:
                 assert receive(sock, 16) == b"while you slept\n"
@@ -62,7 +62,7 @@ FORKED = """if True:
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_forked_child_that_closes_its_copy_leaves_the_server_alone(child, engine):
-    code = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n"  # fork() beside threads
+    code = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n"  # fork() with threads
     code += FORKED
     assert child(code, engine).split() == ["2", "2", "21", "21"]
 
@@ -77,7 +77,7 @@ def test_a_server_whose_engine_cannot_start_prints_no_ready_line():
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_counts_are_consistent_with_each_other(engine):
-    """Clients come and go all the time, one at once: no look shows more than one."""
+    """One client at a time connects and disconnects, so stats() must never report more than one."""
     with Server(
         "-q", "--engine", engine, "--max-connections", "1", "--stats", "0.01", "--log-format", "json"
     ) as server:

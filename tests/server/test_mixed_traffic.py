@@ -1,7 +1,7 @@
-"""All kinds of clients at once, and servers that stop at any moment: every byte is accounted for.
+"""All kinds of concurrent clients, and servers that stop at any time: every byte is accounted for.
 
-RIOECHO_SOAK sets the seconds of the mixed traffic, which the engines share, and has more stops tried. What the clients
-do is random and seeded; how it mingles is not.
+RIOECHO_SOAK sets the seconds of the mixed traffic, which the engines share, and runs more stops. The actions of the
+clients are random and seeded; their interleaving is not.
 """
 
 import contextlib
@@ -38,13 +38,13 @@ def framing(request):
 
 
 def some_client(chance, addresses, *, may_stay):
-    """A client as chance has it: large or small, quick or slow, well-behaved or not."""
+    """Return a random client: large or small, fast or slow, well-behaved or not."""
     size = chance.choice([0, 1, 2, 50, 1000, 5000, 65_536, chance.randrange(200_000), chance.randrange(200_000)])
     data = stretch(size, chance.randrange(1000))
     if chance.random() < 0.05:
         data = LONG_LINE[chance.randrange(len(LONG_LINE)) :]
     end = chance.choices([FINISH, LEAVE, STAY, RESET, VANISH], [10, 4, 1 if may_stay else 0, 3, 3])[0]
-    if end in (LEAVE, STAY) and not data.endswith(b"\n"):  # what would not come back before the half-close
+    if end in (LEAVE, STAY) and not data.endswith(b"\n"):  # an incomplete line is echoed only after a half-close
         data += b"\n"
     options = {"piece": chance.choice([1 << 17, 5000, 100]) if len(data) < 10_000 else 1 << 17}
     if chance.random() < 0.2 and len(data) < 200_000:
@@ -121,7 +121,7 @@ def test_a_stop_at_any_time_loses_nothing_that_was_acknowledged(kind, framing):
             serving, first = None, b""
             if chance.random() < 0.5:
                 serving = Running(server.serve_forever)
-                first = b"do you serve?\n"  # a close() before that would be another thing
+                first = b"do you serve?\n"  # so that it serves before a close()
                 with dial(server.addresses[0]) as sock:
                     ask(sock, first)
             else:
@@ -153,14 +153,14 @@ def test_a_stop_at_any_time_loses_nothing_that_was_acknowledged(kind, framing):
 
 
 class Gate(logging.Handler):
-    """Holds up whoever logs the end of a connection for the first time, until it is opened."""
+    """Blocks the first thread that logs a closed connection until the gate is opened."""
 
     def __init__(self):
         super().__init__()
         self.reached, self.opened = threading.Event(), threading.Event()
 
     def handle(self, record):
-        self.emit(record)  # without the lock: the others are not to be held up
+        self.emit(record)  # without the lock, so that other threads are not blocked
 
     def emit(self, record):
         if record.getMessage().startswith("Closed") and not self.reached.is_set():
@@ -181,14 +181,14 @@ def gate(caplog):
 
 @pytest.mark.parametrize("attempt", range(2))
 def test_a_close_at_the_stop_does_not_make_the_loop_forget_other_connections(gate, attempt):
-    """Telling of a connection's end interrupts the draining: whoever was read from, not to the end, is still there."""
-    data = b"x" * 100_000  # one read of the loop, and a part of another; and no newline
+    """A report interrupts draining: connections with unread input must still be drained afterwards."""
+    data = b"x" * 100_000  # one read of the loop and part of another, without a newline
     with EchoServer(drain_timeout=SECONDS) as server, contextlib.ExitStack() as stack:
         first, leaver, sender = (stack.enter_context(dial(server.addresses[0])) for _ in range(3))
         for sock in (first, leaver, sender):
             ask(sock)
         first.close()
-        assert gate.reached.wait(SECONDS)  # all of these come at once, while the loop is logging
+        assert gate.reached.wait(SECONDS)  # all of these close while the loop is logging
         sender.sendall(data)
         acknowledged(sender)
         reset(leaver)
@@ -203,7 +203,7 @@ def test_a_close_at_the_stop_does_not_make_the_loop_forget_other_connections(gat
 
 
 def wait_until_free(address):
-    """Wait until nobody listens there any more."""
+    """Wait until no server listens at the address."""
     deadline = time.monotonic() + SECONDS
     while True:
         assert time.monotonic() < deadline
@@ -230,7 +230,7 @@ def test_close_waits_until_every_closed_connection_has_been_logged(gate, engine,
 
 @pytest.mark.slow
 def test_many_threads_may_stop_the_server_while_another_closes_it():
-    """The descriptor that stop() writes to is not written to once it is closed, and perhaps a stranger's."""
+    """stop() never writes to its descriptor after the close, when the number may belong to an unrelated file."""
     for _ in range(ROUNDS * 5):
         server = EchoServer()
         running = [Running(stop) for stop in [server.stop] * 4 + [server.close] + [server.stop] * 4]

@@ -1,6 +1,6 @@
-"""rioecho-server when there is not enough of something, and what its clients cost it: memory, descriptors, processes.
+"""rioecho-server without enough memory, descriptors or processes, and the costs of its clients.
 
-RIOECHO_SOAK=1 has 10,000 idle connections.
+RIOECHO_SOAK=1 opens 10,000 idle connections.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ FULL = "RIOECHO_SOAK" in os.environ
 
 
 def ends(sock):
-    """Wait until the other side has ended the connection."""
+    """Wait until the server has closed the connection."""
     poller = select.poll()
-    poller.register(sock, getattr(select, "POLLRDHUP", 0))  # and POLLHUP, POLLERR; whatever there is to read
-    assert poller.poll(SECONDS * 1000), "the connection is still there"
+    poller.register(sock, getattr(select, "POLLRDHUP", 0))  # POLLHUP and POLLERR are always reported; input is ignored
+    assert poller.poll(SECONDS * 1000), "timed out waiting for the close"
 
 
 # ---- memory
@@ -46,7 +46,7 @@ def test_clients_that_only_send_use_little_memory_and_are_closed_as_idle(engine,
         before = memory(server.pid, "VmHWM")
         deaf = [stack.enter_context(dial(server.address)) for _ in range(n)]
         for sock in deaf:
-            sock.sendall(b"x" * 65_535)  # the line is not whole, and held
+            sock.sendall(b"x" * 65_535)  # an incomplete line, which the server holds
         for sock in deaf:
             sock.sendall(b"\n")
         fill(deaf[-1])
@@ -100,7 +100,7 @@ def test_without_descriptors_clients_wait_until_others_disconnect(engine):
             sock.sendall(b"%03d\n" % i)
         server.err.wait_for("accepting pauses")
         spent = processor_seconds(server.pid)
-        assert not select.select(clients[-50:], [], [], 0.5)[0]  # no room; and time to burn a processor
+        assert not select.select(clients[-50:], [], [], 0.5)[0]  # time for a busy loop to show
         if spent is not None:
             assert processor_seconds(server.pid) - spent < 0.1
         assert 10 < len(select.select(clients, [], [], 0)[0]) < 64
@@ -142,17 +142,17 @@ def test_without_descriptors_waiting_clients_are_served_after_sigterm(engine):
 
 # ---- processes and threads
 
-NOBODY = 64_123  # hardly anybody's: the limit is on what one user has
+NOBODY = 64_123  # probably unused: the limit counts the processes of one user
 
 
 def few_processes(n):
-    """What the shell does before the command so that there are so many processes and threads at most, for it alone."""
+    """Return a command prefix that limits the command to n processes and threads as a user of its own."""
     drop = ["setpriv", f"--reuid={NOBODY}", "--clear-groups", "--inh-caps=-all", "--"]
     if os.geteuid() != 0 or not shutil.which("setpriv") or not shutil.which("prlimit"):
-        pytest.skip("needs to be root, setpriv and prlimit")
+        pytest.skip("needs root, setpriv and prlimit")
     done = subprocess.run([*drop, sys.executable, "-c", "import rioecho.server"], capture_output=True, check=False)
     if done.returncode:
-        pytest.skip("another user cannot run the command here")
+        pytest.skip("another user cannot run the command")
     return f'exec prlimit --nproc={n}:{n} {" ".join(drop)} "$@"'
 
 
@@ -190,12 +190,12 @@ def test_without_threads_the_command_prints_one_line_and_exits_with_1(engine, n)
         assert server.out.text == ""
 
 
-# ---- memory that the system refuses
+# ---- failing allocations
 
 
 @pytest.fixture
 def many_descriptors():
-    """Have this process open as many descriptors as it may; how many that is."""
+    """Raise the descriptor limit of this process to its maximum; return it."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = before[1] if before[1] != resource.RLIM_INFINITY else 1 << 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 1 << 20), before[1]))
@@ -206,10 +206,10 @@ def many_descriptors():
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["thread", "event"])
 def test_the_server_keeps_serving_in_an_address_space_too_small_for_all_clients(engine, many_descriptors):
-    """9,000 beginnings of lines, in 148 MB: whoever finds no memory waits, or is ended, and the server stays."""
+    """9,000 partial lines in 148 MB: connections without memory wait or are closed, and the server keeps serving."""
     n = 9000
     if many_descriptors < n + 100:
-        pytest.skip("this process may not open so many descriptors")
+        pytest.skip("the descriptor limit is too low")
     if os.environ.get("RIOECHO_BUILD") == "sanitize":
         pytest.skip("AddressSanitizer needs the address space")
     options = ["-q", "--engine", engine, "--host", "127.0.0.1", "--drain-timeout", "2"]
@@ -221,7 +221,7 @@ def test_the_server_keeps_serving_in_an_address_space_too_small_for_all_clients(
                 try:
                     sock.connect(server.address)
                     sock.sendall(b"x" * 500)
-                except TimeoutError:  # the listen queue is full: it pauses
+                except TimeoutError:  # the listen queue is full: accepting pauses
                     break
                 except ConnectionError:
                     continue
@@ -234,4 +234,4 @@ def test_the_server_keeps_serving_in_an_address_space_too_small_for_all_clients(
         assert server.status() == 0
         assert time.monotonic() - start < SECONDS / 3
         assert "Traceback" not in server.err.text
-        assert server.err.text.count("\n") <= 2  # that it pauses, and that it refused somebody
+        assert server.err.text.count("\n") <= 2  # accepting pauses; refused a connection

@@ -1,4 +1,4 @@
-"""How EchoServer stops: what had arrived is echoed, then comes the end, within drain_timeout whatever clients do."""
+"""How EchoServer stops: it echoes the bytes that had arrived and closes, within drain_timeout whatever clients do."""
 
 import contextlib
 import itertools
@@ -62,7 +62,7 @@ def test_bytes_that_had_arrived_are_echoed_to_a_client_that_reads_late(engine):
 
 @pytest.mark.sampled(1)
 def test_a_client_connected_but_not_yet_accepted_is_served(engine):
-    """Its bytes have been acknowledged by the kernel: it has been promised that they arrived."""
+    """The kernel has acknowledged its bytes, so they must not be lost."""
     server = EchoServer(engine=engine)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(address)) for address in server.addresses * 3]
@@ -136,7 +136,7 @@ def test_a_client_that_keeps_sending_reads_its_echo_and_eof_and_no_reset(engine)
         assert sock.recv(7) == b"before\n"
         assert sock.recv(1) == b""
         for _ in range(100):
-            sock.sendall(b"too late\n")  # read by the server and thrown away, or a reset would come for it
+            sock.sendall(b"too late\n")  # the server reads and discards it, otherwise it would send a reset
         assert sock.recv(1) == b""
 
 
@@ -160,12 +160,12 @@ def test_stopping_and_closing_again_does_nothing():
     with EchoServer() as server:
         server.stop()
         server.stop()
-    strangers = [os.pipe() for _ in range(8)]  # with the numbers that it had
+    unrelated = [os.pipe() for _ in range(8)]  # with the numbers that the server had
     server.stop()
     server.close()
-    assert select.select([reader for reader, _ in strangers], [], [], 0)[0] == []  # nothing was written to any
-    for fd in itertools.chain.from_iterable(strangers):
-        os.close(fd)  # an error, had it been closed
+    assert select.select([reader for reader, _ in unrelated], [], [], 0)[0] == []  # nothing was written to them
+    for fd in itertools.chain.from_iterable(unrelated):
+        os.close(fd)  # raises if the server closed it
     assert server.stats()["accepted"] == 0
 
 

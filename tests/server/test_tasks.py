@@ -1,4 +1,4 @@
-"""Calls in threads of their own: the end is told in any case, and nobody waits for the beginning."""
+"""Calls in new threads: the end is reported in any case, and the caller does not wait for the beginning."""
 
 import queue
 import signal
@@ -69,13 +69,13 @@ def test_an_exception_ends_the_task_and_is_reported(monkeypatch):
 
 
 def test_a_task_ends_whichever_allocation_fails(child):
-    """threading.Thread.start() would wait for ever for a thread that has no memory to begin with."""
-    pytest.importorskip("_testcapi", reason="this Python has no allocator that can be made to fail")
+    """threading.Thread.start() would block indefinitely if the new thread had no memory to begin."""
+    pytest.importorskip("_testcapi", reason="this Python has no hook for failing allocations")
     printed = child("""if True:
         import _testcapi, sys
         from rioecho._server.notify import Latch
         from rioecho._server.tasks import Task, WaitGroup
-        sys.unraisablehook = lambda unraisable: None   # a thread that did not come to its call
+        sys.unraisablehook = lambda unraisable: None   # of a thread that never made its call
         calls = begun = refused = 0
         def call():
             global calls
@@ -86,7 +86,7 @@ def test_a_task_ends_whichever_allocation_fails(child):
             before = calls
             failed = False
             _testcapi.set_nomemory(k, k + 1)
-            while True:   # until it has ended, for the allocations of the thread are to fail, too
+            while True:   # until the task has ended, because allocations of the thread are to fail as well
                 try:
                     if not failed:
                         task.start()
@@ -105,11 +105,11 @@ def test_a_task_ends_whichever_allocation_fails(child):
         """)
     calls, begun, refused = map(int, printed.split())
     assert refused
-    assert begun >= calls >= 20  # to well past the last allocation
+    assert begun >= calls >= 20  # well past the last allocation
 
 
 def test_signals_go_to_the_main_thread(on_alarm):
-    """A thread that begins, works or ends must not be the one that gets them: the main thread would wait on."""
+    """A signal delivered to a thread that begins, works or ends would not interrupt the wait of the main thread."""
     handled = []
     masks = []
     group = WaitGroup()
@@ -154,7 +154,7 @@ def test_a_wake_pipe_wakes_drops_and_closes():
     assert not stop.pause(pipe, 0.02)
     assert time.monotonic() - start >= 0.02
     pipe.arm(True)
-    for _ in range(100_000):  # more than it holds: nobody blocks
+    for _ in range(100_000):  # more than the pipe holds: wake() does not block
         pipe.wake()
     assert not stop.pause(pipe, SECONDS)
     pipe.close()

@@ -1,4 +1,4 @@
-"""UdpEcho on real sockets: every datagram comes back whole, or not at all and is counted; and no loop lasts."""
+"""UdpEcho on real sockets: every datagram is echoed whole, or dropped and counted, and every loop ends."""
 
 import contextlib
 import errno
@@ -43,11 +43,11 @@ deterministic = settings(
     max_examples=int(os.environ.get("RIOECHO_EXAMPLES", "400")),
 )
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forged sources and IP_RECVERR as Linux has them")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forged sources and IP_RECVERR as on Linux")
 
 
 class Serving:
-    """A UdpEcho that runs in a thread; leaving the block stops it, and after stop() its counts are final."""
+    """A UdpEcho that runs in a thread until the end of the block; after stop() its counts are final."""
 
     def __init__(self, *hosts, sockets=None, **options):
         self.sockets = udp_sockets([(host, 0) for host in hosts]) if sockets is None else sockets
@@ -94,7 +94,7 @@ def stop_pipe():
 
 @contextlib.contextmanager
 def client(address, host=None, port=0):
-    """A socket that sends to that address, and hears of nobody else."""
+    """Return a UDP socket connected to the address."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(SECONDS)
@@ -105,23 +105,23 @@ def client(address, host=None, port=0):
 
 
 def ask(sock, data=b"are you there?"):
-    """Send a datagram and have it back."""
+    """Send a datagram and check that it is echoed."""
     sock.send(data)
     assert sock.recv(1 << 17) == data
 
 
 def nothing_more(sock):
-    """No datagram is left to receive; on the loopback interface what was sent has arrived."""
+    """Check that no datagram is left to receive; on loopback a sent datagram has arrived at once."""
     sock.setblocking(False)
     with pytest.raises(BlockingIOError):
         sock.recv(1 << 17)
 
 
 def until(condition):
-    """Wait until it holds."""
+    """Wait until the condition is true."""
     deadline = time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "what was waited for does not happen"
+        assert time.monotonic() < deadline, "timed out waiting for the condition"
         os.sched_yield()
 
 
@@ -147,7 +147,7 @@ def test_the_longest_datagram_of_ipv6_is_echoed_whole():
         try:
             sock.send(binary(65_527))
         except OSError as error:
-            pytest.skip(f"not to be sent here: {error}")
+            pytest.skip(f"cannot send it: {error}")
         assert sock.recv(1 << 17) == binary(65_527)
 
 
@@ -158,7 +158,7 @@ def test_each_datagram_is_answered_at_most_once_and_with_the_same_bytes():
         clients = [stack.enter_context(client(server.addresses[i % 2])) for i in range(6)]
         for i in range(100):
             sent = {sock: [] for sock in clients}
-            for j in range(20):  # no more than the kernel keeps for a socket that is not read yet
+            for j in range(20):  # no more than fit into the socket buffer
                 sock = chance.choice(clients)
                 sent[sock].append(b"%d %d " % (i, j) + chance.randbytes(chance.choice((0, 1, 30, 1500))))
                 sock.send(sent[sock][-1])
@@ -199,7 +199,7 @@ def test_an_answer_contains_no_bytes_of_an_earlier_longer_datagram():
 def test_common_client_programs_get_their_lines_back(program, host):
     path = shutil.which(program)
     if path is None:
-        pytest.skip(f"no {program} here")
+        pytest.skip(f"{program} is not installed")
     with Serving(host) as server:
         port = str(server.address[1])
         if program == "nc":
@@ -227,7 +227,7 @@ def test_a_socket_past_descriptor_1023_is_served():
         try:
             fd = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1100)
         except OSError as error:
-            pytest.skip(f"no such descriptor here: {error}")
+            pytest.skip(f"there is no such descriptor: {error}")
     with Serving(sockets=[socket.socket(fileno=fd)]) as server, client(server.address) as sock:
         ask(sock)
 
@@ -236,7 +236,7 @@ def test_a_socket_past_descriptor_1023_is_served():
 
 
 def expected(address, port):
-    """What the standard library thinks of the address."""
+    """Return the verdict of the standard library on the address."""
     if address.version == 6 and address.ipv4_mapped:
         address = address.ipv4_mapped
     return (
@@ -292,9 +292,9 @@ def test_a_client_on_a_port_below_1024_gets_no_answer(port):
         try:
             low = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             stack.enter_context(low)
-            low.bind(("127.0.0.7", port))  # an address that nobody else uses
+            low.bind(("127.0.0.7", port))  # an address that is probably unused
         except OSError as error:
-            pytest.skip(f"this port is not to be had: {error}")
+            pytest.skip(f"cannot bind the port: {error}")
         server = stack.enter_context(Serving(V4))
         low.sendto(b"ping", server.address)
         with client(server.address) as sock:
@@ -312,7 +312,7 @@ def test_a_client_on_port_1024_gets_an_answer():
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
                 raise
-            pytest.skip(f"this port is not to be had: {error}")
+            pytest.skip(f"cannot bind the port: {error}")
 
 
 @pytest.mark.parametrize("host", [V4, V6])
@@ -341,16 +341,16 @@ def test_the_same_port_of_another_address_gets_no_answer():
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
-            pytest.skip("only 127.0.0.1 is a loopback address here")
+            pytest.skip("127.0.0.1 is the only loopback address")
 
 
 @pytest.fixture
 def forge():
-    """Send a datagram with any source there is, `forge(source, address, data)`."""
+    """Return a function that sends a datagram with a forged source: ``forge(source, address, data)``."""
     try:
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     except OSError as error:
-        pytest.skip(f"no raw sockets: {error}")
+        pytest.skip(f"cannot create a raw socket: {error}")
 
     def send(source, address, data):
         udp = struct.pack("!4H", source[1], address[1], 8 + len(data), 0) + data
@@ -366,7 +366,7 @@ def forge():
     "source",
     [
         *((V4, 0), (V4, 7), (V4, 1023), ("0.1.2.3", 5000), ("224.0.0.1", 5000), ("239.255.255.255", 5000)),
-        # The last is the broadcast address of the loopback network, which only the kernel knows as that.
+        # The last is the broadcast address of the loopback network, which only the kernel recognises.
         *(("255.255.255.255", 5000), ("127.255.255.255", 5000)),
     ],
 )
@@ -377,7 +377,7 @@ def test_a_forged_source_gets_no_answer(forge, source):
             ask(sock, b"honest")
         counts = server.stop()
         if counts["bytes_in"] == 6:
-            pytest.skip("this kernel does not deliver it")
+            pytest.skip("this kernel does not deliver the datagram")
         assert counts == counted(1, 1, 12, 6)
 
 
@@ -413,13 +413,13 @@ def test_no_answer_is_broadcast():
 
 
 def broadcast_addresses():
-    """The broadcast addresses of this machine's networks, and that of all of them."""
+    """Return the broadcast addresses of this machine's networks, and 255.255.255.255."""
     yield "127.255.255.255"
     yield "255.255.255.255"
     if sys.platform == "linux":
         path = shutil.which("ip")
-        said = subprocess.run([path, "-4", "addr"], capture_output=True, text=True).stdout if path else ""
-        for words in map(str.split, said.splitlines()):
+        printed = subprocess.run([path, "-4", "addr"], capture_output=True, text=True).stdout if path else ""
+        for words in map(str.split, printed.splitlines()):
             if "brd" in words and words[0] == "inet":
                 yield words[words.index("brd") + 1]
 
@@ -433,19 +433,19 @@ def test_a_datagram_to_a_broadcast_address_is_dropped_and_counted(address, bound
         try:
             context = Serving(ANY if bound == "any" else address)
         except OSError as error:
-            pytest.skip(f"cannot listen there: {error}")
+            pytest.skip(f"cannot listen on the address: {error}")
         with context as server:
             port = server.address[1]
             try:
                 sock.sendto(b"everybody?", (address, port))
             except OSError as error:
-                pytest.skip(f"there is no such network here: {error}")
+                pytest.skip(f"there is no such network: {error}")
             if bound == "any":
                 sock.sendto(b"you?", (V4, port))
                 assert sock.recv(100) == b"you?"
             counts = server.stop()
             if counts["dropped"] == 0:
-                pytest.skip("this system does not deliver it")
+                pytest.skip("this system does not deliver the datagram")
             assert counts["dropped"] == 1
             assert counts["datagrams"] == (bound == "any")
             nothing_more(sock)
@@ -464,20 +464,20 @@ def test_a_datagram_to_a_multicast_address_is_dropped_and_counted(host, group):
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(V4))
             to = [(group, port)]
         else:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 0)  # to this machine alone
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 0)  # to this machine only
             to = [(group, port, 0, index) for index, _ in socket.if_nameindex()]
         for address in to:
             with contextlib.suppress(OSError):
                 sock.sendto(b"everybody?", address)
                 break
         else:
-            pytest.skip("not to be sent here")
+            pytest.skip("cannot send it")
         local = (V6 if ":" in host else V4, port)
         sock.sendto(b"you?", local)
         assert sock.recvfrom(100)[1][:2] == local
         counts = server.stop()
         if counts["dropped"] == 0:
-            pytest.skip("this system does not deliver it")
+            pytest.skip("this system does not deliver the datagram")
         assert counts == counted(1, 1, 14, 4)
         nothing_more(sock)
 
@@ -496,7 +496,7 @@ def test_a_broadcast_to_a_dual_stack_socket_is_dropped():
                 ask(honest, b"you?")
             counts = server.stop()
             if counts["dropped"] == 0:
-                pytest.skip("this system does not deliver it")
+                pytest.skip("this system does not deliver the datagram")
             assert counts == counted(1, 1, 14, 4)
             nothing_more(sock)
 
@@ -512,8 +512,8 @@ def test_an_answer_of_a_wildcard_socket_comes_from_the_destination_address(host)
 @linux_only
 def test_an_answer_over_ipv6_comes_from_the_destination_address():
     path = shutil.which("ip")
-    said = subprocess.run([path, "-6", "addr"], capture_output=True, text=True).stdout if path else ""
-    lines = [line.split() for line in said.splitlines()]
+    printed = subprocess.run([path, "-6", "addr"], capture_output=True, text=True).stdout if path else ""
+    lines = [line.split() for line in printed.splitlines()]
     interface = None
     found = [("::1", 0)]
     for words in lines:
@@ -536,7 +536,7 @@ def test_the_cache_of_destinations_is_bounded():
             try:
                 context = client((f"127.0.{i // 250}.{i % 250 + 1}", server.address[1]))
             except OSError as error:
-                pytest.skip(f"only 127.0.0.1 is a loopback address here: {error}")
+                pytest.skip(f"127.0.0.1 is the only loopback address: {error}")
             with context as sock:
                 sock.send(b"x")
                 assert sock.recv(10) == b"x"
@@ -562,7 +562,7 @@ def test_a_destination_is_read_from_the_ancillary_data(ancillary, many):
 
 
 class Clock:
-    """A clock that the test sets."""
+    """A clock set by the test."""
 
     now = 1000.0
 
@@ -630,7 +630,7 @@ def test_a_busy_source_gets_at_most_its_rate_and_one_burst(rate):
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), max_size=80), st.integers(1, 6))
 def test_the_limiter_agrees_with_a_model_of_whole_tokens(steps, burst):
     limit, clock = limiter(rate=4, burst=burst)
-    eighths = {}  # of a token, and the tick at which there were so many: a tick is 1/8 of the time that a token takes
+    eighths = {}  # eighths of a token, and the tick of that count: a tick is 1/8 of the time of a token
     tick = 0
     for ticks, number in steps:
         tick += ticks
@@ -647,8 +647,8 @@ def test_only_the_sources_seen_last_are_remembered():
         assert limit.allows(i.to_bytes(4, "big"))
         assert len(limit) == min(i + 1, 3)
     seen = [i.to_bytes(4, "big") for i in range(9_997, 10_000)]
-    assert not limit.allows(seen[0])  # seen last now
-    assert limit.allows(A)  # and this makes the second of them be forgotten
+    assert not limit.allows(seen[0])  # it is seen last now
+    assert limit.allows(A)  # this evicts the second of them
     assert not limit.allows(seen[0])
     assert not limit.allows(seen[2])
     assert limit.allows(seen[1])
@@ -712,7 +712,7 @@ def test_a_loop_between_two_echoes_ends_when_the_limit_is_reached():
         until(lambda: one.echo.counts()["dropped"] + other.echo.counts()["dropped"])
         a, b = one.stop(), other.stop()
         most = 50 + (time.monotonic() - start)
-        assert a["dropped"] + b["dropped"] == 1  # the only one that went round: it is over
+        assert a["dropped"] + b["dropped"] == 1  # the only datagram in circulation: the loop has ended
         assert 50 <= a["datagrams"] <= most
         assert 49 <= b["datagrams"] <= most
         nothing_more(one.sockets[0])
@@ -735,7 +735,7 @@ def test_a_loop_between_two_echoes_on_one_port_does_not_begin():
         try:
             sockets = udp_sockets([("127.0.0.7", one.address[1])])
         except OSError as error:
-            pytest.skip(f"not to be had: {error}")
+            pytest.skip(f"cannot bind the port: {error}")
         with Serving(sockets=sockets) as other:
             other.sockets[0].sendto(b"round and round", one.address)
             assert one.stop() == counted(0, 1, 15, 0)
@@ -762,7 +762,7 @@ def test_a_service_that_answers_everything_gets_no_more_than_the_limit():
 
 
 class Hindered(socket.socket):
-    """A UDP socket whose every second answer meets with an error that no test can have of the kernel at will."""
+    """A UDP socket of which every second answer fails with an error that a test cannot provoke in the kernel."""
 
     error = 0
     calls = 0
@@ -793,11 +793,11 @@ def test_an_answer_that_cannot_be_sent_is_dropped_and_the_next_is_sent(name):
 @linux_only
 def test_an_answer_that_the_kernel_does_not_send_is_dropped(forge):
     with Serving(V4) as server, client(server.address) as sock:
-        forge(("198.51.100.7", 5000), server.address, b"from elsewhere")  # no way there from a loopback address
+        forge(("198.51.100.7", 5000), server.address, b"from elsewhere")  # there is no route from a loopback address
         ask(sock, b"honest")
         counts = server.stop()
         if counts["bytes_in"] == 6:
-            pytest.skip("this kernel does not deliver it")
+            pytest.skip("this kernel does not deliver the datagram")
         assert counts == counted(1, 1, 20, 6)
 
 
@@ -805,13 +805,13 @@ def test_an_answer_that_the_kernel_does_not_send_is_dropped(forge):
 def test_a_disconnected_client_loses_only_its_own_answers(host):
     (connected,) = udp_sockets([(host, 0)])
     with client(connected.getsockname(), host) as sock:
-        connected.connect(sock.getsockname())  # so that the kernel tells of what did not arrive
+        connected.connect(sock.getsockname())  # so that the kernel reports undelivered datagrams
         gone = sock.getsockname()
         for _ in range(4):
             sock.send(b"x")
     with Serving(sockets=[connected]) as server, client(server.address, host, gone[1]) as sock:
         until(lambda: sum(server.echo.counts()[name] for name in ("datagrams", "dropped")) == 4)
-        while True:  # an error that is pending may take this answer too
+        while True:  # a pending error may cost this answer as well
             sock.send(b"back")
             sock.settimeout(0.5)
             with contextlib.suppress(TimeoutError):
@@ -823,7 +823,7 @@ def test_a_disconnected_client_loses_only_its_own_answers(host):
 @linux_only
 def test_a_persistent_error_is_not_a_busy_loop():
     (sock,) = udp_sockets([(V4, 0)])
-    sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR: its queue is for the caller to empty, and nobody does
+    sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR: the caller should read its error queue, and does not
     with Serving(sockets=[sock]) as server:
         with client(server.address) as gone:
             gone.send(b"x")
@@ -844,7 +844,7 @@ def test_a_persistent_error_is_not_a_busy_loop():
 @pytest.mark.parametrize("name", ["EBADF", "ENOTSOCK"])
 def test_a_broken_socket_is_an_error(name):
     class Broken(socket.socket):
-        """A socket whose descriptor has become something else."""
+        """A socket whose descriptor is broken."""
 
         def recvmsg_into(self, buffers, ancillary):
             raise OSError(getattr(errno, name), "broken")
@@ -877,7 +877,7 @@ def test_datagrams_that_arrived_before_the_stop_are_answered():
         for sock in clients:
             assert [sock.recv(100) for _ in range(100)] == [b"%d" % i for i in range(100)]
         assert echo.counts()["datagrams"] == 200
-        echo.run()  # the pipe is readable still: at once, and nothing is new
+        echo.run()  # the pipe is still readable: this returns at once
         assert echo.counts()["datagrams"] == 200
         assert all(sock.fileno() >= 0 for sock in sockets)
 
@@ -917,7 +917,7 @@ def test_a_stop_is_noticed_during_a_flood(rate):
 
 
 class Endless(socket.socket):
-    """A socket on which a datagram is always waiting."""
+    """A socket that always has a datagram to receive."""
 
     received = 0
 
@@ -936,7 +936,7 @@ def test_a_stop_is_noticed_after_a_batch_and_the_rest_is_bounded(batches):
     with Endless(socket.AF_INET, socket.SOCK_DGRAM) as endless, stop_pipe() as (stop_fd, endless.stop):
         endless.bind((V4, 0))
         with client(endless.getsockname()) as sock:
-            sock.send(b"x")  # never received: so poll() always says that something is there
+            sock.send(b"x")  # never received, so that poll() always reports the socket
         endless.stop_at = batches * BATCH
         if not batches:
             os.write(endless.stop, b"s")
@@ -946,7 +946,7 @@ def test_a_stop_is_noticed_after_a_batch_and_the_rest_is_bounded(batches):
 
 @pytest.fixture
 def often():
-    """Have threads take turns so often that one that only looks does not keep the others waiting."""
+    """Make threads switch so often that a thread that only reads the counts does not delay the others."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -978,7 +978,7 @@ def test_counts_are_consistent_at_any_time():
 
 
 class Records(logging.Handler):
-    """Keeps what is logged."""
+    """Collects the log records."""
 
     def __init__(self):
         super().__init__()
@@ -1120,12 +1120,12 @@ def test_an_unavailable_address_is_an_error_that_names_it(address, error, number
 
 def test_a_port_below_1024_without_permission_is_a_permission_error(child):
     if os.geteuid() != 0:
-        pytest.skip("only root can give the permission away")
-    said = child("""if True:
+        pytest.skip("only root can drop the permission")
+    printed = child("""if True:
         import os
         from rioecho._server.udp import udp_sockets
         for sock in udp_sockets([("127.0.0.1", 0)]):
-            sock.close()  # by now all is imported that nobody may read
+            sock.close()  # everything is imported before the permissions are dropped
         os.setuid(65534)
         try:
             udp_sockets([("127.0.0.1", 7)])
@@ -1134,17 +1134,17 @@ def test_a_port_below_1024_without_permission_is_a_permission_error(child):
         else:
             print("allowed")
     """)
-    if said == "allowed\n":
-        pytest.skip("any port is anybody's here")
-    assert "cannot listen on 127.0.0.1 port 7 (UDP): " in said
+    if printed == "allowed\n":
+        pytest.skip("no port is privileged")
+    assert "cannot listen on 127.0.0.1 port 7 (UDP): " in printed
 
 
 def test_importing_it_is_cheap(child):
-    said = child("""if True:
+    printed = child("""if True:
         import sys
         import rioecho, logging
         before = set(sys.modules)
         import rioecho._server.udp
         print(*sorted(set(sys.modules) - before))
     """)
-    assert set(said.split()) <= {"rioecho._server", "rioecho._server.udp", "select"}
+    assert set(printed.split()) <= {"rioecho._server", "rioecho._server.udp", "select"}

@@ -1,4 +1,4 @@
-"""EchoServer and rioecho-server with UDP beside TCP. The guard and the limits themselves: test_udp.py."""
+"""EchoServer and rioecho-server with UDP and TCP. For the guard and the limits see test_udp.py."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""A server's unix socket: who gets the path, whose file is removed and when, and what the errors say."""
+"""The unix socket of a server: which server gets the path, when the file is removed, and the error messages."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ from support.peers import SECONDS
 from support.unix_sockets import answers, bound, stale
 
 LINUX = sys.platform.startswith("linux")
-needs_linux = pytest.mark.skipif(not LINUX, reason="abstract names are Linux's")
+needs_linux = pytest.mark.skipif(not LINUX, reason="abstract names are Linux only")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def unix():
-    """Make UnixListeners, and close what the test leaves open."""
+    """Return a function that creates a UnixListener; those left open are closed after the test."""
     with contextlib.ExitStack() as stack:
 
         def make(path, **options):
@@ -44,7 +44,7 @@ def unix():
 
 
 def refused(path, error=OSError):
-    """The error of listening there: its number and what it says. Nothing has changed in the folder."""
+    """Return errno and message of the error of listening on the path; check that the directory is unchanged."""
     folder = os.path.dirname(os.fsdecode(path))
     before = os.path.isdir(folder) and sorted(os.listdir(folder))
     with pytest.raises(error) as caught:
@@ -117,7 +117,7 @@ def test_a_server_that_takes_the_path_during_the_check_keeps_it(path, unix, monk
         return found
 
     monkeypatch.setattr(listeners, "_is_listened_on", look_and_be_late)
-    monkeypatch.setattr(listeners, "LOCK_PATIENCE", 0)  # the other one is of those that take no lock
+    monkeypatch.setattr(listeners, "LOCK_PATIENCE", 0)  # the other server takes no lock
     assert refused(path) == (errno.EADDRINUSE, f"cannot listen on {path}: another server is listening there")
     others[0].sock.accept()[0].close()  # the probe
     assert answers(path, others[0].sock)
@@ -152,7 +152,7 @@ def test_a_path_in_use_is_an_error_and_stays(path, unix):
     assert answers(path, first.sock)
 
 
-@pytest.mark.skipif(not LINUX, reason="a full queue looks like nobody listening")
+@pytest.mark.skipif(not LINUX, reason="a full listen queue looks like a stale socket")
 def test_a_full_listen_queue_of_another_server_does_not_block(path, unix):
     first = unix(path, backlog=0)
     with socket.socket(socket.AF_UNIX) as client:
@@ -164,7 +164,7 @@ def test_a_full_listen_queue_of_another_server_does_not_block(path, unix):
     assert answers(path, first.sock)
 
 
-@pytest.mark.skipif(not LINUX, reason="the number of this error")
+@pytest.mark.skipif(not LINUX, reason="the errno differs")
 def test_a_socket_of_another_type_in_use_is_an_error(path):
     with bound(path, socket.SOCK_DGRAM):
         assert refused(path) == (errno.EADDRINUSE, f"cannot listen on {path}: another server is listening there")
@@ -244,7 +244,7 @@ def test_a_path_is_str_bytes_or_path_like():
 
 @pytest.fixture
 def nobody():
-    """Be nobody for a while: root may do everything."""
+    """Return a function that drops root's permissions until the end of the test, which root would not be denied."""
 
     @contextlib.contextmanager
     def become(folder):
@@ -256,7 +256,7 @@ def nobody():
             os.listdir(folder)
         except OSError:
             os.seteuid(0)
-            pytest.skip("root cannot be nobody here")
+            pytest.skip("root cannot become nobody")
         try:
             yield
         finally:
@@ -267,7 +267,7 @@ def nobody():
 
 @pytest.fixture
 def open_folder():
-    """A folder that everybody can get to, which tmp_path is not; not everybody may write to it."""
+    """A directory that every user can search, unlike tmp_path, but not write to."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # noqa: S103
         yield folder
@@ -333,7 +333,7 @@ def test_a_socket_that_was_removed_can_be_closed(path, unix):
 def test_closing_again_leaves_the_socket_of_the_next_server(path, unix):
     first = unix(path)
     first.close()
-    second = unix(path)  # its inode may have the number that the first one's had
+    second = unix(path)  # it may reuse the inode number of the first one
     first.close()
     assert answers(path, second.sock)
 
@@ -370,10 +370,10 @@ def test_an_abstract_name_is_an_error_outside_linux(monkeypatch):
         UnixListener("\0name")
 
 
-# A socket that nobody has got yet when the handler raises is closed by the interpreter, with a warning.
+# A socket not yet returned when the handler raises is closed by the interpreter, with a warning.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_handler_that_raises_leaves_no_file(path, storm):
-    call = functools.partial(UnixListener, path)  # no function of Python: that would be between the two
+    call = functools.partial(UnixListener, path)  # not a Python function, in which the handler could run too
     storm(random.Random(5), 0.0001)
     interrupted = 0
     for _ in range(300):
@@ -383,7 +383,7 @@ def test_a_signal_handler_that_raises_leaves_no_file(path, storm):
             interrupted += 1
             assert os.listdir(os.path.dirname(path)) in ([], ["socket"])
             if os.path.lexists(path):
-                assert os.lstat(path).st_mtime == 1  # not ours
+                assert os.lstat(path).st_mtime == 1  # of another socket
                 os.unlink(path)
         else:
             listener.close()
@@ -406,7 +406,7 @@ for _ in range(4):
                 pass
             listener = UnixListener(path)
             os.write(report, b"1")
-            while listener.sock.accept()[0].recv(4) != b"stop":  # the others' probes
+            while listener.sock.accept()[0].recv(4) != b"stop":  # the probes of other servers
                 pass
             listener.close()
         except OSError as error:

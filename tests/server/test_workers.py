@@ -1,4 +1,4 @@
-"""The event engine's workers share the connections evenly and lose none; and without epoll it serves the same."""
+"""The workers of the event engine share the connections evenly and lose none; the engine works without epoll."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ import pytest
 from rioecho._server import eventengine
 from rioecho.server import EchoServer
 
-# The engine's own tests once more, with poll(2): under `engine` and `framing` of this file.
+# Tests of the engine run again with poll(2), using `engine` and `framing` of this file.
 from server.test_echo_server import (  # noqa: F401
     test_a_line_is_echoed_only_when_it_is_complete,
     test_a_line_longer_than_max_line_is_echoed_in_pieces,
@@ -38,7 +38,7 @@ from support.peers import SECONDS, Running, acknowledged, ask, binary, dial, exc
 
 @pytest.fixture(autouse=True)
 def poller(request, monkeypatch):
-    """Serve without epoll, unless a test has it otherwise."""
+    """Serve without epoll, unless the test requests another poller."""
     name = getattr(request, "param", "poll")
     monkeypatch.setenv("RIOECHO_POLLER", name)
     return name
@@ -59,12 +59,12 @@ two_or_three = pytest.mark.parametrize("workers", [2, 3])
 
 
 def lines_of(server):
-    """How many lines each worker has served."""
+    """Return the number of lines that each worker has served."""
     return [count.now()["lines"] for count in server._engine.counts]
 
 
 def worker_of(server, sock):
-    """Which worker serves this client."""
+    """Return the index of the worker that serves this client."""
     before = lines_of(server)
     ask(sock)
     served = [now - then for now, then in zip(lines_of(server), before, strict=True)]
@@ -72,7 +72,7 @@ def worker_of(server, sock):
     return served.index(1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no epoll here")
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no epoll")
 @both_pollers
 @two_or_three
 def test_each_worker_uses_the_requested_poller(poller, workers):
@@ -154,7 +154,7 @@ def test_many_clients_of_several_workers_each_get_their_own_bytes_back(framing, 
 @both_pollers
 @two_or_three
 def test_nothing_is_lost_when_the_server_stops_under_load(poller, workers):
-    """Every client goes on sending; what the server has taken in comes back to each, and then the end, not a reset."""
+    """Every client keeps sending; each gets back what the server has received, and then EOF rather than a reset."""
 
     def talk(address, back):
         with dial(address) as sock:
@@ -207,7 +207,7 @@ def test_a_limit_applies_to_all_workers_together():
         clients = [stack.enter_context(dial(server.addresses[0])) for _ in range(12)]
         for i, sock in enumerate(clients):
             sock.sendall(b"%d\n" % i)
-        for i, sock in enumerate(clients):  # one leaves, one comes
+        for i, sock in enumerate(clients):  # one disconnects, one connects
             assert receive_line(sock) == b"%d\n" % i
             assert server.stats()["active"] <= 5
             sock.close()
@@ -247,7 +247,7 @@ def test_only_the_event_engine_has_workers(engine):
 
 @both_pollers
 def test_a_worker_that_fails_stops_the_server_and_the_others_are_drained(poller, monkeypatch, caplog):
-    """Waiting fails where the kernel has no memory for it. Clients that come for the failed worker are turned away."""
+    """Waiting fails if the kernel has no memory. Further clients of the failed worker are refused."""
     loops = []
 
     class Failing:

@@ -1,9 +1,8 @@
-/* A shim, preloaded by test_failing_allocations.py, that makes allocations fail: n of them, beginning with the k-th
- * after allocation_arm(k, n). It covers those of C code, of Python (with PYTHONMALLOC=malloc) and of the C library, in
- * all threads but the one that called allocation_arm(), and in forked children. allocation_fired() reports whether one
- * has failed.
+/* Makes allocations fail; preloaded by test_failing_allocations.py. After allocation_arm(k, n), n allocations fail,
+ * from the k-th on: those of C code, of Python (with PYTHONMALLOC=malloc) and of the C library itself, in every thread
+ * except the caller's, and in a forked child. allocation_fired() reports whether one has failed.
  *
- * It calls the internal functions of glibc, because dlsym() allocates memory.
+ * It calls glibc's internal names, because dlsym() allocates memory.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,12 +1,12 @@
-"""Run by test_failing_allocations.py in a child process: a server in which the k-th allocation fails, for many k.
+"""A server in which the k-th allocation fails, for many k; run by test_failing_allocations.py in a child process.
 
-``server_memory_scenarios.py ENGINE ALLOCATOR STEP WIDTH``: ALLOCATOR is "python" (CPython's own test helper makes its
-allocators fail) or "libc" (allocations.c is preloaded); every STEP-th k is taken, until a run has fewer allocations;
-WIDTH allocations fail, the k-th and the next ones, so that what an error leads to finds no memory either.
+``server_memory_scenarios.py ENGINE ALLOCATOR STEP WIDTH``: ALLOCATOR is "python" (CPython's test hook makes its
+allocators fail) or "libc" (allocations.c is preloaded). Every STEP-th k is tried, until a run has fewer allocations.
+WIDTH consecutive allocations fail, so that the handling of the error has no memory either.
 
-From the accept of the first client to the end of the last one, a failed allocation may end one connection or make the
-server pause; a later client is served, the stop ends in time, and no descriptor, thread or child is left behind. The
-clients live in a process of their own, for they need memory too. Prints how many allocations were made to fail.
+From the accept of the first client to the close of the last one, a failed allocation may close one connection or pause
+accepting; a later client is served, the stop ends in time, and no descriptor, thread or child is leaked. The clients
+run in a process of their own, because they need memory as well. Prints the number of runs with a failed allocation.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ from importlib import import_module
 
 from rioecho import EchoServer
 
-ROUNDS = 3  # clients that talk and go, before one that stays to the stop
-TRIES = 40  # of each: a failed allocation ends no more than one connection
+ROUNDS = 3  # clients that exchange lines and close, before one that stays until the stop
+TRIES = 40  # maximum number of attempts of a client: a failed allocation closes at most one connection
 SECONDS = 10.0
 HELLO = b"hello, and a line that is long enough to need a buffer of its own\n" * 20
 REST = b"no newline"
-OWN_THREADS = 2  # this one, and faulthandler's
+OWN_THREADS = 2  # the main thread and that of faulthandler
 
 
 class Python:
-    """CPython's allocators: of its objects, of its memory blocks, and the raw one, which C uses."""
+    """Fails allocations of CPython's allocators: of objects, of memory blocks, and the raw one, which C code uses."""
 
     def __init__(self):
         self._testcapi = import_module("_testcapi")
@@ -44,7 +44,7 @@ class Python:
         self._testcapi.remove_mem_hooks()
 
     def fired(self):
-        """Report whether an allocation has failed: if not, one will, for the count goes on."""
+        """Report whether an allocation has failed: if not, one of those below will, because the count continues."""
         try:
             for _ in range(min(self._k, 1 << 20)):
                 object()
@@ -54,7 +54,7 @@ class Python:
 
 
 class Libc:
-    """The C library's, below all others (PYTHONMALLOC=malloc)."""
+    """Fails allocations of the C library, which all others use (PYTHONMALLOC=malloc)."""
 
     def __init__(self):
         shim = ctypes.CDLL(None)
@@ -62,7 +62,7 @@ class Libc:
 
 
 def talk(address):
-    """One client: True when it was served, False when its connection was ended."""
+    """Run one client; report whether it was served, rather than disconnected."""
     try:
         with socket.create_connection(address, timeout=SECONDS) as sock:
             sock.sendall(HELLO[:100])
@@ -79,7 +79,7 @@ def talk(address):
 
 
 def stay(address):
-    """A client that is connected at the stop."""
+    """Return a connected client that stays until the stop."""
     for _ in range(TRIES):
         sock = socket.create_connection(address, timeout=SECONDS)
         try:
@@ -89,15 +89,15 @@ def stay(address):
         except ConnectionError:
             pass
         sock.close()
-    raise AssertionError("no client is served any more")
+    raise AssertionError("no client is served")
 
 
 def clients(commands, replies):
-    """The process of the clients: one run for each port that is written to it."""
+    """Run the clients in their process, once for each port read from the pipe ``commands``."""
     while port := os.read(commands, 16):
         address = ("127.0.0.1", int(port))
         for _ in range(ROUNDS):
-            assert any(talk(address) for _ in range(TRIES)), "no client is served any more"
+            assert any(talk(address) for _ in range(TRIES)), "no client is served"
         with stay(address) as sock:
             os.write(replies, b"+")
             try:
@@ -109,7 +109,7 @@ def clients(commands, replies):
 
 
 def start_clients():
-    """Fork them: the pipes to write ports to, and to read from when the last client is there."""
+    """Fork the clients; return the process ID, a pipe for ports, and one that reports the last client's connection."""
     commands, command = os.pipe()
     replies, reply = os.pipe()
     pid = os.fork()
@@ -127,7 +127,7 @@ def start_clients():
 
 
 def run(engine, allocator, k, width, command, replies):
-    """One server, in which the k-th allocation fails. What this thread does meanwhile must not need memory."""
+    """Run one server in which the k-th allocation fails. This thread must not need memory in the meantime."""
     server = EchoServer(host="127.0.0.1", engine=engine, drain_timeout=SECONDS / 4)
     server.start()
     port = b"%d" % server.addresses[0][1]
@@ -152,7 +152,7 @@ def run(engine, allocator, k, width, command, replies):
             continue
     fired = allocator.fired()
     allocator.disarm()
-    assert n == 1, "the clients have given up"
+    assert n == 1, "the clients have failed"
     start = time.monotonic()
     server.close()
     assert time.monotonic() - start < SECONDS / 2
@@ -163,10 +163,10 @@ def run(engine, allocator, k, width, command, replies):
 
 
 def settle():
-    """Wait until the threads that have ended are gone; return the descriptors that are open then."""
+    """Wait until all ended threads have exited; return the open descriptors."""
     deadline = time.monotonic() + SECONDS
     while len(os.listdir("/proc/self/task")) > OWN_THREADS:
-        assert time.monotonic() < deadline, "a thread is left behind"
+        assert time.monotonic() < deadline, "a thread is left running"
         os.sched_yield()
     return set(os.listdir("/proc/self/fd"))
 
@@ -179,7 +179,7 @@ def main(engine, kind, step, width):
     log.addHandler(logging.NullHandler())
     pid, command, replies = start_clients()
     faulthandler.dump_traceback_later(570, exit=True)
-    run(engine, allocator, 1 << 30, 1, command, replies)  # what is allocated once is there now
+    run(engine, allocator, 1 << 30, 1, command, replies)  # makes the allocations that happen only once
     before = settle()
     made = 0
     k = 1
@@ -198,7 +198,7 @@ def main(engine, kind, step, width):
     os.close(command)
     assert os.waitpid(pid, 0)[1] == 0
     with contextlib.suppress(ChildProcessError):
-        assert os.waitpid(-1, os.WNOHANG) is None, "a child is left behind"
+        assert os.waitpid(-1, os.WNOHANG) is None, "a child is left running"
     assert threading.active_count() == 1
     print(f"{engine}, {kind}: {made} runs, with a failure at every {step}. of {k} allocations")
 
