@@ -87,15 +87,15 @@ class EchoServer:
         if framing not in ("line", "raw"):
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
         self.framing: _Framing = framing
-        self.workers = _limit("workers", _whole("workers", workers), MAX_WORKERS, least=1)
+        self.workers = _limit("workers", _integer("workers", workers), MAX_WORKERS, minimum=1)
         if self.workers > 1 and engine != "event":
             raise ValueError(f"workers are for the event engine; the {engine} engine has none")
-        self.max_line = _limit("max_line", _whole("max_line", max_line), sys.maxsize)
+        self.max_line = _limit("max_line", _integer("max_line", max_line), sys.maxsize)
         self.idle_timeout = _limit("idle_timeout", idle_timeout, math.inf)
         self.drain_timeout = _limit("drain_timeout", drain_timeout, math.inf) or math.inf
-        self.memory = MemoryBudget(_limit("max_memory", _whole("max_memory", max_memory), sys.maxsize))
-        limit = _limit("max_connections", _whole("max_connections", max_connections), sys.maxsize)
-        backlog = _limit("backlog", _whole("backlog", backlog), 0x7FFFFFFF)
+        self.memory = MemoryBudget(_limit("max_memory", _integer("max_memory", max_memory), sys.maxsize))
+        limit = _limit("max_connections", _integer("max_connections", max_connections), sys.maxsize)
+        backlog = _limit("backlog", _integer("backlog", backlog), 0x7FFFFFFF)
         hosts = () if port is None else (host,) if isinstance(host, str) else tuple(host)
         passed = list(sockets)
         if port is not None and not hosts:
@@ -314,17 +314,16 @@ def _listen(
             raise
 
 
-def _whole(name: str, value: int) -> int:
+def _integer(name: str, value: int) -> int:
     try:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}") from None
 
 
-def _limit(name: str, value: _Number, most: float, *, least: int = 0) -> _Number:
+def _limit(name: str, value: _Number, maximum: float, *, minimum: int = 0) -> _Number:
     """Return a limit, or raise ``ValueError`` if it is out of range or NaN."""
-    if not least <= value <= most:
-        raise ValueError(
-            f"{name} must be at least {least}{'' if most == math.inf else f' and at most {most}'}, not {value!r}"
-        )
+    if not minimum <= value <= maximum:
+        most = "" if maximum == math.inf else f" and at most {maximum}"
+        raise ValueError(f"{name} must be at least {minimum}{most}, not {value!r}")
     return value

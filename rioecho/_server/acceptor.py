@@ -70,8 +70,8 @@ class Acceptor:
         self._stop = stop
         self._closings = closings
         self._pause = PAUSE
-        self._hears = False  # whether every close of a connection is reported
-        self._said: dict[str, float] = {}  # when each warning was last logged
+        self._hears_closings = False  # whether every close of a connection is reported
+        self._last_warned: dict[str, float] = {}  # when each warning was last logged
         self._held: Accepted | None = None  # accepted, and not yet the engine's
         self._last: socket.socket | None = None  # the listener used last
         self._ready = select.poll()
@@ -165,8 +165,8 @@ class Acceptor:
             if held.is_taken:
                 self._held = None
         self._pause = PAUSE
-        if self._hears:
-            self._hear_of_closings(False)
+        if self._hears_closings:
+            self._notify_of_closings(False)
 
     def _serve_one_of_the_queue(self) -> bool:
         """Serve the held connection or the next one of the listen queues; return False if there is none."""
@@ -187,14 +187,14 @@ class Acceptor:
                     return True
         return False
 
-    def _refuse_held(self, why: object) -> None:
+    def _refuse_held(self, reason: object) -> None:
         """Close the held connection, if there is one, which counts it as refused."""
         held, self._held = self._held, None
         if held is not None:
             held.close()
-            self._warn("refused a connection: %s", why)
+            self._warn("refused a connection: %s", reason)
 
-    def _turn_one_away(self) -> None:
+    def _refuse_one(self) -> None:
         """Refuse a connection for which no descriptor is left, using the spare one to accept it."""
         self._spare.close()
         try:
@@ -203,19 +203,19 @@ class Acceptor:
         finally:
             self._spare = open(os.devnull, "rb", buffering=0)  # noqa: SIM115
 
-    def _warn(self, text: str, why: object) -> None:
+    def _warn(self, text: str, reason: object) -> None:
         """Log a warning, unless the same one was logged within ``SILENCE`` seconds."""
         now = monotonic()
-        if now - self._said.get(text, -SILENCE) >= SILENCE:
-            self._said[text] = now
-            log_line(logging.WARNING, text, why)
+        if now - self._last_warned.get(text, -SILENCE) >= SILENCE:
+            self._last_warned[text] = now
+            log_line(logging.WARNING, text, reason)
 
     # ---- waiting for room
 
     def _is_full(self) -> bool:
         return self._limit > 0 and self.active() >= self._limit
 
-    def _nothing_will_change(self) -> bool:
+    def _is_stuck(self) -> bool:
         """Report whether a resource has been scarce for long and the server has no connection to free it."""
         return self._pause >= MAX_PAUSE and not self._spare.closed and self.active() == 0
 
@@ -223,7 +223,7 @@ class Acceptor:
         """Wait until there are fewer connections than the limit, or until the stop."""
         if self._limit != self._engine.at_once:
             self._warn("max_connections (%s) reached: clients wait until a connection closes", self._limit)
-        self._hear_of_closings(True)  # before the check, so that no close is missed
+        self._notify_of_closings(True)  # before the check, so that no close is missed
         # A notification may be lost for lack of memory, so check periodically as well.
         while self._is_full() and not self._stop.pause(self._closings, MAX_PAUSE):
             pass
@@ -231,26 +231,26 @@ class Acceptor:
     def _pause_for(self, error: BaseException, *, draining: bool = False) -> None:
         """Pause until a connection closes or the pause, doubled each time, is over. Raises nothing."""
         try:
-            self._hear_of_closings(True)
+            self._notify_of_closings(True)
             self._make_room(error)
             pause, self._pause = self._pause, min(self._pause * 2, MAX_PAUSE)
         except Exception:  # no memory even for this: the pause is what helps
             pause = PAUSE
         self._stop.pause(self._closings, pause, draining)
 
-    def _hear_of_closings(self, wanted: bool) -> None:
+    def _notify_of_closings(self, wanted: bool) -> None:
         """Have every close of a connection end a pause; only until the next hand-over, because reporting has a cost."""
-        self._hears = True
+        self._hears_closings = True
         self._closings.arm(wanted)
         self._engine.report_closings(wanted)
-        self._hears = wanted
+        self._hears_closings = wanted
 
     def _make_room(self, error: BaseException) -> None:
         """Log that accepting pauses; refuse a connection if no pause would help."""
-        why = getattr(error, "strerror", None) or str(error) or "out of memory"
-        if self._nothing_will_change():
+        reason = getattr(error, "strerror", None) or str(error) or "out of memory"
+        if self._is_stuck():
             if self._held is not None:
-                self._refuse_held(why)
+                self._refuse_held(reason)
                 return
-            self._turn_one_away()
-        self._warn("accepting pauses: %s; clients wait in the listen queue", why)
+            self._refuse_one()
+        self._warn("accepting pauses: %s; clients wait in the listen queue", reason)

@@ -85,7 +85,7 @@ cdef void report(int fd, uint64_t outcome, const echo_t *e, uint64_t n) noexcept
     write(fd, &r, sizeof(r))
 
 
-cdef void live(echo_t *e, int fd, int report_fd) noexcept nogil:
+cdef void child_main(echo_t *e, int fd, int report_fd) noexcept nogil:
     """Run the child, from fork() to _exit()."""
     cdef int keep[3]
     cdef int i, j, other
@@ -221,7 +221,7 @@ cdef class Children:
     cdef pollfd *fds       # of the last poll(2); the first is that of the pipe
     cdef size_t cap
     cdef size_t n          # number of fds in use
-    cdef size_t looked     # number of fds that next() has checked
+    cdef size_t checked    # number of fds that next() has checked
 
     def __cinit__(self):
         self.pipe = WakePipe()
@@ -283,7 +283,7 @@ cdef class Children:
             rio_signals_hold(&before)
             pid = fork()
             if pid == 0:
-                live(&e, connection.fd, child.report_fd)
+                child_main(&e, connection.fd, child.report_fd)
             err = errno
             rio_signals_release(&before)
             if pid > 0:
@@ -306,10 +306,10 @@ cdef class Children:
         """
         cdef Child child
         cdef int fd = -1
-        while self.looked < self.n:
-            if self.fds[self.looked].revents:
-                fd = self.fds[self.looked].fd
-            self.looked += 1
+        while self.checked < self.n:
+            if self.fds[self.checked].revents:
+                fd = self.fds[self.checked].fd
+            self.checked += 1
             if fd >= 0:
                 break
         if fd < 0:
@@ -326,7 +326,7 @@ cdef class Children:
         cdef Child child
         cdef pollfd *grown
         cdef size_t n = 1
-        self.n = self.looked = 0
+        self.n = self.checked = 0
         with cython.critical_section(self):
             child = self.first
             while child is not None:
@@ -352,7 +352,7 @@ cdef class Children:
                 self.n = n
         if self.n and self.fds[0].revents:
             self.pipe.clear()
-        self.looked = 1
+        self.checked = 1
         return 0
 
     def reap(self, Child child not None, Counts counts not None, WakePipe closings not None):

@@ -92,8 +92,8 @@ class Lifecycle:
         """Stop because of an error, which ``wait()`` raises."""
         self._failure = self._failure or error
         self.stop.request()
-        why = getattr(error, "strerror", None) or error
-        log_line(logging.ERROR, "serving has failed, and the server stops: %s", why)
+        reason = getattr(error, "strerror", None) or error
+        log_line(logging.ERROR, "serving has failed, and the server stops: %s", reason)
 
     def _run(self) -> None:
         try:

@@ -227,7 +227,7 @@ class UnixListener:
                 if not self._file or exc.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS - 1:
                     raise describe_error(exc, what) from None
             try:
-                _make_way(self.path)
+                _remove_stale(self.path)
             except OSError as exc:
                 raise describe_error(exc, what) from None
         raise AssertionError("unreachable")
@@ -252,7 +252,7 @@ class UnixListener:
                 os.unlink(self._file)
 
 
-def _make_way(path: str) -> None:
+def _remove_stale(path: str) -> None:
     """Remove a stale socket file, or wait a little if it is new. Raises ``OSError`` if the path is in use otherwise."""
     try:
         found = os.lstat(path)

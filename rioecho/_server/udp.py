@@ -140,11 +140,11 @@ class UdpEcho:
         bytes_out, datagrams, dropped = self._bytes_out, self._datagrams, self._dropped
         return {"datagrams": datagrams, "dropped": dropped, "bytes_in": self._bytes_in, "bytes_out": bytes_out}
 
-    def _answer(self, sock: socket.socket, most: int) -> int:
-        """Answer at most ``most`` of the datagrams that have arrived. Returns the number received."""
+    def _answer(self, sock: socket.socket, limit: int) -> int:
+        """Answer at most ``limit`` of the datagrams that have arrived. Returns the number received."""
         received = 0
         any_address = sock in self._any_address
-        for _ in range(most):
+        for _ in range(limit):
             try:
                 n, ancillary, flags, address = sock.recvmsg_into(self._buffers, ANCILLARY)
             except BlockingIOError:
@@ -156,11 +156,11 @@ class UdpEcho:
             received += 1
             self._bytes_in += n
             source = packed(address[0])
-            why = refusal(source, address[1], self._own_ports)
+            reason = refusal(source, address[1], self._own_ports)
             key = tuple(ancillary)
             to = self._destinations.get(key) or self._new_destination(key)
-            if why is not None:
-                self._drop(address, "guard", why)
+            if reason is not None:
+                self._drop(address, "guard", reason)
             elif to.is_many or flags & MANY:
                 self._drop(address, "destination", "it was sent to a broadcast or multicast address")
             elif self._limiter is not None and not self._limiter.allows(source):
@@ -189,11 +189,11 @@ class UdpEcho:
         self._destinations[ancillary] = new = Destination(ancillary)
         return new
 
-    def _drop(self, address: Any, rule: str, why: str) -> None:
+    def _drop(self, address: Any, rule: str, reason: str) -> None:
         self._dropped += 1
         if rule not in self._warned:  # once for each rule: otherwise any sender could fill the log
             self._warned.add(rule)
-            log.warning("dropped a datagram from %s port %d: %s (logged once)", address[0], address[1], why)
+            log.warning("dropped a datagram from %s port %d: %s (logged once)", address[0], address[1], reason)
 
 
 def ask_for_destinations(sock: socket.socket) -> None:

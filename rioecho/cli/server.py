@@ -145,8 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         complain(PROG, error)
         leave(2)
     try:
-        shown = [*map(_shown, server.addresses), *map(_shown, server.paths)]
-        print("Listening on", ", ".join(shown) or "the datagram sockets that were passed", flush=True)
+        places = [*map(_shown, server.addresses), *map(_shown, server.paths)]
+        print("Listening on", ", ".join(places) or "the datagram sockets that were passed", flush=True)
     except (OSError, UnicodeError) as error:
         server.close()
         complain(PROG, f"cannot report on stdout that the server is ready: {getattr(error, 'strerror', None) or error}")

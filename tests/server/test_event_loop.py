@@ -331,16 +331,16 @@ def test_an_idle_connection_costs_less_than_a_quarter_of_a_kilobyte(loop_with):
             ask(run.client())
         pairs = [socket.socketpair() for _ in range(200)]
         with contextlib.ExitStack() as stack:
-            for theirs, _ in pairs:
-                stack.enter_context(theirs)
-            numbers = [ours.detach() for _, ours in pairs]
+            for far, _ in pairs:
+                stack.enter_context(far)
+            numbers = [near.detach() for _, near in pairs]
             tracemalloc.start()
             try:
                 for fd in numbers:
                     run.loop.adopt(fd)
-                for theirs, _ in pairs:
-                    theirs.settimeout(SECONDS)
-                    ask(theirs, b"x" * 1000 + b"\n")
+                for far, _ in pairs:
+                    far.settimeout(SECONDS)
+                    ask(far, b"x" * 1000 + b"\n")
                 gc.collect()
                 # The test itself keeps only a few hundred bytes of frames.
                 assert tracemalloc.get_traced_memory()[0] < 200 * 256 + 20_000
@@ -436,18 +436,18 @@ def test_a_slow_reader_makes_progress_and_stays_connected(loop_with):
 def test_a_reader_too_slow_for_poll_to_report_makes_progress(loop_with):
     """The send buffer grows to megabytes, and poll() reports room only when a third of it is free."""
     data = b"x" * (16 << 20)  # more than the send buffer holds
-    theirs, ours = tcp_pair(64 << 10)
-    theirs.settimeout(SECONDS)
+    far, near = tcp_pair(64 << 10)
+    far.settimeout(SECONDS)
     back = 0
-    with theirs, loop_with("raw", idle=1.5) as run:
-        run.loop.adopt(ours.detach(), "slow")
-        sending = Running(theirs.sendall, data)
+    with far, loop_with("raw", idle=1.5) as run:
+        run.loop.adopt(near.detach(), "slow")
+        sending = Running(far.sendall, data)
         for turn in range(2):
             silent = run.client(turn)
             while nothing_comes(silent, 0.05):
-                back += len(theirs.recv(16 << 10))
+                back += len(far.recv(16 << 10))
             assert run.next_closing()[0] == turn
-        assert receive(theirs, len(data) - back) == data[back:]
+        assert receive(far, len(data) - back) == data[back:]
         sending.result()
 
 
@@ -578,14 +578,14 @@ def test_a_connection_adopted_after_the_stop_is_drained(loop_with, kind):
         first = run.client("first")
         run.stop()
         assert receive_all(first) == b""
-        theirs, ours = socket.socketpair() if kind == "unix" else tcp_pair()
-        with theirs:
-            theirs.settimeout(SECONDS)
-            theirs.sendall(b"in the queue\nand a rest")
+        far, near = socket.socketpair() if kind == "unix" else tcp_pair()
+        with far:
+            far.settimeout(SECONDS)
+            far.sendall(b"in the queue\nand a rest")
             if kind == "tcp":
-                acknowledged(theirs)
-            run.loop.adopt(ours.detach(), "second")
-            assert receive_all(theirs) == b"in the queue\nand a rest"
+                acknowledged(far)
+            run.loop.adopt(near.detach(), "second")
+            assert receive_all(far) == b"in the queue\nand a rest"
         assert run.next_closing() == ("second", "server stopped", 0, 23)
 
 
@@ -667,10 +667,10 @@ def test_closing_a_loop_that_never_ran_closes_its_connections(end):
     gone = weakref.ref(peer)
     clients = []
     for i in range(100):
-        theirs, ours = socket.socketpair()
-        clients.append(theirs)
-        theirs.send(b"x")
-        loop.adopt(ours.detach(), (None, peer)[i % 2])
+        far, near = socket.socketpair()
+        clients.append(far)
+        far.send(b"x")
+        loop.adopt(near.detach(), (None, peer)[i % 2])
     del peer
     assert gone() is not None
     counts = loop.counts
@@ -709,15 +709,15 @@ def test_a_loop_in_a_garbage_cycle_counts_into_memory_that_still_exists(child):
             owner.loop = EventLoop(
                 "line", idle_timeout=None, max_line=0, drain_timeout=1, stop_fd=reader, on_closed=owner.closed
             )
-            theirs, ours = socket.socketpair()
-            owner.loop.adopt(ours.detach())
+            far, near = socket.socketpair()
+            owner.loop.adopt(near.detach())
             other = [owner.loop]
             other.append(other)
             del owner, other
             gc.collect()
-            theirs.settimeout(30)
-            assert theirs.recv(1) == b""
-            theirs.close()
+            far.settimeout(30)
+            assert far.recv(1) == b""
+            far.close()
             os.close(reader)
             os.close(writer)
     """)
@@ -838,10 +838,10 @@ def test_a_reset_of_a_client_that_does_not_read_is_reported(loop_with):
 
 def test_a_client_that_disconnects_before_its_echo_is_an_error(loop_with):
     with loop_with() as run:
-        theirs, ours = socket.socketpair()
-        theirs.send(b"hello\n")
-        theirs.close()
-        run.loop.adopt(ours.detach(), "a")
+        far, near = socket.socketpair()
+        far.send(b"hello\n")
+        far.close()
+        run.loop.adopt(near.detach(), "a")
         assert run.next_closing() == ("a", "error", errno.EPIPE, 0)
 
 
@@ -872,18 +872,18 @@ def test_connections_without_a_peer_are_reported_only_on_request(loop_with):
 
 def test_a_connection_is_counted_as_closed_once_its_descriptor_is_free(loop_with):
     with loop_with() as run:
-        theirs, ours = socket.socketpair()
-        number = ours.detach()
+        far, near = socket.socketpair()
+        number = near.detach()
         run.loop.adopt(number)
-        theirs.close()
+        far.close()
         until(lambda: run.counts()["closed"] == 1)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(number)
 
 
 def test_the_lengths_of_lines_are_reported_however_they_arrive(loop_with):
-    told = []
-    with loop_with(on_line=told.append) as run:
+    reported = []
+    with loop_with(on_line=reported.append) as run:
         sock = run.client()
         wanted = [1, 2, 5, 100, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 1, 1]
         data = b"".join(b"x" * (n - 1) + b"\n" for n in wanted)
@@ -900,17 +900,17 @@ def test_the_lengths_of_lines_are_reported_however_they_arrive(loop_with):
                 while sock.recv(1 << 20):
                     pass
             sock.settimeout(SECONDS)
-            assert sum(told) <= back
+            assert sum(reported) <= back
         sock.sendall(b"the rest")
         sock.shutdown(socket.SHUT_WR)
         receive_all(sock)
-    assert told == [*wanted, 8]
+    assert reported == [*wanted, 8]
     assert run.counts()["lines"] == len(wanted)
 
 
 def test_the_lengths_of_pieces_are_reported(loop_with):
-    told = queue.SimpleQueue()
-    with loop_with(max_line=10, on_line=told.put) as run:
+    reported = queue.SimpleQueue()
+    with loop_with(max_line=10, on_line=reported.put) as run:
         sock = run.client()
         sock.sendall(b"x" * 9)
         assert nothing_comes(sock)
@@ -918,20 +918,20 @@ def test_the_lengths_of_pieces_are_reported(loop_with):
         for data, *lengths in ask_for:
             sock.sendall(data)
             receive(sock, sum(lengths))
-            assert [told.get(timeout=SECONDS) for _ in lengths] == lengths
+            assert [reported.get(timeout=SECONDS) for _ in lengths] == lengths
     assert run.counts()["lines"] == 4
-    assert told.empty()
+    assert reported.empty()
 
 
 def test_raw_bytes_are_reported_as_they_arrive(loop_with):
-    told = []
-    with loop_with("raw", on_line=told.append) as run:
+    reported = []
+    with loop_with("raw", on_line=reported.append) as run:
         sock = run.client()
         for n in (1, 100, 5000):
             ask(sock, b"x\n" * n)
         sock.shutdown(socket.SHUT_WR)
         receive_all(sock)
-    assert told == [2, 200, 10_000]
+    assert reported == [2, 200, 10_000]
     assert run.counts()["lines"] == 0
 
 
@@ -972,13 +972,13 @@ def test_closing_the_loop_from_its_own_callback_is_a_harmless_error(loop_with, c
 
 def test_connections_may_be_adopted_from_a_callback(loop_with):
     """The inbox is a pipe: a connection written to it by the loop's own thread is read on the next turn."""
-    theirs, ours = socket.socketpair()
-    with theirs:
-        theirs.settimeout(SECONDS)
-        with loop_with(on_line=lambda n: ours.fileno() >= 0 and run.loop.adopt(ours.detach())) as run:
+    far, near = socket.socketpair()
+    with far:
+        far.settimeout(SECONDS)
+        with loop_with(on_line=lambda n: near.fileno() >= 0 and run.loop.adopt(near.detach())) as run:
             ask(run.client())
-            ask(theirs)
-            theirs.close()
+            ask(far)
+            far.close()
 
 
 def test_the_counts_are_exact(loop_with, kind):
@@ -1006,15 +1006,15 @@ def test_descriptor_numbers_are_reused_at_once(loop_with, framing):
     with loop_with(framing) as run:
         numbers = set()
         for i in range(300):
-            theirs, ours = socket.socketpair()
-            with theirs:
-                theirs.settimeout(SECONDS)
-                theirs.sendall(b"%d\n" % i)
-                numbers.add(ours.fileno())
-                run.loop.adopt(ours.detach())
-                assert receive(theirs, len(b"%d\n" % i)) == b"%d\n" % i
+            far, near = socket.socketpair()
+            with far:
+                far.settimeout(SECONDS)
+                far.sendall(b"%d\n" % i)
+                numbers.add(near.fileno())
+                run.loop.adopt(near.detach())
+                assert receive(far, len(b"%d\n" % i)) == b"%d\n" % i
                 if i % 3:
-                    theirs.sendall(b"more, perhaps unread")
+                    far.sendall(b"more, perhaps unread")
             if i % 2:
                 until(lambda n=i: run.counts()["closed"] > n)
         assert len(numbers) < 100
@@ -1041,20 +1041,20 @@ def test_new_connections_are_not_confused_with_closed_ones(loop_with):
 def test_a_closed_connection_that_another_process_holds_causes_no_events(loop_with):
     with loop_with() as run:
         for _ in range(3):
-            theirs, ours = socket.socketpair()
-            with theirs, subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[ours.fileno()]) as holder:
-                theirs.settimeout(SECONDS)
-                number = ours.detach()
+            far, near = socket.socketpair()
+            with far, subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[near.fileno()]) as holder:
+                far.settimeout(SECONDS)
+                number = near.detach()
                 run.loop.adopt(number, "held")
-                ask(theirs)
-                theirs.shutdown(socket.SHUT_WR)
+                ask(far)
+                far.shutdown(socket.SHUT_WR)
                 assert run.next_closing() == ("held", "end of input", 0, 15)
                 # It stays readable, and the next connection gets its number.
-                again, ours = socket.socketpair()
-                assert number in (again.fileno(), ours.fileno())
+                again, near = socket.socketpair()
+                assert number in (again.fileno(), near.fileno())
                 with again:
                     again.settimeout(SECONDS)
-                    run.loop.adopt(ours.detach(), "again")
+                    run.loop.adopt(near.detach(), "again")
                     for _ in range(20):
                         ask(again)
                 assert run.next_closing() == ("again", "end of input", 0, 300)
@@ -1082,9 +1082,9 @@ def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_
             on_closed=lambda *closing: closings.append(closing),
         )
         pairs = [socket.socketpair() for _ in range(20)]
-        for i, (theirs, ours) in enumerate(pairs):
-            theirs.settimeout(30)
-            loop.adopt(ours.detach(), i)
+        for i, (far, near) in enumerate(pairs):
+            far.settimeout(30)
+            loop.adopt(near.detach(), i)
         hold, release = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -1104,7 +1104,7 @@ def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_
                 back += part
             assert back == line
 
-        clients = [theirs for theirs, _ in pairs]
+        clients = [far for far, _ in pairs]
         for i, sock in enumerate(clients):
             ask(sock, b"%d\\n" % i)
         for sock in clients[:10]:
@@ -1112,16 +1112,16 @@ def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_
         while len(closings) < 10:
             os.sched_yield()
         more = [socket.socketpair() for _ in range(10)]   # with the numbers of closed connections
-        for i, (theirs, ours) in enumerate(more):
-            theirs.settimeout(30)
-            loop.adopt(ours.detach(), 20 + i)
+        for i, (far, near) in enumerate(more):
+            far.settimeout(30)
+            loop.adopt(near.detach(), 20 + i)
         for turn in range(20):
-            for sock in clients[10:] + [theirs for theirs, _ in more]:
+            for sock in clients[10:] + [far for far, _ in more]:
                 ask(sock, b"%d\\n" % turn)
         used = time.process_time()
         time.sleep(0.2)
         used = time.process_time() - used
-        for sock in clients[10:] + [theirs for theirs, _ in more]:
+        for sock in clients[10:] + [far for far, _ in more]:
             sock.shutdown(socket.SHUT_WR)
         loop.no_more()
         thread.join(30)
@@ -1132,7 +1132,7 @@ def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_
         loop.close()
         os.close(release)
         os.waitpid(pid, 0)
-        for sock in clients + [theirs for theirs, _ in more]:
+        for sock in clients + [far for far, _ in more]:
             sock.close()
         print("good")
         """,

@@ -145,9 +145,9 @@ def test_a_variable_that_is_not_a_number_is_a_value_error(name, value):
 
 def connected():
     """Return a connected socket, as systemd passes with Accept=yes."""
-    ours, theirs = socket.socketpair()
-    theirs.close()
-    return ours
+    near, far = socket.socketpair()
+    far.close()
+    return near
 
 
 AFTER = (

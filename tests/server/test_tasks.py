@@ -59,13 +59,13 @@ def test_an_exception_ends_the_task_and_is_reported(monkeypatch):
     def fails():
         raise OSError("no")
 
-    told = queue.SimpleQueue()
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.put(unraisable.exc_type))
+    reported = queue.SimpleQueue()
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.put(unraisable.exc_type))
     group = WaitGroup()
     Task(fails, name="fails", group=group).start()
     group.close()
     assert group.wait(SECONDS)
-    assert told.get(timeout=SECONDS) is OSError
+    assert reported.get(timeout=SECONDS) is OSError
 
 
 def test_a_task_ends_whichever_allocation_fails(child):
