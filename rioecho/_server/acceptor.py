@@ -70,7 +70,7 @@ class Acceptor:
         self._stop = stop
         self._closings = closings
         self._pause = PAUSE
-        self._hears_closings = False  # whether every close of a connection is reported
+        self._closings_reported = False  # whether every close of a connection is reported
         self._last_warned: dict[str, float] = {}  # when each warning was last logged
         self._held: Accepted | None = None  # accepted, and not yet the engine's
         self._last: socket.socket | None = None  # the listener used last
@@ -165,8 +165,8 @@ class Acceptor:
             if held.is_taken:
                 self._held = None
         self._pause = PAUSE
-        if self._hears_closings:
-            self._notify_of_closings(False)
+        if self._closings_reported:
+            self._report_closings(False)
 
     def _serve_one_of_the_queue(self) -> bool:
         """Serve the held connection or the next one of the listen queues; return False if there is none."""
@@ -223,7 +223,7 @@ class Acceptor:
         """Wait until there are fewer connections than the limit, or until the stop."""
         if self._limit != self._engine.at_once:
             self._warn("max_connections (%s) reached: clients wait until a connection closes", self._limit)
-        self._notify_of_closings(True)  # before the check, so that no close is missed
+        self._report_closings(True)  # before the check, so that no close is missed
         # A notification may be lost for lack of memory, so check periodically as well.
         while self._is_full() and not self._stop.pause(self._closings, MAX_PAUSE):
             pass
@@ -231,19 +231,19 @@ class Acceptor:
     def _pause_for(self, error: BaseException, *, draining: bool = False) -> None:
         """Pause until a connection closes or the pause, doubled each time, is over. Raises nothing."""
         try:
-            self._notify_of_closings(True)
+            self._report_closings(True)
             self._make_room(error)
             pause, self._pause = self._pause, min(self._pause * 2, MAX_PAUSE)
         except Exception:  # no memory even for this: the pause is what helps
             pause = PAUSE
         self._stop.pause(self._closings, pause, draining)
 
-    def _notify_of_closings(self, wanted: bool) -> None:
+    def _report_closings(self, wanted: bool) -> None:
         """Have every close of a connection end a pause; only until the next hand-over, because reporting has a cost."""
-        self._hears_closings = True
+        self._closings_reported = True
         self._closings.arm(wanted)
         self._engine.report_closings(wanted)
-        self._hears_closings = wanted
+        self._closings_reported = wanted
 
     def _make_room(self, error: BaseException) -> None:
         """Log that accepting pauses; refuse a connection if no pause would help."""

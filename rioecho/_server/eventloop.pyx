@@ -172,13 +172,13 @@ cdef class EventLoop:
     def __dealloc__(self):
         # In a forked child do nothing: it shares the poller, the inbox and the counts with the parent.
         if self.begun and getpid() == self.owner:
-            self.give_back()
+            self.release_all()
 
     def close(self):
         """Close all connections and release everything. Raises ``RuntimeError`` while ``run()`` runs."""
         if not rio_flag_take(&self.running):
             raise RuntimeError("this event loop is running")
-        self.give_back()
+        self.release_all()
         rio_flag_put(&self.running, RIO_FREE)
 
     def adopt(self, connection, peer=None):
@@ -242,7 +242,7 @@ cdef class EventLoop:
                     again = loop_turns(&self.l, &err)
                 self.report()
                 if err:
-                    self.give_back()
+                    self.release_all()
                     raise os_error(err)
             while self.l.lengths_n:
                 self.report()
@@ -287,7 +287,7 @@ cdef class EventLoop:
         except MemoryError:
             pass
         except BaseException as error:
-            self.complain(error)
+            self.log_error(error)
 
     cdef bint report_closing(self, conn_t *c) noexcept:
         """Report a closed connection; return False if there is no memory for that."""
@@ -299,11 +299,11 @@ cdef class EventLoop:
         except MemoryError:
             pass
         except BaseException as error:
-            self.complain(error)
+            self.log_error(error)
             return True
         return False
 
-    cdef void complain(self, error) noexcept:
+    cdef void log_error(self, error) noexcept:
         """Log an exception of a callback, unless one was logged less than QUIET seconds ago."""
         cdef int64_t now = rio_monotonic_ns()
         if now < self.quiet_until:
@@ -319,7 +319,7 @@ cdef class EventLoop:
             Py_DECREF(<object>c.peer)
         PyMem_RawFree(c)
 
-    cdef void give_back(self) noexcept:
+    cdef void release_all(self) noexcept:
         """Close all connections, those in the inbox included, and free all memory. A second call does nothing."""
         cdef conn_t *c
         if self.outbox >= 0:

@@ -244,7 +244,7 @@ def test_a_path_is_str_bytes_or_path_like():
 
 @pytest.fixture
 def nobody():
-    """Return a function that drops root's permissions until the end of the test, which root would not be denied."""
+    """Return a context manager, ``nobody(folder)``, that drops the privileges of root."""
 
     @contextlib.contextmanager
     def become(folder):

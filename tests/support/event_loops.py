@@ -27,14 +27,14 @@ def nothing_comes(sock, seconds=0.02):
 
 def tcp_pair(room=None):
     """Return the client's and the server's end of a TCP connection. ``room``: size of the client's receive buffer."""
-    theirs = socket.socket()
+    far = socket.socket()
     if room is not None:
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs.connect(listener.getsockname())
-        ours, _ = listener.accept()
-    ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return theirs, ours
+        far.connect(listener.getsockname())
+        near, _ = listener.accept()
+    near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return far, near
 
 
 class Loop:
@@ -83,19 +83,19 @@ class Loop:
 
     def client(self, peer=None, *, kind="unix", small=False):
         """Return the client's end of a connection that the loop has adopted. ``small``: with small kernel buffers."""
-        theirs, ours = socket.socketpair() if kind == "unix" else tcp_pair()
+        far, near = socket.socketpair() if kind == "unix" else tcp_pair()
         if small:
-            for sock in (theirs, ours):
+            for sock in (far, near):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096 if kind == "unix" else 32_768)
-        theirs.settimeout(SECONDS)
-        self._clients.append(theirs)
+        far.settimeout(SECONDS)
+        self._clients.append(far)
         try:
-            self.loop.adopt(ours.fileno(), peer)
+            self.loop.adopt(near.fileno(), peer)
         except BaseException:
-            ours.close()
+            near.close()
             raise
-        ours.detach()
-        return theirs
+        near.detach()
+        return far
 
     def stop(self):
         os.write(self._stop_here, b"s")
