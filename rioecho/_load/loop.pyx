@@ -35,7 +35,6 @@ from rioecho._core.posix cimport (
     rio_signals_hold,
     rio_signals_release,
     sigset_t,
-    write,
 )
 
 cdef enum:

@@ -45,9 +45,9 @@ from rioecho._server.echo cimport (
 cdef enum:
     # Maximum number of line lengths reported in one turn. Each is a call of Python while other connections wait.
     REPORTED_MAX = 256
-    # While more lines wait for their report, at most this number of bytes is read from a connection in one turn. Even if
-    # each byte is a line, a few clients send fewer than are reported. More of them fill the array, and are then read in
-    # turn.
+    # While more lines wait for their report, at most this number of bytes is read from a connection in one turn. Even
+    # if each byte is a line, a few clients send fewer than are reported. More of them fill the array, and are then read
+    # in turn.
     CHUNK_REPORTED = 64
     LENGTHS_MAX = 3 * CHUNK
     # Buffers of at least this size in bytes are mapped pages of their own, because the heap of malloc() does not return
