@@ -6,8 +6,6 @@ from typing import final
 from rioecho._core.counts import Counts
 from rioecho._server.notify import WakePipe
 
-__pyx_capi__: dict[str, object]  # for cimport by other extension modules
-
 @final
 class AcceptCounts:
     def __new__(cls) -> AcceptCounts: ...

@@ -2,8 +2,6 @@
 
 from typing import final
 
-__pyx_capi__: dict[str, object]  # for cimport by other extension modules
-
 @final
 class Latch:
     def __new__(cls) -> Latch: ...

@@ -5,8 +5,6 @@ from typing import final
 
 from rioecho._server.notify import Latch
 
-__pyx_capi__: dict[str, object]  # for cimport by other extension modules
-
 @final
 class WaitGroup:
     def __new__(cls) -> WaitGroup: ...

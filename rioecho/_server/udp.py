@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
     from typing import Any, TypeAlias
 
-    Ancillary: TypeAlias = tuple[tuple[int, int, bytes], ...]
+    _Ancillary: TypeAlias = tuple[tuple[int, int, bytes], ...]
 
 log = logging.getLogger("rioecho.server")
 
@@ -109,7 +109,7 @@ class UdpEcho:
             ask_for_destinations(sock)
         self._buffer = memoryview(bytearray(LARGEST))
         self._buffers = [self._buffer]
-        self._destinations: dict[Ancillary, Destination] = {}
+        self._destinations: dict[_Ancillary, Destination] = {}
 
     def run(self) -> None:
         """Echo until ``stop_fd`` is readable, then answer the datagrams that have arrived, and return.
@@ -183,7 +183,7 @@ class UdpEcho:
                     self._dropped += 1
         return received
 
-    def _new_destination(self, ancillary: Ancillary) -> Destination:
+    def _new_destination(self, ancillary: _Ancillary) -> Destination:
         if len(self._destinations) >= MAX_DESTINATIONS:
             self._destinations.clear()
         self._destinations[ancillary] = new = Destination(ancillary)
@@ -210,11 +210,11 @@ def ask_for_destinations(sock: socket.socket) -> None:
 class Destination:
     """The destination address of a datagram, from its ancillary data; it may be unknown."""
 
-    def __init__(self, ancillary: Ancillary) -> None:
+    def __init__(self, ancillary: _Ancillary) -> None:
         #: Whether it is a broadcast or multicast address.
         self.is_many = False
-        #: Ancillary data that makes an answer leave from that address; empty if sendto() is enough.
-        self.reply: Ancillary = ()
+        #: _Ancillary data that makes an answer leave from that address; empty if sendto() is enough.
+        self.reply: _Ancillary = ()
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_IP and kind == IP_PKTINFO and len(data) == PKTINFO.size:
                 _, local, address = PKTINFO.unpack(data)
