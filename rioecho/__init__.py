@@ -20,21 +20,13 @@ except ModuleNotFoundError as _error:
         "this is the source tree of rioecho, and it is not built: start Python in another folder to use what is "
         "installed, or build it here with: pip install -e ."
     ) from None
-from rioecho.csapp import (
-    open_clientfd,
-    open_listenfd,
-    rio_readinitb,
-    rio_readlineb,
-    rio_readn,
-    rio_readnb,
-    rio_writen,
-)
 from rioecho.errors import ConcurrentCall, IncompleteRead, LineTooLong
-from rioecho.sockets import connect, makefile
+from rioecho.sockets import connect, makefile, open_clientfd, open_listenfd
 
 TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
     from rioecho._server.blocking import echo
+    from rioecho.csapp import rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_writen
     from rioecho.server import EchoServer
 
 __version__ = "0.1.0"
@@ -61,7 +53,7 @@ __all__ = [
 if not TYPE_CHECKING:  # with a __getattr__, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """Import the server on first use: with logging it takes longer to import than the rest of the package."""
+        """Import the server and the book's names on first use: they take longer to import than the rest."""
         if name == "EchoServer":
             from rioecho.server import EchoServer
 
@@ -70,6 +62,10 @@ if not TYPE_CHECKING:  # with a __getattr__, a type checker would accept any nam
             from rioecho._server.blocking import echo
 
             return echo
+        if name == "csapp" or name in __all__:
+            import rioecho.csapp as csapp
+
+            return csapp if name == "csapp" else getattr(csapp, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
