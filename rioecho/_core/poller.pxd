@@ -190,3 +190,12 @@ cdef inline int poller_wait(poller_t *p, ready_t *ready, int milliseconds, int *
             if n == READY_MAX:
                 p.next = place + 1
     return n
+
+
+cdef inline bint poller_broken(const poller_t *p) noexcept nogil:
+    """Report whether a wait that has failed, and not by EINTR, will always fail.
+
+    epoll_wait(2) does where somebody has closed its descriptor. poll(2) has an error that passes: no memory in the
+    kernel (on macOS EAGAIN), or a limit of descriptors that is lower than their number for the time being (EINVAL).
+    """
+    return p.epoll >= 0

@@ -50,6 +50,7 @@ cdef class AcceptCounts:
 
 
 @cython.final
+@cython.no_gc   # it refers to nothing that could refer to it; and __dealloc__ uses what a collection would take before
 cdef class Accepted:
     """An accepted connection. The acceptor owns it until an engine takes it; deallocation closes it."""
 

@@ -130,7 +130,7 @@ class Acceptor:
             first = self._first
             for i in range(first, first + len(self._sockets)):
                 listener = self._sockets[i % len(self._sockets)]
-                if listener.fileno() in fds:
+                if listener.fileno() in fds or listener.fileno() < 0:  # closed by somebody else: broken
                     if self._stop.requested or self._is_full():
                         return
                     self._first = (i + 1) % len(self._sockets)

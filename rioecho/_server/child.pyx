@@ -48,12 +48,17 @@ from rioecho._core.posix cimport (
     rio_close_all_but,
     rio_signals_hold,
     rio_signals_release,
+    rio_wait_ns,
     sigset_t,
     waitpid,
     write,
 )
 from rioecho._server.accepted cimport Accepted
 from rioecho._server.notify cimport WakePipe
+
+
+cdef enum:
+    LOOK = 10_000_000   # nanoseconds between two looks at the children where they cannot be waited for
 
 
 cdef enum outcome:
@@ -325,7 +330,7 @@ cdef class Children:
         """Wait until a child is readable or ``wake()`` is called."""
         cdef Child child
         cdef pollfd *grown
-        cdef size_t n = 1
+        cdef size_t i, n = 1
         self.n = self.checked = 0
         with cython.critical_section(self):
             child = self.first
@@ -349,6 +354,11 @@ cdef class Children:
         self.fds[0].fd, self.fds[0].events, self.fds[0].revents = self.pipe.fd, POLLIN, 0
         with nogil:
             if poll(self.fds, <unsigned int>n, -1) > 0:
+                self.n = n
+            elif errno != EINTR:   # no memory, or a limit of descriptors that is lower than their number: look at each
+                rio_wait_ns(-1, LOOK)
+                for i in range(n):
+                    self.fds[i].revents = POLLIN
                 self.n = n
         if self.n and self.fds[0].revents:
             self.pipe.clear()

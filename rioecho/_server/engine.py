@@ -86,7 +86,7 @@ def log_line(level: int, text: str, *arguments: object, **fields: object) -> Non
     """Log a line; ``fields`` are for the JSON format. Raises nothing: no log line is worth a connection."""
     try:
         log.log(level, text, *arguments, extra={"fields": fields})
-    except Exception:  # a handler failed, or there is no memory for a record
+    except BaseException:  # a handler failed or exits, or there is no memory for a record
         return
 
 

@@ -115,6 +115,6 @@ class Lifecycle:
             except MemoryError:
                 sleep(PAUSE)
                 continue
-            except Exception as error:
+            except BaseException as error:
                 self.fail(error)
             step += 1

@@ -60,6 +60,8 @@ cdef class Task:
     cdef object name
     cdef WaitGroup group
     cdef tuple latches
+    cdef Latch beginning     # opened when it has begun, or has ended without that
+    cdef bint came           # it has begun
     cdef rio_flag started
     cdef rio_flag begun      # taken by the thread, or by the code that prevents it from beginning
     cdef rio_flag ended
@@ -70,6 +72,20 @@ cdef class Task:
         self.name = name
         self.latches = latches
         self.group = group
+        self.beginning = Latch()
+
+    def begin(self):
+        """Start the thread as start() does, and wait until it runs.
+
+        Raises MemoryError where it has found no memory to begin with: then the call is not made, and the task has
+        ended.
+        """
+        if not self.start():
+            return False
+        self.beginning.wait()
+        if not self.came:
+            raise MemoryError("no memory for a thread to begin with")
+        return True
 
     def start(self):
         """Start the thread. Returns False if ``start()`` or ``cancel()`` was called before.
@@ -112,6 +128,7 @@ cdef class Task:
         if not rio_flag_take(&self.ended):
             return
         self.call = self.arguments = None
+        self.beginning.open_once()
         for latch in self.latches:
             latch.open_once()
         if self.group is not None:
@@ -131,6 +148,8 @@ cdef class _Entry:
     def __call__(self):
         if not rio_flag_take(&self.task.begun):
             return
+        self.task.came = True
+        self.task.beginning.open_once()
         try:
             _run(self.task.name, self.task.call, self.task.arguments)
         except MemoryError:

@@ -1,12 +1,12 @@
 # The turns of an event loop: waiting for events, and for all of its connections the start, the deadlines, waiting for
 # memory, and draining.
 
-from libc.errno cimport EINTR, ENOMEM
+from libc.errno cimport EINTR
 from libc.stdint cimport INT64_MAX, int64_t
 
 from rioecho._core.budget cimport share_favour, share_room
 from rioecho._core.fdio cimport deadline_after, fd_ready, milliseconds_until
-from rioecho._core.poller cimport READY_MAX, poller_add, poller_remove, poller_wait, ready_t
+from rioecho._core.poller cimport READY_MAX, poller_add, poller_broken, poller_remove, poller_wait, ready_t
 from rioecho._core.posix cimport POLLIN, read, rio_assert, rio_monotonic_ns, rio_rare, rio_wait_ns
 from rioecho._server.connection cimport (
     BROKEN,
@@ -139,6 +139,8 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
     if l.gone == NULL:
         l.gone = l.again
         l.again = NULL
+    elif l.again != NULL:
+        l.look = min(l.look, l.now + MEMORY_LOOK * 1_000_000)
 
 
 cdef inline int64_t loop_deadline(const loop_t *l) noexcept nogil:
@@ -156,14 +158,16 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
     cdef bint more = l.stopping, stop, arrivals
     while l.active or not l.inbox_ended:
         n = poller_wait(&l.poller, events, 0 if more or l.lengths_n else milliseconds_until(loop_deadline(l)), err)
+        stop = arrivals = False
         if rio_rare(n < 0):
-            if err[0] == ENOMEM:   # poll(2) needs kernel memory
+            if err[0] != EINTR:
+                if poller_broken(&l.poller):
+                    return True
                 rio_wait_ns(-1, MEMORY_LOOK * 1_000_000)
-            elif err[0] != EINTR:
-                return True
+                stop = not l.stopping and fd_ready(l.stop_fd, POLLIN)
+                arrivals = not l.inbox_ended
             err[0] = 0
         l.now = rio_monotonic_ns()
-        stop = arrivals = False
         for i in range(n):
             if events[i].data == &l.inbox:
                 arrivals = True

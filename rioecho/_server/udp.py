@@ -19,7 +19,7 @@ import struct
 import sys
 from collections import OrderedDict
 from functools import lru_cache
-from time import monotonic
+from time import monotonic, sleep
 
 from rioecho._core.addresses import check_host, check_port, describe_error, look_up, open_socket, shown
 
@@ -61,6 +61,10 @@ PKTINFO, PKTINFO_V6 = struct.Struct("=I4s4s"), struct.Struct("=16sI")
 ANCILLARY = 512
 #: Maximum number of destinations in the cache.
 MAX_DESTINATIONS = 1024
+
+
+class BrokenSocket(Exception):
+    """No datagram can come from a socket any more; the cause is recvfrom()'s error."""
 
 
 class UdpEcho:
@@ -114,7 +118,8 @@ class UdpEcho:
     def run(self) -> None:
         """Echo until ``stop_fd`` is readable, then answer the datagrams that have arrived, and return.
 
-        An error in sending an answer counts as a drop. Raises ``OSError`` only if a socket is broken.
+        An error in sending an answer counts as a drop. Raises ``OSError`` only if a socket is broken; any other error
+        pauses the echo.
         """
         stopped = select.poll()
         stopped.register(self._stop_fd, select.POLLIN)
@@ -123,16 +128,24 @@ class UdpEcho:
         by_fd = {sock.fileno(): sock for sock in self._sockets}
         for fd in by_fd:
             ready.register(fd, select.POLLIN)
-        while True:
-            fds = [fd for fd, _ in ready.poll()]
-            if self._stop_fd in fds:
-                break
-            # A ready socket without a datagram: one with a wrong checksum, or an error that poll() reports and
-            # recvmsg() does not clear (IP_RECVERR). Pause, because trying again at once would be a busy loop.
-            if not sum([self._answer(by_fd[fd], BATCH) for fd in fds]) and stopped.poll(PAUSE * 1000):
-                break
+        going_on = True
+        while going_on:
+            try:
+                # A ready socket without a datagram: one with a wrong checksum, or an error that poll() reports and
+                # recvmsg() does not clear (IP_RECVERR). Pause, because trying again at once would be a busy loop.
+                going_on = bool(self._answer_ready(ready, by_fd) or not stopped.poll(PAUSE * 1000))
+            except BrokenSocket as broken:
+                raise broken.__cause__ or broken from None
+            except Exception:  # no memory, for one
+                sleep(PAUSE)
         for sock in by_fd.values():
-            self._answer(sock, LAST)
+            with contextlib.suppress(Exception):
+                self._answer(sock, LAST)
+
+    def _answer_ready(self, ready: select.poll, by_fd: dict[int, socket.socket]) -> int:
+        """Wait, and answer what has arrived; return how many datagrams there were: none once the stop has come."""
+        fds = [fd for fd, _ in ready.poll()]
+        return 0 if self._stop_fd in fds else sum([self._answer(by_fd[fd], BATCH) for fd in fds])
 
     def counts(self) -> dict[str, int]:
         """Return the counts: ``datagrams`` (answered), ``dropped``, ``bytes_in`` (of both) and ``bytes_out``."""
@@ -151,7 +164,7 @@ class UdpEcho:
                 break
             except OSError as error:
                 if error.errno in BROKEN:
-                    raise
+                    raise BrokenSocket from error
                 continue  # the error of an earlier answer (ECONNREFUSED), not of this socket
             received += 1
             self._bytes_in += n
@@ -174,13 +187,15 @@ class UdpEcho:
                         sock.sendmsg([self._buffer[:n]], to.reply, 0, address)
                     else:
                         sock.sendto(self._buffer[:n], address)
-                except OSError:
+                except BaseException as error:
                     # The send buffer is full (EAGAIN, ENOBUFS), there is no route (ENETUNREACH, EHOSTUNREACH, EPERM,
                     # EACCES, EMSGSIZE), or an earlier answer failed (ECONNREFUSED). The answer is dropped, as UDP
                     # permits: waiting would let one client block all others.
                     self._bytes_out -= n
                     self._datagrams -= 1
                     self._dropped += 1
+                    if not isinstance(error, OSError):
+                        raise
         return received
 
     def _new_destination(self, ancillary: _Ancillary) -> Destination:
@@ -193,7 +208,8 @@ class UdpEcho:
         self._dropped += 1
         if rule not in self._warned:  # once for each rule: otherwise any sender could fill the log
             self._warned.add(rule)
-            log.warning("dropped a datagram from %s port %d: %s (logged once)", address[0], address[1], reason)
+            with contextlib.suppress(BaseException):  # of a handler, which may exit: no log line is worth the echo
+                log.warning("dropped a datagram from %s port %d: %s (logged once)", address[0], address[1], reason)
 
 
 def ask_for_destinations(sock: socket.socket) -> None:

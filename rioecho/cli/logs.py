@@ -16,7 +16,10 @@ import select
 import sys
 import threading
 import time
-from time import monotonic
+from time import monotonic, sleep
+
+from rioecho._server.notify import Latch
+from rioecho._server.tasks import Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ MAX_QUEUE = 10_000
 BATCH = 2048
 #: Minimum number of seconds between two lines of statistics.
 MIN_INTERVAL = 0.01
+#: Seconds that the log pauses when it has no memory to go on with.
+PAUSE = 0.01
 #: Immutable types that hold no reference to other objects.
 ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 
@@ -185,17 +190,18 @@ class LogWriter(logging.Handler):
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._ended: Latch | None = None  # opened when the thread has
         # SimpleQueue.put() is reentrant: signal handlers may log, and a fork may happen at any time.
         self._records: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._taken, self._is_last = 0, False  # from the queue and not yet written; with the end behind them
         self._dropped = 0  # while it is not 0, all records are dropped
         self._unwritten, self._reason = 0, ""
         self._pending_newline = b""  # ends a line that was written in part
         self._status: str | None = None  # the last line of the terminal
 
     def start(self) -> None:
-        """Install the handler and start the thread that writes."""
+        """Install the handler and start the thread that writes. RuntimeError, MemoryError: there is none to be had."""
         # No format prints the caller, the thread or the process, and looking them up is a large part of the cost of a
         # record (see "Optimization" in the logging HOWTO).
         logging._srcfile = None
@@ -203,19 +209,20 @@ class LogWriter(logging.Handler):
         root = logging.getLogger()
         root.setLevel(self._root_level)
         root.addHandler(self)
-        self._thread = threading.Thread(target=self._run, name="rioecho log", daemon=True)
-        self._thread.start()
+        self._is_last = False
+        ended = Latch()
+        Task(self._run, name="rioecho log", latches=(ended,)).begin()
+        self._ended = ended
 
     def finish(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds until all records are written. Report whether they are.
 
         If not, the thread is still trying, and only os._exit() can end the process.
         """
-        if self._thread is None:
+        if self._ended is None:
             return True
         self._records.put(None)
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._ended.wait(timeout)
 
     # ---- in the threads that log
 
@@ -236,25 +243,34 @@ class LogWriter(logging.Handler):
     # ---- in the thread that writes
 
     def _run(self) -> None:
-        running = True
-        while running:
-            lines = list(self._unwritten_notice())
-            size = count = 0
+        while not self._is_last:
+            try:
+                self._write_some()
+            except Exception as error:  # no memory, for one: what has been taken is lost, and the log goes on
+                self._unwritten += self._taken
+                self._reason = _str(error) or "out of memory"
+                sleep(PAUSE)
+
+    def _write_some(self) -> None:
+        """Wait for records, and write those that are there, up to a batch."""
+        self._taken = 0
+        lines = list(self._unwritten_notice())
+        size = 0
+        record = self._records.get()
+        while record is not None:
+            self._taken += 1
+            if self._live and record.name == STATS and record.levelno == logging.INFO:
+                self._status = _one_line(record)
+            else:
+                lines.append(self._line(record))
+                size += len(lines[-1])
+            if size >= BATCH or self._records.empty():
+                break
             record = self._records.get()
-            while record is not None:
-                count += 1
-                if self._live and record.name == STATS and record.levelno == logging.INFO:
-                    self._status = _one_line(record)
-                else:
-                    lines.append(self._line(record))
-                    size += len(lines[-1])
-                if size >= BATCH or self._records.empty():
-                    break
-                record = self._records.get()
-            running = record is not None
-            if not running or self._records.empty():
-                lines += self._dropped_notice()
-            self._write(self._render(lines, last=not running), count)
+        self._is_last = record is None
+        if self._is_last or self._records.empty():
+            lines += self._dropped_notice()
+        self._write(self._render(lines, last=self._is_last), self._taken)
 
     def _line(self, record: logging.LogRecord) -> str:
         try:
@@ -355,20 +371,20 @@ class StatsLine:
             raise ValueError(f"the interval must be above 0 seconds, not {every!r}")
         self._stats = stats
         self._every = max(every, MIN_INTERVAL)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rioecho stats", daemon=True)
+        self._stopped, self._ended = Latch(), Latch()
+        self._task = Task(self._run, name="rioecho stats", latches=(self._ended,))
         self._log = logging.getLogger(STATS)
 
     def start(self) -> None:
         self._log.setLevel(logging.INFO)
         # Begin at zero: the first line also covers what the server counted before this call.
         self._then, self._counts = monotonic(), dict.fromkeys(self._stats(), 0)
-        self._thread.start()
+        self._task.begin()
 
     def stop(self) -> None:
         """Log a last line if there is anything new, and stop. Waits only for ``stats()``."""
-        self._stopped.set()
-        self._thread.join()
+        self._stopped.open()
+        self._ended.wait()
 
     def __enter__(self) -> Self:
         self.start()

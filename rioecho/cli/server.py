@@ -154,13 +154,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with StatsLine(server.stats, options.stats) if options.stats else contextlib.nullcontext():
             failure = _serve(server)
-    except RuntimeError as error:  # the system has no thread left for the statistics
+    except (RuntimeError, MemoryError) as error:  # the system has no thread left for the statistics, or no memory
         server.close()
         failure = error
     if not log_writer.finish(1.0):
         os._exit(failure is not None)  # a log that nobody reads: a normal exit would wait until it is written
     if failure is not None:
-        complain(PROG, failure)
+        complain(PROG, str(failure) or "out of memory")
     leave(failure is not None)
 
 

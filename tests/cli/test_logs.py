@@ -613,3 +613,37 @@ def test_a_verbose_log_and_the_live_line_do_not_mix():
     assert len(log) == 3002
     assert all(re.match(r"\S+ \S+ (INFO|DEBUG) ", line) for line in log)
     assert STATS.fullmatch(last)
+
+
+@pytest.mark.parametrize("what", ["LogWriter(20)", "StatsLine(lambda: dict.fromkeys(names, 0), 100)"])
+def test_no_memory_for_its_thread_is_an_error_and_no_wait(what, child):
+    """threading.Thread.start() would wait for ever for a thread that has no memory to begin with."""
+    pytest.importorskip("_testcapi", reason="this Python has no allocator that can be made to fail")
+    printed = child(f"""if True:
+        import _testcapi, logging, sys
+        from rioecho.cli.logs import LogWriter, StatsLine
+        sys.unraisablehook = lambda unraisable: None   # a thread that did not come to its call
+        names = ("active", "accepted", "refused", "errors", "lines", "bytes_in", "bytes_out")
+        begun = refused = 0
+        logging.raiseExceptions = False
+        for k in range(80):
+            each = {what}
+            finish = getattr(each, "stop", None) or (lambda: each.finish(30))
+            started = False
+            _testcapi.set_nomemory(k, k + 1)
+            try:
+                each.start()
+            except (MemoryError, RuntimeError):
+                refused += 1
+            else:
+                started = True
+                begun += 1
+            finally:
+                _testcapi.remove_mem_hooks()
+            assert not started or finish() is not False
+            logging.getLogger().handlers.clear()
+        print(begun, refused)
+        """)
+    begun, refused = map(int, printed.split())
+    assert begun
+    assert refused
