@@ -25,13 +25,14 @@ OTHERS = {
 }
 
 
-def bench(*arguments, duration=0.1):
-    """Run the command, require success, and return its result."""
+def bench(*arguments, duration=0.1, may_be_idle=False):
+    """Run the command, require success, and return its result. Repeat a run that got no processor time."""
     with Command("rioecho.cli.bench", *arguments, "-d", duration, "--warmup", "0", "--json") as command:
         assert command.status() == 0, command.err.text
         run = json.loads(command.out.text)
-    assert run["messages"] > 0
     assert run["errors"] == 0
+    if not run["messages"] and not may_be_idle:
+        return bench(*arguments, duration=duration * 2)
     assert run["rate"] == pytest.approx(run["messages"] / duration, rel=1e-6)
     assert run["mb_per_s"] == pytest.approx(run["rate"] * run["message_bytes"] / 1e6)
     return run
@@ -50,15 +51,18 @@ def test_its_count_agrees_with_the_log_of_rioecho_server(engine, framing, tmp_pa
     unix = tmp_path / "echo"
     connections = 1 if engine == "iterative" else CONNECTIONS
     with Server("--engine", engine, "--framing", framing, "--unix", unix, "--host", "127.0.0.1") as server:
-        before = 0
-        for n, where in enumerate(([f"127.0.0.1:{server.address[1]}"], ["--unix", unix]), start=1):
-            run = bench(*where, "-c", connections, "-s", SIZE, "--pipeline", 4)
-            each = echoed(server, n * connections)
-            assert all(count and count % SIZE == 0 for count in each)
-            messages = sum(each) // SIZE - before
-            # The messages in flight at the end were echoed, too.
-            assert run["messages"] <= messages <= run["messages"] + 4 * connections
-            before += messages
+        before = runs = 0
+        for where in ([f"127.0.0.1:{server.address[1]}"], ["--unix", unix]):
+            messages = 0
+            while not messages:
+                run = bench(*where, "-c", connections, "-s", SIZE, "--pipeline", 4, may_be_idle=True)
+                runs += 1
+                each = echoed(server, runs * connections)
+                assert all(count % SIZE == 0 for count in each)
+                messages = sum(each) // SIZE - before
+                # The messages in flight at the end were echoed, too.
+                assert run["messages"] <= messages <= run["messages"] + 4 * connections
+                before += messages
         server.signal(signal.SIGTERM)
         assert server.status() == 0
 

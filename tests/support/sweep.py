@@ -1,5 +1,6 @@
 """Running the scripts of this directory that make each call or allocation fail, in a child process."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -33,3 +34,37 @@ def preloaded(source, folder):
     subprocess.run([*compiler.split(), "-shared", "-fPIC", "-o", shim, HERE / source, "-ldl"], check=True)
     # After the libraries that are preloaded already: a sanitizer's runtime must be the first.
     return f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip()
+
+
+#: Whether a `def` in a function for which there is no memory leaves the references to its code object as they were.
+MAKES_A_FUNCTION = """if True:
+    import _testcapi, os, sys
+    def outer(a):
+        def inner():
+            return a
+        return inner
+    (code,) = [each for each in outer.__code__.co_consts if hasattr(each, "co_code")]
+    before = sys.getrefcount(code)
+    for k in range(10):
+        _testcapi.set_nomemory(k, k + 1)
+        try:
+            outer(1)
+        except MemoryError:
+            pass
+        _testcapi.remove_mem_hooks()
+    print(sys.getrefcount(code) == before, flush=True)
+    os._exit(0)   # before the code object is freed twice
+"""
+
+
+@functools.cache
+def frees_code_twice():
+    """Report whether this CPython drops a reference too many where it has no memory for the function of a def.
+
+    MAKE_FUNCTION of CPython 3.12.1 and 3.13.0 drops its code object, and leaves it on the stack, from which it is
+    dropped again: a def in a function, a lambda or a generator expression that finds no memory frees its own code, and
+    the next one crashes. Nothing that is written in Python can be swept then, unless it makes no function.
+    """
+    pytest.importorskip("_testcapi", reason="this Python has no allocator that can be made to fail")
+    done = subprocess.run([sys.executable, "-c", MAKES_A_FUNCTION], capture_output=True, text=True, timeout=60)
+    return done.stdout.strip() == "False"
