@@ -341,9 +341,8 @@ def test_an_idle_connection_costs_less_than_a_quarter_of_a_kilobyte(loop_with):
                 for far, _ in pairs:
                     far.settimeout(SECONDS)
                     ask(far, b"x" * 1000 + b"\n")
-                gc.collect()
-                # The test itself keeps only a few hundred bytes of frames.
-                assert tracemalloc.get_traced_memory()[0] < 200 * 256 + 20_000
+                # The test itself keeps only a few hundred bytes of frames; without a GIL, once each thread has run.
+                until(lambda: gc.collect() is not None and tracemalloc.get_traced_memory()[0] < 200 * 256 + 20_000)
             finally:
                 tracemalloc.stop()
 
