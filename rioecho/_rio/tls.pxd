@@ -12,12 +12,13 @@ cdef enum:
 
 cdef class Tls:
     cdef object sock                # the SSLSocket
+    cdef int fd                     # its descriptor
     cdef object want_read, want_write, eof   # the ssl module's exception classes
     cdef rio_flag busy              # guards the SSLSocket and, but for what is said of them, the fields below
     cdef flag_set flags
     cdef bytes begun                # a record that OpenSSL has begun to send, or None
     cdef int half_sent              # that there is one, for those who are not in an operation
-    cdef object raised              # what a signal handler raised in the middle of a call, for raise_late()
+    cdef object raised              # what a handler raised in the middle of a call, or a MemoryError, for raise_late()
     cdef uintptr_t raised_in        # in which thread, or 0: an atomic, and `raised` is that thread's
     cdef int64_t own_timeout        # the socket's own in nanoseconds, -1 for none: an atomic
     cdef rio_sigpipe sigpipe        # of the thread that is in an operation: OpenSSL's writes may raise SIGPIPE
@@ -30,9 +31,11 @@ cdef class Tls:
     cdef object own(self)
     cdef void set_begun(self, bytes record) noexcept
     cdef int raise_late(self) except -1
-    cdef int keep(self, object error) except -1
+    cdef void keep(self, object error) noexcept
+    cdef void restore(self, object timeout) noexcept
     cdef ssize_t recv(self, char *data, size_t n, short *want) except -2
     cdef ssize_t recv_record(self, object inner, object view, char *data) except -2
+    cdef ssize_t recv_pending(self, object inner, object view, size_t pending) except -2
     cdef ssize_t send(self, const char *data, size_t n, short *want) except -2
     cdef int send_record(self, bytes record, short *want) except -1
 

@@ -80,9 +80,10 @@ cdef Tls tls_of(object sock):
 
 
 def _after_fork_in_child():
-    """Free the lock above, and have nobody touch an OpenSSL object that another thread was in, not even to free it."""
+    """Free the lock above if another thread had it, and have nobody touch an OpenSSL object that another thread was in, not even to free it."""
     cdef Tls tls
-    registering._at_fork_reinit()
+    if not registering._is_owned():   # else the fork was under a call that is in there, and goes on
+        registering._at_fork_reinit()
     for tls in list((live or {}).values()):
         if tls.lost():
             Py_INCREF(tls.sock._sslobj)
@@ -95,6 +96,7 @@ cdef class Tls:
     def __cinit__(self, sock):
         ssl = sys.modules["ssl"]
         self.sock = sock
+        self.fd = sock.fileno()
         self.want_read = ssl.SSLWantReadError
         self.want_write = ssl.SSLWantWriteError
         self.eof = ssl.SSLEOFError
@@ -164,17 +166,27 @@ cdef class Tls:
             raise error
         return 0
 
-    cdef int keep(self, object error) except -1:
-        """Keep what a signal handler raised for raise_late()."""
+    cdef void keep(self, object error) noexcept:
+        """Keep what a signal handler raised, or a lack of memory, for raise_late()."""
         self.raised = error
         rio_thread_set(&self.raised_in, rio_this_thread())
-        return 0
+
+    cdef void restore(self, object timeout) noexcept:
+        """Give the socket its timeout back. What that raises is kept: the bytes of the operation are not booked yet."""
+        if timeout != 0:
+            try:
+                self.sock.settimeout(timeout)
+            except OSError:
+                pass   # closed meanwhile by another thread; what was read is still to be delivered
+            except BaseException as error:
+                self.keep(error)
 
     cdef ssize_t recv(self, char *data, size_t n, short *want) except -2:
         """Read up to n bytes: a count, 0 at the end, or -1 and the events to wait for. Then raise_late() is due.
 
         With room for RECORD bytes nothing stays behind in OpenSSL, where select() cannot see it.
         """
+        cdef ssize_t got = -1
         if not self.take():
             want[0] = POLLIN | POLLOUT
             return -1
@@ -185,57 +197,65 @@ cdef class Tls:
                 if timeout != 0:
                     self.sock.settimeout(0)
                 if self.sock._sslobj is None:   # not encrypted yet, or no more: a plain socket's methods
-                    return recv_plain(self.sock, view, want)
-                return self.recv_record(self.sock._sslobj, view, data)
+                    got = recv_plain(self.sock, view, want)
+                else:
+                    got = self.recv_record(self.sock._sslobj, view, data)
             except self.want_read:
                 want[0] = POLLIN
-                return -1
             except self.want_write:
                 want[0] = POLLOUT
-                return -1
             except self.eof:
-                if self.sock.suppress_ragged_eofs:
-                    return 0
-                raise
+                if not self.sock.suppress_ragged_eofs:
+                    raise
+                got = 0
             finally:
                 view.release()
-                restore(self.sock, timeout)
+                self.restore(timeout)
         finally:
             self.put()
+        if got <= 0:
+            self.raise_late()
+        return got
 
     cdef ssize_t recv_record(self, object inner, object view, char *data) except -2:
         """Read one record's bytes, or what is left of one: a count."""
-        cdef size_t count = 0
         cdef size_t pending = inner.pending()
-        cdef size_t more
-        if pending == 0:
-            # The first byte alone brings in the record; how many follow can be asked then. If a handler raises, it can
-            # be told whether the byte came: it has changed its place, or others are pending.
-            data[0] = <char>UNTOUCHED
-            try:
-                count = inner.read(1, view)
-            except BaseException as error:
-                if not inner.pending() and data[0] == <char>UNTOUCHED:
-                    raise
-                self.keep(error)
-                return 1
-            if count == 0:
+        if pending:
+            return self.recv_pending(inner, view, pending)
+        # The first byte alone brings in the record; how many follow can be asked then. If a handler raises, it can be
+        # told whether the byte came: it has changed its place, or others are pending.
+        data[0] = <char>UNTOUCHED
+        try:
+            if not inner.read(1, view):
                 return 0
+        except BaseException as error:
+            if data[0] == <char>UNTOUCHED and not inner.pending():
+                raise
+            self.keep(error)
+            return 1
+        try:   # the first byte has been taken: nothing may be raised before it is booked
             pending = inner.pending()
-        more = min(pending, <size_t>len(view) - count)
-        if more:
-            tail = view[count:]
-            try:
-                count += inner.read(more, tail)
-            except BaseException as error:
-                more = pending - <size_t>inner.pending()
-                if count + more == 0:
-                    raise
-                count += more
-                self.keep(error)
-            finally:
-                tail.release()
-        return count
+            if pending and len(view) > 1:
+                tail = view[1:]
+                try:
+                    return 1 + self.recv_pending(inner, tail, pending)
+                finally:
+                    tail.release()
+        except BaseException as error:
+            self.keep(error)
+        return 1
+
+    cdef ssize_t recv_pending(self, object inner, object view, size_t pending) except -2:
+        """Read what is left of a record, as far as it fits: a count."""
+        cdef size_t taken
+        try:
+            return inner.read(min(pending, <size_t>len(view)), view)
+        except BaseException as error:
+            taken = pending - <size_t>inner.pending()
+            if taken == 0:
+                raise
+            self.keep(error)
+            return taken
 
     cdef ssize_t send(self, const char *data, size_t n, short *want) except -2:
         """Send what was begun, then up to n bytes: how many of the n were taken, or -1 and the events to wait for.
@@ -265,7 +285,7 @@ cdef class Tls:
                 self.send_record(record, want)
                 return len(record)   # done or begun, OpenSSL has it
             finally:
-                restore(self.sock, timeout)
+                self.restore(timeout)
         finally:
             self.put()
 
@@ -289,7 +309,7 @@ cdef class Tls:
                 raise
             # A signal handler raised. Had OpenSSL got rid of the record? Yes, if there is room for more. (If there is
             # not, perhaps. Callers hold signals back in this thread, so that this is another thread's signal.)
-            self.set_begun(None if fd_ready(self.sock.fileno(), POLLOUT) else record)
+            self.set_begun(None if fd_ready(self.fd, POLLOUT) else record)
             self.keep(error)
         return 0
 
@@ -308,13 +328,3 @@ cdef ssize_t send_plain(object sock, bytes data, short *want) except -2:
     except BlockingIOError:
         want[0] = POLLOUT
         return -1
-
-
-cdef int restore(object sock, object timeout) except -1:
-    """Give the socket its timeout back."""
-    if timeout != 0:
-        try:
-            sock.settimeout(timeout)
-        except OSError:
-            pass   # closed meanwhile by another thread; what was read is still to be delivered
-    return 0
