@@ -167,9 +167,12 @@ cdef class Tls:
         return 0
 
     cdef void keep(self, object error) noexcept:
-        """Keep what a signal handler raised, or a lack of memory, for raise_late()."""
-        self.raised = error
-        rio_thread_set(&self.raised_in, rio_this_thread())
+        """Keep what a signal handler raised, or a lack of memory, for raise_late(). The first is kept: of it another
+        thread may just be taking hold, and all that a second one would tell is that this call's bytes have gone well.
+        """
+        if rio_thread_get(&self.raised_in) == 0:
+            self.raised = error
+            rio_thread_set(&self.raised_in, rio_this_thread())
 
     cdef void restore(self, object timeout) noexcept:
         """Give the socket its timeout back. What that raises is kept: the bytes of the operation are not booked yet."""
