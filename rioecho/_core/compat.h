@@ -318,6 +318,20 @@ static inline int rio_unacknowledged(int fd)
 #endif
 }
 
+/* Report whether a socket that poll(2) called writable had room for n bytes, at one go. Linux calls one writable when a
+ * third of its buffer is free, in which the bookkeeping counts, too; others when it has room for a few bytes. */
+static inline int rio_room_for(int fd, size_t n)
+{
+#ifdef __linux__
+    int size = 0;
+    socklen_t length = sizeof size;
+    return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 && size > 0 && n <= (size_t)size / 6;
+#else
+    (void)fd, (void)n;
+    return 0;
+#endif
+}
+
 /* Linux reports the end of input on the master side of a pty as EIO; the BSDs report the end of input. */
 static inline int rio_is_pty_master(int fd)
 {

@@ -37,7 +37,7 @@ cdef class Tls:
     cdef ssize_t recv_record(self, object inner, object view, char *data) except -2
     cdef ssize_t recv_pending(self, object inner, object view, size_t pending) except -2
     cdef ssize_t send(self, const char *data, size_t n, short *want) except -2
-    cdef int send_record(self, bytes record, short *want) except -1
+    cdef bint send_record(self, bytes record, short *want) except -1
 
 
 cdef Tls tls_of(object sock)

@@ -14,9 +14,14 @@ The raw descriptor would show ciphertext, so every byte goes through the socket 
   count as sent, and are kept here (`begun`) until they are.
 
 What is left are two cases of a handler that raises at the very moment of a call. Of a send, for a signal which the
-kernel gave to another thread: signals that come to this one are held back (Channel.hold_signals), but of the other's
-the ssl module does not say whether the record had gone, and if the socket is full, it is taken for begun. Of a read, of
-a record of a single byte that happens to be UNTOUCHED: it is taken for not received.
+kernel gave to another thread: signals that come to this one are held back (Output.hold_signals), but of the other's
+the ssl module does not say whether the record had gone. So a record is sent only where there is room, and on Linux,
+unless SO_SNDBUF was made smaller than six records, that is room for all of it; elsewhere it is taken for begun if the
+socket is full afterwards. Of a read, of a record of a single byte that happens to be UNTOUCHED: it is taken for not
+received.
+
+While signals are held back for a send, other threads still get them, and their handlers run in this one in the middle
+of the send: with all signals held back, which a program that such a handler starts inherits.
 """
 
 import os
@@ -44,6 +49,7 @@ from rioecho._core.posix cimport (
     rio_flag_put,
     rio_flag_state,
     rio_flag_take,
+    rio_room_for,
     rio_sigpipe_block,
     rio_sigpipe_restore,
     rio_this_thread,
@@ -285,15 +291,22 @@ cdef class Tls:
                 record = PyBytes_FromStringAndSize(data, min(n, <size_t>RECORD))
                 if self.sock._sslobj is None:
                     return send_plain(self.sock, record, want)
-                self.send_record(record, want)
+                if not self.send_record(record, want):
+                    return -1
                 return len(record)   # done or begun, OpenSSL has it
             finally:
                 self.restore(timeout)
         finally:
             self.put()
 
-    cdef int send_record(self, bytes record, short *want) except -1:
-        """Offer a record, all of which is taken; if it is not through, it is `begun`, and `want` the event to await."""
+    cdef bint send_record(self, bytes record, short *want) except -1:
+        """Offer a record, all of which is taken; if it is not through, it is `begun`, and `want` the event to await.
+
+        False, and nothing done, while the socket has no room: so whether the record is through can mostly be told.
+        """
+        if not fd_ready(self.fd, POLLOUT):
+            want[0] = POLLOUT
+            return False
         try:
             self.sock._sslobj.write(record)
             self.set_begun(None)
@@ -310,11 +323,12 @@ cdef class Tls:
             if isinstance(error, OSError) and error.errno is not None:
                 self.set_begun(None)   # the connection's own error: nobody will finish the record
                 raise
-            # A signal handler raised. Had OpenSSL got rid of the record? Yes, if there is room for more. (If there is
-            # not, perhaps. Callers hold signals back in this thread, so that this is another thread's signal.)
-            self.set_begun(None if fd_ready(self.fd, POLLOUT) else record)
+            # A signal handler raised, for a signal that came to another thread: in this one they are held back. Had
+            # OpenSSL got rid of the record? Yes, if it was sure to fit, for there was room; or if there is room for
+            # more. If there is not, perhaps.
+            self.set_begun(None if rio_room_for(self.fd, len(record)) or fd_ready(self.fd, POLLOUT) else record)
             self.keep(error)
-        return 0
+        return True
 
 
 cdef ssize_t recv_plain(object sock, object view, short *want) except -2:
