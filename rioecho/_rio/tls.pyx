@@ -86,7 +86,10 @@ cdef Tls tls_of(object sock):
 
 
 def _after_fork_in_child():
-    """Free the lock above if another thread had it, and have nobody touch an OpenSSL object that another thread was in, not even to free it."""
+    """Free the lock above, if another thread had it.
+
+    Have nobody touch an OpenSSL object that another thread was in, not even to free it.
+    """
     cdef Tls tls
     if not registering._is_owned():   # else the fork was under a call that is in there, and goes on
         registering._at_fork_reinit()
