@@ -372,12 +372,13 @@ cdef class Rio(LineReader):
             self.refuse(&self.reading)
         try:
             self.flush_held()
-            leftover = PyBytes_FromStringAndSize(buffer_start(&self.inp), buffer_held(&self.inp))
+            result = self.source, PyBytes_FromStringAndSize(buffer_start(&self.inp), buffer_held(&self.inp))
         except BaseException:
             leave_writing(self)
             leave_reading(self)
             raise
-        return self.forget(), leftover
+        self.forget()
+        return result
 
     cdef int flush_held(self) except -1:
         cdef rio_call call

@@ -318,6 +318,20 @@ static inline int rio_unacknowledged(int fd)
 #endif
 }
 
+/* Report whether a socket that poll(2) reports as writable has room for n bytes. Linux reports it when a third of the send
+ * buffer is free, of which bookkeeping takes a part; other systems when there is room for a few bytes. */
+static inline int rio_room_for(int fd, size_t n)
+{
+#ifdef __linux__
+    int size = 0;
+    socklen_t length = sizeof size;
+    return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 && size > 0 && n <= (size_t)size / 6;
+#else
+    (void)fd, (void)n;
+    return 0;
+#endif
+}
+
 /* Report whether a descriptor is the master side of a pty. Linux reports EOF there as EIO; the BSDs report EOF. */
 static inline int rio_is_pty_master(int fd)
 {

@@ -28,7 +28,7 @@ from rioecho._core.buffer cimport (
     buffer_start,
 )
 from rioecho._core.convert cimport check_source, os_error
-from rioecho._core.fdio cimport fd_never_waits, fd_try_write, fd_wait, fd_write, would_block
+from rioecho._core.fdio cimport FD_SOCKET, fd_never_waits, fd_try_write, fd_wait, fd_write, would_block
 from rioecho._core.posix cimport (
     POLLOUT,
     RIO_FREE,
@@ -83,7 +83,10 @@ cdef class Output(Channel):
     cdef bint lock_at_once(self, sigset_t *before) except -1:
         """Take ``sending`` as ``lock()`` does, without waiting. Reports whether it was free."""
         if before == NULL:
-            return rio_flag_take(&self.sending)
+            if not rio_flag_take(&self.sending):
+                return False
+            rio_bool_set(&self.at_send, False)   # still set where a fork left the thread behind that sent
+            return True
         self.hold_signals(before)
         if not rio_flag_take(&self.sending):
             self.release_signals(before)
@@ -148,6 +151,8 @@ cdef class Output(Channel):
     cdef int raise_reset(self, rio_call *call) except -1:
         """At EOF, raise ``ConnectionResetError`` if a write got it: the kernel reports a reset only once."""
         cdef bint reset
+        if self.f.kind != FD_SOCKET:
+            return 0   # there is none, and a write that waits may have the lock for long
         self.lock(call, NULL)
         reset = self.reset
         self.reset = False

@@ -15,8 +15,13 @@ The descriptor carries ciphertext, so every byte goes through the socket object.
 
 Two races remain, both when a handler raises during a call. In a send, the handler of a signal that the kernel delivered
 to another thread: signals of this thread are blocked (``Output.hold_signals``), but for another one's the ssl module
-does not report whether the record was sent; if the socket buffer is full, the record is assumed to be begun. In a
-read, a record of one byte that happens to equal ``UNTOUCHED``: it is assumed not to have been received.
+does not report whether the record was sent. So a record is sent only if the socket has room. On Linux, unless
+SO_SNDBUF is less than six records, it has room for the whole record; elsewhere the record is assumed to be begun if the
+socket is full afterwards. In a read, a record of one byte that happens to equal ``UNTOUCHED``: it is assumed not to
+have been received.
+
+While signals are blocked for a send, other threads still receive them, and their handlers run in this thread during the
+send, with all signals blocked. A program that such a handler starts inherits that.
 """
 
 import os
@@ -44,6 +49,7 @@ from rioecho._core.posix cimport (
     rio_flag_put,
     rio_flag_state,
     rio_flag_take,
+    rio_room_for,
     rio_sigpipe_block,
     rio_sigpipe_restore,
     rio_this_thread,
@@ -80,9 +86,13 @@ cdef Tls tls_of(object sock):
 
 
 def _after_fork_in_child():
-    """Reinitialise ``registering``. Leak each OpenSSL object that another thread was using: freeing it is unsafe."""
+    """Reinitialise ``registering`` if another thread held it.
+
+    Leak each OpenSSL object that another thread was using: freeing it is unsafe.
+    """
     cdef Tls tls
-    registering._at_fork_reinit()
+    if not registering._is_owned():   # else the fork was under a call that is in there, and goes on
+        registering._at_fork_reinit()
     for tls in list((live or {}).values()):
         if tls.lost():
             Py_INCREF(tls.sock._sslobj)
@@ -95,6 +105,7 @@ cdef class Tls:
     def __cinit__(self, sock):
         ssl = sys.modules["ssl"]
         self.sock = sock
+        self.fd = sock.fileno()
         self.want_read = ssl.SSLWantReadError
         self.want_write = ssl.SSLWantWriteError
         self.eof = ssl.SSLEOFError
@@ -164,11 +175,24 @@ cdef class Tls:
             raise error
         return 0
 
-    cdef int keep(self, object error) except -1:
-        """Store an exception of a signal handler for ``raise_late()``."""
-        self.raised = error
-        rio_thread_set(&self.raised_in, rio_this_thread())
-        return 0
+    cdef void keep(self, object error) noexcept:
+        """Store an exception raised in the middle of a call for ``raise_late()``.
+
+        The first one is kept: another thread may be raising it just now, and the bytes of this call are safe.
+        """
+        if rio_thread_get(&self.raised_in) == 0:
+            self.raised = error
+            rio_thread_set(&self.raised_in, rio_this_thread())
+
+    cdef void restore(self, object timeout) noexcept:
+        """Restore the socket's timeout. An exception of that is stored, for the bytes of the call are not counted yet."""
+        if timeout != 0:
+            try:
+                self.sock.settimeout(timeout)
+            except OSError:
+                pass   # another thread has closed the socket; the bytes that were read are still delivered
+            except BaseException as error:
+                self.keep(error)
 
     cdef ssize_t recv(self, char *data, size_t n, short *want) except -2:
         """Read up to n bytes. Returns their number, 0 at EOF, or -1 with the events to wait for in ``want``.
@@ -176,6 +200,7 @@ cdef class Tls:
         The caller then stores the bytes and calls ``raise_late()``. If n is at least ``RECORD``, no byte stays in
         OpenSSL, where select() would not report it.
         """
+        cdef ssize_t got = -1
         if not self.take():
             want[0] = POLLIN | POLLOUT
             return -1
@@ -186,57 +211,65 @@ cdef class Tls:
                 if timeout != 0:
                     self.sock.settimeout(0)
                 if self.sock._sslobj is None:   # not encrypted yet, or no longer: use a plain socket's methods
-                    return recv_plain(self.sock, view, want)
-                return self.recv_record(self.sock._sslobj, view, data)
+                    got = recv_plain(self.sock, view, want)
+                else:
+                    got = self.recv_record(self.sock._sslobj, view, data)
             except self.want_read:
                 want[0] = POLLIN
-                return -1
             except self.want_write:
                 want[0] = POLLOUT
-                return -1
             except self.eof:
-                if self.sock.suppress_ragged_eofs:
-                    return 0
-                raise
+                if not self.sock.suppress_ragged_eofs:
+                    raise
+                got = 0
             finally:
                 view.release()
-                restore(self.sock, timeout)
+                self.restore(timeout)
         finally:
             self.put()
+        if got <= 0:
+            self.raise_late()
+        return got
 
     cdef ssize_t recv_record(self, object inner, object view, char *data) except -2:
         """Read the bytes of one record, or the remaining ones of a record. Returns their number."""
-        cdef size_t count = 0
         cdef size_t pending = inner.pending()
-        cdef size_t more
-        if pending == 0:
-            # Reading one byte makes OpenSSL decrypt the record and know how many bytes follow. If a handler raises, the
-            # byte was received if its place has changed or others are pending.
-            data[0] = <char>UNTOUCHED
-            try:
-                count = inner.read(1, view)
-            except BaseException as error:
-                if not inner.pending() and data[0] == <char>UNTOUCHED:
-                    raise
-                self.keep(error)
-                return 1
-            if count == 0:
+        if pending:
+            return self.recv_pending(inner, view, pending)
+        # Reading one byte makes OpenSSL decrypt the record and know how many bytes follow. If a handler raises, the byte
+        # was received if its place has changed or others are pending.
+        data[0] = <char>UNTOUCHED
+        try:
+            if not inner.read(1, view):
                 return 0
+        except BaseException as error:
+            if data[0] == <char>UNTOUCHED and not inner.pending():
+                raise
+            self.keep(error)
+            return 1
+        try:   # the first byte was received: raise nothing before it is counted
             pending = inner.pending()
-        more = min(pending, <size_t>len(view) - count)
-        if more:
-            tail = view[count:]
-            try:
-                count += inner.read(more, tail)
-            except BaseException as error:
-                more = pending - <size_t>inner.pending()
-                if count + more == 0:
-                    raise
-                count += more
-                self.keep(error)
-            finally:
-                tail.release()
-        return count
+            if pending and len(view) > 1:
+                tail = view[1:]
+                try:
+                    return 1 + self.recv_pending(inner, tail, pending)
+                finally:
+                    tail.release()
+        except BaseException as error:
+            self.keep(error)
+        return 1
+
+    cdef ssize_t recv_pending(self, object inner, object view, size_t pending) except -2:
+        """Read the remaining bytes of a record, as far as they fit. Returns their number."""
+        cdef size_t taken
+        try:
+            return inner.read(min(pending, <size_t>len(view)), view)
+        except BaseException as error:
+            taken = pending - <size_t>inner.pending()
+            if taken == 0:
+                raise
+            self.keep(error)
+            return taken
 
     cdef ssize_t send(self, const char *data, size_t n, short *want) except -2:
         """Send the record that was begun, then up to n bytes. Returns how many of the n bytes were accepted.
@@ -264,18 +297,23 @@ cdef class Tls:
                 record = PyBytes_FromStringAndSize(data, min(n, <size_t>RECORD))
                 if self.sock._sslobj is None:
                     return send_plain(self.sock, record, want)
-                self.send_record(record, want)
+                if not self.send_record(record, want):
+                    return -1
                 return len(record)   # sent or begun: OpenSSL has accepted it
             finally:
-                restore(self.sock, timeout)
+                self.restore(timeout)
         finally:
             self.put()
 
-    cdef int send_record(self, bytes record, short *want) except -1:
+    cdef bint send_record(self, bytes record, short *want) except -1:
         """Pass a record to OpenSSL, which accepts all of it.
 
-        If it has not been sent completely, store it in ``begun``, and the event to wait for in ``want``.
+        If it has not been sent completely, store it in ``begun``, and the event to wait for in ``want``. Return False,
+        with nothing done, if the socket has no room: so it is mostly known whether a record was sent completely.
         """
+        if not fd_ready(self.fd, POLLOUT):
+            want[0] = POLLOUT
+            return False
         try:
             self.sock._sslobj.write(record)
             self.set_begun(None)
@@ -292,11 +330,11 @@ cdef class Tls:
             if isinstance(error, OSError) and error.errno is not None:
                 self.set_begun(None)   # an error of the connection: the record cannot be completed
                 raise
-            # A signal handler raised, so OpenSSL's result is lost. If the socket is writable, the record was sent. If
-            # not, assume that it was only begun. This needs a signal of another thread: callers block this one's.
-            self.set_begun(None if fd_ready(self.sock.fileno(), POLLOUT) else record)
+            # A handler raised, for a signal of another thread (callers block this one's), so OpenSSL's result is lost. The
+            # record was sent if it was sure to fit, or if there is room for more. If not, assume that it was begun.
+            self.set_begun(None if rio_room_for(self.fd, len(record)) or fd_ready(self.fd, POLLOUT) else record)
             self.keep(error)
-        return 0
+        return True
 
 
 cdef ssize_t recv_plain(object sock, object view, short *want) except -2:
@@ -313,13 +351,3 @@ cdef ssize_t send_plain(object sock, bytes data, short *want) except -2:
     except BlockingIOError:
         want[0] = POLLOUT
         return -1
-
-
-cdef int restore(object sock, object timeout) except -1:
-    """Restore the socket's timeout."""
-    if timeout != 0:
-        try:
-            sock.settimeout(timeout)
-        except OSError:
-            pass   # another thread has closed the socket; the bytes that were read are still delivered
-    return 0

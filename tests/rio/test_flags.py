@@ -130,6 +130,25 @@ def test_a_reader_and_a_writer_in_two_threads_send_each_byte_once(terminal, stre
     reader.join(REST)
 
 
+def test_the_end_of_a_terminal_s_input_does_not_wait_for_a_write_that_does(background):
+    far, near = pty.openpty()  # in lines, so that control-D is the end
+    rio = Rio(near)
+    data = b"x" * 200_000
+    writer = background(rio.writen, data)
+    while select.select([], [near], [], 0)[1]:  # until it is full, and the writer waits
+        os.sched_yield()
+    ends = []
+    reader = background(lambda: ends.append(rio.readline()))
+    os.write(far, b"\x04")
+    reader.join(REST / 3)
+    ended = list(ends)
+    assert take(far, len(data)) == data
+    writer.join(REST)
+    os.close(near)
+    os.close(far)
+    assert ended == [b""]
+
+
 @pytest.mark.parametrize("end", ["__del__", "close", "detach"])
 def test_a_rio_cannot_be_closed_while_a_read_blocks(stream, background, end):
     rio = Rio(stream.near.detach(), closefd=True)
@@ -322,13 +341,22 @@ def contexts(tmp_path_factory):
 
 
 class SlowSocket(ssl.SSLSocket):
-    """A TLS socket that can block another thread in ``settimeout()``, in the middle of an operation of a Rio."""
+    """A TLS socket whose methods are Python code: one can be made to wait, in the middle of an operation of a Rio."""
 
     inside = None
     go = None
+    asked = staticmethod(lambda: None)
+    error = None
+
+    def gettimeout(self):
+        self.asked()
+        return super().gettimeout()
 
     def settimeout(self, value):
         super().settimeout(value)
+        if value != 0 and self.error is not None:
+            error, self.error = self.error, None
+            raise error
         if value == 0 and self.inside is not None and threading.current_thread() is not threading.main_thread():
             self.inside.set()
             self.go.wait(REST)
@@ -403,6 +431,51 @@ def test_a_tls_call_interrupted_by_a_fork_continues(slow_tls, on_alarm):
 
     on_alarm(ring, 0.01)
     assert rio.readline() == b"line\n"
+
+
+@needs_fork
+def test_a_fork_while_the_first_rio_over_a_tls_socket_is_made_lets_both_go_on(slow_tls):
+    near, _ = slow_tls
+    pids = []
+
+    def fork():
+        if not pids:
+            pids.append(os.fork())
+
+    near.asked = fork
+    status = 1
+    try:
+        assert Rio(near, timeout=REST).timeout == REST
+        assert Rio(near, timeout=1).timeout == 1
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
+    finally:
+        if pids == [0]:
+            sys.stderr.flush()
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+
+
+def test_what_the_end_of_a_tls_call_raises_comes_after_its_bytes_are_booked(slow_tls):
+    near, far = slow_tls
+    rio = Rio(near, timeout=REST)
+    far.sendall(b"line\n")
+    near.error = KeyError("reading")
+    with pytest.raises(KeyError, match="reading"):
+        rio.readline()
+    assert rio.readline(timeout=0) == b"line\n"
+    near.error = KeyError("nothing to read")
+    with pytest.raises(KeyError, match="nothing"):
+        rio.readline()
+    near.error = KeyError("writing")
+    with pytest.raises(KeyError, match="writing") as caught:
+        rio.writen(b"once")
+    assert caught.value.characters_written == 4
+    rio.writen(b".")
+    assert far.recv(4) + far.recv(4) == b"once."
+    assert near.gettimeout() == REST
 
 
 def test_a_tls_call_keeps_its_timeout_while_another_is_in_progress(slow_tls, background):

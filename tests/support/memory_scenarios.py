@@ -5,8 +5,13 @@ allocate memory, so it stores results in a list of fixed length.
 """
 
 import os
+import shutil
 import socket
+import ssl
+import subprocess
 import sys
+import tempfile
+import threading
 from importlib import import_module
 
 from rioecho import Rio, echo
@@ -79,6 +84,63 @@ def writing(k):
     return failed
 
 
+def tls_contexts(folder):
+    """Contexts of a server and of a client; None where there is no command to make a certificate with."""
+    if shutil.which("openssl") is None:
+        return None
+    key, cert = f"{folder}/key.pem", f"{folder}/cert.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split()
+    subprocess.run([*command, key, "-out", cert], check=True, capture_output=True)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(cert)
+    return server, client
+
+
+def tls_pair(server, client):
+    near, far = socket.socketpair()
+    ends = []
+    thread = threading.Thread(target=lambda: ends.append(server.wrap_socket(far, server_side=True)))
+    thread.start()
+    near = client.wrap_socket(near, server_hostname="localhost")
+    thread.join()
+    near.settimeout(30.5)
+    return near, ends[0]
+
+
+def reading_tls(contexts):
+    """Read records of 400 bytes with read1(): Python's own int for their length needs memory, too."""
+    data = bytes(range(200)) * 6
+
+    def scenario(k):
+        near, far = tls_pair(*contexts)
+        for start in range(0, len(data), 400):
+            far.sendall(data[start : start + 400])
+        far.close()
+        rio = Rio(near, bufsize=64)
+        got = [b""] * len(data)
+        failed = False
+        n = 0
+        _testcapi.set_nomemory(k, k + 1)
+        while True:
+            try:
+                got[n] = rio.read1()
+            except MemoryError:
+                failed = True
+                continue
+            if not got[n]:
+                break
+            n += 1
+        _testcapi.remove_mem_hooks()
+        assert near.gettimeout() == 30.5
+        near.close()
+        assert b"".join(got) == data, ([len(part) for part in got[: n + 1]], k)
+        return failed
+
+    return scenario
+
+
 def echoing(k):
     ours, theirs = socket.socketpair()
     theirs.sendall(DATA)
@@ -117,7 +179,10 @@ OUT_OF_REACH = {"readinto"} if sys.version_info >= (3, 14) else set()
 
 
 def main():
-    for name, scenario in SCENARIOS.items():
+    with tempfile.TemporaryDirectory() as folder:
+        contexts = tls_contexts(folder)
+    scenarios = SCENARIOS | ({"TLS": reading_tls(contexts)} if contexts else {})
+    for name, scenario in scenarios.items():
         before = set(os.listdir("/proc/self/fd"))
         made = passed = 0
         k = 0
