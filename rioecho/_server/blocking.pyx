@@ -230,10 +230,9 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                     e.ended = True
                     continue
                 events = POLLIN
-            elif e.phase == DRAINING or input_ended or e.favoured:
-                # A favoured line that does not fit into the reserve, for which others wait, is too long: its pieces are
-                # echoed. Every byte received is echoed before the close, even without a newline. Send the buffer now
-                # rather than wait for memory: the connections that have it may be waiting for more themselves.
+            elif e.phase == DRAINING or input_ended:
+                # Every byte received is echoed before the close, even without a newline. Send the buffer now rather
+                # than wait for memory: the connections that have it may be waiting for more themselves.
                 input_ended = False
                 e.ready = buffer_held(&e.b)
                 e.scanned = 0

@@ -216,14 +216,13 @@ cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexce
 cdef inline void conn_pause(loop_t *l, conn_t *c) noexcept nogil:
     """Wait for memory, with a connection that holds the beginning of a line and may not read more of it."""
     cdef int err
-    if c.phase != DRAINING and c.events != PAUSED and c != l.favoured:
+    if c.phase != DRAINING and c.events != PAUSED:
         if l.favoured == NULL and share_favour(&l.memory, c.kept.b.cap):
             l.favoured = c   # it reads in the next turn
         else:
             conn_wait_for(l, c, PAUSED)
         return
-    # A favoured line that does not fit into the reserve, for which others wait, is too long: its pieces are echoed. Or the
-    # server is draining, or the connection was waiting already, and only EOF or an error can have ended that.
+    # The server is draining, or the connection was waiting already, and only EOF or an error can have ended that.
     err = rio_socket_error(c.fd)
     if err:
         conn_close(l, c, BROKEN, err)

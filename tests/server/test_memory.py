@@ -437,18 +437,3 @@ class Failing:
             self.failed += 1
             raise MemoryError
         self.call(*closing)
-
-
-@pytest.mark.parametrize("engine", ["process", "thread", "event"])
-def test_a_line_that_does_not_fit_into_the_memory_keeps_it_from_nobody(engine):
-    """It goes back in pieces, as one that is too long does: else it would have the reserve until its idle timeout."""
-    with EchoServer(engine=engine, max_memory=200_000, idle_timeout=0) as server, contextlib.ExitStack() as stack:
-        long, other = (stack.enter_context(dial(server.addresses[0])) for _ in range(2))
-        long.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(60):
-                long.send(b"x" * 5000)
-                time.sleep(0.002)
-        other.sendall(b"y" * 20_000)
-        other.sendall(b"z\n")
-        assert receive(other, 20_002) == b"y" * 20_000 + b"z\n"
