@@ -185,7 +185,7 @@ cdef class Tls:
             rio_thread_set(&self.raised_in, rio_this_thread())
 
     cdef void restore(self, object timeout) noexcept:
-        """Restore the socket's timeout. An exception of that is stored, for the bytes of the call are not counted yet."""
+        """Restore the socket's timeout. An exception of that is stored: the bytes of the call are not counted yet."""
         if timeout != 0:
             try:
                 self.sock.settimeout(timeout)
@@ -236,8 +236,8 @@ cdef class Tls:
         cdef size_t pending = inner.pending()
         if pending:
             return self.recv_pending(inner, view, pending)
-        # Reading one byte makes OpenSSL decrypt the record and know how many bytes follow. If a handler raises, the byte
-        # was received if its place has changed or others are pending.
+        # Reading one byte makes OpenSSL decrypt the record and know how many bytes follow. If a handler raises, the
+        # byte was received if its place has changed or others are pending.
         data[0] = <char>UNTOUCHED
         try:
             if not inner.read(1, view):
@@ -330,8 +330,8 @@ cdef class Tls:
             if isinstance(error, OSError) and error.errno is not None:
                 self.set_begun(None)   # an error of the connection: the record cannot be completed
                 raise
-            # A handler raised, for a signal of another thread (callers block this one's), so OpenSSL's result is lost. The
-            # record was sent if it was sure to fit, or if there is room for more. If not, assume that it was begun.
+            # A handler raised, for a signal of another thread (callers block this one's), so OpenSSL's result is lost.
+            # The record was sent if it was sure to fit, or if there is room for more. If not, assume that it was begun.
             self.set_begun(None if rio_room_for(self.fd, len(record)) or fd_ready(self.fd, POLLOUT) else record)
             self.keep(error)
         return True

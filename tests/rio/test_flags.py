@@ -142,7 +142,7 @@ def test_the_end_of_a_terminal_s_input_does_not_wait_for_a_write_that_does(backg
     os.write(far, b"\x04")
     reader.join(REST / 3)
     ended = list(ends)
-    assert take(far, len(data)) == data
+    assert receive(far, len(data)) == data
     writer.join(REST)
     os.close(near)
     os.close(far)
