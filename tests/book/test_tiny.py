@@ -323,6 +323,7 @@ def test_reset_during_a_response_is_reported_and_the_next_client_is_served(tiny,
     assert tiny.end() == b""
 
 
+@pytest.mark.slow
 def test_client_that_sends_no_complete_request_times_out(limited_tiny):
     tiny = limited_tiny(TIMEOUT=0.2)
     for beginning in (b"", b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.0\r\nHos"):

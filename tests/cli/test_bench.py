@@ -125,6 +125,7 @@ def test_json_in_a_file_leaves_the_table_on_stdout(target, tmp_path):
     assert "rate" in table(out)
 
 
+@pytest.mark.slow
 def test_the_options_are_parameters_of_the_run(target):
     out, _ = measured(target, "-d", "0.4", "-c", "6", "-s", "1000", "--pipeline", "8", "--threads", "2", "--json")
     run = json.loads(out)
@@ -132,6 +133,7 @@ def test_the_options_are_parameters_of_the_run(target):
     assert (run["connections"], run["message_bytes"], run["pipeline"], run["threads"]) == (6, 1000, 8, 2)
 
 
+@pytest.mark.slow
 def test_an_open_loop_reports_both_latencies_and_the_requested_rate(target, tmp_path):
     path = tmp_path / "run.json"
     out, _ = measured(target, "-d", "0.5", "--warmup", "0", "-c", "4", "--rate", "500", "--json", path)
@@ -256,6 +258,7 @@ def on_terminal(*arguments, environment=None, size=(24, 80), **options):
     screen.join()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_live_view_and_then_the_table(target):
     pytest.importorskip("rich", reason="the extra 'bench' is not installed")
     with on_terminal(target, "-d", "0.6", "-c", "4") as (bench, screen):

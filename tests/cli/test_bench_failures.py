@@ -173,6 +173,7 @@ def test_a_server_that_withholds_bytes_is_status_1(part):
     assert complaint == "rioecho-bench: stalled: no byte received for 0.4 s, 1 messages in flight"
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_even_accept_is_status_1():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         status, _, complaint = failed(
@@ -222,7 +223,7 @@ def test_a_suspended_test_continues_and_has_not_stalled():
             assert json.loads(bench.out.text)["latency_us"]["max"] > 1_000_000
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1000])
 def test_a_server_that_stalls_is_status_1_and_the_ages_of_messages_in_flight_are_shown(after, tmp_path):
     path = tmp_path / "run.json"
@@ -295,7 +296,7 @@ def test_warnings_that_cannot_be_written_do_not_change_the_status(target):
             assert bench.status() == 3
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "words"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )

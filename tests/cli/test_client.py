@@ -99,6 +99,7 @@ def test_memory_does_not_grow_with_the_length_of_the_stream(lines_server):
         assert client.status() == 0
 
 
+@pytest.mark.slow
 def test_a_slow_reader_loses_nothing(lines_server):
     data = b"".join(lines(100_000))
     reader, writer = os.pipe()
@@ -141,6 +142,7 @@ def swallowed(sock):
     return total
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("data", "bound"), [(b"\0" * 4096, LIMIT), (b"x" * 4095 + b"\n", WINDOW)], ids=["without newlines", "lines"]
 )
@@ -185,6 +187,7 @@ def test_input_in_pieces_of_one_byte_needs_no_more_memory_than_in_larger_ones():
             assert peak_memory(client.pid) - before < 4 << 20
 
 
+@pytest.mark.slow
 def test_waiting_for_the_server_is_reported_once(monkeypatch):
     monkeypatch.setattr("rioecho.client.PATIENCE", 0.05)
     reported = []

@@ -216,6 +216,7 @@ def test_the_max_line_option_is_applied():
         ask(sock, b"0123456789")
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_does_not_stop_the_server():
     with Server("-v", stderr=subprocess.DEVNULL) as server:  # for comparison
         assert chat(server) == 300

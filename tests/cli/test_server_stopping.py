@@ -104,7 +104,7 @@ def test_a_client_connected_but_not_yet_accepted_gets_its_line_back(engine):
         assert server.status() == 0
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("flood", [False, True])
 def test_a_client_that_does_not_close_is_disconnected_at_the_drain_deadline(number, engine, flood):
     with Server("--engine", engine, "--drain-timeout", "0.3") as server, dial(server.address) as sock:
@@ -118,7 +118,7 @@ def test_a_client_that_does_not_close_is_disconnected_at_the_drain_deadline(numb
         assert "drain timeout" in server.err.text
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 def test_a_second_signal_exits_at_once(number, engine):
     with Server("--engine", engine, "--drain-timeout", "1000") as server, dial(server.address) as sock:
         ask(sock)
@@ -150,7 +150,7 @@ def test_with_a_huge_drain_timeout_the_server_exits_after_the_last_client(second
         assert "Traceback" not in server.err.text
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_a_signal_right_after_the_ready_line_is_not_lost(number):
     for _ in range(5):
         with Server() as server:
@@ -158,7 +158,7 @@ def test_a_signal_right_after_the_ready_line_is_not_lost(number):
             assert server.status() == 0
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_a_signal_during_a_transfer_is_not_lost(number, engine):
     """There is no wait to interrupt then, and possibly no later event that would wake the server."""
     for _ in range(5):

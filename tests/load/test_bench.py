@@ -178,6 +178,7 @@ def test_a_large_rate_is_printed_without_an_exponent():
 # ---- progress
 
 
+@pytest.mark.slow
 def test_progress_is_reported_to_the_end():
     seen = []
     with EchoServer() as server:

@@ -168,6 +168,7 @@ def test_connections_alternate_on_the_schedule():
     assert max(counts) - min(counts) <= 1
 
 
+@pytest.mark.slow
 def test_a_stall_shows_in_the_corrected_latencies_and_hardly_in_the_uncorrected():
     def talk(end):
         stall_at = time.monotonic() + 0.3
@@ -228,6 +229,7 @@ def test_messages_released_and_never_sent_count():
     assert latencies(load).count == 100
 
 
+@pytest.mark.slow
 def test_a_backlog_of_millions_is_recorded_without_a_loop_over_each():
     with EchoServer() as server:
         opened, socks = connected(server, 3)

@@ -146,7 +146,7 @@ def test_ftplib_retrieves_and_stores_binary_files(store, ftp, name):
     assert store.files["copy"] == store.files[name]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_ftplib_retrieves_and_stores_text_files(store, ftp):
     lines = []
     assert ftp.retrlines("RETR small", lines.append) == "226 done"

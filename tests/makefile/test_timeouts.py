@@ -102,6 +102,7 @@ def test_a_non_blocking_socket_raises_and_keeps_the_bytes_received(stream):
         assert file.readline() == b"part\n"
 
 
+@pytest.mark.slow
 def test_a_flush_that_timed_out_can_be_continued(stream):
     data = bytes(range(256)) * 20_000
     stream.near.settimeout(SHORT)

@@ -69,6 +69,7 @@ def collected(tmp_path):
     return collect
 
 
+@pytest.mark.slow
 def test_the_default_run_takes_few_combinations_but_all_values_of_one_parameter(collected):
     everything, default = collected(""), collected("not slow")
     assert len(everything) == 36 + 4 + 4 + 1

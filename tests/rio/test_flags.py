@@ -550,6 +550,7 @@ def check_properties(rio):
         assert 0 <= answer <= 1 << 20, (look, answer)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["socket", "makefile", "tls", "tls makefile"])
 def test_properties_are_valid_while_other_threads_read_write_and_close(request, background, kind):
     if kind.startswith("tls"):

@@ -206,6 +206,7 @@ def test_any_sequence_of_reads_returns_what_the_oracle_returns(live, ended, bufs
         assert rio.read() == oracle.data
 
 
+@pytest.mark.slow
 @deterministic
 @given(both_steps, st.sampled_from([1, 2, 7, 64, 65536]), st.booleans())
 def test_any_sequence_of_reads_and_writes_loses_nothing_in_either_direction(steps, bufsize, slow):

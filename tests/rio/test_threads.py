@@ -104,7 +104,7 @@ def test_a_read_in_a_signal_handler_that_interrupted_a_read_raises(pair, call, o
     assert len(met) == 1
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("call", WRITERS.values(), ids=WRITERS)
 def test_a_write_in_a_signal_handler_that_interrupted_a_write_raises(pair, wire, call, on_alarm, background):
     outward = wire(pair.kind, output=True)
@@ -194,7 +194,7 @@ def gil_is_enabled():
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.skipif(not gil_is_enabled(), reason="the GIL is disabled")
 @pytest.mark.parametrize(("kind", "blocking"), [("socketpair", True), ("tcp", True), ("pipe", False)])
 def test_the_gil_is_not_released_while_there_is_data(wire, kind, blocking, background):

@@ -99,7 +99,7 @@ def test_every_received_byte_restarts_the_timeout(stream, framing):
     assert receive_all(stream.far) == b"x" * count
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_a_peer_that_never_reads_is_a_timeout_and_no_byte_is_lost(stream, framing):
     running = Running(echo, stream.near, framing, timeout=1.0)
     sent = fill(stream.far)

@@ -39,7 +39,7 @@ def test_random_bytes_are_echoed_unchanged(engine, framing, n):
     assert stats["lines"] == (data.count(b"\n") if framing == "line" else 0)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "clients"), [("event", 50), ("thread", 50), ("process", 50), ("iterative", 20)])
 def test_many_concurrent_clients_each_get_their_own_bytes_back(engine, framing, clients):
     with EchoServer(engine=engine, framing=framing) as server:

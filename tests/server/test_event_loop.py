@@ -377,7 +377,7 @@ def test_idle_connections_are_closed_in_the_order_of_their_last_progress(loop_wi
     assert run.counts()["errors"] == 0
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_no_connection_is_closed_before_its_idle_timeout(loop_with):
     idle = 0.3
     with loop_with(idle=idle) as run:
@@ -394,7 +394,7 @@ def test_no_connection_is_closed_before_its_idle_timeout(loop_with):
         assert time.monotonic() - last >= idle
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_bytes_of_an_incomplete_line_are_progress(loop_with):
     with loop_with(idle=1.0) as run:
         silent, dripping = run.client("silent"), run.client("dripping")

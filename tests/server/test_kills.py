@@ -67,6 +67,7 @@ def test_a_killed_child_affects_only_its_connection_and_is_counted_as_an_error(c
     assert sum("killed by signal 9" in message for message in caplog.messages) == 1
 
 
+@pytest.mark.slow
 @needs_proc
 def test_the_server_keeps_serving_when_all_children_are_killed():
     others = children(os.getpid())

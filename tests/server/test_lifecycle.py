@@ -64,6 +64,7 @@ def close_and_look(server):
     return server.stats()["active"]
 
 
+@pytest.mark.sampled(1)
 def test_many_threads_may_close_the_server_at_once(engine):
     for _ in range(20):
         server = EchoServer(engine=engine)

@@ -16,7 +16,7 @@ HIGH_NUMBERS = """if True:
 """
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("framing", ["line", "raw"])
 @pytest.mark.parametrize("engine", ["thread", "event"])
 def test_a_client_that_only_sends_uses_little_memory_and_others_are_served(engine, framing):

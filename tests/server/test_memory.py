@@ -83,6 +83,7 @@ def crowded(run, n=8):
 # ---- the limit
 
 
+@pytest.mark.sampled(1)
 def test_partial_lines_use_no_more_than_the_limit_and_others_are_served(loop_with):
     limit = 600_000
     with loop_with(limit) as run, crowded(run) as clients:
@@ -95,6 +96,7 @@ def test_partial_lines_use_no_more_than_the_limit_and_others_are_served(loop_wit
         assert settled(lambda: run.counts()["bytes_in"]) == before
 
 
+@pytest.mark.slow
 def test_a_loop_whose_connections_wait_for_memory_sleeps(loop_with):
     with loop_with(600_000) as run, crowded(run):
         before = time.process_time()
@@ -112,6 +114,7 @@ def test_lines_that_do_not_fit_together_are_all_echoed(loop_with):
     assert run.memory.used == 0
 
 
+@pytest.mark.sampled(1)
 def test_a_waiting_connection_resumes_when_memory_is_free(loop_with):
     with loop_with(1_200_000) as run, crowded(run, 4) as (*clients, last):
         for sock in clients:
@@ -124,6 +127,7 @@ def test_a_waiting_connection_resumes_when_memory_is_free(loop_with):
         sending.result()
 
 
+@pytest.mark.sampled(1)
 def test_the_reset_of_a_waiting_connection_is_noticed(loop_with):
     with loop_with(600_000) as run, crowded(run) as clients:
         for sock in clients:
@@ -144,6 +148,7 @@ def test_a_waiting_connection_that_half_closes_gets_its_bytes_back(loop_with):
         assert sorted(run.next_closing() for _ in clients) == [(i, "end of input", 0, len(data)) for i in range(6)]
 
 
+@pytest.mark.slow
 def test_a_waiting_connection_is_closed_at_its_idle_timeout(loop_with):
     with loop_with(100_000, idle=1.0) as run:
         clients = [run.client(i, kind="tcp") for i in range(3)]
@@ -154,6 +159,7 @@ def test_a_waiting_connection_is_closed_at_its_idle_timeout(loop_with):
         until(lambda: run.memory.used == 0)
 
 
+@pytest.mark.slow
 def test_waiting_connections_get_everything_back_after_the_stop(loop_with):
     with loop_with(600_000) as run:
         clients = [run.client(i) for i in range(6)]
@@ -212,6 +218,7 @@ def test_every_engine_keeps_to_the_limit_and_serves_the_others(engine):
     assert server.memory.used == 0
 
 
+@pytest.mark.sampled(1)
 def test_every_engine_notices_the_reset_of_a_waiting_connection(engine):
     with EchoServer(engine=engine, max_memory=300_000) as server:
         clients = [dial(server.addresses[0]) for _ in range(4)]
@@ -225,6 +232,7 @@ def test_every_engine_notices_the_reset_of_a_waiting_connection(engine):
         until(lambda: server.memory.used == 0)
 
 
+@pytest.mark.sampled(1)
 def test_every_engine_closes_a_waiting_connection_at_its_idle_timeout(engine):
     with EchoServer(engine=engine, max_memory=100_000, idle_timeout=1) as server:
         clients = [dial(server.addresses[0]) for _ in range(3)]
@@ -359,6 +367,7 @@ def test_every_line_of_a_flood_is_reported(loop_with):
     assert run.counts()["lines"] == len(data) + 500
 
 
+@pytest.mark.sampled(1)
 def test_a_connection_that_waits_while_lines_are_reported_is_not_idle(loop_with):
     """The lines of another one are reported for longer than its time to be idle."""
     with loop_with(0, on_line=taking(2e-5), idle=0.3) as run:
@@ -372,6 +381,7 @@ def test_a_connection_that_waits_while_lines_are_reported_is_not_idle(loop_with)
         flooding.close()
 
 
+@pytest.mark.slow
 def test_reporting_a_flood_of_lines_does_not_delay_other_connections(loop_with):
     def latency(run, n=200):
         times = []

@@ -92,7 +92,7 @@ def test_in_mixed_traffic_every_byte_is_accounted_for(kind, framing):
     assert clean <= received <= stats["bytes_out"] <= stats["bytes_in"] <= sent
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 def test_in_mixed_traffic_of_well_behaved_clients_bytes_out_equals_bytes_in(kind, framing):
     chance = random.Random(f"{kind} {framing}")
     sent = 0

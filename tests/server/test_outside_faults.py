@@ -159,6 +159,7 @@ def test_a_connection_that_goes_with_a_cycle_is_closed_and_counted():
         assert sock.recv(10) == b""
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.skipif(sys.platform != "linux", reason="sets the limit of another process")
 @pytest.mark.parametrize("engine", ["process", "event"])
 def test_a_limit_of_descriptors_below_their_number_is_a_pause(engine, monkeypatch):

@@ -65,7 +65,7 @@ def test_clients_that_only_send_use_little_memory_and_are_closed_as_idle(engine,
         assert server.err.text == ""
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_idle_connection_costs_less_than_a_kibibyte(workers):

@@ -291,6 +291,7 @@ def test_a_huge_drain_timeout_means_no_limit(engine, seconds):
     assert server.stats()["closed"] == 1
 
 
+@pytest.mark.slow
 def test_draining_a_long_queue_takes_no_longer_than_the_drain_timeout():
     server = EchoServer(engine="iterative", drain_timeout=0.5)
     server.start()

@@ -953,6 +953,7 @@ def often():
     sys.setswitchinterval(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("often")
 def test_counts_are_consistent_at_any_time():
     over = threading.Event()

@@ -423,6 +423,7 @@ with socket.socket(socket.AF_UNIX) as client:
 """
 
 
+@pytest.mark.slow
 def test_one_of_many_servers_that_find_a_stale_socket_gets_it(path, child):
     for _ in range(5):
         stale(path)
