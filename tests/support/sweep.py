@@ -36,7 +36,7 @@ def preloaded(source, folder):
     return f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip()
 
 
-#: Whether a `def` in a function for which there is no memory leaves the references to its code object as they were.
+#: Prints whether a nested ``def`` that fails for lack of memory leaves the reference count of its code object unchanged.
 MAKES_A_FUNCTION = """if True:
     import _testcapi, os, sys
     def outer(a):
