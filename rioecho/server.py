@@ -45,7 +45,7 @@ class EchoServer:
     It listens on ``port`` of every address of ``host``, a name or an address, or a sequence of them; ``localhost``
     stands for both loopback addresses. Port 0 chooses one free port for all addresses; None disables TCP. ``unix`` is
     the path of a unix socket to listen on as well. ``sockets`` are sockets that listen already, which the server takes
-    over and closes (``listeners.passed_sockets()``). ``udp`` echoes datagrams too, on the same addresses and ports and
+    over and closes (``passed_sockets()``). ``udp`` echoes datagrams too, on the same addresses and ports and
     on the datagram sockets among ``sockets``.
 
     ``engine`` is ``"event"``, ``workers`` event loops, each in a thread of its own and without the GIL (CS:APP 12.2);

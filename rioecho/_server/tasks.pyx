@@ -9,17 +9,10 @@ import _thread
 import threading
 
 cimport cython
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
-from rioecho._core.posix cimport rio_flag_take, rio_signals_hold_sent, rio_signals_release, sigset_t
+from rioecho._core.posix cimport rio_atomic_add, rio_flag_take, rio_signals_hold_sent, rio_signals_release, sigset_t
 from rioecho._server.notify cimport Latch
-
-
-cdef extern from *:
-    """
-    #define rio_add_fetch(n, delta) __atomic_add_fetch((n), (delta), __ATOMIC_SEQ_CST)
-    """
-    int64_t rio_add_fetch(int64_t *n, int64_t delta) nogil
 
 
 @cython.final
@@ -31,7 +24,7 @@ cdef class WaitGroup:
         self.empty = Latch()
 
     cdef void add(self, int64_t n) noexcept:
-        if rio_add_fetch(&self.running, n) == 0:
+        if rio_atomic_add(&self.running, <uint64_t>n) == 0:
             self.empty.open_once()
 
     def close(self):
