@@ -10,7 +10,7 @@ import sysconfig
 
 import pytest
 
-from support.sweep import preloaded, run_script
+from support.sweep import frees_code_twice, preloaded, run_script
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the script reads /proc"),
@@ -24,6 +24,8 @@ ENGINES = ("iterative", "process", "thread", "event")
 
 def sweep(engine, allocator, tmp_path, *, step, width):
     """Return the number of runs of a server, in each of which another allocation failed."""
+    if frees_code_twice():
+        pytest.skip("this CPython frees a function's code twice where there is no memory for the function, and crashes")
     environment = {}
     if allocator == "python":
         if sys.version_info >= (3, 14):
@@ -47,8 +49,10 @@ def test_a_failed_allocation_closes_at_most_one_connection(engine, allocator, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1, 3, 25])
+@pytest.mark.parametrize(("width", "step"), [(1, 1), (3, 11), (25, 11)])
 @pytest.mark.parametrize("allocator", ["python", "libc"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_no_failed_allocation_closes_more_than_one_connection(engine, allocator, width, tmp_path):
-    assert sweep(engine, allocator, tmp_path, step=1, width=width) > 500
+def test_no_failed_allocation_closes_more_than_one_connection(engine, allocator, width, step, tmp_path):
+    if os.environ.get("RIOECHO_BUILD"):
+        step *= 23  # the sanitizer and debug builds take much longer
+    assert sweep(engine, allocator, tmp_path, step=step, width=width) > 500 // step

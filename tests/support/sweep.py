@@ -36,7 +36,7 @@ def preloaded(source, folder):
     return f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip()
 
 
-#: Prints whether a nested ``def`` that fails for lack of memory leaves the reference count of its code object unchanged.
+#: Prints whether a nested ``def`` that fails for lack of memory leaves the reference count of its code unchanged.
 MAKES_A_FUNCTION = """if True:
     import _testcapi, os, sys
     def outer(a):
