@@ -219,6 +219,10 @@ class EchoServer:
         """The descriptor that becomes readable when the stop is requested; -1 after ``close()``."""
         return self._life.stop.fd
 
+    def drain_time_left(self) -> float | None:
+        """Return the seconds until the drain deadline, before the stop all of ``drain_timeout``; None without one."""
+        return self._life.stop.time_left()
+
     # ---- the steps of serving, in the server's own thread
 
     def _begin(self) -> None:

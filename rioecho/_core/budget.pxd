@@ -26,13 +26,19 @@ cdef struct share_t:
     size_t reserve       # the part of the limit that only the favoured share may use
 
 
-cdef inline size_t share_room(const share_t *s) noexcept nogil:
-    """Return the number of free bytes of the budget without the reserve. Others may take them at any time."""
+cdef inline size_t share_left(const share_t *s) noexcept nogil:
+    """Return the number of free bytes of the budget, the reserve included."""
     cdef uint64_t used
     if s.budget == NULL:
         return SIZE_MAX
-    used = rio_load_relaxed(&s.budget.used) + s.reserve
+    used = rio_load_relaxed(&s.budget.used)
     return <size_t>min(s.budget.limit - used, <uint64_t>SIZE_MAX) if used < s.budget.limit else 0
+
+
+cdef inline size_t share_room(const share_t *s) noexcept nogil:
+    """Return the number of free bytes of the budget without the reserve. Others may take them at any time."""
+    cdef size_t left = share_left(s)
+    return left - s.reserve if left > s.reserve else 0
 
 
 cdef inline bint share_favour(share_t *s, size_t cap) noexcept nogil:
@@ -41,7 +47,11 @@ cdef inline bint share_favour(share_t *s, size_t cap) noexcept nogil:
     One connection at a time has the reserve, until it has sent its line. Without the reserve, all connections that have
     received the beginning of a line could wait for memory that only a complete line releases.
     """
-    return s.budget != NULL and cap < s.reserve and rio_atomic_claim(&s.budget.favoured, s.number)
+    return (
+        s.budget != NULL
+        and (cap < s.reserve or share_left(s) > 0)
+        and rio_atomic_claim(&s.budget.favoured, s.number)
+    )
 
 
 cdef inline void share_favour_no_more(share_t *s) noexcept nogil:
@@ -51,9 +61,8 @@ cdef inline void share_favour_no_more(share_t *s) noexcept nogil:
 
 
 cdef inline size_t share_reserve_room(const share_t *s, size_t cap) noexcept nogil:
-    """Return the number of bytes by which the favoured connection's buffer of cap bytes may grow."""
-    cdef size_t room = share_room(s)
-    return max(room, s.reserve - cap if s.reserve > cap else 0)
+    """Return the number of bytes by which the favoured connection's buffer of cap bytes may grow: all that is left."""
+    return max(share_left(s), s.reserve - cap if s.reserve > cap else 0)
 
 
 cdef inline void share_add(share_t *s, size_t n) noexcept nogil:

@@ -157,7 +157,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (RuntimeError, MemoryError) as error:  # the system has no thread left for the statistics, or no memory
         server.close()
         failure = error
-    if not log_writer.finish(1.0):
+    # The log is written to its end within the drain deadline, but for a moment that a log that is read needs.
+    left = server.drain_time_left()
+    if not log_writer.finish(1.0 if left is None else min(max(left, 0.2), 1.0)):
         os._exit(failure is not None)  # a log that nobody reads: a normal exit would wait until it is written
     if failure is not None:
         complain(PROG, str(failure) or "out of memory")

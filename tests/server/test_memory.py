@@ -338,6 +338,16 @@ def test_shares_return_their_memory_and_their_places():
         MemoryBudget(-1)
 
 
+@pytest.mark.parametrize("engine", [*ENGINES, "iterative"])
+def test_a_line_of_nearly_all_the_memory_is_echoed_if_no_other_connection_needs_it(engine):
+    line = b"x" * 1_000_000 + b"\n"
+    with EchoServer(engine=engine, max_memory=1 << 20, idle_timeout=SECONDS) as server:
+        for _ in range(2):
+            with dial(server.addresses[0]) as sock:
+                for _ in range(2):
+                    assert exchange(sock, line, finish=False) == line
+
+
 # ---- reported lines
 
 
