@@ -274,6 +274,9 @@ def test_more_connections_than_descriptors_is_status_1(target):
     assert "open files" in complaint
 
 
+@pytest.mark.skipif(
+    os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer needs terabytes of addresses"
+)
 def test_more_threads_than_the_system_allows_is_status_1(target):
     # The stack of a thread has the size of this limit, and four of them exceed the limit of memory.
     limits = "ulimit -s 1000000; ulimit -v 2000000"

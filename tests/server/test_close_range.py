@@ -75,5 +75,7 @@ SERVE = """if True:
 def test_a_child_closes_all_descriptors_but_its_own_at_the_highest_limit(child, how, tmp_path, monkeypatch):
     if "hidden" in how and os.geteuid() != 0:
         pytest.skip("only root can hide /proc")
+    if "hidden" in how and os.environ.get("RIOECHO_BUILD") == "sanitize":
+        pytest.skip("LeakSanitizer does not end without /proc")
     monkeypatch.chdir(tmp_path)
     assert child(SERVE, *how) == "closed\n"
