@@ -19,6 +19,7 @@ import pytest
 
 from rioecho.cli.logs import JsonFormatter, StatsLine, TextFormatter
 from support.peers import SECONDS, Command, Output, Server, ask, dial, peak_memory, receive
+from support.sweep import require_failing_allocations
 
 STATS = re.compile(
     r"stats: (\d+) active, (\d+) accepted, (\d+) refused, (\d+) errors, (?:([\d,]+) lines/s, )?"
@@ -618,7 +619,7 @@ def test_a_verbose_log_and_the_live_line_do_not_mix():
 @pytest.mark.parametrize("what", ["LogWriter(20)", "StatsLine(lambda: dict.fromkeys(names, 0), 100)"])
 def test_no_memory_for_its_thread_is_an_error_and_no_wait(what, child):
     """threading.Thread.start() would wait for ever for a thread that has no memory to begin with."""
-    pytest.importorskip("_testcapi", reason="this Python has no allocator that can be made to fail")
+    require_failing_allocations()
     printed = child(f"""if True:
         import _testcapi, logging, sys
         from rioecho.cli.logs import LogWriter, StatsLine

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.sweep import frees_code_twice
+from support.sweep import require_failing_allocations
 
 SCRIPT = Path(__file__).parents[1] / "support" / "memory_commands.py"
 NAMES = ["client", "client, a wrong echo", "bench", "bench, a wrong echo"]
@@ -16,8 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def swept(name, stride):
-    if frees_code_twice():
-        pytest.skip("this CPython frees a function's code twice where there is no memory for the function, and crashes")
+    require_failing_allocations()
     # CPython itself leaks small objects if it has no memory for a call.
     environment = os.environ | {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}
     command = [sys.executable, "-P", SCRIPT, name, str(stride)]

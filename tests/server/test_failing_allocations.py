@@ -10,7 +10,7 @@ import sysconfig
 
 import pytest
 
-from support.sweep import frees_code_twice, preloaded, run_script
+from support.sweep import preloaded, require_failing_allocations, run_script
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the script reads /proc"),
@@ -24,13 +24,11 @@ ENGINES = ("iterative", "process", "thread", "event")
 
 def sweep(engine, allocator, tmp_path, *, step, width):
     """Return the number of runs of a server, in each of which another allocation failed."""
-    if frees_code_twice():
-        pytest.skip("this CPython frees a function's code twice where there is no memory for the function, and crashes")
+    require_failing_allocations()
     environment = {}
     if allocator == "python":
         if sys.version_info >= (3, 14):
             pytest.skip("the hook of this Python does not cover allocations in C; the libc variant does")
-        pytest.importorskip("_testcapi", reason="this Python has no hook for failing allocations")
     else:
         if platform.libc_ver()[0] != "glibc":
             pytest.skip("the preloaded library needs glibc")

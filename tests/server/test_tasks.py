@@ -11,6 +11,7 @@ import pytest
 from rioecho._server.notify import Latch, Stop, WakePipe
 from rioecho._server.tasks import Task, WaitGroup
 from support.peers import SECONDS, Running
+from support.sweep import require_failing_allocations
 
 
 def test_a_task_is_called_once_in_a_thread_with_its_name():
@@ -70,7 +71,7 @@ def test_an_exception_ends_the_task_and_is_reported(monkeypatch):
 
 def test_a_task_ends_whichever_allocation_fails(child):
     """threading.Thread.start() would block indefinitely if the new thread had no memory to begin."""
-    pytest.importorskip("_testcapi", reason="this Python has no hook for failing allocations")
+    require_failing_allocations()
     printed = child("""if True:
         import _testcapi, sys
         from rioecho._server.notify import Latch

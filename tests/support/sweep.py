@@ -65,6 +65,12 @@ def frees_code_twice():
     dropped again: a def in a function, a lambda or a generator expression that finds no memory frees its own code, and
     the next one crashes. Nothing that is written in Python can be swept then, unless it makes no function.
     """
-    pytest.importorskip("_testcapi", reason="this Python has no allocator that can be made to fail")
     done = subprocess.run([sys.executable, "-c", MAKES_A_FUNCTION], capture_output=True, text=True, timeout=60)
     return done.stdout.strip() == "False"
+
+
+def require_failing_allocations():
+    """Skip the test where allocations of code written in Python cannot be made to fail with ``_testcapi``."""
+    pytest.importorskip("_testcapi", reason="this Python has no hook for failing allocations")
+    if frees_code_twice():
+        pytest.skip("this CPython frees a function's code twice where there is no memory for the function, and crashes")
