@@ -36,7 +36,8 @@ from rioecho._rio.channel cimport (
 )
 from rioecho._rio.lines cimport LineReader
 from rioecho._rio.output cimport NOTHING
-from rioecho._rio.tls cimport Tls, tls_of
+from rioecho._rio.source cimport transport_of
+from rioecho._rio.transport cimport Transport
 
 from rioecho.errors import ConcurrentCall
 
@@ -99,7 +100,7 @@ cdef class Rio(LineReader):
         if timeout is not ...:
             self.timeout_ns = to_nanoseconds(timeout)
         self.open(fd, size, longest)
-        self.tls = tls_of(fd)
+        self.transport = transport_of(fd)
         if timeout is ... and hasattr(fd, "gettimeout"):
             self.timeout_ns = to_nanoseconds(self.timeout_of(fd))
         if closefd:
@@ -318,12 +319,12 @@ cdef class Rio(LineReader):
         The ``timeout`` argument of a method takes precedence.
         """
         cdef int64_t ns = rio_time_get(&self.timeout_ns)
-        cdef Tls tls
+        cdef Transport transport
         if ns == ASK_CLOCK:
             with cython.critical_section(self):   # another thread may be closing
-                clock, tls = self.clock, self.tls
+                clock, transport = self.clock, self.transport
             if clock is not None:
-                return clock.gettimeout() if tls is None else tls.timeout()
+                return clock.gettimeout() if transport is None else transport.timeout()
         return None if ns < 0 else ns / 1e9
 
     @timeout.setter
@@ -354,7 +355,7 @@ cdef class Rio(LineReader):
         if not self.enter_both():
             return
         try:
-            if self.tls is None or not self.tls.lost():   # else the connection and its output are the parent's
+            if self.transport is None or not self.transport.lost():   # else the connection and its output are the parent's
                 self.flush_held()
         finally:
             self.disown()
@@ -456,5 +457,5 @@ def _socket_file(sock, raw, bufsize):
     rio.timeout_ns = ASK_CLOCK
     rio.can_read = raw.readable()
     rio.can_write = raw.writable()
-    rio.tls = tls_of(sock)
+    rio.transport = transport_of(sock)
     return rio

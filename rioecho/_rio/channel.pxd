@@ -6,7 +6,7 @@ from rioecho._core.buffer cimport buffer_held, rio_buffer
 from rioecho._core.fdio cimport rio_fd
 from rioecho._core.flag cimport flag_set
 from rioecho._core.posix cimport RIO_FREE, RIO_HAS_GIL, rio_flag, rio_flag_put, rio_flag_take, rio_size_set
-from rioecho._rio.tls cimport Tls
+from rioecho._rio.transport cimport Transport
 
 
 cdef enum ownership:
@@ -22,6 +22,7 @@ cdef enum:
 cdef struct rio_call:
     # The time limit of one call. The clock is first read when the call makes its first system call.
     int64_t timeout    # nanoseconds; 0: do not block, -1: wait without limit
+    bint per_wait      # the timeout is the socket's and for each wait, as in socket.makefile(), not for the whole call
     int64_t deadline   # on the monotonic clock; 0: the clock has not been read yet
     size_t turns       # number of system calls made so far
 
@@ -46,7 +47,7 @@ cdef class Channel:
     cdef int64_t timeout_ns  # as in rio_call, or ASK_CLOCK
     cdef object source       # the descriptor as it was passed; kept alive
     cdef object clock        # a socket whose gettimeout() is called for every call, or None
-    cdef Tls tls             # the transport, if the source is a TLS socket
+    cdef Transport transport # moves the bytes, if the source's I/O is not its descriptor's; else None
     cdef object out_error    # an error of sending during a read, for the next write or flush
     cdef bint reset          # a write got ECONNRESET, which the next EOF is reported as
     cdef object __weakref__
@@ -68,6 +69,12 @@ cdef inline int enter(Channel self, rio_flag *side) except -1:
     if not rio_flag_take(side):
         return self.refuse(side)
     return 0
+
+
+cdef inline void begin_wait(rio_call *call) noexcept:
+    """Give the next wait the whole timeout again, if it is for each wait. Called where bytes have been moved."""
+    if call.per_wait:
+        call.deadline = 0
 
 
 cdef inline void show_held(Channel self) noexcept:

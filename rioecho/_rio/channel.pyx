@@ -79,15 +79,15 @@ cdef class Channel:
 
     cdef object forget(self):
         """Close both sides, which the caller has entered. Returns the source, which the caller then owns."""
-        cdef object source, _clock, _tls, _error   # references are dropped at the end, when the state is complete
+        cdef object source, _clock, _transport, _error   # references are dropped at the end, when the state is complete
         rio_assert(rio_flag_mine(&self.reading))
         rio_assert(rio_flag_mine(&self.writing))
         rio_assert(not rio_flag_mine(&self.sending))
         rio_flag_put(&self.writing, RIO_CLOSED)
         rio_flag_put(&self.reading, RIO_CLOSED)
         with cython.critical_section(self):   # a property may be about to take a reference
-            source, _clock, _tls, _error = self.source, self.clock, self.tls, self.out_error
-            self.source = self.clock = self.tls = self.out_error = None
+            source, _clock, _transport, _error = self.source, self.clock, self.transport, self.out_error
+            self.source = self.clock = self.transport = self.out_error = None
         buffer_free(&self.inp)
         buffer_free(&self.out)
         return source
@@ -98,17 +98,19 @@ cdef class Channel:
         """Initialise a call from its ``timeout`` argument; ``...`` selects the timeout of the Rio."""
         call.deadline = 0
         call.turns = 0
+        call.per_wait = False
         if timeout is not ...:
             call.timeout = to_nanoseconds(timeout)
             return 0
         call.timeout = rio_time_get(&self.timeout_ns)
         if call.timeout == ASK_CLOCK:
+            call.per_wait = True
             call.timeout = to_nanoseconds(self.timeout_of(self.clock))
         return 0
 
     cdef object timeout_of(self, object sock):
         """Return a socket's own timeout. A TLS socket's ``gettimeout()`` is 0 while an operation is in progress."""
-        return sock.gettimeout() if self.tls is None else self.tls.timeout()
+        return sock.gettimeout() if self.transport is None else self.transport.timeout()
 
     cdef bint expired(self, rio_call *call) noexcept:
         """Report whether the call's timeout has expired. The time starts with the first call of this function."""
@@ -122,6 +124,8 @@ cdef class Channel:
     cdef int give_up(self, rio_call *call) except -1:
         if call.timeout == 0:
             raise BlockingIOError(EAGAIN, "the call would block and its timeout is 0; buffered bytes are kept")
+        if call.per_wait:
+            raise TimeoutError("timed out")   # the text of the socket module, which programs compare
         raise TimeoutError(f"timed out after {call.timeout / 1e9:g} s; buffered bytes are kept")
 
     cdef int turn(self, rio_call *call) except -1:

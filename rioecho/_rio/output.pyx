@@ -42,7 +42,7 @@ from rioecho._core.posix cimport (
     rio_signals_release,
     sched_yield,
 )
-from rioecho._rio.channel cimport Channel
+from rioecho._rio.channel cimport Channel, begin_wait
 
 from rioecho.errors import ConcurrentCall
 
@@ -105,7 +105,7 @@ cdef class Output(Channel):
 
     cdef int hold_signals(self, sigset_t *before) except -1:
         """Over TLS, block signals in this thread. Runs the handlers of those that arrived before."""
-        if self.tls is not None:
+        if self.transport is not None:
             rio_signals_hold(before)
             try:
                 PyErr_CheckSignals()
@@ -115,7 +115,7 @@ cdef class Output(Channel):
         return 0
 
     cdef void release_signals(self, const sigset_t *before) noexcept:
-        if self.tls is not None:
+        if self.transport is not None:
             rio_signals_release(before)
 
     # ---- buffered output, under the lock
@@ -128,7 +128,7 @@ cdef class Output(Channel):
         rio_assert(rio_flag_mine(&self.sending))
         if keep != NOTHING:
             return buffer_held(&self.out) > <size_t>keep
-        return buffer_held(&self.out) > 0 or (self.tls is not None and rio_bool_get(&self.tls.half_sent))
+        return buffer_held(&self.out) > 0 or (self.transport is not None and rio_bool_get(&self.transport.half_sent))
 
     cdef bint has_unsent(self, rio_call *call, ssize_t keep) except -1:
         """Report what ``owes()`` does. The result may be out of date when the caller receives it."""
@@ -198,9 +198,9 @@ cdef class Output(Channel):
         """
         cdef ssize_t put
         rio_assert(rio_flag_mine(&self.sending))
-        if self.tls is not None:
+        if self.transport is not None:
             err[0] = EAGAIN
-            return self.tls.send(data, n, want)
+            return self.transport.send(data, n, 0, want)
         if call == NULL or fd_never_waits(&self.f):
             put = fd_try_write(&self.f, data, n, err) if call == NULL else fd_write(&self.f, data, n, err)
         else:
@@ -236,13 +236,14 @@ cdef class Output(Channel):
                     buffer_consume(&self.out, put)
         finally:
             self.unlock(&before)
-        if self.tls is not None:
-            self.tls.raise_late()
-        if put < 0:
-            if would_block(err):
-                self.wait_for(call, want, tied=False)
-            elif err != EINTR:
-                raise os_error(err)
+        if self.transport is not None:
+            self.transport.raise_late()
+        if put >= 0:
+            begin_wait(call)
+        elif would_block(err):
+            self.wait_for(call, want, tied=False)
+        elif err != EINTR:
+            raise os_error(err)
         return 0
 
     cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1:
@@ -290,8 +291,8 @@ cdef class Output(Channel):
             blocked = 0
         finally:
             self.unlock(before)
-        if self.tls is not None:
-            self.tls.raise_late()
+        if self.transport is not None:
+            self.transport.raise_late()
         return blocked
 
     cdef short send_held(self) except -1:

@@ -34,9 +34,8 @@ from rioecho._core.posix cimport (
     rio_flag_mine,
     rio_size_get,
 )
-from rioecho._rio.channel cimport enter, leave_reading, rio_call, show_held
+from rioecho._rio.channel cimport begin_wait, enter, leave_reading, rio_call, show_held
 from rioecho._rio.output cimport Output
-from rioecho._rio.tls cimport RECORD
 
 from rioecho.errors import IncompleteRead
 
@@ -69,10 +68,11 @@ cdef class Reader(Output):
         cdef bint ready = self.f.kind == FD_FILE
         if not self.can_read:
             raise UnsupportedOperation("this Rio is not readable: its descriptor is open for writing only")
+        begin_wait(call)
         while True:
             self.turn(call)
-            if self.tls is not None:
-                got = self.tls.recv(data, n, &want)
+            if self.transport is not None:
+                got = self.transport.recv(data, n, 0, &want)
                 err = EAGAIN
             elif fd_never_waits(&self.f):
                 got = fd_read(&self.f, data, n, &err)
@@ -82,7 +82,7 @@ cdef class Reader(Output):
             else:
                 got = -1   # a blocking descriptor that is not a socket is read only after poll(2) has reported data
                 err = EAGAIN
-            if got < 0 and would_block(err) and call.timeout < 0 and self.tls is None:
+            if got < 0 and would_block(err) and call.timeout < 0 and self.transport is None:
                 if not self.tied_flush():
                     # Without a deadline and without buffered output the read itself can block, which saves a poll(2).
                     # If O_NONBLOCK is set it fails again, and wait_for() below waits.
@@ -101,8 +101,8 @@ cdef class Reader(Output):
 
     cdef int booked(self) except -1:
         """Run pending signal handlers. The received bytes are stored, so a handler that raises loses nothing."""
-        if self.tls is not None:
-            self.tls.raise_late()
+        if self.transport is not None:
+            self.transport.raise_late()
         PyErr_CheckSignals()
         return 0
 
@@ -111,8 +111,8 @@ cdef class Reader(Output):
         cdef ssize_t got
         rio_assert(rio_flag_mine(&self.reading))
         buffer_trim(&self.inp)
-        if self.tls is not None:
-            need = max(need, buffer_held(&self.inp) + RECORD)
+        if self.transport is not None:
+            need = max(need, buffer_held(&self.inp) + self.transport.least_room())
         if buffer_reserve(&self.inp, need) < 0:
             raise MemoryError
         got = self.recv_some(call, self.inp.data + self.inp.w, buffer_room(&self.inp))
@@ -280,7 +280,7 @@ cdef class Reader(Output):
         It should not if much is buffered already, since each attempt that times out would copy that again, nor over
         TLS, where the rest of a record would stay in OpenSSL.
         """
-        return n >= self.inp.base and buffer_held(&self.inp) <= self.inp.base and self.tls is None
+        return n >= self.inp.base and buffer_held(&self.inp) <= self.inp.base and self.transport is None
 
     cdef int incomplete(self, object expected) except -1:
         """Raise ``IncompleteRead`` with all buffered bytes. They are consumed after the error has been created."""

@@ -4,20 +4,20 @@ from libc.stdint cimport int64_t, uintptr_t
 
 from rioecho._core.flag cimport flag_set
 from rioecho._core.posix cimport rio_flag, rio_sigpipe
+from rioecho._rio.transport cimport Transport
 
 
 cdef enum:
     RECORD = 16384   # maximum payload of a TLS record (RFC 8446, 5.1); one send passes no more than one record
 
 
-cdef class Tls:
+cdef class Tls(Transport):
     cdef object sock                # the SSLSocket
     cdef int fd                     # its descriptor
     cdef object want_read, want_write, eof   # the ssl module's exception classes
     cdef rio_flag busy              # guards the SSLSocket and the fields below, except those marked atomic
     cdef flag_set flags
     cdef bytes begun                # a record that OpenSSL has begun to send, or None
-    cdef int half_sent              # whether there is one; atomic
     cdef object raised              # an exception raised in the middle of a call, for raise_late()
     cdef uintptr_t raised_in        # the thread that owns `raised`, or 0; atomic
     cdef int64_t own_timeout        # the socket's own timeout in nanoseconds, -1 for none; atomic
@@ -26,17 +26,12 @@ cdef class Tls:
 
     cdef bint take(self) except -1
     cdef void put(self) noexcept
-    cdef bint lost(self) noexcept
-    cdef object timeout(self)
     cdef object own(self)
     cdef void set_begun(self, bytes record) noexcept
-    cdef int raise_late(self) except -1
     cdef void keep(self, object error) noexcept
     cdef void restore(self, object timeout) noexcept
-    cdef ssize_t recv(self, char *data, size_t n, short *want) except -2
     cdef ssize_t recv_record(self, object inner, object view, char *data) except -2
     cdef ssize_t recv_pending(self, object inner, object view, size_t pending) except -2
-    cdef ssize_t send(self, const char *data, size_t n, short *want) except -2
     cdef bint send_record(self, bytes record, short *want) except -1
 
 

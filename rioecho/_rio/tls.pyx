@@ -35,7 +35,7 @@ from cpython.ref cimport Py_INCREF
 from libc.errno cimport ECONNABORTED, EPIPE
 from libc.stdint cimport int64_t
 
-from rioecho._core.convert cimport is_tls, to_nanoseconds
+from rioecho._core.convert cimport to_nanoseconds
 from rioecho._core.fdio cimport fd_ready
 from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
@@ -72,10 +72,8 @@ cdef object live = None   # WeakValueDictionary: the id of a socket -> its Tls, 
 
 
 cdef Tls tls_of(object sock):
-    """Return the Tls of a TLS socket, which all its Rios share; None for any other source."""
+    """Return the Tls of an ``ssl.SSLSocket``, which all its Rios share."""
     global live, plain_socket
-    if not is_tls(sock):
-        return None
     with registering:   # setdefault() is written in Python, so it is not atomic
         if live is None:   # imported late, because weakref is slow to import
             import _socket
@@ -101,7 +99,7 @@ def _after_fork_in_child():
 os.register_at_fork(after_in_child=_after_fork_in_child)   # runs after that of _core/flag.pyx, imported before
 
 
-cdef class Tls:
+cdef class Tls(Transport):
     def __cinit__(self, sock):
         ssl = sys.modules["ssl"]
         self.sock = sock
@@ -143,6 +141,9 @@ cdef class Tls:
     cdef bint lost(self) noexcept:
         """Report whether another thread was in an operation when this process was forked."""
         return rio_flag_state(&self.busy) == RIO_LOST
+
+    cdef size_t least_room(self) noexcept:
+        return RECORD   # what does not fit stays in OpenSSL, where select() does not report it
 
     cdef object timeout(self):
         """Return the socket's own timeout, even while an operation has set it to 0."""
@@ -194,7 +195,7 @@ cdef class Tls:
             except BaseException as error:
                 self.keep(error)
 
-    cdef ssize_t recv(self, char *data, size_t n, short *want) except -2:
+    cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2:
         """Read up to n bytes. Returns their number, 0 at EOF, or -1 with the events to wait for in ``want``.
 
         The caller then stores the bytes and calls ``raise_late()``. If n is at least ``RECORD``, no byte stays in
@@ -271,7 +272,7 @@ cdef class Tls:
             self.keep(error)
             return taken
 
-    cdef ssize_t send(self, const char *data, size_t n, short *want) except -2:
+    cdef ssize_t send(self, const char *data, size_t n, int64_t patience, short *want) except -2:
         """Send the record that was begun, then up to n bytes. Returns how many of the n bytes were accepted.
 
         Returns -1 with the events to wait for in ``want`` if nothing was; 0 if the record that was begun has been sent

@@ -1,0 +1,18 @@
+# How the bytes of a source move whose I/O is not its descriptor's; see _rio/transport.pyx.
+
+from libc.stdint cimport int64_t
+
+
+cdef enum:
+    OWN_TIMEOUT = -2   # as a `patience` argument: wait as the source's own timeout says, once
+
+
+cdef class Transport:
+    cdef int half_sent   # whether a part of the last record is unsent, which send() with n = 0 sends; atomic
+
+    cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2
+    cdef ssize_t send(self, const char *data, size_t n, int64_t patience, short *want) except -2
+    cdef int raise_late(self) except -1
+    cdef object timeout(self)
+    cdef bint lost(self) noexcept
+    cdef size_t least_room(self) noexcept
