@@ -355,7 +355,7 @@ cdef class Rio(LineReader):
         if not self.enter_both():
             return
         try:
-            if self.transport is None or not self.transport.lost():   # else the connection and its output are the parent's
+            if self.transport is None or not self.transport.lost():   # else it and its output are the parent's
                 self.flush_held()
         finally:
             self.disown()

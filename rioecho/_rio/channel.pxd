@@ -47,7 +47,7 @@ cdef class Channel:
     cdef int64_t timeout_ns  # as in rio_call, or ASK_CLOCK
     cdef object source       # the descriptor as it was passed; kept alive
     cdef object clock        # a socket whose gettimeout() is called for every call, or None
-    cdef Transport transport # moves the bytes, if the source's I/O is not its descriptor's; else None
+    cdef Transport transport   # moves the bytes if the source's I/O is not its descriptor's, else None
     cdef object out_error    # an error of sending during a read, for the next write or flush
     cdef bint reset          # a write got ECONNRESET, which the next EOF is reported as
     cdef object __weakref__
