@@ -118,6 +118,23 @@ static inline int epoll_wait(int epoll, struct epoll_event *events, int n, int m
 }
 #endif
 
+/* Create a pipe whose ends are close-on-exec and non-blocking. Returns 0, or -1 with errno. */
+static inline int rio_pipe(int *ends)
+{
+#ifdef __linux__
+    return pipe2(ends, O_CLOEXEC | O_NONBLOCK);
+#else
+    int i;
+    if (pipe(ends) < 0)
+        return -1;
+    for (i = 0; i < 2; i++) {
+        (void)fcntl(ends[i], F_SETFD, FD_CLOEXEC);
+        (void)fcntl(ends[i], F_SETFL, fcntl(ends[i], F_GETFL) | O_NONBLOCK);
+    }
+    return 0;
+#endif
+}
+
 /* Accept a connection, close-on-exec, with TCP_NODELAY. Returns its descriptor, or -1 with errno. macOS rejects the
  * option if the client has already disconnected; the first read will report that. */
 static inline int rio_accept(int listener, struct sockaddr_storage *peer)
@@ -227,80 +244,6 @@ static inline int64_t rio_thread_ns(void)
     return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) ? 0 : (int64_t)used.tv_sec * 1000000000 + used.tv_nsec;
 }
 
-/* write(2), which OpenSSL uses too, has no MSG_NOSIGNAL. SIGPIPE is sent to the writing thread, so it is blocked there
- * during the write and then consumed, unless it was pending before. */
-typedef struct {
-    sigset_t before;
-    int was_pending;
-} rio_sigpipe;
-
-static inline void rio_sigpipe_block(rio_sigpipe *s)
-{
-    sigset_t pipe_only, pending;
-    sigemptyset(&pipe_only);
-    sigaddset(&pipe_only, SIGPIPE);
-    sigpending(&pending);
-    s->was_pending = sigismember(&pending, SIGPIPE);
-    pthread_sigmask(SIG_BLOCK, &pipe_only, &s->before);
-}
-
-static inline void rio_sigpipe_restore(const rio_sigpipe *s)
-{
-    sigset_t pipe_only, pending;
-    sigemptyset(&pipe_only);
-    sigaddset(&pipe_only, SIGPIPE);
-    sigpending(&pending);
-    if (!s->was_pending && sigismember(&pending, SIGPIPE)) { /* an ignored signal is never pending */
-#ifdef __APPLE__
-        int ignored;
-        sigwait(&pipe_only, &ignored);
-#else
-        const struct timespec at_once = {0, 0}; /* another thread may have consumed it, if it was sent to the process */
-        sigtimedwait(&pipe_only, NULL, &at_once);
-#endif
-    }
-    pthread_sigmask(SIG_SETMASK, &s->before, NULL);
-}
-
-/* Not inline: the compiler would then not inline fd_write(), which rarely calls it. */
-__attribute__((noinline, unused)) static ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
-{
-    rio_sigpipe guard;
-    ssize_t written;
-    int saved;
-    rio_sigpipe_block(&guard);
-    written = write(fd, data, n);
-    saved = errno;
-    rio_sigpipe_restore(&guard);
-    errno = saved;
-    return written;
-}
-
-/* Block all signals in this thread, until rio_signals_release. _rio/tls.pyx gives the reason. */
-static inline void rio_signals_hold(sigset_t *before)
-{
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, before);
-}
-
-/* Block all signals but those that a fault of the thread itself raises, which debuggers and faulthandler need. */
-static inline void rio_signals_hold_sent(sigset_t *before)
-{
-    static const int own[] = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
-    sigset_t sent;
-    size_t i;
-    sigfillset(&sent);
-    for (i = 0; i < sizeof own / sizeof *own; i++)
-        sigdelset(&sent, own[i]);
-    pthread_sigmask(SIG_BLOCK, &sent, before);
-}
-
-static inline void rio_signals_release(const sigset_t *before)
-{
-    pthread_sigmask(SIG_SETMASK, before, NULL);
-}
-
 /* Return the number of written bytes that the peer has not acknowledged (or a tty has not sent); -1 if unknown. */
 static inline int rio_unacknowledged(int fd)
 {
@@ -352,53 +295,9 @@ static inline int rio_socket_error(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size) == 0 ? err : errno;
 }
 
-/* Counters that several threads, or processes with shared memory, update and read. Adding returns the sum. */
-static inline uint64_t rio_atomic_add(uint64_t *count, uint64_t n)
-{
-    return __atomic_add_fetch(count, n, __ATOMIC_SEQ_CST);
-}
-
-/* Set a counter to n if it is 0. Reports whether it was. */
-static inline int rio_atomic_claim(uint64_t *count, uint64_t n)
-{
-    uint64_t expected = 0;
-    return __atomic_compare_exchange_n(count, &expected, n, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
-}
-
-static inline uint64_t rio_atomic_load(const uint64_t *count)
-{
-    return __atomic_load_n(count, __ATOMIC_SEQ_CST);
-}
-
-/* Counters that only one thread writes: as cheap as a plain addition, and readers never see a partial update. */
-static inline uint64_t rio_load_relaxed(const uint64_t *count)
-{
-    return __atomic_load_n(count, __ATOMIC_RELAXED);
-}
-
-static inline void rio_store_relaxed(uint64_t *count, uint64_t n)
-{
-    __atomic_store_n(count, n, __ATOMIC_RELAXED);
-}
-
-static inline void rio_add_relaxed(uint64_t *count, uint64_t n)
-{
-    rio_store_relaxed(count, rio_load_relaxed(count) + n);
-}
-
 static inline int rio_bit_length(uint64_t n) /* n > 0 */
 {
     return 64 - __builtin_clzll(n);
-}
-
-static inline void rio_bool_set(int *flag, int value)
-{
-    __atomic_store_n(flag, value, __ATOMIC_SEQ_CST);
-}
-
-static inline int rio_bool_get(const int *flag)
-{
-    return __atomic_load_n(flag, __ATOMIC_SEQ_CST);
 }
 
 /* Wait until the descriptor is readable, for up to ns nanoseconds. Without ppoll(2) the wait may end up to one
@@ -439,140 +338,6 @@ static inline PyObject *rio_bytes_cut(PyObject *bytes, Py_ssize_t n)
     }
     return cut;
 #endif
-}
-
-/* Return an identifier of the calling thread, unique among running threads and unchanged in the child of a fork. */
-static inline uintptr_t rio_this_thread(void)
-{
-#if defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
-    return (uintptr_t)__builtin_thread_pointer();
-#else
-    return (uintptr_t)pthread_self();
-#endif
-}
-
-/* A flag that one caller at a time can take: a lock without waiting, which records its holder. Its value is the thread
- * identifier of the holder or one of these states. In builds with the GIL, every user holds the GIL. */
-#define RIO_FREE ((uintptr_t)0)
-#define RIO_CLOSED ((uintptr_t)1) /* final */
-#define RIO_LOST ((uintptr_t)2)   /* final: the holder does not exist in this child of a fork, and the guarded state may
-                                     be inconsistent */
-
-typedef struct {
-    uintptr_t holder;
-} rio_flag;
-
-#ifdef Py_GIL_DISABLED
-#define RIO_HAS_GIL 0
-#else
-#define RIO_HAS_GIL 1
-#endif
-
-static inline uintptr_t rio_flag_state(const rio_flag *flag)
-{
-#ifdef Py_GIL_DISABLED
-    return __atomic_load_n(&flag->holder, __ATOMIC_ACQUIRE);
-#else
-    return flag->holder;
-#endif
-}
-
-static inline int rio_flag_take(rio_flag *flag)
-{
-#ifdef Py_GIL_DISABLED
-    uintptr_t expected = RIO_FREE;
-    return __atomic_compare_exchange_n(
-        &flag->holder, &expected, rio_this_thread(), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
-#else
-    if (flag->holder != RIO_FREE)
-        return 0;
-    flag->holder = rio_this_thread();
-    return 1;
-#endif
-}
-
-/* Release the flag: set it to RIO_FREE or RIO_CLOSED. For its holder only. */
-static inline void rio_flag_put(rio_flag *flag, uintptr_t state)
-{
-    rio_assert(flag->holder == rio_this_thread());
-#ifdef Py_GIL_DISABLED
-    __atomic_store_n(&flag->holder, state, __ATOMIC_RELEASE);
-#else
-    flag->holder = state;
-#endif
-}
-
-/* Take and release a flag for a few instructions that run no Python code: with the GIL, checking that it is free is
- * enough. */
-static inline int rio_flag_take_briefly(rio_flag *flag)
-{
-    return RIO_HAS_GIL ? rio_flag_state(flag) == RIO_FREE : rio_flag_take(flag);
-}
-
-static inline void rio_flag_put_briefly(rio_flag *flag)
-{
-    if (!RIO_HAS_GIL)
-        rio_flag_put(flag, RIO_FREE);
-}
-
-static inline int rio_flag_closed(const rio_flag *flag)
-{
-    return rio_flag_state(flag) == RIO_CLOSED;
-}
-
-/* Report whether this thread holds the flag, in a call that a signal handler, a finalizer or a fileno() interrupted. */
-static inline int rio_flag_mine(const rio_flag *flag)
-{
-    return rio_flag_state(flag) == rio_this_thread();
-}
-
-/* Set the state of a flag that another thread held, in the child of a fork, which has only the calling thread. */
-static inline void rio_flag_orphan(rio_flag *flag, uintptr_t state)
-{
-    if (flag->holder > RIO_LOST && flag->holder != rio_this_thread())
-        flag->holder = state;
-}
-
-/* A lock for a few instructions that run no Python code. With the GIL it is empty: the GIL is the lock. */
-#ifdef Py_GIL_DISABLED
-typedef PyMutex rio_mutex;
-#define rio_mutex_lock(mutex) PyMutex_Lock(mutex)
-#define rio_mutex_unlock(mutex) PyMutex_Unlock(mutex)
-#else
-typedef char rio_mutex;
-#define rio_mutex_lock(mutex) ((void)(mutex))
-#define rio_mutex_unlock(mutex) ((void)(mutex))
-#endif
-
-/* Values that one thread writes under a lock and others read as a hint. */
-static inline int64_t rio_time_get(const int64_t *ns)
-{
-    return __atomic_load_n(ns, __ATOMIC_RELAXED);
-}
-
-static inline void rio_time_set(int64_t *ns, int64_t value)
-{
-    __atomic_store_n(ns, value, __ATOMIC_RELAXED);
-}
-
-static inline uintptr_t rio_thread_get(const uintptr_t *thread)
-{
-    return __atomic_load_n(thread, __ATOMIC_ACQUIRE);
-}
-
-static inline void rio_thread_set(uintptr_t *thread, uintptr_t value)
-{
-    __atomic_store_n(thread, value, __ATOMIC_RELEASE);
-}
-
-static inline size_t rio_size_get(const size_t *n)
-{
-    return __atomic_load_n(n, __ATOMIC_RELAXED);
-}
-
-static inline void rio_size_set(size_t *n, size_t value)
-{
-    __atomic_store_n(n, value, __ATOMIC_RELAXED);
 }
 
 #endif

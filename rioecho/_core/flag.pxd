@@ -1,4 +1,4 @@
-# The list of all flags, for the child of a fork; see flag.pyx. The flag itself is in compat.h.
+# The list of all flags, for the child of a fork; see flag.pyx. The flag itself is in shared.h.
 
 from libc.stdint cimport uintptr_t
 

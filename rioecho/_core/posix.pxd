@@ -1,5 +1,5 @@
 # The C declarations that Cython does not provide; no logic.
-# They come from compat.h, which includes the system headers in the right order.
+# They come from compat.h, which includes the system headers in the right order, and from the headers that include it.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
@@ -122,12 +122,22 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     void rio_pages_give(char *data, size_t n)
     char *rio_pages_resize(char *data, size_t before, size_t n)
     int rio_unacknowledged(int fd)
+    int rio_pipe(int *ends)
     int rio_accept(int listener, sockaddr_storage *peer)
     void rio_peer_name(const sockaddr_storage *peer, char *text, size_t n)
     int rio_listen_queue(int listener)
     void rio_set_errno(int err)
     int64_t rio_monotonic_ns()
     int64_t rio_thread_ns()
+    bint rio_is_pty_master(int fd)
+    int rio_socket_error(int fd)
+    int rio_bit_length(uint64_t n)
+    void rio_wait_ns(int fd, int64_t ns)
+    void rio_wake_exactly(int on)
+    const void *rio_memrchr(const void *data, int byte, size_t n)
+
+
+cdef extern from "rioecho/_core/signals.h" nogil:
     ctypedef struct rio_sigpipe:
         pass
     void rio_sigpipe_block(rio_sigpipe *guard)
@@ -136,20 +146,17 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     void rio_signals_hold(sigset_t *before)
     void rio_signals_hold_sent(sigset_t *before)
     void rio_signals_release(const sigset_t *before)
-    bint rio_is_pty_master(int fd)
-    int rio_socket_error(int fd)
+
+
+cdef extern from "rioecho/_core/shared.h" nogil:
     uint64_t rio_atomic_add(uint64_t *count, uint64_t n)
     bint rio_atomic_claim(uint64_t *count, uint64_t n)
     uint64_t rio_atomic_load(const uint64_t *count)
     uint64_t rio_load_relaxed(const uint64_t *count)
     void rio_store_relaxed(uint64_t *count, uint64_t n)
     void rio_add_relaxed(uint64_t *count, uint64_t n)
-    int rio_bit_length(uint64_t n)
-    void rio_wait_ns(int fd, int64_t ns)
-    void rio_wake_exactly(int on)
     void rio_bool_set(int *flag, int value)
     int rio_bool_get(const int *flag)
-    const void *rio_memrchr(const void *data, int byte, size_t n)
     ctypedef struct rio_flag:
         pass
     uintptr_t RIO_FREE

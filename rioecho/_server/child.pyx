@@ -24,11 +24,6 @@ from rioecho._server.blocking cimport DONE, FAILED, GOT_LINE, INTERRUPTED, answe
 from rioecho._server.echo cimport CHUNK, ECHOING
 from rioecho._core.fdio cimport deadline_after, fd_open, fd_wait, would_block
 from rioecho._core.posix cimport (
-    F_GETFL,
-    F_SETFD,
-    F_SETFL,
-    FD_CLOEXEC,
-    O_NONBLOCK,
     POLLIN,
     POLLOUT,
     SIGKILL,
@@ -36,16 +31,15 @@ from rioecho._core.posix cimport (
     WTERMSIG,
     _exit,
     close,
-    fcntl,
     fork,
     kill,
-    pipe,
     poll,
     pollfd,
     read,
     rio_atomic_add,
     rio_child_signals,
     rio_close_all_but,
+    rio_pipe,
     rio_signals_hold,
     rio_signals_release,
     rio_wait_ns,
@@ -144,15 +138,11 @@ cdef class Child:
 
     def __cinit__(self, str peer):
         cdef int ends[2]
-        cdef int i
         self.fd = self.report_fd = -1
         self.peer = peer
-        if pipe(ends) < 0:
+        if rio_pipe(ends) < 0:
             raise os_error(errno)
         self.fd, self.report_fd = ends[0], ends[1]
-        for i in range(2):
-            fcntl(ends[i], F_SETFD, FD_CLOEXEC)
-            fcntl(ends[i], F_SETFL, fcntl(ends[i], F_GETFL) | O_NONBLOCK)
 
     def __dealloc__(self):
         self.close_pipe()

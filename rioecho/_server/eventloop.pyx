@@ -27,16 +27,13 @@ from rioecho._core.counts cimport Counts
 from rioecho._core.poller cimport poller_add, poller_close, poller_create
 from rioecho._core.posix cimport (
     F_GETFL,
-    F_SETFD,
     F_SETFL,
-    FD_CLOEXEC,
     O_NONBLOCK,
     POLLIN,
     RIO_FREE,
     close,
     fcntl,
     getpid,
-    pipe,
     rio_assert,
     rio_bool_set,
     rio_flag,
@@ -45,6 +42,7 @@ from rioecho._core.posix cimport (
     rio_load_relaxed,
     rio_monotonic_ns,
     rio_no_sigpipe,
+    rio_pipe,
     rio_wait_ns,
     write,
 )
@@ -63,13 +61,10 @@ cdef enum:
 
 
 cdef int make_pipe(int *ends) noexcept nogil:
-    """Create a close-on-exec pipe whose reading end is non-blocking. Returns 0, or the errno."""
-    cdef int i
-    if pipe(ends) < 0:
+    """Create a pipe whose reading end is non-blocking. Returns 0, or the errno."""
+    if rio_pipe(ends) < 0:
         return errno
-    for i in range(2):
-        fcntl(ends[i], F_SETFD, FD_CLOEXEC)
-    fcntl(ends[0], F_SETFL, fcntl(ends[0], F_GETFL) | O_NONBLOCK)
+    fcntl(ends[1], F_SETFL, fcntl(ends[1], F_GETFL) & ~O_NONBLOCK)   # hand_over() waits
     return 0
 
 

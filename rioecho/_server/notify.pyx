@@ -22,17 +22,10 @@ from libc.stdint cimport INT64_MAX, int64_t
 from rioecho._core.convert cimport os_error, to_nanoseconds
 from rioecho._core.fdio cimport deadline_after, milliseconds_until
 from rioecho._core.posix cimport (
-    F_GETFL,
-    F_SETFD,
-    F_SETFL,
-    FD_CLOEXEC,
-    O_NONBLOCK,
     POLLIN,
     RIO_FREE,
     close,
-    fcntl,
     getpid,
-    pipe,
     poll,
     pollfd,
     read,
@@ -41,6 +34,7 @@ from rioecho._core.posix cimport (
     rio_flag_state,
     rio_flag_take,
     rio_monotonic_ns,
+    rio_pipe,
     write,
 )
 
@@ -114,15 +108,11 @@ cdef class WakePipe:
 
     def __cinit__(self, *, bint armed=True):
         cdef int ends[2]
-        cdef int i
         self.fd = self.writer = -1
         self.armed = armed
-        if pipe(ends) < 0:
+        if rio_pipe(ends) < 0:
             raise os_error(errno)
         self.fd, self.writer = ends[0], ends[1]
-        for i in range(2):
-            fcntl(ends[i], F_SETFD, FD_CLOEXEC)
-            fcntl(ends[i], F_SETFL, fcntl(ends[i], F_GETFL) | O_NONBLOCK)
 
     def __dealloc__(self):
         self.close()

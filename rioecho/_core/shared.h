@@ -1,0 +1,187 @@
+/* State that threads share: counters, values that are read without a lock, and the flag of which each side of a Rio has
+ * one.
+ */
+#ifndef RIOECHO_SHARED_H
+#define RIOECHO_SHARED_H
+
+#include "compat.h"
+
+/* Counters that several threads, or processes with shared memory, update and read. Adding returns the sum. */
+static inline uint64_t rio_atomic_add(uint64_t *count, uint64_t n)
+{
+    return __atomic_add_fetch(count, n, __ATOMIC_SEQ_CST);
+}
+
+/* Set a counter to n if it is 0. Reports whether it was. */
+static inline int rio_atomic_claim(uint64_t *count, uint64_t n)
+{
+    uint64_t expected = 0;
+    return __atomic_compare_exchange_n(count, &expected, n, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t rio_atomic_load(const uint64_t *count)
+{
+    return __atomic_load_n(count, __ATOMIC_SEQ_CST);
+}
+
+/* Counters that only one thread writes: as cheap as a plain addition, and readers never see a partial update. */
+static inline uint64_t rio_load_relaxed(const uint64_t *count)
+{
+    return __atomic_load_n(count, __ATOMIC_RELAXED);
+}
+
+static inline void rio_store_relaxed(uint64_t *count, uint64_t n)
+{
+    __atomic_store_n(count, n, __ATOMIC_RELAXED);
+}
+
+static inline void rio_add_relaxed(uint64_t *count, uint64_t n)
+{
+    rio_store_relaxed(count, rio_load_relaxed(count) + n);
+}
+
+static inline void rio_bool_set(int *flag, int value)
+{
+    __atomic_store_n(flag, value, __ATOMIC_SEQ_CST);
+}
+
+static inline int rio_bool_get(const int *flag)
+{
+    return __atomic_load_n(flag, __ATOMIC_SEQ_CST);
+}
+
+/* Return an identifier of the calling thread, unique among running threads and unchanged in the child of a fork. */
+static inline uintptr_t rio_this_thread(void)
+{
+#if defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
+    return (uintptr_t)__builtin_thread_pointer();
+#else
+    return (uintptr_t)pthread_self();
+#endif
+}
+
+/* A flag that one caller at a time can take: a lock without waiting, which records its holder. Its value is the thread
+ * identifier of the holder or one of these states. In builds with the GIL, every user holds the GIL. */
+#define RIO_FREE ((uintptr_t)0)
+#define RIO_CLOSED ((uintptr_t)1) /* final */
+#define RIO_LOST ((uintptr_t)2)   /* final: the holder does not exist in this child of a fork, and the guarded state may
+                                     be inconsistent */
+
+typedef struct {
+    uintptr_t holder;
+} rio_flag;
+
+#ifdef Py_GIL_DISABLED
+#define RIO_HAS_GIL 0
+#else
+#define RIO_HAS_GIL 1
+#endif
+
+static inline uintptr_t rio_flag_state(const rio_flag *flag)
+{
+#ifdef Py_GIL_DISABLED
+    return __atomic_load_n(&flag->holder, __ATOMIC_ACQUIRE);
+#else
+    return flag->holder;
+#endif
+}
+
+static inline int rio_flag_take(rio_flag *flag)
+{
+#ifdef Py_GIL_DISABLED
+    uintptr_t expected = RIO_FREE;
+    return __atomic_compare_exchange_n(
+        &flag->holder, &expected, rio_this_thread(), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+#else
+    if (flag->holder != RIO_FREE)
+        return 0;
+    flag->holder = rio_this_thread();
+    return 1;
+#endif
+}
+
+/* Release the flag: set it to RIO_FREE or RIO_CLOSED. For its holder only. */
+static inline void rio_flag_put(rio_flag *flag, uintptr_t state)
+{
+    rio_assert(flag->holder == rio_this_thread());
+#ifdef Py_GIL_DISABLED
+    __atomic_store_n(&flag->holder, state, __ATOMIC_RELEASE);
+#else
+    flag->holder = state;
+#endif
+}
+
+/* Take and release a flag for a few instructions that run no Python code: with the GIL, checking that it is free is
+ * enough. */
+static inline int rio_flag_take_briefly(rio_flag *flag)
+{
+    return RIO_HAS_GIL ? rio_flag_state(flag) == RIO_FREE : rio_flag_take(flag);
+}
+
+static inline void rio_flag_put_briefly(rio_flag *flag)
+{
+    if (!RIO_HAS_GIL)
+        rio_flag_put(flag, RIO_FREE);
+}
+
+static inline int rio_flag_closed(const rio_flag *flag)
+{
+    return rio_flag_state(flag) == RIO_CLOSED;
+}
+
+/* Report whether this thread holds the flag, in a call that a signal handler, a finalizer or a fileno() interrupted. */
+static inline int rio_flag_mine(const rio_flag *flag)
+{
+    return rio_flag_state(flag) == rio_this_thread();
+}
+
+/* Set the state of a flag that another thread held, in the child of a fork, which has only the calling thread. */
+static inline void rio_flag_orphan(rio_flag *flag, uintptr_t state)
+{
+    if (flag->holder > RIO_LOST && flag->holder != rio_this_thread())
+        flag->holder = state;
+}
+
+/* A lock for a few instructions that run no Python code. With the GIL it is empty: the GIL is the lock. */
+#ifdef Py_GIL_DISABLED
+typedef PyMutex rio_mutex;
+#define rio_mutex_lock(mutex) PyMutex_Lock(mutex)
+#define rio_mutex_unlock(mutex) PyMutex_Unlock(mutex)
+#else
+typedef char rio_mutex;
+#define rio_mutex_lock(mutex) ((void)(mutex))
+#define rio_mutex_unlock(mutex) ((void)(mutex))
+#endif
+
+/* Values that one thread writes under a lock and others read as a hint. */
+static inline int64_t rio_time_get(const int64_t *ns)
+{
+    return __atomic_load_n(ns, __ATOMIC_RELAXED);
+}
+
+static inline void rio_time_set(int64_t *ns, int64_t value)
+{
+    __atomic_store_n(ns, value, __ATOMIC_RELAXED);
+}
+
+static inline uintptr_t rio_thread_get(const uintptr_t *thread)
+{
+    return __atomic_load_n(thread, __ATOMIC_ACQUIRE);
+}
+
+static inline void rio_thread_set(uintptr_t *thread, uintptr_t value)
+{
+    __atomic_store_n(thread, value, __ATOMIC_RELEASE);
+}
+
+static inline size_t rio_size_get(const size_t *n)
+{
+    return __atomic_load_n(n, __ATOMIC_RELAXED);
+}
+
+static inline void rio_size_set(size_t *n, size_t value)
+{
+    __atomic_store_n(n, value, __ATOMIC_RELAXED);
+}
+
+#endif
