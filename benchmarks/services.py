@@ -120,7 +120,8 @@ def http(folder: Path, *cert_and_key: str) -> Iterator[dict[str, int]]:
     """Run the HTTP server of ``peers``, with a certificate over TLS."""
     log = folder / "log"
     command = [sys.executable, "-P", PEERS / "http_server.py", *cert_and_key]
-    with log.open("w") as output, _running(command, folder, log, "listening on", stdout=output, user=None):
+    # As this user, because others may have no access to the interpreter.
+    with log.open("w") as output, _running(command, folder, log, "listening on", {}, stdout=output):
         yield {"port": int(log.read_text().split("\n")[0].rpartition(":")[2])}
 
 
@@ -283,7 +284,7 @@ def _on_free_ports(
         ports = _free_ports(count)
         with ExitStack() as stack:
             try:
-                stack.enter_context(_running(command(*ports), folder, log, sign, stop=stop))
+                stack.enter_context(_running(command(*ports), folder, log, sign, _user(), stop))
             except RuntimeError:
                 if attempt == ATTEMPTS or "ddress already in use" not in log.read_text(errors="replace"):
                     raise
@@ -300,17 +301,21 @@ def _free_ports(count: int) -> list[int]:
 
 @contextmanager
 def _running(
-    command: list, folder: Path, log: Path, sign: str, stop: int = signal.SIGTERM, **options: Any
-) -> Iterator[subprocess.Popen]:
+    command: list,
+    folder: Path,
+    log: Path,
+    sign: str,
+    user: dict[str, Any],
+    stop: int = signal.SIGTERM,
+    stdout: Any = subprocess.DEVNULL,
+) -> Iterator[None]:
     """Run a server until the end of the block, which begins when the server has logged ``sign``."""
-    options = {"stdout": subprocess.DEVNULL, **_user(), **options}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": stdout}
     with log.open("a") as errors:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stderr=errors, cwd=folder, start_new_session=True, **options
-        )
+        process = subprocess.Popen(command, cwd=folder, start_new_session=True, stderr=errors, **streams, **user)
     try:
         _wait_for(sign, log, process)
-        yield process
+        yield
     finally:
         process.send_signal(stop)
         with contextlib.suppress(subprocess.TimeoutExpired):
