@@ -39,6 +39,13 @@ def rows() -> list[Row]:
                 ("for line in file", "ASCII", ASCII, "iteration", None),
             )
         ),
+        *(
+            row(f"noise: {name}, beside itself", f"files.{function}", ours="stdlib", arguments=arguments)
+            for name, function, arguments in (
+                ("a line there and back", "round_trip", {"mode": "rb"}),
+                ("a line, then a body of 1 MiB", "body", {"size": MIB}),
+            )
+        ),
         row("a line there and back, sendall, readline", "files.round_trip", arguments={"mode": "rb"}),
         *(
             row(f"TLS: {name}", f"files.{function}", 1.0, arguments=arguments, service=with_certificate)

@@ -39,13 +39,14 @@ class Side:
 class Sides:
     """A comparison of ``socket.makefile`` with rioecho's under the same program, a function of the package clients.
 
-    ``service`` starts the program that it talks to and returns further arguments for the function. ``module`` is what
+    ``ours`` is "stdlib" in a row about the noise. ``service`` starts the program that it talks to and returns further arguments for the function. ``module`` is what
     the function imports and may not be installed.
     """
 
     function: str  # "module.name"
     arguments: dict[str, Any] = field(default_factory=dict)
     of: str = "cpu"
+    ours: str = "rioecho"
     service: Callable[[Settings], dict[str, Any]] = lambda settings: {}
     module: str = "socket"
 
@@ -56,7 +57,7 @@ class Sides:
         runs = []
         for _ in range(settings.sessions or SESSIONS):
             with ExitStack() as stack:
-                sides = [self.side(stack, name, arguments, settings) for name in ("rioecho", "stdlib")]
+                sides = [self.side(stack, name, arguments, settings) for name in (self.ours, "stdlib")]
                 times = self.warm(*sides)
                 for n in range(settings.pairs or PAIRS):
                     # A B, B A, A B: a slow drift of the machine favours neither.
@@ -79,6 +80,6 @@ class Sides:
             times = math.ceil(times * min(A_RUN / max(took, 1e-9), 16))
 
 
-def row(name: str, function: str, goal: float | None = None, of: str = "cpu", ours: str = "makefile", **options) -> Row:
-    measure = Sides(function, of=of, **options)
-    return Row(name, f"{ours}, rioecho", f"{ours}, stdlib", "s", measure, goal, of=of)
+def row(name: str, function: str, goal: float | None = None, of: str = "cpu", ours: str = "rioecho", **options) -> Row:
+    measure = Sides(function, of=of, ours=ours, **options)
+    return Row(name, f"{ours} makefile", "stdlib makefile", "s", measure, goal, of=of)
