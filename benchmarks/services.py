@@ -29,6 +29,13 @@ TIMEOUT = 60  # seconds in which a server must start, or stop
 ATTEMPTS = 5  # another program may take a free port first
 MAIL = 1 << 20  # bytes of the mail in the mailbox
 
+#: A statement per line.
+MARIADB = """\
+create database bench;
+create user bench;
+grant all on *.* to bench with grant option;
+"""
+
 CERTIFICATE = """
 [req]
 prompt = no
@@ -127,24 +134,25 @@ def http(folder: Path, *cert_and_key: str) -> Iterator[dict[str, int]]:
 
 @contextmanager
 def mariadb(folder: Path, cert: str, key: str) -> Iterator[dict[str, int]]:
-    """Run MariaDB with an empty database "bench". It checks no names and passwords."""
-    server = program("mariadbd")
+    """Run MariaDB with an empty database "bench" and a user "bench", who may do anything and needs no password."""
+    server, install = program("mariadbd"), program("mariadb-install-db")
+    data = folder / "data"
+    # Without --no-defaults it would read the configuration of the machine's own server.
+    options = ["--no-defaults", f"--datadir={data}", f"--tmpdir={folder}", "--skip-name-resolve"]
+    install_db = [install, *options, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run(install_db, check=True, capture_output=True, timeout=TIMEOUT, cwd=folder, **_user())
     init = folder / "init.sql"
-    init.write_text("create database bench;\n")
+    init.write_text(MARIADB)
 
     def command(port: int) -> list[str]:
         return [
             server,
-            "--no-defaults",
-            f"--datadir={folder}",
-            f"--tmpdir={folder}",
+            *options,
             f"--socket={folder}/socket",
             f"--pid-file={folder}/pid",
             f"--init-file={init}",
             "--bind-address=127.0.0.1",
             f"--port={port}",
-            # Without the tables of mysql-install-db, which take longer to make than the server to start.
-            "--skip-grant-tables",
             f"--ssl-cert={cert}",
             f"--ssl-key={key}",
         ]
