@@ -319,18 +319,37 @@ def _running(
 ) -> Iterator[None]:
     """Run a server until the end of the block, which begins when the server has logged ``sign``."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": stdout}
-    with log.open("a") as errors:
-        process = subprocess.Popen(command, cwd=folder, start_new_session=True, stderr=errors, **streams, **user)
+    process = None
     try:
+        with log.open("a") as errors, _uninterrupted():
+            process = subprocess.Popen(command, cwd=folder, start_new_session=True, stderr=errors, **streams, **user)
         _wait_for(sign, log, process)
         yield
     finally:
-        process.send_signal(stop)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(TIMEOUT)
-        with contextlib.suppress(ProcessLookupError):  # what is left of its process group
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process:
+            process.send_signal(stop)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(TIMEOUT)
+            with contextlib.suppress(ProcessLookupError):  # what is left of its process group
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Postpone SIGINT and SIGTERM to the end of the block. An exception in Popen would leave a process behind."""
+    postponed: list[int] = []
+    handlers = {
+        signum: signal.signal(signum, lambda signum, frame: postponed.append(signum))
+        for signum in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+        for signum in postponed:
+            signal.raise_signal(signum)
 
 
 def _wait_for(sign: str, log: Path, process: subprocess.Popen) -> None:

@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import rioecho
+from support.procfs import children, gone, until
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -237,6 +239,23 @@ def test_a_server_that_does_not_start_fails_its_row_with_its_last_words(benchmar
         stack.enter_context(services._running(command, tmp_path, tmp_path / "log", "ready", {}))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not LINUX, reason="needs /proc")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path, signum):
+    package = Path(rioecho.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(package), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, FOLDER / "run.py", "http.client: a body of 1 kB", "--pairs", "1000000"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: len(children(process.pid)) == 3, "a server and two clients")
+        started = children(process.pid)
+        process.send_signal(signum)
+        assert process.wait(60) != 0
+    for pid in started:
+        until(lambda pid=pid: gone(pid), "the end of a child")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_without_an_echo_has_a_ratio_that_can_be_printed(benchmarks):
     from measure import Measured, Row, evaluated, goal_of, ratio_of
 
@@ -279,8 +298,9 @@ def test_a_row_of_the_reader_runs_and_is_written(tmp_path):
         "pickle.load",
         "text:",
         "a line there and back",
-        "http.",
-        "urllib.request",
+        "http.client, TLS: a body of 1 kB",
+        "http.server",
+        "urllib.request: a page of 1 kB",
         "PyMySQL: select 1",
         "pg8000: select 1",
         "imaplib: NOOP",
