@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import resource
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from services import Services
 
 Pairs = list[tuple[float, float]]  # our figure and the peer's, measured one after the other
 
@@ -27,6 +32,44 @@ class Settings:
     idle: int = 10_000  # number of idle connections
     pin: bool = False  # pin servers to the first core and load generators to the second
     build: Path = Path()  # directory for compiled programs
+    services: Services | None = None  # the servers of other projects, started when a row needs them
+
+
+@dataclass
+class Spent:
+    """What this process has used: time and processor time in seconds, and page faults that needed no disk."""
+
+    time: float = 0.0
+    cpu: float = 0.0
+    faults: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.time + other.time, self.cpu + other.cpu, self.faults + other.faults)
+
+    def __truediv__(self, n: float) -> Spent:
+        return Spent(self.time / n, self.cpu / n, self.faults / n)
+
+
+class Meter:
+    """Sums up what this process uses between ``start`` and ``stop``, which may be called any number of times."""
+
+    def __init__(self) -> None:
+        self.spent = Spent()
+
+    def start(self) -> None:
+        # The processor time is read last here and first in stop, so that it does not include the other two.
+        self._faults = faults()
+        self._time = time.perf_counter()
+        self._cpu = time.process_time()
+
+    def stop(self) -> None:
+        cpu = time.process_time()
+        now = time.perf_counter()
+        self.spent += Spent(now - self._time, cpu - self._cpu, faults() - self._faults)
+
+
+def faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 @dataclass
@@ -35,14 +78,24 @@ class Measured:
     beside: str = ""  # further figures of these runs, for the table
     details: dict[str, Any] = field(default_factory=dict)  # the same, for the JSON
 
+    @classmethod
+    def of_runs(cls, runs: Sequence[tuple[Spent, Spent]], of: str) -> Measured:
+        """Return the result of pairs of runs, of which ``of`` ("time" or "cpu") is the subject of the row."""
+        details: dict[str, Any] = {
+            f"{name}_ratio": statistics.median(getattr(a, name) / (getattr(b, name) or 1e-12) for a, b in runs)
+            for name in ("time", "cpu")
+        }
+        details["faults"] = [statistics.median(run[side].faults for run in runs) for side in (0, 1)]
+        return cls([(getattr(a, of), getattr(b, of)) for a, b in runs], details=details)
+
 
 @dataclass
 class Row:
     """A measurement compared with a peer.
 
     ``unit`` is the unit of the figures: "s" (seconds per operation), "/s" (messages per second) or "B" (bytes per
-    connection). The goal applies to the ratio, ours divided by the peer's, or with ``difference`` to ours minus the
-    peer's.
+    connection). Seconds are elapsed time or, with ``of="cpu"``, processor time. The goal applies to the ratio, ours
+    divided by the peer's, or with ``difference`` to ours minus the peer's.
     """
 
     name: str
@@ -53,6 +106,7 @@ class Row:
     goal: float | None = None  # None for a row that is only informative
     limit: float | None = None  # upper limit for our figure, in addition to the goal
     difference: bool = False
+    of: str = "time"
 
     @property
     def more_is_better(self) -> bool:
@@ -84,6 +138,7 @@ def evaluated(row: Row, measured: Measured) -> dict[str, Any]:
         "ours": row.ours,
         "peer": row.peer,
         "unit": row.unit,
+        "of": row.of,
         "ours_median": ours,
         "peer_median": peer,
         "difference" if row.difference else "ratio": ratio,
@@ -121,10 +176,25 @@ def goal_of(result: dict[str, Any]) -> str:
         return ""
     if "difference" in result:
         return f"<= +{figure(result['goal'], result['unit'])}"
-    return f"{'>=' if result['unit'] == '/s' else '<='} {result['goal']:.3g}"
+    subject = "cpu " if result["of"] == "cpu" else ""
+    return f"{subject}{'>=' if result['unit'] == '/s' else '<='} {result['goal']:.3g}"
 
 
 def ratio_of(result: dict[str, Any]) -> str:
     if "difference" in result:
         return f"+{figure(result['difference'], result['unit'])}"
-    return three_digits(result["ratio"]) if result["ratio"] >= 10 else f"{result['ratio']:.3f}"
+    return ratio(result["ratio"])
+
+
+def ratio(value: float | None) -> str:
+    """Format a ratio, or "" for None."""
+    if value is None:
+        return ""
+    return three_digits(value) if value >= 10 else f"{value:.3f}"
+
+
+def faults_of(result: dict[str, Any]) -> str:
+    """Format the page faults per operation, ours and the peer's, or "" if they were not counted."""
+    if "faults" not in result:
+        return ""
+    return "/".join(three_digits(value) if value >= 0.01 else "0" for value in result["faults"])

@@ -1,4 +1,7 @@
-"""The picture in the README: for each row with a goal, the factor by which it beats its peer, and the goal."""
+"""The picture in the README: for each row with a goal, the factor by which it beats its peer, and the goal.
+
+Rows are left out whose goal is to use no more processor time than the peer: they are many, and their bars are short.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,11 @@ TITLE = "rioecho: how many times as good as its peer, socket.makefile unless ano
 
 def draw(results: dict[str, dict[str, Any]], path: str) -> None:
     """Write the picture as PNG or SVG, according to the suffix of ``path``."""
-    shown = {name: result for name, result in results.items() if result.get("goal") and "ratio" in result}
+    shown = {
+        name: result
+        for name, result in results.items()
+        if result.get("goal") and "ratio" in result and (result["of"], result["goal"]) != ("cpu", 1.0)
+    }
     figure = Figure(figsize=(8, 0.8 + 0.3 * max(len(shown), 1)), layout="constrained", facecolor="white")
     axes = figure.subplots()
     for place, result in enumerate(shown.values()):
@@ -33,8 +40,8 @@ def draw(results: dict[str, dict[str, Any]], path: str) -> None:
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 5, 10, 20, 50], ["as good", "2x", "5x", "10x", "20x", "50x"])
     axes.minorticks_off()
-    _, right = axes.get_xlim()
-    axes.set_xlim(0.8, max(right * 1.4, 4))
+    left, right = axes.get_xlim()
+    axes.set_xlim(min(left, 0.8), max(right * 1.4, 4))
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.axvline(1, color="#888888", linewidth=1)
     axes.set_yticks(range(len(shown)), list(shown), fontsize=9)

@@ -33,8 +33,7 @@ def measure(settings: Settings) -> Measured:
                     peer = run_once(pid, load)
                     rates.append((result.rate, peer.rate))
                     cpus.append(cpu / peer.load_cpu)
-    cpu = statistics.median(cpus)
-    return Measured(rates, f"cpu {cpu:.3f}", {"cpu_ratio": cpu})
+    return Measured(rates, details={"cpu_ratio": statistics.median(cpus)})
 
 
 def rows() -> list[Row]:

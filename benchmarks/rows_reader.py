@@ -6,63 +6,21 @@ Both sides run alternately in this process, on socket pairs with the same option
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import socket
-import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import repeat
 
-from measure import Measured, Row, Settings
+from measure import Measured, Meter, Row, Settings
+from wire import HELD, LINE, child, echo, flood, pair
 
 from rioecho import Rio
 
-LINE = b"x" * 63 + b"\n"
-SOCKET_BUFFER = 1 << 20
-HELD = 1 << 16  # bytes that the socket buffer certainly holds
 IN_A_RUN = 1 << 25  # bytes read in a run
 PAIRS = 15
-
-
-def pair() -> tuple[socket.socket, socket.socket]:
-    ends = socket.socketpair()
-    for sock in ends:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
-    return ends
-
-
-@contextmanager
-def child(work: Callable[[socket.socket], None]) -> Iterator[socket.socket]:
-    """Run ``work`` with one end of a socket pair in a child process; yield the other end."""
-    near, far = pair()
-    pid = os.fork()
-    if pid == 0:
-        near.close()
-        try:
-            work(far)
-        finally:
-            os._exit(0)
-    far.close()
-    try:
-        yield near
-    finally:
-        near.close()
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
-
-    def read(self) -> tuple[float, float]:
-        """Return the elapsed time and the processor time of this process, in seconds."""
-        return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 
 # ---- reading
@@ -105,12 +63,6 @@ def stdlib(sock):
     return sock.makefile("rb")
 
 
-def flood(sock: socket.socket) -> None:
-    data = LINE * (1 << 14)
-    while True:
-        sock.sendall(data)
-
-
 @dataclass
 class Reading:
     """A comparison of two ways to read the same data.
@@ -127,21 +79,20 @@ class Reading:
     size: int = len(LINE) * LINES
 
     def __call__(self, settings: Settings) -> Measured:
-        walls, cpus = [], []
         turns = max(4, IN_A_RUN // self.size)
         with ExitStack() as stack:
             sides = [self.side(stack, *how) for how in (self.ours, self.peer)]
             for side in sides:
-                self.turn(*side)  # warm
+                self.turn(*side, Meter())  # warm
+            runs = []
             for _ in range(settings.pairs or PAIRS):
-                took = [[self.turn(*side) for side in sides] for _ in range(turns)]
-                (wall, cpu), (peers_wall, peers_cpu) = (
-                    [sum(turn[side][of] for turn in took) / turns / self.operations for of in (0, 1)] for side in (0, 1)
-                )
-                walls.append((wall, peers_wall))
-                cpus.append(cpu / (peers_cpu or 1e-12))
-        cpu = statistics.median(cpus)
-        return Measured(walls, f"cpu {cpu:.3f}", {"cpu_ratio": cpu})
+                meters = Meter(), Meter()
+                for _ in range(turns):
+                    for side, meter in zip(sides, meters, strict=True):
+                        self.turn(*side, meter)
+                ours, peer = (meter.spent / (turns * self.operations) for meter in meters)
+                runs.append((ours, peer))
+        return Measured.of_runs(runs, "time")
 
     def side(self, stack: ExitStack, make: Callable, consume: Callable) -> tuple:
         if self.size > HELD:
@@ -150,12 +101,12 @@ class Reading:
             near, far = map(stack.enter_context, pair())
         return stack.enter_context(make(near)), consume, far
 
-    def turn(self, file, consume: Callable, far: socket.socket | None) -> tuple[float, float]:
+    def turn(self, file, consume: Callable, far: socket.socket | None, meter: Meter) -> None:
         if far is not None:
             far.sendall((LINE * (self.size // len(LINE) + 1))[: self.size])
-        clock = Clock()
+        meter.start()
         consume(file)
-        return clock.read()
+        meter.stop()
 
 
 def reading_n(n: int) -> Reading:
@@ -165,10 +116,10 @@ def reading_n(n: int) -> Reading:
 
 async def by_asyncio(sock: socket.socket) -> float:
     reader, writer = await asyncio.open_connection(sock=sock)
-    clock = Clock()
+    begun = time.perf_counter()
     for _ in repeat(None, 100 * LINES):
         await reader.readline()
-    took = clock.read()[0]
+    took = time.perf_counter() - begun
     writer.close()
     await writer.wait_closed()
     return took / (100 * LINES)
@@ -178,10 +129,10 @@ def beside_asyncio(settings: Settings) -> Measured:
     pairs = []
     for _ in range(settings.pairs or 9):
         with child(flood) as sock, Rio(sock) as file:
-            clock = Clock()
+            begun = time.perf_counter()
             for _ in repeat(None, 100):
                 by_readline(file)
-            took = clock.read()[0] / (100 * LINES)
+            took = (time.perf_counter() - begun) / (100 * LINES)
         with child(flood) as sock:
             pairs.append((took, asyncio.run(by_asyncio(sock))))
     return Measured(pairs)
@@ -193,11 +144,6 @@ DEPTH, ROUNDS = 32, 150
 ROUND_TRIP_PAIRS = 9
 
 
-def echo_lines(sock: socket.socket) -> None:
-    while data := sock.recv(1 << 16):
-        sock.sendall(data)
-
-
 def ping_pong(talk: Callable[[socket.socket], None]) -> float:
     """Return the seconds per line of pipelined round trips while another thread of this process computes."""
     over = threading.Event()
@@ -206,13 +152,13 @@ def ping_pong(talk: Callable[[socket.socket], None]) -> float:
         while not over.is_set():
             sum(range(1000))
 
-    with child(echo_lines) as sock:
+    with child(echo) as sock:
         burner = threading.Thread(target=burn)
         burner.start()
         try:
-            clock = Clock()
+            begun = time.perf_counter()
             talk(sock)
-            return clock.read()[0] / (DEPTH * ROUNDS)
+            return (time.perf_counter() - begun) / (DEPTH * ROUNDS)
         finally:
             over.set()
             burner.join()
@@ -254,9 +200,9 @@ def rows() -> list[Row]:
             "makefile.readline",
             "s",
             Reading((rio, by_readline), readline),
-            0.55,
+            0.42,
         ),
-        Row("for line in file", "Rio", "makefile", "s", Reading((rio, by_iteration), (stdlib, by_iteration)), 0.60),
+        Row("for line in file", "Rio", "makefile", "s", Reading((rio, by_iteration), (stdlib, by_iteration)), 0.48),
         Row(
             "readlines1(), per line",
             "Rio.readlines1",
@@ -266,8 +212,8 @@ def rows() -> list[Row]:
             0.30,
         ),
         *(
-            Row(f"read({n})", "Rio.read", "makefile.read", "s", reading_n(n), 0.60 if n == 16 else 1.0)
-            for n in (16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+            Row(f"read({n})", "Rio.read", "makefile.read", "s", reading_n(n), 0.45 if n == 16 else 1.0)
+            for n in (16, 64, 256, 1024, 4096, 16384, 65536)
         ),
         Row(
             "32 lines there and back, beside a busy thread",

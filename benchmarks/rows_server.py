@@ -75,7 +75,7 @@ class Traffic:
         ]
         return Measured(
             [(getattr(a, self.of), getattr(b, self.of)) for a, b in runs],
-            f"{other} {beside:.3f}  {busy[0]}/{busy[1]} {busy[2]}/{busy[3]}",
+            f"{'' if other == 'cpu' else f'rate {beside:.3f}  '}{busy[0]}/{busy[1]} {busy[2]}/{busy[3]}",
             {f"{other}_ratio": beside, "runs": [[asdict(run) for run in both] for both in runs]},
         )
 
@@ -130,7 +130,9 @@ def needs_proc() -> None:
 
 def traffic(name: str, ours: Server, peer: Server, of: str, in_flight: int, goal: float | None = None, **more) -> Row:
     measure = Traffic(ours, peer, of, in_flight, sessions=1 if goal is None else SESSIONS, **more)
-    return Row(name, ours.name, peer.name, "/s" if of == "rate" else "s", measure, goal)
+    return Row(
+        name, ours.name, peer.name, "/s" if of == "rate" else "s", measure, goal, of="cpu" if of == "cpu" else "time"
+    )
 
 
 def rows() -> list[Row]:

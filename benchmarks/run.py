@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,22 +18,29 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import rows_files
 import rows_load
 import rows_reader
 import rows_server
+import rows_software
 import rows_startup
-from measure import Row, Settings, Skipped, evaluated, figure, goal_of, ratio_of
+from measure import Row, Settings, Skipped, evaluated, faults_of, figure, goal_of, ratio, ratio_of
+from services import Services
 
 from rioecho import __version__
 from rioecho.cli import interval, seconds
 from rioecho.cli.results import check_all_writable
 from rioecho.client import WrongEchoError
 
-COLUMNS = f"{'':52} {'ours':>9} {'peer':>9} {'ratio':>7}  {'quartiles':>15}  {'goal':>10}  {'':6} beside"
+COLUMNS = (
+    f"{'':52} {'ours':>9} {'peer':>9} {'ratio':>7}  {'quartiles':>15}  {'goal':>10}  {'':6} "
+    f"{'time':>7} {'cpu':>7} {'faults':>11}"
+)
 
 
 def all_rows() -> list[Row]:
-    return [*rows_reader.rows(), *rows_server.rows(), *rows_load.rows(), *rows_startup.rows()]
+    modules = rows_reader, rows_files, rows_software, rows_server, rows_load, rows_startup
+    return [row for module in modules for row in module.rows()]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +102,8 @@ def main() -> None:
     machine = about()
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(COLUMNS)
-    with tempfile.TemporaryDirectory() as build:
+    signal.signal(signal.SIGTERM, _exit)
+    with tempfile.TemporaryDirectory() as build, Services() as services:
         settings = Settings(
             pairs=options.pairs,
             sessions=options.sessions,
@@ -103,6 +112,7 @@ def main() -> None:
             idle=options.idle,
             pin=options.pin,
             build=Path(build),
+            services=services,
         )
         results = {row.name: measured(row, settings) for row in rows}
     if options.json:
@@ -113,6 +123,11 @@ def main() -> None:
         draw(results, options.picture)
     missed = options.check and any(result.get("verdict") == "missed" for result in results.values())
     sys.exit(1 if missed or any("failed" in result for result in results.values()) else 0)
+
+
+def _exit(*_: object) -> None:
+    """Exit by an exception, so that the programs that were started are stopped."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _allow_descriptors() -> None:
@@ -126,9 +141,9 @@ def about() -> dict[str, str]:
     """Return a description of the machine, and the versions of the programs."""
     names = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "rioecho": __version__}
     names["Python"] = platform.python_version()
-    for module in ("uvloop",):
+    for distribution in ("uvloop", "PyMySQL", "pg8000"):
         try:
-            names[module] = version(module)
+            names[distribution] = version(distribution)
         except PackageNotFoundError:
             continue
     for name, command in (("C compiler", [os.environ.get("CC", "cc"), "-dumpfullversion"]), ("Go", ["go", "version"])):
@@ -166,10 +181,11 @@ def measured(row: Row, settings: Settings) -> dict[str, Any]:
     unit = result["unit"]
     low, high = result["quartiles"]
     spread = f"{figure(low, unit)} .. {figure(high, unit)}" if row.difference else f"{low:.3f} .. {high:.3f}"
-    end = f"{goal_of(result):>10}  {result['verdict']:6} {result['beside']}".rstrip()
+    time, cpu = (ratio(result.get(name)) for name in ("time_ratio", "cpu_ratio"))
+    end = f"{goal_of(result):>10}  {result['verdict']:6} {time:>7} {cpu:>7} {faults_of(result):>11}  {result['beside']}"
     print(
         f"{row.name:52} {figure(result['ours_median'], unit):>9} {figure(result['peer_median'], unit):>9} "
-        f"{ratio_of(result):>7}  {spread:>15}  {end}",
+        f"{ratio_of(result):>7}  {spread:>15}  {end.rstrip()}",
         flush=True,
     )
     return result
@@ -181,12 +197,12 @@ def markdown(machine: dict[str, str], results: dict[str, dict[str, Any]]) -> str
     lines += [f"- {name}: {value}" for name, value in machine.items()]
     lines += [
         "",
-        "| | ours | peer | ours | peer | ratio | middle half | goal | |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | ours | peer | ours | peer | ratio | middle half | goal | | time | cpu | page faults |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
         if "unit" not in result:
-            lines.append(f"| {name} | | | | | {next(iter(result))}: {next(iter(result.values()))} | | | |")
+            lines.append(f"| {name} | | | | | {next(iter(result))}: {next(iter(result.values()))} | | | | | | |")
             continue
         unit = result["unit"]
         low, high = (figure(value, unit) if "difference" in result else f"{value:.3f}" for value in result["quartiles"])
@@ -200,6 +216,9 @@ def markdown(machine: dict[str, str], results: dict[str, dict[str, Any]]) -> str
             f"{low} .. {high}",
             goal_of(result),
             result["verdict"],
+            ratio(result.get("time_ratio")),
+            ratio(result.get("cpu_ratio")),
+            faults_of(result),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
