@@ -10,7 +10,7 @@ from libc.errno cimport EAGAIN
 
 from rioecho._core.buffer cimport buffer_free, buffer_init
 from rioecho._core.convert cimport check_source, descriptor_of, os_error, to_nanoseconds
-from rioecho._core.fdio cimport deadline_after, fd_open
+from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_open
 from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     O_RDONLY,
@@ -40,18 +40,26 @@ cdef class Channel:
         buffer_free(&self.out)
 
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1:
-        """Set the descriptor, from an int or an object that has one. Allocates and reads nothing."""
+        """Set the descriptor, from an int or an object that has one. Allocates and reads nothing.
+
+        ``transport`` has been set before.
+        """
         cdef int err
         buffer_init(&self.inp, bufsize)
         buffer_init(&self.out, bufsize)
         self.line_limit = line_limit
         self.own = BORROWED
+        self.source = source
+        if self.transport is not None and self.transport.waits:
+            self.f.fd = -1   # never used: asking a paramiko.Channel for its descriptor costs two of them
+            self.f.kind = FD_SOCKET
+            self.can_read = self.can_write = True
+            return 0
         err = fd_open(&self.f, descriptor_of(source))
         if err:
             raise os_error(err)
         self.can_read = self.f.access != O_WRONLY
         self.can_write = self.f.access != O_RDONLY
-        self.source = source
         return 0
 
     # ---- the two sides

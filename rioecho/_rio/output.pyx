@@ -7,8 +7,9 @@ either direction. After every wait it runs Python's signal handlers and checks t
 another thread may have closed it.
 
 The flag ``sending`` guards the output buffer: ``lock()`` takes it, and state is checked only after that. While it is
-held, no Python code runs except that of a TLS socket, so it is held briefly; the only wait under it is a write to a
-blocking descriptor without a deadline.
+held, no Python code runs except that of a source with methods of its own, which must not wait then, so it is held
+briefly; the only wait under it is a write to a blocking descriptor without a deadline, or of a read's own output to a
+source that has no timeout.
 
 While anything can raise, no received byte is in a local variable only: each is in a buffer, in the caller's memory or
 not yet read.
@@ -28,7 +29,7 @@ from rioecho._core.buffer cimport (
     buffer_start,
 )
 from rioecho._core.convert cimport check_source, os_error
-from rioecho._core.fdio cimport FD_SOCKET, fd_never_waits, fd_try_write, fd_wait, fd_write, would_block
+from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_never_waits, fd_try_write, fd_wait, fd_write, would_block
 from rioecho._core.posix cimport (
     POLLOUT,
     RIO_FREE,
@@ -38,11 +39,13 @@ from rioecho._core.posix cimport (
     rio_flag_mine,
     rio_flag_put,
     rio_flag_take,
+    rio_monotonic_ns,
     rio_signals_hold,
     rio_signals_release,
     sched_yield,
 )
 from rioecho._rio.channel cimport Channel, begin_wait
+from rioecho._rio.transport cimport OWN_TIMEOUT
 
 from rioecho.errors import ConcurrentCall
 
@@ -104,8 +107,11 @@ cdef class Output(Channel):
             self.release_signals(before)
 
     cdef int hold_signals(self, sigset_t *before) except -1:
-        """Over TLS, block signals in this thread. Runs the handlers of those that arrived before."""
-        if self.transport is not None:
+        """Block signals in this thread, for a source with methods of its own. Runs the handlers of earlier ones first.
+
+        Not for a source that has no timeout: its send may wait.
+        """
+        if self.transport is not None and not self.transport.untimed:
             rio_signals_hold(before)
             try:
                 PyErr_CheckSignals()
@@ -115,7 +121,7 @@ cdef class Output(Channel):
         return 0
 
     cdef void release_signals(self, const sigset_t *before) noexcept:
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.untimed:
             rio_signals_release(before)
 
     # ---- buffered output, under the lock
@@ -153,6 +159,8 @@ cdef class Output(Channel):
         cdef bint reset
         if self.f.kind != FD_SOCKET:
             return 0   # there is none, and a write that waits may have the lock for long
+        if rio_flag_mine(&self.sending):
+            return 0   # this call interrupted a send of this thread, which does not know yet
         self.lock(call, NULL)
         reset = self.reset
         self.reset = False
@@ -222,6 +230,8 @@ cdef class Output(Channel):
         cdef ssize_t put = 0
         cdef size_t yields = 0
         self.turn(call)
+        if self.transport is not None and self.transport.waits:
+            return self.send_waiting(call, data, n, keep, sent)
         while not self.lock_at_once(&before):
             self.let_holder_go_on(call, &yields)
             self.turn(call)   # the source may have been closed in the meantime
@@ -244,6 +254,88 @@ cdef class Output(Channel):
             self.wait_for(call, want, tied=False)
         elif err != EINTR:
             raise os_error(err)
+        return 0
+
+    cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1:
+        """Make one write, as ``send()`` does, to a source that waits itself.
+
+        ``sending`` is not held meanwhile: the reader may be another greenlet of this thread. The caller's data is
+        nobody else's, and buffered output is claimed: a read then leaves it alone, and only a writer, which is this
+        call, adds to it.
+        """
+        cdef bint buffered = data == NULL
+        cdef bint reset = False
+        cdef ssize_t put = -1
+        cdef short want = 0
+        if buffered:
+            self.lock(call, NULL)
+            buffered = self.claimed = self.owes(keep)   # still set where a fork left the thread behind that sent
+            data = buffer_start(&self.out)
+            n = buffer_held(&self.out)
+            self.unlock(NULL)
+            if not buffered:
+                return 0
+        try:
+            put = self.transport.send(data, n, self.patience(call), &want)
+        except ConnectionResetError:
+            reset = True
+            raise
+        finally:
+            if buffered or reset:
+                self.unclaim(put if buffered else 0, reset)
+        if put >= 0:
+            if not buffered:
+                sent[0] += put
+            self.transport.raise_late()
+            begin_wait(call)
+        else:
+            self.poll_source(call, want, False)
+        return 0
+
+    cdef void unclaim(self, ssize_t put, bint reset) noexcept:
+        """End a write of claimed output, of which ``put`` bytes were sent."""
+        while not rio_flag_take(&self.sending):   # no Python code runs under it while the output is claimed
+            with nogil:
+                sched_yield()
+        if put > 0:
+            buffer_consume(&self.out, put)
+        self.claimed = False
+        self.reset = self.reset or reset
+        self.unlock(NULL)
+
+    cdef int64_t patience(self, rio_call *call) except -3:
+        """Return how long an attempt of a source that waits itself may wait."""
+        if call.timeout >= 0 and self.transport.untimed:
+            raise ValueError("the source has no settimeout(), so a call cannot have a time limit")
+        if call.per_wait:
+            return OWN_TIMEOUT
+        if call.timeout <= 0:
+            return call.timeout
+        self.expired(call)   # read the clock if that has not been done
+        return max(call.deadline - rio_monotonic_ns(), <int64_t>1000)
+
+    cdef int poll_source(self, rio_call *call, short want, bint blocked) except -1:
+        """Go on after an attempt of a source that waits itself has moved nothing; it may want to be polled.
+
+        Not for longer than ``SLICE`` if unsent output is ``blocked``. Raises at the end of the call's time.
+        """
+        cdef int64_t deadline = INT64_MAX
+        cdef int fd, err = 0
+        PyErr_CheckSignals()
+        if call.timeout == 0 or self.expired(call):
+            self.give_up(call)
+        if want == 0:
+            with nogil:
+                sched_yield()
+            return 0
+        fd = self.source.fileno()
+        if call.timeout > 0:
+            deadline = call.deadline
+        if blocked:
+            deadline = min(deadline, deadline_after(SLICE))
+        with nogil:
+            fd_wait(fd, want, deadline, &err)
+        PyErr_CheckSignals()
         return 0
 
     cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1:
@@ -276,7 +368,7 @@ cdef class Output(Channel):
                 with nogil:
                     sched_yield()
                 continue
-            if not self.owes(NOTHING) or self.out_error is not None:
+            if self.claimed or not self.owes(NOTHING) or self.out_error is not None:
                 self.unlock(before)
                 return 0
             if before != NULL:
@@ -285,7 +377,9 @@ cdef class Output(Channel):
             before = &signals
         try:
             blocked = self.send_held()
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, OSError) and (self.transport is None or not self.transport.own_errors):
+                raise   # that of a signal handler, in the middle of a TLS record
             self.out_error = error
             self.reset = self.reset or isinstance(error, ConnectionResetError)
             blocked = 0
