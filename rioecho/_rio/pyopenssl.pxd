@@ -12,6 +12,7 @@ cdef class PyOpenSsl(Transport):
     cdef rio_flag busy         # guards the connection and the fields below, except those marked atomic
     cdef flag_set flags
     cdef bytes begun           # a record that OpenSSL has begun to send, or None
+    cdef int broken            # the errno of the end of the connection; EPIPE if the peer ended it in order
     cdef object raised         # an exception raised in the middle of a call, for raise_late()
     cdef uintptr_t raised_in   # the thread that owns `raised`, or 0; atomic
     cdef int64_t own_timeout   # the socket's own timeout in nanoseconds, -1 for none; atomic
@@ -24,6 +25,8 @@ cdef class PyOpenSsl(Transport):
     cdef void restore(self, object timeout) noexcept
     cdef void keep(self, object error) noexcept
     cdef void set_begun(self, bytes record) noexcept
+    cdef bint is_over(self, object error) except -1
+    cdef object plain_error(self, object error)
     cdef ssize_t send_record(self, bytes record, short *want) except -2
 
 

@@ -185,8 +185,12 @@ cdef class PyOpenSsl(Transport):
             except openssl.WantWriteError:
                 want[0] = POLLOUT
             except openssl.Error as error:
-                if reason_of(error) != ENDED:
-                    raise plain_error(error)
+                if reason_of(error) == ENDED:
+                    self.broken = self.broken or EPIPE
+                elif not self.is_over(error):
+                    raise self.plain_error(error)
+                if self.broken != EPIPE:
+                    raise os_error(self.broken) from error
                 got = 0
             finally:
                 view.release()
@@ -240,22 +244,26 @@ cdef class PyOpenSsl(Transport):
             self.set_begun(record)
             want[0] = POLLOUT
         except openssl.Error as error:
-            raise plain_error(error)
+            raise self.plain_error(error)
         else:
             if put < len(record):
                 want[0] = POLLOUT
                 self.set_begun(record[put:])
         return 0
 
+    cdef bint is_over(self, object error) except -1:
+        """Report whether an error only says that the connection had ended: OpenSSL gives the reason once."""
+        return self.broken != 0 and error.args == ([],)
 
-cdef object plain_error(object error):
-    """Return the OSError that a system call's error stands for, or the error itself."""
-    openssl = sys.modules["OpenSSL.SSL"]
-    if isinstance(error, openssl.SysCallError) and error.args and isinstance(error.args[0], int):
-        plain = os_error(EPIPE if error.args[0] <= 0 else error.args[0])
-    elif isinstance(error, openssl.ZeroReturnError):
-        plain = os_error(EPIPE)
-    else:
-        return error
-    plain.__cause__ = error
-    return plain
+    cdef object plain_error(self, object error):
+        """Return the OSError that a system call's error stands for, or the error itself."""
+        openssl = sys.modules["OpenSSL.SSL"]
+        if isinstance(error, openssl.SysCallError) and error.args and isinstance(error.args[0], int):
+            self.broken = error.args[0] if error.args[0] > 0 else EPIPE
+        elif isinstance(error, openssl.ZeroReturnError):
+            self.broken = EPIPE
+        elif not self.is_over(error):
+            return error
+        plain = os_error(self.broken)
+        plain.__cause__ = error
+        return plain
