@@ -16,7 +16,6 @@ from libc.stdint cimport SIZE_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room, buffer_start
 from rioecho._core.convert cimport check_source, descriptor_of, to_nanoseconds, to_size
-from rioecho._core.fdio cimport FD_SOCKET
 from rioecho._core.posix cimport (
     rio_flag_closed,
     rio_flag_put_briefly,
@@ -37,7 +36,7 @@ from rioecho._rio.channel cimport (
 )
 from rioecho._rio.lines cimport LineReader
 from rioecho._rio.output cimport NOTHING
-from rioecho._rio.source cimport file_transport_of, transport_of
+from rioecho._rio.source cimport transport_of
 from rioecho._rio.transport cimport Transport
 
 from rioecho.errors import ConcurrentCall
@@ -68,8 +67,13 @@ cdef class Rio(LineReader):
     A buffered reader and writer over a POSIX file descriptor that never loses a byte, whatever interrupts it.
 
     ``fd``
-        An int, or an object with ``fileno()`` (a socket, a pipe, a file, a terminal), which is kept alive. An
-        ``ssl.SSLSocket`` is read and written through its own methods.
+        An int, or an object with ``fileno()`` (a socket, a pipe, a file, a terminal), which is kept alive. An object
+        that moves its bytes itself is used through its own methods: an ``ssl.SSLSocket``, a subclass of
+        ``socket.socket`` that overrides ``recv``, ``recv_into`` or ``send``, a socket of gevent or eventlet, a
+        ``paramiko.Channel``, a ``Connection`` of pyOpenSSL, anything with ``recv`` or ``recv_into`` and ``send``. It
+        waits by its own ``settimeout()``, and its own timeout is put back; without that method, a timeout is a
+        ``ValueError``. If such methods are written in Python, a signal handler that raises inside them can lose the
+        bytes that they have taken and not yet returned; a Rio cannot know those.
     ``bufsize``
         The size in bytes of each of the two buffers, one for input and one for output. Each is allocated at first use.
     ``timeout``
@@ -299,7 +303,7 @@ cdef class Rio(LineReader):
         raise io.UnsupportedOperation("fileno: the source of this Rio has no file descriptor")
 
     def isatty(self):
-        """Report whether the descriptor is a terminal. Raises the errors of ``fileno()``, but without one, it is none."""
+        """Report whether the descriptor is a terminal. Raises the errors of ``fileno()``."""
         if self.f.fd < 0:
             self.check_open()
             return False
@@ -481,8 +485,4 @@ def _socket_file(sock, raw, bufsize):
     rio.timeout_ns = ASK_CLOCK
     rio.can_read = raw.readable()
     rio.can_write = raw.writable()
-    rio.transport = file_transport_of(sock, rio.can_read, rio.can_write)
-    if rio.transport is not None and rio.transport.waits:
-        rio.f.fd = -1   # as in Channel.open()
-        rio.f.kind = FD_SOCKET
     return rio

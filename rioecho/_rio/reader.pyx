@@ -117,7 +117,9 @@ cdef class Reader(Output):
             blocked = self.tied_flush()
             self.before_wait()
             if blocked and call.timeout != 0:
-                patience = SLICE if call.timeout < 0 else min(<int64_t>SLICE, max(call.deadline - rio_monotonic_ns(), 1))
+                patience = SLICE
+                if call.timeout > 0:
+                    patience = min(patience, max(call.deadline - rio_monotonic_ns(), <int64_t>1))
             got = self.transport.recv(data, n, patience, &want)
             if got == 0:
                 self.raise_reset(call)

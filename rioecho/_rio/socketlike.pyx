@@ -16,11 +16,11 @@ If the object's methods are written in Python, a signal handler that raises insi
 before they return, takes these bytes along. They cannot be known outside.
 """
 
-import sys
 import os
+import sys
 from _thread import RLock
 
-from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EPIPE, ETIMEDOUT

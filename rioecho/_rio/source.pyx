@@ -21,10 +21,14 @@ cdef tuple TLS_METHODS = (*METHODS, "read", "write", "pending")
 cdef Transport transport_of(object source):
     """Return the transport that moves the bytes of ``source``; None if its descriptor is read and written.
 
-    Raises ``TypeError`` for an object that can only be read from, or only be sent to, by its own methods.
+    Raises ``TypeError`` for an object that can only be read from, or only be sent to, by its own methods, and for one
+    that carries packets.
     """
     if isinstance(source, int):
         return None
+    module = sys.modules.get("socket")
+    if module is not None and isinstance(source, module.SocketIO):
+        return file_transport_of(source._sock, source.readable(), source.writable())
     if is_plain(source, METHODS):
         return None
     if is_tls(source) and is_plain_tls(source):
@@ -39,6 +43,11 @@ cdef Transport transport_of(object source):
                 f"{type(source).__name__} has no {missing}(): a socket-like object needs recv() or recv_into(), "
                 "and send()"
             )
+    if is_of_packets(source):
+        raise TypeError(
+            f"a byte stream is required: this {type(source).__name__} is of a type that carries packets "
+            "(SOCK_DGRAM, SOCK_SEQPACKET), which a read would cut; use its own recv() and send()"
+        )
     return socket_like(source, by_recv=depth(source, "recv") < depth(source, "recv_into"))
 
 
@@ -106,6 +115,14 @@ cdef bint is_from(object source, object owner, tuple methods) except -1:
             if name in vars(kind):
                 return False
     return True
+
+
+cdef bint is_of_packets(object source) except -1:
+    """Report whether an object says by its ``type``, as sockets do, that it is no stream."""
+    module = sys.modules.get("_socket")
+    if module is None or not hasattr(source, "family"):
+        return False
+    return source.type in (module.SOCK_DGRAM, module.SOCK_SEQPACKET, module.SOCK_RAW)
 
 
 cdef bint is_pyopenssl(object source) except -1:

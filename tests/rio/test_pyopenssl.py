@@ -5,7 +5,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
 
@@ -151,6 +150,8 @@ def test_the_end_of_the_connection_is_the_end_of_the_input(ends, unwrap, backgro
     rio = Rio(connection, timeout=REST)
     assert rio.read() == b"the rest"
     assert rio.readline() == b""
+    if unwrap:
+        connection.shutdown()
 
 
 def test_a_reset_is_a_connection_reset_error(ends):
@@ -164,7 +165,7 @@ def test_a_reset_is_a_connection_reset_error(ends):
     with pytest.raises(ConnectionResetError):
         rio.readline()
     assert rio.read_buffered() == b"half"
-    with pytest.raises(OSError, match="Broken pipe|reset"):
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
         rio.writen(b"x")
 
 
@@ -237,7 +238,7 @@ def test_urllib3_s_socket_is_read_through_its_own_methods(ends):
     assert isinstance(file, Rio)
     peer.sendall(b"HTTP/1.1 200 OK\r\n" + b"x" * 40_000)
     assert file.readline() == b"HTTP/1.1 200 OK\r\n"
-    with pytest.raises(TimeoutError, match="^The read operation timed out$"):
+    with pytest.raises(TimeoutError, match=r"^The read operation timed out$"):
         file.read(100_000)
     assert file.buffered == 40_000
     sock.close()

@@ -162,6 +162,21 @@ def test_an_object_with_half_of_the_methods_is_refused_with_the_name_of_the_othe
         Rio(half)
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_an_object_that_carries_packets_is_refused(kind):
+    a, b = socket.socketpair(socket.AF_UNIX, kind)
+    with a, b, Counting(fileno=a.detach()) as sock, pytest.raises(TypeError, match="packets"):
+        Rio(sock)
+
+
+def test_the_raw_file_of_a_socket_is_used_by_the_methods_of_that(ends, wrap):
+    sock = wrap(Counting)
+    with sock.makefile("rb", 0) as raw:
+        ends[1].sendall(b"hello\n")
+        assert Rio(raw).readline() == b"hello\n"
+    assert sock.received == 6
+
+
 # ---- objects without a descriptor or a timeout
 
 
@@ -263,7 +278,7 @@ def test_the_timeout_of_a_file_is_the_object_s_and_is_not_set(ends, wrap):
     with rioecho.makefile(sock, "rb") as file:
         sock.settimeout(0.02)
         sock.__class__ = NeverSet
-        with pytest.raises(TimeoutError, match="^timed out$"):
+        with pytest.raises(TimeoutError, match=r"^timed out$"):
             file.readline()
         ends[1].sendall(b"late\n")
         assert file.readline() == b"late\n"
@@ -290,11 +305,11 @@ def test_an_object_that_others_made_non_blocking_is_polled(ends, wrap, backgroun
     with pytest.raises(TimeoutError):
         rio.readline(timeout=0.02)
     os.set_blocking(sock.fileno(), False)
-    timer = threading.Timer(0.02, ends[1].sendall, [b"a line\n"])
+    timer = threading.Timer(0.2, ends[1].sendall, [b"a line\n"])
     timer.start()
     used = time.process_time()
     assert rio.readline() == b"a line\n"
-    assert time.process_time() - used < 0.015
+    assert time.process_time() - used < 0.1
     timer.join(REST)
 
 
@@ -324,11 +339,11 @@ def test_an_object_that_was_set_by_another_meanwhile_keeps_that(ends, wrap, back
 def test_output_that_is_stuck_keeps_no_line_from_a_read_and_the_wait_costs_no_time(ends, wrap, background):
     rio = Rio(wrap(Counting), bufsize=1 << 20)
     rio.write(b"x" * 1_000_000)
-    timer = threading.Timer(0.1, ends[1].sendall, [b"a line\n"])
+    timer = threading.Timer(0.3, ends[1].sendall, [b"a line\n"])
     timer.start()
     used = time.process_time()
     assert rio.readline() == b"a line\n"
-    assert time.process_time() - used < 0.05
+    assert time.process_time() - used < 0.15
     timer.join(REST)
     with pytest.raises(TimeoutError):
         rio.readline(timeout=0.05)
