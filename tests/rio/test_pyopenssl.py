@@ -144,7 +144,7 @@ def test_the_end_of_the_connection_is_the_end_of_the_input(ends, unwrap, backgro
     connection, peer = ends
     peer.sendall(b"the rest")
     if unwrap:
-        background(peer.unwrap)
+        thread = background(peer.unwrap)
     else:
         socket.socket(fileno=peer.detach()).close()
     rio = Rio(connection, timeout=REST)
@@ -152,6 +152,7 @@ def test_the_end_of_the_connection_is_the_end_of_the_input(ends, unwrap, backgro
     assert rio.readline() == b""
     if unwrap:
         connection.shutdown()
+        thread.join(REST)
 
 
 def test_a_reset_is_a_connection_reset_error(ends):
