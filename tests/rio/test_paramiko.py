@@ -5,6 +5,7 @@ import random
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -155,9 +156,16 @@ def test_100000_lines_with_timeouts_in_their_middle_arrive_whole(run, background
     expected = [b"%d " % number + b"x" * chance.randrange(40) + b"\n" for number in range(LINES)]
     rio = Rio(channel)
 
+    waited = threading.Event()
+
     def send():
         data = memoryview(b"".join(expected))
+        steps = 0
         while data:
+            steps += 1
+            if steps % 10 == 0:
+                assert waited.wait(REST)
+                waited.clear()
             try:
                 rio.writen(data[:20_000], timeout=0.01)
                 data = data[20_000:]
@@ -170,9 +178,11 @@ def test_100000_lines_with_timeouts_in_their_middle_arrive_whole(run, background
     broken = {BlockingIOError: 0, TimeoutError: 0}
     while True:
         try:
-            line = rio.readline(timeout=chance.choice([None, REST, 0.0005, 0]))
+            line = rio.readline(timeout=chance.choice([0.002, 0.0005, 0]))
         except (TimeoutError, BlockingIOError) as error:
             broken[type(error)] += 1
+            if isinstance(error, TimeoutError):
+                waited.set()
         else:
             if not line:
                 break
