@@ -17,7 +17,7 @@ cdef class Patience:
     cdef object sock
     cdef bint settable           # whether it has settimeout()
     cdef object own              # its own timeout while an attempt has set another one
-    cdef object current          # what was set last
+    cdef object current          # what was set last; this object itself if that is unknown
     cdef bint altered            # whether `own` is to be put back
     cdef Py_ssize_t users[2]     # number of attempts in progress, to read and to send
     cdef int64_t limits[2]       # time that the last of them may wait

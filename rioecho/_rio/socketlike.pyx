@@ -142,7 +142,11 @@ cdef class Patience:
                     if self.in_use():
                         self.set(self.shortest())
                     elif self.altered:
-                        if not hasattr(self.sock, "gettimeout") or self.sock.gettimeout() == self.current:
+                        if (
+                            self.current is self
+                            or not hasattr(self.sock, "gettimeout")
+                            or self.sock.gettimeout() == self.current
+                        ):
                             self.changes += 1
                             self.sock.settimeout(self.own)
                         # else somebody has set another one meanwhile
@@ -163,6 +167,7 @@ cdef class Patience:
             raise ValueError(f"{type(self.sock).__name__} has no settimeout(), so a call cannot have a time limit")
         self.altered = True
         self.changes += 1
+        self.current = self   # unknown: what follows may raise before or after it has taken effect
         self.sock.settimeout(timeout)
         self.current = self.sock.gettimeout() if hasattr(self.sock, "gettimeout") else timeout
         return 0
