@@ -1,13 +1,10 @@
 # The output buffer and its lock, sending, and the wait for either direction; see _rio/output.pyx.
 
-from libc.stdint cimport int64_t
-
 from rioecho._core.posix cimport sigset_t
 from rioecho._rio.channel cimport Channel, rio_call
 
 
 cdef enum:
-    SLICE = 20_000_000   # nanoseconds that a source may wait to read while it does not take unsent output
     NOTHING = -1   # as a `keep` argument: no byte may stay in `out`, and no TLS record may be half sent
 
 
@@ -31,8 +28,6 @@ cdef class Output(Channel):
     cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
     cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
     cdef void unclaim(self, ssize_t put, bint reset) noexcept
-    cdef int64_t patience(self, rio_call *call) except -3
-    cdef int poll_source(self, rio_call *call, short want, bint blocked) except -1
     cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1
     cdef int push(self, rio_call *call, ssize_t keep) except -1
     cdef short tied_flush(self) except -1

@@ -29,7 +29,7 @@ from rioecho._core.buffer cimport (
     buffer_start,
 )
 from rioecho._core.convert cimport check_source, os_error
-from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_never_waits, fd_try_write, fd_wait, fd_write, would_block
+from rioecho._core.fdio cimport FD_SOCKET, fd_never_waits, fd_try_write, fd_wait, fd_write, would_block
 from rioecho._core.posix cimport (
     POLLOUT,
     RIO_FREE,
@@ -39,13 +39,11 @@ from rioecho._core.posix cimport (
     rio_flag_mine,
     rio_flag_put,
     rio_flag_take,
-    rio_monotonic_ns,
     rio_signals_hold,
     rio_signals_release,
     sched_yield,
 )
 from rioecho._rio.channel cimport Channel, begin_wait
-from rioecho._rio.transport cimport OWN_TIMEOUT
 
 from rioecho.errors import ConcurrentCall
 
@@ -302,41 +300,6 @@ cdef class Output(Channel):
         self.claimed = False
         self.reset = self.reset or reset
         self.unlock(NULL)
-
-    cdef int64_t patience(self, rio_call *call) except -3:
-        """Return how long an attempt of a source that waits itself may wait."""
-        if call.timeout >= 0 and self.transport.untimed:
-            raise ValueError("the source has no settimeout(), so a call cannot have a time limit")
-        if call.per_wait:
-            return OWN_TIMEOUT
-        if call.timeout <= 0:
-            return call.timeout
-        self.expired(call)   # read the clock if that has not been done
-        return max(call.deadline - rio_monotonic_ns(), <int64_t>1000)
-
-    cdef int poll_source(self, rio_call *call, short want, bint blocked) except -1:
-        """Go on after an attempt of a source that waits itself has moved nothing; it may want to be polled.
-
-        Not for longer than ``SLICE`` if unsent output is ``blocked``. Raises at the end of the call's time.
-        """
-        cdef int64_t deadline = INT64_MAX
-        cdef int fd, err = 0
-        PyErr_CheckSignals()
-        if call.timeout == 0 or self.expired(call):
-            self.give_up(call)
-        if want == 0:
-            with nogil:
-                sched_yield()
-            return 0
-        fd = self.source.fileno()
-        if call.timeout > 0:
-            deadline = call.deadline
-        if blocked:
-            deadline = min(deadline, deadline_after(SLICE))
-        with nogil:
-            fd_wait(fd, want, deadline, &err)
-        PyErr_CheckSignals()
-        return 0
 
     cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1:
         """Send all n bytes of the caller's data, while ``out`` is empty. Updates ``sent`` after each write."""

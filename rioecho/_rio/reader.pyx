@@ -36,8 +36,8 @@ from rioecho._core.posix cimport (
     rio_monotonic_ns,
     rio_size_get,
 )
-from rioecho._rio.channel cimport begin_wait, enter, leave_reading, rio_call, show_held
-from rioecho._rio.output cimport SLICE, Output
+from rioecho._rio.channel cimport SLICE, begin_wait, enter, leave_reading, rio_call, show_held
+from rioecho._rio.output cimport Output
 
 from rioecho.errors import IncompleteRead
 
