@@ -9,7 +9,6 @@ cdef enum reason:
     FAILED        # an error of the source
     WOULD_BLOCK   # the source has no data or no room, and does not wait
     TIMED_OUT     # the source has waited as long as it was told to
-    INTERRUPTED
     ENDED         # the input has ended
 
 
@@ -46,7 +45,9 @@ cdef class SocketLike(Transport):
     cdef int refuse(self) except -1
     cdef ssize_t recv_once(self, char *data, size_t n) except -2
     cdef ssize_t send_once(self, bytes data) except -2
-    cdef ssize_t no_progress(self, object error, int64_t patience, bint early, short event, short *want) except -2
+    cdef ssize_t no_progress(
+        self, object error, int64_t patience, int64_t began, bint early, short event, short *want
+    ) except -2
 
 
 cdef reason reason_of(object error) except *

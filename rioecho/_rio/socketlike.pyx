@@ -28,7 +28,7 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memcpy
 
 from rioecho._core.convert cimport to_nanoseconds
-from rioecho._core.posix cimport POLLIN, POLLOUT, rio_this_thread, rio_thread_get, rio_thread_set
+from rioecho._core.posix cimport POLLIN, POLLOUT, rio_monotonic_ns, rio_this_thread, rio_thread_get, rio_thread_set
 from rioecho._rio.transport cimport OWN_TIMEOUT
 
 
@@ -38,6 +38,7 @@ cdef enum:
     STEP = 65536             # maximum number of bytes of one send, which gets a copy of them
     RECORD = 16384           # maximum payload of a TLS record, which an object that has pending() may decrypt at once
     ZEROS = 3                # so many sends in succession that accept nothing are an end; gevent's returns 0 at times
+    SLACK = 20_000_000       # nanoseconds that a source's clock may be ahead when its timeout expires
     DAY = 86_400_000_000_000   # the longest timeout that is set, in nanoseconds: C sockets refuse more than 24 days
 
 
@@ -74,8 +75,6 @@ cdef reason reason_of(object error) except *:
         return WOULD_BLOCK
     if isinstance(error, TimeoutError):   # with ETIMEDOUT it is TCP that has given up
         return FAILED if error.errno == ETIMEDOUT else TIMED_OUT
-    if isinstance(error, InterruptedError):
-        return INTERRUPTED
     ssl = sys.modules.get("ssl")
     if ssl is not None and isinstance(error, ssl.SSLError):
         if isinstance(error, (ssl.SSLWantReadError, ssl.SSLWantWriteError)):
@@ -226,6 +225,7 @@ cdef class SocketLike(Transport):
         cdef ssize_t got = -1
         cdef bint early = False, entered = False
         cdef size_t changes
+        cdef int64_t began
         want[0] = 0
         if self.untimed:
             patience = OWN_TIMEOUT
@@ -235,11 +235,12 @@ cdef class SocketLike(Transport):
             early = self.patience.enter(READ, patience)
             entered = True
         changes = self.patience.changes
+        began = rio_monotonic_ns()
         try:
             got = self.recv_once(data, n)
         except BaseException as error:
             early = early or changes != self.patience.changes
-            got = self.no_progress(error, patience, early, POLLIN, want)
+            got = self.no_progress(error, patience, began, early, POLLIN, want)
         finally:
             if entered:
                 self.keep(self.patience.leave(READ))
@@ -291,6 +292,7 @@ cdef class SocketLike(Transport):
         cdef ssize_t put = -1
         cdef bint early = False, entered = False, hurry = patience == 0
         cdef size_t changes
+        cdef int64_t began
         cdef bytes copy
         want[0] = 0
         if n == 0:
@@ -304,11 +306,12 @@ cdef class SocketLike(Transport):
             early = self.patience.enter(SEND, patience)
             entered = True
         changes = self.patience.changes
+        began = rio_monotonic_ns()
         try:
             put = self.send_once(copy)
         except BaseException as error:
             early = early or changes != self.patience.changes
-            put = self.no_progress(error, 0 if hurry else patience, early, POLLOUT, want)
+            put = self.no_progress(error, 0 if hurry else patience, began, early, POLLOUT, want)
         finally:
             if entered:
                 self.keep(self.patience.leave(SEND))
@@ -339,15 +342,17 @@ cdef class SocketLike(Transport):
             raise BrokenPipeError(EPIPE, f"send() of {name} sends nothing: it returned 0 again and again")
         return -1
 
-    cdef ssize_t no_progress(self, object error, int64_t patience, bint early, short event, short *want) except -2:
+    cdef ssize_t no_progress(
+        self, object error, int64_t patience, int64_t began, bint early, short event, short *want
+    ) except -2:
         """Return -1 if an attempt that ended with an exception may be repeated, 0 at EOF; else raise the exception.
 
-        ``early``: another attempt has shortened the object's timeout.
+        ``began``: the time of its beginning. ``early``: another attempt has shortened the object's timeout.
         """
         cdef reason why = reason_of(error)
         if why == ENDED and event == POLLIN:
             return 0
-        if why == INTERRUPTED or (early and (why == WOULD_BLOCK or why == TIMED_OUT)):
+        if early and (why == WOULD_BLOCK or why == TIMED_OUT):
             return -1
         if why == WOULD_BLOCK:
             if patience == 0:
@@ -359,8 +364,8 @@ cdef class SocketLike(Transport):
                 raise error
             raise BlockingIOError(EAGAIN, f"the source would block: {error}") from error
         if why == TIMED_OUT:
-            if patience >= 0:
-                return -1
+            if patience >= 0 and rio_monotonic_ns() - began >= max(patience // 2, patience - SLACK):
+                return -1   # else a signal handler has raised it
             if not isinstance(error, TimeoutError):
                 raise TimeoutError(str(error)) from error
         raise error

@@ -521,6 +521,19 @@ def test_a_signal_handler_that_raises_in_a_wait_loses_nothing(ends, wrap, alarm)
     assert rio.readline() == b"half a line\n"
 
 
+@pytest.mark.parametrize("error", [TimeoutError("mine"), InterruptedError("mine")])
+def test_what_a_signal_handler_raises_is_not_taken_for_the_object_s(ends, wrap, on_alarm, error):
+    rio = Rio(wrap(Timed))
+
+    def handler(signum, frame):
+        raise error
+
+    on_alarm(handler, 0.02)
+    with pytest.raises(type(error)) as caught:
+        rio.readline(timeout=REST)
+    assert caught.value is error
+
+
 def test_a_handler_that_raises_while_the_timeout_is_put_back_loses_no_byte(ends):
     class Raising(Timed):
         def settimeout(self, seconds):
