@@ -130,6 +130,7 @@ outside_programs() { # as root, install the programs that tests use; without the
     command -v curl >/dev/null || missing+=(curl)
     command -v ncat >/dev/null || missing+=(ncat)
     command -v valgrind >/dev/null || missing+=(valgrind)
+    command -v sshd >/dev/null || [[ -x /usr/sbin/sshd ]] || missing+=(openssh-server)
     [[ ${#missing[@]} -gt 0 && $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 0
     export DEBIAN_FRONTEND=noninteractive
     { apt-get update -qq && apt-get install -y -qq "${missing[@]}"; } >"$work/apt.log" 2>&1 ||

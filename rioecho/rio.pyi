@@ -11,13 +11,21 @@ from _typeshed import ReadableBuffer, WriteableBuffer
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
+class _SocketLike(Protocol):
+    def recv(self, n: int, /) -> Any: ...
+    def send(self, data: bytes, /) -> int: ...
+
+class _SocketLikeInto(Protocol):
+    def recv_into(self, buffer: memoryview, /) -> Any: ...
+    def send(self, data: bytes, /) -> int: ...
+
 def _socket_file(sock: socket, raw: io.RawIOBase, bufsize: int) -> Rio: ...
 
 @final
 class Rio:
     def __new__(
         cls,
-        fd: int | _HasFileno,
+        fd: int | _HasFileno | _SocketLike | _SocketLikeInto,
         *,
         bufsize: SupportsIndex = 65536,
         timeout: float | None = ...,

@@ -15,7 +15,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport SIZE_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room, buffer_start
-from rioecho._core.convert cimport check_source, to_nanoseconds, to_size
+from rioecho._core.convert cimport check_source, descriptor_of, to_nanoseconds, to_size
 from rioecho._core.posix cimport (
     rio_flag_closed,
     rio_flag_put_briefly,
@@ -67,8 +67,13 @@ cdef class Rio(LineReader):
     A buffered reader and writer over a POSIX file descriptor that never loses a byte, whatever interrupts it.
 
     ``fd``
-        An int, or an object with ``fileno()`` (a socket, a pipe, a file, a terminal), which is kept alive. An
-        ``ssl.SSLSocket`` is read and written through its own methods.
+        An int, or an object with ``fileno()`` (a socket, a pipe, a file, a terminal), which is kept alive. An object
+        that moves its bytes itself is used through its own methods: an ``ssl.SSLSocket``, a subclass of
+        ``socket.socket`` that overrides ``recv``, ``recv_into`` or ``send``, a socket of gevent or eventlet, a
+        ``paramiko.Channel``, a ``Connection`` of pyOpenSSL, anything with ``recv`` or ``recv_into`` and ``send``. It
+        waits by its own ``settimeout()``, and its own timeout is put back; without that method, a timeout is a
+        ``ValueError``. If such methods are written in Python, a signal handler that raises inside them can lose the
+        bytes that they have taken and not yet returned; a Rio cannot know those.
     ``bufsize``
         The size in bytes of each of the two buffers, one for input and one for output. Each is allocated at first use.
     ``timeout``
@@ -97,10 +102,10 @@ cdef class Rio(LineReader):
         if size == 0 or longest == 0:
             raise ValueError("bufsize and max_line must be at least 1")
         self.timeout_ns = -1
-        if timeout is not ...:
-            self.timeout_ns = to_nanoseconds(timeout)
-        self.open(fd, size, longest)
         self.transport = transport_of(fd)
+        if timeout is not ...:
+            self.timeout_ns = self.time_limit(timeout)
+        self.open(fd, size, longest)
         if timeout is ... and hasattr(fd, "gettimeout"):
             self.timeout_ns = to_nanoseconds(self.timeout_of(fd))
         if closefd:
@@ -111,6 +116,10 @@ cdef class Rio(LineReader):
     def __repr__(self):
         if rio_flag_closed(&self.reading):
             return "<rioecho.Rio closed>"
+        if self.f.fd < 0:
+            with cython.critical_section(self):   # another thread may be closing
+                source = self.source
+            return f"<rioecho.Rio over {source!r}>"
         return f"<rioecho.Rio fd={self.f.fd}>"
 
     # ---- writing
@@ -277,19 +286,27 @@ cdef class Rio(LineReader):
     def fileno(self):
         """Return the file descriptor, an int.
 
-        Raises ``ValueError`` if the Rio is closed, and ``OSError`` (EBADF) if the socket or file that it was made for
-        has been closed.
+        Raises ``ValueError`` if the Rio is closed, ``OSError`` (EBADF) if the socket or file that it was made for has
+        been closed, and ``io.UnsupportedOperation`` if that is an object without ``fileno()``.
         """
         self.check_open()
         with cython.critical_section(self):   # another thread may be closing
             source = self.source
         if source is None:   # another thread has just closed it
             self.check_open()
+        if self.f.fd < 0:
+            return descriptor_of(source) if hasattr(source, "fileno") else self.no_descriptor()
         check_source(source, self.f.fd)
         return self.f.fd
 
+    cdef object no_descriptor(self):
+        raise io.UnsupportedOperation("fileno: the source of this Rio has no file descriptor")
+
     def isatty(self):
         """Report whether the descriptor is a terminal. Raises the errors of ``fileno()``."""
+        if self.f.fd < 0:
+            self.check_open()
+            return False
         return os.isatty(self.fileno())
 
     def readable(self):
@@ -329,7 +346,18 @@ cdef class Rio(LineReader):
 
     @timeout.setter
     def timeout(self, seconds):
-        rio_time_set(&self.timeout_ns, to_nanoseconds(seconds))
+        cdef int64_t ns = self.time_limit(seconds)
+        rio_time_set(&self.timeout_ns, ns)
+
+    cdef int64_t time_limit(self, object timeout) except -2:
+        """Convert a timeout. Raises ``ValueError`` if the source has none that could be set."""
+        cdef int64_t ns = to_nanoseconds(timeout)
+        cdef Transport transport
+        with cython.critical_section(self):   # another thread may be closing
+            transport = self.transport
+        if ns >= 0 and transport is not None and transport.untimed:
+            raise ValueError("the source has no settimeout(), so a call cannot have a time limit")
+        return ns
 
     @property
     def max_line(self):
@@ -457,5 +485,4 @@ def _socket_file(sock, raw, bufsize):
     rio.timeout_ns = ASK_CLOCK
     rio.can_read = raw.readable()
     rio.can_write = raw.writable()
-    rio.transport = transport_of(sock)
     return rio

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,3 +223,19 @@ def child():
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """Return the path of a self-signed certificate for localhost and its key, in one file."""
+    if not shutil.which("openssl"):
+        pytest.skip("the openssl command is not installed")
+    place = tmp_path_factory.mktemp("certificate")
+    key, cert = place / "key.pem", place / "cert.pem"
+    subprocess.run(
+        [*"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split(), key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
+    cert.write_bytes(cert.read_bytes() + key.read_bytes())
+    return cert

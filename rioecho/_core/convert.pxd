@@ -66,8 +66,11 @@ cdef inline int check_timeout(object timeout) except -1:
 
 
 cdef inline int check_source(object source, int fd) except -1:
-    """Raise OSError (EBADF) if ``source`` no longer has descriptor ``fd``: the number may have been reused."""
-    if isinstance(source, int):
+    """Raise OSError (EBADF) if ``source`` no longer has descriptor ``fd``: the number may have been reused.
+
+    A source whose descriptor is not used has -1, and reports itself that it was closed.
+    """
+    if fd < 0 or isinstance(source, int):
         return 0
     try:
         if source.fileno() == fd:

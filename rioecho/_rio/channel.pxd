@@ -16,6 +16,7 @@ cdef enum ownership:
 
 
 cdef enum:
+    SLICE = 20_000_000   # nanoseconds that a source may wait to read while it does not take unsent output
     ASK_CLOCK = -2   # in place of a timeout: call clock.gettimeout() at the beginning of each call
 
 
@@ -62,6 +63,8 @@ cdef class Channel:
     cdef int give_up(self, rio_call *call) except -1
     cdef int turn(self, rio_call *call) except -1
     cdef int before_wait(self) except -1
+    cdef int64_t patience(self, rio_call *call) except -3
+    cdef int poll_source(self, rio_call *call, short want, bint blocked) except -1
 
 
 cdef inline int enter(Channel self, rio_flag *side) except -1:

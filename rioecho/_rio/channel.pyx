@@ -7,10 +7,11 @@ run: a signal handler, a ``fileno()`` or ``gettimeout()`` written in Python, or 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN
+from libc.stdint cimport INT64_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_free, buffer_init
 from rioecho._core.convert cimport check_source, descriptor_of, os_error, to_nanoseconds
-from rioecho._core.fdio cimport deadline_after, fd_open
+from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_open, fd_wait
 from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     O_RDONLY,
@@ -23,7 +24,9 @@ from rioecho._core.posix cimport (
     rio_flag_take,
     rio_monotonic_ns,
     rio_time_get,
+    sched_yield,
 )
+from rioecho._rio.transport cimport OWN_TIMEOUT
 
 from rioecho.errors import ConcurrentCall
 
@@ -40,18 +43,26 @@ cdef class Channel:
         buffer_free(&self.out)
 
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1:
-        """Set the descriptor, from an int or an object that has one. Allocates and reads nothing."""
+        """Set the descriptor, from an int or an object that has one. Allocates and reads nothing.
+
+        ``transport`` has been set before.
+        """
         cdef int err
         buffer_init(&self.inp, bufsize)
         buffer_init(&self.out, bufsize)
         self.line_limit = line_limit
         self.own = BORROWED
+        self.source = source
+        if self.transport is not None and self.transport.waits:
+            self.f.fd = -1   # never used: asking a paramiko.Channel for its descriptor costs two of them
+            self.f.kind = FD_SOCKET
+            self.can_read = self.can_write = True
+            return 0
         err = fd_open(&self.f, descriptor_of(source))
         if err:
             raise os_error(err)
         self.can_read = self.f.access != O_WRONLY
         self.can_write = self.f.access != O_RDONLY
-        self.source = source
         return 0
 
     # ---- the two sides
@@ -142,3 +153,40 @@ cdef class Channel:
         """Run the handlers of signals that arrived before the wait, which they would not interrupt."""
         PyErr_CheckSignals()
         return check_source(self.source, self.f.fd)
+
+    # ---- a source that waits itself
+
+    cdef int64_t patience(self, rio_call *call) except -3:
+        """Return how long an attempt of a source that waits itself may wait."""
+        if call.timeout >= 0 and self.transport.untimed:
+            raise ValueError("the source has no settimeout(), so a call cannot have a time limit")
+        if call.per_wait:
+            return OWN_TIMEOUT
+        if call.timeout <= 0:
+            return call.timeout
+        self.expired(call)   # read the clock if that has not been done
+        return max(call.deadline - rio_monotonic_ns(), <int64_t>1000)
+
+    cdef int poll_source(self, rio_call *call, short want, bint blocked) except -1:
+        """Go on after an attempt of a source that waits itself has moved nothing; it may want to be polled.
+
+        Not for longer than ``SLICE`` if unsent output is ``blocked``. Raises at the end of the call's time.
+        """
+        cdef int64_t deadline = INT64_MAX
+        cdef int fd, err = 0
+        PyErr_CheckSignals()
+        if call.timeout == 0 or self.expired(call):
+            self.give_up(call)
+        if want == 0:
+            with nogil:
+                sched_yield()
+            return 0
+        fd = self.source.fileno()
+        if call.timeout > 0:
+            deadline = call.deadline
+        if blocked:
+            deadline = min(deadline, deadline_after(SLICE))
+        with nogil:
+            fd_wait(fd, want, deadline, &err)
+        PyErr_CheckSignals()
+        return 0

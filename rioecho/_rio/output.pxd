@@ -9,6 +9,7 @@ cdef enum:
 
 
 cdef class Output(Channel):
+    cdef bint claimed   # a writer is sending the bytes of `out` without holding `sending`, which guards this
     cdef int lock(self, rio_call *call, sigset_t *before) except -1
     cdef int let_holder_go_on(self, rio_call *call, size_t *yields) except -1
     cdef void unlock(self, const sigset_t *before) noexcept
@@ -25,6 +26,8 @@ cdef class Output(Channel):
 
     cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2
     cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
+    cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
+    cdef void unclaim(self, ssize_t put, bint reset) noexcept
     cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1
     cdef int push(self, rio_call *call, ssize_t keep) except -1
     cdef short tied_flush(self) except -1

@@ -7,8 +7,9 @@ either direction. After every wait it runs Python's signal handlers and checks t
 another thread may have closed it.
 
 The flag ``sending`` guards the output buffer: ``lock()`` takes it, and state is checked only after that. While it is
-held, no Python code runs except that of a TLS socket, so it is held briefly; the only wait under it is a write to a
-blocking descriptor without a deadline.
+held, no Python code runs except that of a source with methods of its own, which must not wait then, so it is held
+briefly; the only wait under it is a write to a blocking descriptor without a deadline, or of a read's own output to a
+source that has no timeout.
 
 While anything can raise, no received byte is in a local variable only: each is in a buffer, in the caller's memory or
 not yet read.
@@ -104,8 +105,11 @@ cdef class Output(Channel):
             self.release_signals(before)
 
     cdef int hold_signals(self, sigset_t *before) except -1:
-        """Over TLS, block signals in this thread. Runs the handlers of those that arrived before."""
-        if self.transport is not None:
+        """Block signals in this thread, for a source with methods of its own. Runs the handlers of earlier ones first.
+
+        Not for a source that has no timeout: its send may wait.
+        """
+        if self.transport is not None and not self.transport.untimed:
             rio_signals_hold(before)
             try:
                 PyErr_CheckSignals()
@@ -115,7 +119,7 @@ cdef class Output(Channel):
         return 0
 
     cdef void release_signals(self, const sigset_t *before) noexcept:
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.untimed:
             rio_signals_release(before)
 
     # ---- buffered output, under the lock
@@ -153,6 +157,8 @@ cdef class Output(Channel):
         cdef bint reset
         if self.f.kind != FD_SOCKET:
             return 0   # there is none, and a write that waits may have the lock for long
+        if rio_flag_mine(&self.sending):
+            return 0   # this call interrupted a send of this thread, which does not know yet
         self.lock(call, NULL)
         reset = self.reset
         self.reset = False
@@ -222,6 +228,8 @@ cdef class Output(Channel):
         cdef ssize_t put = 0
         cdef size_t yields = 0
         self.turn(call)
+        if self.transport is not None and self.transport.waits:
+            return self.send_waiting(call, data, n, keep, sent)
         while not self.lock_at_once(&before):
             self.let_holder_go_on(call, &yields)
             self.turn(call)   # the source may have been closed in the meantime
@@ -245,6 +253,53 @@ cdef class Output(Channel):
         elif err != EINTR:
             raise os_error(err)
         return 0
+
+    cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1:
+        """Make one write, as ``send()`` does, to a source that waits itself.
+
+        ``sending`` is not held meanwhile: the reader may be another greenlet of this thread. The caller's data is
+        nobody else's, and buffered output is claimed: a read then leaves it alone, and only a writer, which is this
+        call, adds to it.
+        """
+        cdef bint buffered = data == NULL
+        cdef bint reset = False
+        cdef ssize_t put = -1
+        cdef short want = 0
+        if buffered:
+            self.lock(call, NULL)
+            buffered = self.claimed = self.owes(keep)   # still set where a fork left the thread behind that sent
+            data = buffer_start(&self.out)
+            n = buffer_held(&self.out)
+            self.unlock(NULL)
+            if not buffered:
+                return 0
+        try:
+            put = self.transport.send(data, n, self.patience(call), &want)
+        except ConnectionResetError:
+            reset = True
+            raise
+        finally:
+            if buffered or reset:
+                self.unclaim(put if buffered else 0, reset)
+        if put >= 0:
+            if not buffered:
+                sent[0] += put
+            self.transport.raise_late()
+            begin_wait(call)
+        else:
+            self.poll_source(call, want, False)
+        return 0
+
+    cdef void unclaim(self, ssize_t put, bint reset) noexcept:
+        """End a write of claimed output, of which ``put`` bytes were sent."""
+        while not rio_flag_take(&self.sending):   # no Python code runs under it while the output is claimed
+            with nogil:
+                sched_yield()
+        if put > 0:
+            buffer_consume(&self.out, put)
+        self.claimed = False
+        self.reset = self.reset or reset
+        self.unlock(NULL)
 
     cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1:
         """Send all n bytes of the caller's data, while ``out`` is empty. Updates ``sent`` after each write."""
@@ -276,7 +331,7 @@ cdef class Output(Channel):
                 with nogil:
                     sched_yield()
                 continue
-            if not self.owes(NOTHING) or self.out_error is not None:
+            if self.claimed or not self.owes(NOTHING) or self.out_error is not None:
                 self.unlock(before)
                 return 0
             if before != NULL:
@@ -285,7 +340,9 @@ cdef class Output(Channel):
             before = &signals
         try:
             blocked = self.send_held()
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, OSError) and (self.transport is None or not self.transport.own_errors):
+                raise   # that of a signal handler, in the middle of a TLS record
             self.out_error = error
             self.reset = self.reset or isinstance(error, ConnectionResetError)
             blocked = 0

@@ -12,6 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EINTR
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from rioecho._core.buffer cimport (
@@ -32,9 +33,10 @@ from rioecho._core.posix cimport (
     rio_bytes_cut,
     rio_flag_closed,
     rio_flag_mine,
+    rio_monotonic_ns,
     rio_size_get,
 )
-from rioecho._rio.channel cimport begin_wait, enter, leave_reading, rio_call, show_held
+from rioecho._rio.channel cimport SLICE, begin_wait, enter, leave_reading, rio_call, show_held
 from rioecho._rio.output cimport Output
 
 from rioecho.errors import IncompleteRead
@@ -72,6 +74,8 @@ cdef class Reader(Output):
         while True:
             self.turn(call)
             if self.transport is not None:
+                if self.transport.waits:
+                    return self.recv_waiting(call, data, n)
                 got = self.transport.recv(data, n, 0, &want)
                 err = EAGAIN
             elif fd_never_waits(&self.f):
@@ -98,6 +102,31 @@ cdef class Reader(Output):
                 ready = True
             elif err != EINTR:
                 raise os_error(err)
+
+    cdef ssize_t recv_waiting(self, rio_call *call, char *data, size_t n) except -1:
+        """Read as ``recv_some()`` does from a source that waits itself.
+
+        There is no wait for both directions. So while the source does not take all unsent output, it waits to read for
+        short times only, and the output is tried in between.
+        """
+        cdef ssize_t got
+        cdef int64_t patience
+        cdef short want = 0, blocked
+        while True:
+            patience = self.patience(call)
+            blocked = self.tied_flush()
+            self.before_wait()
+            if blocked and call.timeout != 0:
+                patience = SLICE
+                if call.timeout > 0:
+                    patience = min(patience, max(call.deadline - rio_monotonic_ns(), <int64_t>1))
+            got = self.transport.recv(data, n, patience, &want)
+            if got == 0:
+                self.raise_reset(call)
+            if got >= 0:
+                return got
+            self.poll_source(call, want, blocked != 0)
+            self.turn(call)
 
     cdef int booked(self) except -1:
         """Run pending signal handlers. The received bytes are stored, so a handler that raises loses nothing."""

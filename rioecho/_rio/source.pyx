@@ -1,10 +1,131 @@
-"""What kind of thing a Rio is made for: a descriptor, or an object that moves its bytes itself."""
+"""What kind of thing a Rio is made for: a descriptor, or an object that moves its bytes itself.
+
+The descriptor is used where the object's methods are those of the standard library in C, which do nothing else with
+it. What was replaced, by a subclass, an attribute of the object or a patched module, decides; names of classes do not.
+"""
+
+import sys
 
 from rioecho._core.convert cimport is_tls
+from rioecho._rio.pyopenssl cimport pyopenssl_of
+from rioecho._rio.socketlike cimport socket_like
 from rioecho._rio.tls cimport tls_of
 from rioecho._rio.transport cimport Transport
 
 
+cdef tuple METHODS = ("recv", "recv_into", "send", "sendall")
+cdef tuple FILE_METHODS = ("recv_into", "send")   # those that socket.SocketIO calls
+cdef tuple TLS_METHODS = (*METHODS, "read", "write", "pending")
+
+
 cdef Transport transport_of(object source):
-    """Return the transport that moves the bytes of ``source``; None if its descriptor is read and written."""
-    return tls_of(source) if is_tls(source) else None
+    """Return the transport that moves the bytes of ``source``; None if its descriptor is read and written.
+
+    Raises ``TypeError`` for an object that can only be read from, or only be sent to, by its own methods, and for one
+    that carries packets.
+    """
+    if isinstance(source, int):
+        return None
+    module = sys.modules.get("socket")
+    if module is not None and isinstance(source, module.SocketIO):
+        return file_transport_of(source._sock, source.readable(), source.writable())
+    if is_plain(source, METHODS):
+        return None
+    if is_tls(source) and is_plain_tls(source):
+        return tls_of(source)
+    if is_pyopenssl(source):
+        return pyopenssl_of(source)
+    if not (hasattr(source, "recv") or hasattr(source, "recv_into") or hasattr(source, "send")):
+        return None
+    for missing in ("send", "recv"):
+        if not hasattr(source, missing) and not (missing == "recv" and hasattr(source, "recv_into")):
+            raise TypeError(
+                f"{type(source).__name__} has no {missing}(): a socket-like object needs recv() or recv_into(), "
+                "and send()"
+            )
+    if is_of_packets(source):
+        raise TypeError(
+            f"a byte stream is required: this {type(source).__name__} is of a type that carries packets "
+            "(SOCK_DGRAM, SOCK_SEQPACKET), which a read would cut; use its own recv() and send()"
+        )
+    return socket_like(source, by_recv=depth(source, "recv") < depth(source, "recv_into"))
+
+
+cdef Transport file_transport_of(object sock, bint reading, bint writing):
+    """Return the transport for a file of ``sock``, which reads and sends by the methods that a ``SocketIO`` calls."""
+    cdef tuple called
+    if reading and writing:
+        called = FILE_METHODS
+    else:
+        called = FILE_METHODS[:1] if reading else FILE_METHODS[1:]
+    if is_plain(sock, called):
+        return None
+    if is_tls(sock) and is_plain_tls(sock):
+        return tls_of(sock)
+    if is_pyopenssl(sock):
+        return pyopenssl_of(sock)
+    if not (hasattr(sock, "recv") or hasattr(sock, "recv_into") or hasattr(sock, "send")):
+        return None
+    return socket_like(sock, by_recv=not hasattr(sock, "recv_into"))
+
+
+cdef object raw_socket():
+    """Return ``_socket.socket``, the class in C, or None if nothing has imported it: then there is no socket."""
+    module = sys.modules.get("_socket")
+    return None if module is None else module.socket
+
+
+cdef Py_ssize_t depth(object source, str name) except -2:
+    """Return how far from an object its attribute is defined: 0 for itself, n for the n-th class of its MRO."""
+    cdef Py_ssize_t place = 1
+    if name in getattr(source, "__dict__", ()):
+        return 0
+    for kind in type(source).__mro__:
+        if name in vars(kind):
+            return place
+        place += 1
+    return place + (not hasattr(source, name))   # __getattr__(), which comes last
+
+
+cdef bint is_plain(object source, tuple methods) except -1:
+    """Report whether an object is a socket whose ``methods`` are those in C."""
+    raw = raw_socket()
+    if raw is None or not isinstance(source, raw) or is_tls(source):
+        return False
+    return is_from(source, raw, methods)
+
+
+cdef bint is_plain_tls(object source) except -1:
+    """Report whether the methods of an ``SSLSocket`` are those of the ssl module, and that is the original one."""
+    for kind in type(source).__mro__:
+        if kind.__module__ == "ssl" and kind.__name__ == "SSLSocket":
+            return issubclass(kind, raw_socket()) and is_from(source, kind, TLS_METHODS)
+    return False
+
+
+cdef bint is_from(object source, object owner, tuple methods) except -1:
+    """Report whether no class below ``owner``, nor the object itself, defines one of the methods."""
+    instance = getattr(source, "__dict__", ())
+    for name in methods:
+        if name in instance:
+            return False
+        for kind in type(source).__mro__:
+            if kind is owner:
+                break
+            if name in vars(kind):
+                return False
+    return True
+
+
+cdef bint is_of_packets(object source) except -1:
+    """Report whether an object says by its ``type``, as sockets do, that it is no stream."""
+    module = sys.modules.get("_socket")
+    if module is None or not hasattr(source, "family"):
+        return False
+    return source.type in (module.SOCK_DGRAM, module.SOCK_SEQPACKET, module.SOCK_RAW)
+
+
+cdef bint is_pyopenssl(object source) except -1:
+    """Report whether the source is an ``OpenSSL.SSL.Connection``, without importing that module."""
+    module = sys.modules.get("OpenSSL.SSL")
+    return module is not None and isinstance(source, module.Connection)

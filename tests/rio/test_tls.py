@@ -3,11 +3,9 @@
 import os
 import random
 import select
-import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -20,22 +18,6 @@ from rioecho import ConcurrentCall, Rio
 from support.delivery import tcp_pair
 
 REST = 30  # seconds after which a test fails
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """Return the path of a self-signed certificate for localhost and its key, in one file."""
-    if not shutil.which("openssl"):
-        pytest.skip("the openssl command is not installed")
-    place = tmp_path_factory.mktemp("certificate")
-    key, cert = place / "key.pem", place / "cert.pem"
-    subprocess.run(
-        [*"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split(), key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )
-    cert.write_bytes(cert.read_bytes() + key.read_bytes())
-    return cert
 
 
 @pytest.fixture(params=["TLSv1_2", "TLSv1_3"])

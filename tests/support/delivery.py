@@ -8,7 +8,7 @@ import struct
 import tempfile
 import tty
 
-KINDS = ("pipe", "socketpair", "tcp", "pty", "file")
+KINDS = ("pipe", "socketpair", "tcp", "pty", "file", "socket-like")
 WAYS = ("whole", "one by one", "halves", "inside the separators", "with pauses", "under signals")
 
 
@@ -25,6 +25,16 @@ def tcp_pair():
     return near, far
 
 
+class SocketLike(socket.socket):
+    """A socket whose methods are overridden, so that a Rio must use them."""
+
+    def recv_into(self, *args):
+        return super().recv_into(*args)
+
+    def send(self, *args):
+        return super().send(*args)
+
+
 class Wire:
     """Two connected ends: ``near`` for the Rio, ``far`` for the test. ``output``: the Rio writes and the test reads."""
 
@@ -36,6 +46,9 @@ class Wire:
             self.near, self.far = socket.socketpair()
         elif kind == "tcp":
             self.near, self.far = tcp_pair()
+        elif kind == "socket-like":
+            near, self.far = socket.socketpair()
+            self.near = SocketLike(fileno=near.detach())
         elif kind == "pty":
             # The master side reads all data written to the slave side before it sees the close of the slave side.
             self.near, self.far = os.openpty()

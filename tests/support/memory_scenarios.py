@@ -22,9 +22,17 @@ DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(12)) + b"x" * 700 + 
 BUFFER = bytearray(300)
 
 
-def reading(read):
+class SocketLike(socket.socket):
+    """A socket that a Rio uses by its methods. They allocate nothing after they have moved bytes."""
+
+    def recv_into(self, view):
+        return super().recv_into(view)
+
+
+def reading(read, kind=socket.socket):
     def scenario(k):
         ours, theirs = socket.socketpair()
+        ours = kind(fileno=ours.detach())
         theirs.sendall(DATA)
         theirs.close()
         rio = Rio(ours, bufsize=64)
@@ -42,6 +50,7 @@ def reading(read):
                 break
             n += 1
         _testcapi.remove_mem_hooks()
+        assert ours.gettimeout() is None
         ours.close()
         assert b"".join(got) == DATA, (got[: n + 1], k)
         return failed
@@ -170,6 +179,8 @@ SCENARIOS = {
     "read()": reading(lambda rio: rio.read()),
     "readinto": reading(readinto),
     "readlines1": reading(readlines1),
+    "socket-like": reading(lambda rio: rio.readline(), SocketLike),
+    "socket-like, timeout": reading(lambda rio: rio.readline(timeout=30.5), SocketLike),
     "write": writing,
     "echo": echoing,
 }

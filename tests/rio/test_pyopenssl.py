@@ -1,0 +1,257 @@
+"""A Rio over a connection of pyOpenSSL, and files of the socket that urllib3 makes of one."""
+
+import random
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+
+import rioecho
+from rioecho import Rio
+from support.delivery import tcp_pair
+
+REST = 30  # seconds after which a test fails
+LINES = 100_000
+
+# The peer is a process of its own: a signal that another thread of this process received would not be blocked.
+SENDER = """if True:
+    import random, socket, ssl, sys
+    chance = random.Random(5)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[2])
+    sock = context.wrap_socket(socket.socket(fileno=int(sys.argv[1])), server_side=True)
+    data = memoryview(b"".join(b"%d " % n + b"x" * (n % 40) + b"\\n" for n in range(int(sys.argv[3]))))
+    while data:
+        size = chance.choice([1, 7, 1000, 20_000, 70_000])
+        sock.sendall(data[:size])
+        data = data[size:]
+        if chance.random() < 0.2:
+            assert sock.recv(1) == b"."   # go on when the reader has waited
+    while sock.recv(1000):
+        pass
+"""
+ECHO = """if True:
+    import socket, ssl, sys
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[2])
+    sock = context.wrap_socket(socket.socket(fileno=int(sys.argv[1])), server_side=True)
+    total = bytearray()
+    while len(total) < int(sys.argv[3]):
+        total += sock.recv(1 << 16)
+    sock.sendall(total)
+    sock.unwrap()
+"""
+
+
+@pytest.fixture(scope="module")
+def openssl():
+    pytest.importorskip("OpenSSL", reason="pyOpenSSL is not installed")
+    return pytest.importorskip("OpenSSL.SSL")
+
+
+@pytest.fixture
+def handshake(openssl):
+    """Return a function that makes a socket the client's end of a connection. They are closed after the test."""
+    made = []
+
+    def connect(sock):
+        connection = openssl.Connection(openssl.Context(openssl.TLS_CLIENT_METHOD), sock)
+        made.append(connection)
+        connection.set_connect_state()
+        connection.do_handshake()
+        return connection
+
+    yield connect
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def ends(handshake, certificate, background):
+    """Return a connection of pyOpenSSL and its peer, an SSLSocket."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    near, far = tcp_pair()
+    peer = []
+    far.settimeout(REST)
+    thread = background(lambda: peer.append(server.wrap_socket(far, server_side=True)))
+    connection = handshake(near)
+    thread.join(REST)
+    yield connection, peer[0]
+    peer[0].close()
+
+
+@pytest.fixture
+def process(handshake, certificate):
+    """Return a function that starts a peer and returns a connection to it."""
+    children = []
+
+    def start(code, size):
+        near, far = tcp_pair()
+        with far:
+            children.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", code, str(far.fileno()), str(certificate), str(size)],
+                    pass_fds=[far.fileno()],
+                )
+            )
+        return handshake(near)
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait(REST)
+
+
+def test_lines_are_exchanged_and_buffered_output_is_sent_before_a_wait(ends, background):
+    connection, peer = ends
+    rio = Rio(connection, timeout=REST)
+
+    def answer():
+        assert peer.recv(100) == b"question\n"
+        peer.sendall(b"one\ntwo\nthree")
+
+    background(answer)
+    rio.write(b"question\n")
+    assert [rio.readline(), rio.readline(), rio.read(5)] == [b"one\n", b"two\n", b"three"]
+    assert rio.fileno() == connection.fileno()
+
+
+@pytest.mark.parametrize("own", [None, 0, 5])
+def test_a_timeout_limits_the_call_and_the_socket_keeps_its_own(ends, own):
+    connection, peer = ends
+    connection.settimeout(own)
+    rio = Rio(connection)
+    assert rio.timeout == own
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        rio.readline(timeout=0.05)
+    assert 0.05 <= time.monotonic() - start < REST
+    with pytest.raises(BlockingIOError):
+        rio.readline(timeout=0)
+    assert connection.gettimeout() == own
+    peer.sendall(b"a line\nand more")
+    assert rio.readline(timeout=REST) == b"a line\n"
+    assert connection.pending() == 0
+
+
+@pytest.mark.parametrize("unwrap", [True, False])
+def test_the_end_of_the_connection_is_the_end_of_the_input(ends, unwrap, background):
+    connection, peer = ends
+    peer.sendall(b"the rest")
+    if unwrap:
+        thread = background(peer.unwrap)
+    else:
+        socket.socket(fileno=peer.detach()).close()
+    rio = Rio(connection, timeout=REST)
+    assert rio.read() == b"the rest"
+    assert rio.readline() == b""
+    if unwrap:
+        connection.shutdown()
+        thread.join(REST)
+
+
+def test_a_reset_is_a_connection_reset_error(ends):
+    connection, peer = ends
+    rio = Rio(connection, timeout=REST)
+    peer.sendall(b"half")
+    assert rio.fill(4) == 4
+    plain = socket.socket(fileno=peer.detach())
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    plain.close()
+    with pytest.raises(ConnectionResetError):
+        rio.readline()
+    assert rio.read_buffered() == b"half"
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+        rio.writen(b"x")
+
+
+def test_records_that_were_begun_are_completed_with_their_own_bytes(ends, background):
+    connection, peer = ends
+    data = random.Random(2).randbytes(6 << 20)
+    rio = Rio(connection, bufsize=1000)
+    sent = 0
+    for timeout in 0.02, 0:
+        with pytest.raises((TimeoutError, BlockingIOError)) as caught:
+            rio.writen(data[sent:], timeout=timeout)
+        sent += caught.value.characters_written
+    assert 0 < sent < len(data)
+    got = bytearray()
+
+    def drain():
+        while len(got) < sent + 5:
+            got.extend(peer.recv(1 << 16))
+
+    thread = background(drain)
+    rio.writen(b"other", timeout=REST)  # not the bytes that followed
+    thread.join(REST)
+    assert got == data[:sent] + b"other"
+
+
+def test_one_reader_and_one_writer_share_a_connection(process, background):
+    data = random.Random(3).randbytes(4 << 20)
+    rio = Rio(process(ECHO, len(data)), timeout=REST)
+    got = []
+    reader = background(lambda: got.append(rio.readexactly(len(data))))
+    for at in range(0, len(data), 5000):
+        rio.write(data[at : at + 5000])
+    rio.flush()
+    reader.join(REST)
+    assert got == [data]
+
+
+@pytest.mark.slow
+def test_100000_lines_with_timeouts_and_handlers_that_raise_in_their_middle_arrive_whole(process, storm):
+    connection = process(SENDER, LINES)
+    rio = Rio(connection)
+    chance = random.Random(4)
+    expected = [b"%d " % n + b"x" * (n % 40) + b"\n" for n in range(LINES)]
+    storm(chance, 0.0005)
+    broken = {}
+    got = []
+    owed = 0
+    while len(got) < LINES:
+        timeout = chance.choice([0.0002, 0.001, 0])
+        line, error = storm.attempt(partial(rio.readline, timeout=timeout))
+        if error is not None:
+            broken[type(error).__name__] = broken.get(type(error).__name__, 0) + 1
+            if isinstance(error, TimeoutError):
+                owed = 1
+        else:
+            got.append(line)
+        while owed:  # an error without `characters_written` was raised before the call
+            _, error = storm.attempt(partial(rio.writen, b"."))
+            owed = 1 - getattr(error, "characters_written", 0) if error is not None else 0
+    assert got == expected
+    assert broken.keys() == {"TimeoutError", "BlockingIOError", "Alarm"}
+
+
+def test_urllib3_s_socket_is_read_through_its_own_methods(ends):
+    made = pytest.importorskip("urllib3.contrib.pyopenssl", reason="urllib3 is not installed")
+    connection, peer = ends
+    connection.settimeout(0.1)
+    sock = made.WrappedSocket(connection, connection._socket)
+    file = rioecho.makefile(sock, "rb")
+    assert isinstance(file, Rio)
+    peer.sendall(b"HTTP/1.1 200 OK\r\n" + b"x" * 40_000)
+    assert file.readline() == b"HTTP/1.1 200 OK\r\n"
+    with pytest.raises(TimeoutError, match=r"^The read operation timed out$"):
+        file.read(100_000)
+    assert file.buffered == 40_000
+    sock.close()
+    peer.sendall(b"more\n")
+    file.read_buffered()
+    assert file.readline() == b"more\n"
+    file.close()
+    assert connection.fileno() == -1
+
+
+def test_urllib3_s_socket_lacks_a_send_so_it_is_no_stream(ends):
+    made = pytest.importorskip("urllib3.contrib.pyopenssl", reason="urllib3 is not installed")
+    connection, _ = ends
+    with pytest.raises(TypeError, match=r"WrappedSocket has no send\(\)"):
+        Rio(made.WrappedSocket(connection, connection._socket))
