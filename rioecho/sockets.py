@@ -25,6 +25,7 @@ from rioecho._core.addresses import (
     open_socket,
     shown,
 )
+from rioecho._rio.text import open_text
 from rioecho.rio import Rio, _socket_file
 
 TYPE_CHECKING = False  # importing typing is slower than importing this module
@@ -294,7 +295,10 @@ def makefile(
         return _makefile(sock, mode, 0, encoding=encoding, errors=errors, newline=newline)
     raw = _makefile(sock, mode if binary else mode + "b", 0)
     try:
-        rio = _socket_file(sock, raw, 65536 if buffering is None or buffering < 0 else buffering)
+        size = 65536 if buffering is None or buffering < 0 else buffering
+        if not binary:
+            size = max(size, io.DEFAULT_BUFFER_SIZE)  # a text layer reads and writes ahead whatever the buffering is
+        rio = _socket_file(sock, raw, size)
     except BaseException:
         raw.close()
         raise
@@ -302,7 +306,7 @@ def makefile(
         return rio
     text: Any
     try:
-        text = io.TextIOWrapper(rio, io.text_encoding(encoding), errors, newline)
+        text = open_text(rio, io.text_encoding(encoding), errors, newline)
     except BaseException:
         rio.close()
         raise

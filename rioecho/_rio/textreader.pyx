@@ -1,0 +1,365 @@
+"""Reading text: lines and characters of UTF-8, Latin-1 or ASCII from the input buffer of a Rio.
+
+There is no second buffer of decoded text, which an error could lose. A line is found in the bytes of the Rio's buffer
+and decoded as a whole, and its bytes are consumed only after the result has been created. This is possible because in
+these encodings a newline is one byte that is never a part of another character.
+"""
+
+import io
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.number cimport PyNumber_AsSsize_t
+from libc.string cimport memchr
+
+from rioecho._core.buffer cimport FOUND, buffer_held, buffer_start, find_frame
+from rioecho._core.characters cimport (
+    CR,
+    CRLF,
+    LF,
+    find_any_newline,
+    newline_at_end,
+    newlines_in,
+    span_characters,
+)
+from rioecho._core.posix cimport rio_flag_closed
+from rioecho._rio.channel cimport enter, leave_reading, rio_call
+from rioecho._rio.reader cimport consume
+from rioecho._rio.writer cimport Writer
+
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+    object PyUnicode_DecodeUTF8(const char *data, Py_ssize_t n, const char *errors)
+    object PyUnicode_DecodeUTF8Stateful(const char *data, Py_ssize_t n, const char *errors, Py_ssize_t *used)
+    object PyUnicode_DecodeLatin1(const char *data, Py_ssize_t n, const char *errors)
+    object PyUnicode_DecodeASCII(const char *data, Py_ssize_t n, const char *errors)
+
+
+cdef object MINUS_ONE = -1   # as in lines.pyx
+cdef bytes ONE_CR = b"\r"
+
+
+cdef str translated(str text):
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+cdef inline bint find_end(
+    TextReader self, Writer rio, const char *data, size_t held, bint eof, size_t *no_lf, size_t *no_sep, size_t *n
+):
+    """Search for the end of a line and store its length. ``no_lf`` and ``no_sep`` are as in ``find_any_newline``."""
+    if self.sep is None:
+        return find_any_newline(data, held, eof, no_lf, no_sep, n)
+    if len(self.sep) == 1 and self.sep[0] == c'\n':
+        return find_frame(data, held, b"\n", 1, no_lf, held, n) == FOUND
+    return find_frame(data, held, self.sep, len(self.sep), no_sep, held, n) == FOUND
+
+
+cdef inline bint find_next(TextReader self, Writer rio, bint eof, size_t *n):
+    """Search the buffer for the end of the next line and store its length."""
+    cdef bytes sep = ONE_CR if self.sep is None else self.sep
+    if rio.sep is not sep:
+        rio.sep = sep
+        rio.inp.sep_scanned = 0
+    return find_end(
+        self, rio, buffer_start(&rio.inp), buffer_held(&rio.inp), eof, &rio.inp.scanned, &rio.inp.sep_scanned, n
+    )
+
+
+cdef class TextReader:
+    cdef int decode_as(self, charset codec, object errors, object newline) except -1:
+        """Set the encoding, the error handler and the newlines, whose names the caller has checked."""
+        cdef bytes name = None if errors == "strict" else errors.encode()
+        self.codec = codec
+        self.handler = NULL if name is None else PyBytes_AS_STRING(name)
+        self.handler_name = name
+        self.newline = newline
+        self.sep = newline.encode() if newline else None
+        self.translate = newline is None
+        return 0
+
+    cdef Writer attached(self):
+        cdef Writer rio
+        with cython.critical_section(self):   # another thread may be detaching it
+            rio = self.rio
+        if rio is None:
+            raise ValueError("underlying buffer has been detached")
+        return rio
+
+    cdef int unreadable(self, Writer rio) except -1:
+        if not rio.can_read:
+            raise io.UnsupportedOperation("not readable")
+        return 0
+
+    # ---- lines
+
+    def readline(self, size=-1, /):
+        """Read a line, at most ``size`` characters of it unless ``size`` is negative. Returns ``""`` at EOF.
+
+        A universal newline is returned as ``"\\n"``. At EOF, an unterminated last line is returned as it is.
+
+        Raises ``TimeoutError``, ``BlockingIOError`` and any other ``OSError``; what has been received of the line is
+        kept, and the next call continues. Raises ``UnicodeDecodeError`` for a line that cannot be decoded, which is
+        kept too: each call raises it again until the line has been read through ``buffer``.
+        """
+        cdef Py_ssize_t most
+        cdef Writer rio
+        if size is MINUS_ONE:
+            return self.next_line()
+        most = PyNumber_AsSsize_t(size, OverflowError)
+        if most < 0:
+            return self.next_line()
+        rio = self.attached()
+        enter(rio, &rio.reading)
+        try:
+            return self.gather(rio, most, True)
+        finally:
+            leave_reading(rio)
+
+    def __iter__(self):
+        cdef Writer rio = self.attached()
+        if rio_flag_closed(&rio.reading):
+            rio.refuse(&rio.reading)
+        return self
+
+    def __next__(self):
+        """Return the next line, as ``readline()`` does. Raises ``StopIteration`` at EOF."""
+        cdef str line = self.next_line()
+        if not line:
+            raise StopIteration
+        return line
+
+    def readlines(self, hint=-1, /):
+        """Return a list of all lines up to EOF; if ``hint`` is positive, stop after more than ``hint`` characters.
+
+        Raises the errors of ``readline()``; nothing is consumed before the list is complete.
+        """
+        cdef Py_ssize_t most = -1 if hint is None else PyNumber_AsSsize_t(hint, OverflowError)
+        cdef Writer rio = self.attached()
+        enter(rio, &rio.reading)
+        try:
+            return self.all_lines(rio, most if most > 0 else PY_SSIZE_T_MAX)
+        finally:
+            leave_reading(rio)
+
+    cdef str next_line(self):
+        cdef Writer rio = self.attached()
+        cdef size_t n = 0
+        cdef str line
+        enter(rio, &rio.reading)
+        try:
+            if not self.plain:
+                return self.gather(rio, PY_SSIZE_T_MAX, True)
+            if not find_next(self, rio, False, &n):
+                n = self.wait_line(rio)
+            line = self.line_text(rio, buffer_start(&rio.inp), n)
+            if self.sep is None:
+                saw(self, newline_at_end(buffer_start(&rio.inp), n))
+            consume(rio, n)
+            return line
+        finally:
+            leave_reading(rio)
+
+    cdef size_t wait_line(self, Writer rio) except? 0:
+        """Read until the buffer has a line, and return its length; the length of the remaining bytes at EOF."""
+        cdef rio_call call
+        cdef size_t n = 0
+        self.unreadable(rio)
+        rio.start(&call, ...)
+        while rio.fill_once(&call, buffer_held(&rio.inp) + 1):
+            if find_next(self, rio, False, &n):
+                return n
+        return n if find_next(self, rio, True, &n) else buffer_held(&rio.inp)
+
+    cdef str line_text(self, Writer rio, char *data, size_t n):
+        """Decode a line of n bytes and translate its newline."""
+        cdef str line
+        cdef int newline = newline_at_end(data, n) if self.translate else 0
+        cdef size_t end
+        if newline == 0 or newline == LF:
+            return self.decode(data, n)
+        end = n - 2 if newline == CRLF else n - 1
+        if self.handler != NULL:
+            return self.decode(data, end) + "\n"
+        data[end] = c'\n'   # for as long as the line is decoded, during which no Python code runs
+        try:
+            line = self.decode(data, end + 1)
+        finally:
+            data[end] = c'\r'
+        return line
+
+    cdef list all_lines(self, Writer rio, Py_ssize_t hint):
+        cdef rio_call call
+        cdef size_t no_lf = 0, no_sep = 0, n = 0, held, whole = 0
+        cdef Py_ssize_t length = 0, end
+        cdef bint started = False, eof = False
+        cdef str line, first = self.rest or ""
+        cdef list lines = []
+        self.unreadable(rio)
+        while length <= hint:
+            line = None
+            end = self.end_of(first)
+            if end:
+                line, first = first[:end], first[end:]
+                lines.append(line)
+                length += end
+                continue
+            held = buffer_held(&rio.inp) - whole
+            if not find_end(self, rio, buffer_start(&rio.inp) + whole, held, eof, &no_lf, &no_sep, &n):
+                if not eof:
+                    if not started:
+                        rio.start(&call, ...)
+                        started = True
+                    eof = rio.fill_once(&call, buffer_held(&rio.inp) + 1) == 0
+                    continue
+                n = held
+            line = self.line_text(rio, buffer_start(&rio.inp) + whole, n)
+            if first:
+                line, first = first + line, ""
+            whole += n
+            if not line:
+                break
+            lines.append(line)
+            length += len(line)
+            no_lf = no_lf - n if no_lf > n else 0
+            no_sep = no_sep - n if no_sep > n else 0
+        self.book(rio, whole, first, eof)
+        return lines
+
+    # ---- characters
+
+    def read(self, size=-1, /):
+        """Read exactly ``size`` characters, or up to EOF if ``size`` is negative or ``None``.
+
+        Returns fewer characters only at EOF. Raises the errors of ``readline()``, and keeps all that has been received.
+        """
+        cdef Py_ssize_t most = -1 if size is None else PyNumber_AsSsize_t(size, OverflowError)
+        cdef Writer rio = self.attached()
+        enter(rio, &rio.reading)
+        try:
+            return self.read_all(rio) if most < 0 else self.gather(rio, most, False)
+        finally:
+            leave_reading(rio)
+
+    cdef str read_all(self, Writer rio):
+        cdef rio_call call
+        cdef size_t held
+        cdef str text
+        self.unreadable(rio)
+        rio.start(&call, ...)
+        while rio.fill_once(&call, buffer_held(&rio.inp) + 1):
+            pass
+        held = buffer_held(&rio.inp)
+        text = self.decode(buffer_start(&rio.inp), held)
+        if self.translate and held and memchr(buffer_start(&rio.inp), c'\r', held) != NULL:
+            text = translated(text)
+        if self.rest:
+            text = self.rest + text
+        self.book(rio, held, None, True)
+        return text
+
+    cdef str gather(self, Writer rio, size_t most, bint line):
+        """Read ``most`` characters, or up to the end of the line if ``line``. Returns fewer only at EOF.
+
+        The text is decoded as it arrives, but the bytes stay in the buffer until the result is complete.
+        """
+        cdef rio_call call
+        cdef size_t off = 0, have = 0, held, stop = 0, used = 0, n = 0
+        cdef bint started = False, eof = False, ended = False, final
+        cdef char *data
+        cdef str text = "", rest = None, more
+        cdef list parts = None
+        self.unreadable(rio)
+        if self.rest:
+            n = self.end_of(self.rest) if line else 0
+            ended = n > 0
+            text = self.rest[:n] if ended else self.rest
+            rest = self.rest[n:] if ended else None
+            have = len(text)
+        while have < most and not (ended and off == stop):
+            data = buffer_start(&rio.inp)
+            held = buffer_held(&rio.inp)
+            if not ended:
+                stop = held
+                if line and find_next(self, rio, eof, &n):
+                    stop = n
+                    ended = True
+            used = 0
+            if off < stop:
+                final = eof or ended
+                n = span_characters(data + off, stop - off, most - have, self.codec == UTF8, self.translate, final)
+                more = self.decode_some(data + off, n, final, &used)
+                if used and self.translate and memchr(data + off, c'\r', used) != NULL:
+                    more = translated(more)
+                off += used
+                have += len(more)
+                if parts is not None:
+                    parts.append(more)
+                elif text:
+                    parts = [text, more]
+                else:
+                    text = more
+            if used == 0:
+                if eof:
+                    break
+                if not started:
+                    rio.start(&call, ...)
+                    started = True
+                eof = rio.fill_once(&call, buffer_held(&rio.inp) + 1) == 0
+        if parts is not None:
+            text = "".join(parts)
+        if have > most:
+            rest = text[most:] if rest is None else text[most:] + rest
+            text = text[:most]
+        self.book(rio, off, rest, eof)
+        return text
+
+    cdef void book(self, Writer rio, size_t n, str rest, bint eof) noexcept:
+        """Consume the first n bytes of the buffer. ``rest`` is the end of their text that has not been returned."""
+        cdef const char *data = buffer_start(&rio.inp)
+        cdef size_t held = buffer_held(&rio.inp), start = 0, end = n
+        if self.sep is None:
+            if self.after_cr and (n or eof):
+                start = n and data[0] == c'\n'
+                saw(self, CRLF if start else CR)
+                self.after_cr = False
+            if end > start and data[end - 1] == c'\r' and (data[end] == c'\n' if end < held else not eof):
+                self.after_cr = True
+                end -= 1
+            saw(self, newlines_in(data + start, end - start))
+        self.rest = rest
+        self.plain = not rest and not self.after_cr
+        consume(rio, n)
+
+    # ---- decoding
+
+    cdef str decode(self, const char *data, size_t n):
+        if self.codec == UTF8:
+            return PyUnicode_DecodeUTF8(data, n, self.handler)
+        if self.codec == LATIN1:
+            return PyUnicode_DecodeLatin1(data, n, self.handler)
+        return PyUnicode_DecodeASCII(data, n, self.handler)
+
+    cdef str decode_some(self, const char *data, size_t n, bint final, size_t *used):
+        """Decode as much as is complete; all if ``final``. Stores the number of bytes in ``used``."""
+        cdef Py_ssize_t complete = 0
+        cdef str text
+        if final or self.codec != UTF8:
+            used[0] = n
+            return self.decode(data, n)
+        text = PyUnicode_DecodeUTF8Stateful(data, n, self.handler, &complete)
+        used[0] = complete
+        return text
+
+    cdef Py_ssize_t end_of(self, str text) except -1:
+        """Return the length of the first line of text that has been decoded and translated; 0 if it has no newline."""
+        cdef Py_ssize_t end
+        if self.sep is not None:
+            end = text.find(self.newline)
+            return 0 if end < 0 else end + len(self.sep)
+        end = text.find("\n") + 1
+        if not self.translate:
+            cr = text.find("\r", 0, end if end else len(text)) + 1
+            if cr and cr + 1 != end:
+                return cr
+        return end
