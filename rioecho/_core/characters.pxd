@@ -3,7 +3,8 @@
 # A cut between two characters is safe for decoding: both parts together decode to what the whole does, even if some of
 # the bytes are invalid.
 
-from libc.string cimport memchr
+from libc.stdint cimport uint32_t
+from libc.string cimport memchr, memcpy
 
 
 cdef enum:
@@ -111,6 +112,32 @@ cdef inline size_t utf8_length(const char *data, size_t n) noexcept nogil:
     return i
 
 
+cdef inline size_t span_within(const char *data, size_t n, size_t *most, bint utf8) noexcept nogil:
+    """Return the length of the first ``most`` characters, and subtract their number from it."""
+    cdef size_t i = 0, j
+    cdef unsigned char few   # as in count_characters
+    if n <= most[0]:
+        most[0] -= count_characters(data, n) if utf8 else n
+        return n
+    if not utf8:
+        i = most[0]
+        most[0] = 0
+        return i
+    while most[0] >= 64 and n - i >= 64:
+        few = 0
+        for j in range(64):
+            few += starts_character(data[i + j])
+        i += 64
+        most[0] -= few
+    j = min(n, i + 3) if i else 0
+    while i < j and not starts_character(data[i]):
+        i += 1   # the rest of the last character in the block
+    while i < n and most[0]:
+        i += utf8_length(data + i, n - i)
+        most[0] -= 1
+    return i
+
+
 cdef inline size_t span_characters(
     const char *data, size_t n, size_t most, bint utf8, bint joined, bint eof
 ) noexcept nogil:
@@ -119,29 +146,71 @@ cdef inline size_t span_characters(
     If ``joined``, CRLF counts as one character, and a CR at the end of the data is not included unless at EOF. The
     last character may be cut off by the end of the data. Of invalid UTF-8 the result may hold more characters.
     """
-    cdef size_t i = 0, j = 0
-    cdef unsigned char few   # as in count_characters
-    # No more bytes than these can matter: the longest character has 4.
-    if joined and memchr(data, c'\r', n if most > n // 4 else 4 * most) == NULL:
-        joined = False
+    cdef size_t i = 0, reach
+    cdef const char *cr
     if not joined:
-        if not utf8:
-            return min(n, most)
-        while most >= 64 and n - i >= 64:
-            few = 0
-            for j in range(64):
-                few += starts_character(data[i + j])
-            i += 64
-            most -= few
-        j = min(n, i + 3) if i else 0
-        while i < j and not starts_character(data[i]):
-            i += 1   # the rest of the last character in the block
+        return span_within(data, n, &most, utf8)
+    if n <= most:
+        return n - 1 if n and data[n - 1] == c'\r' and not eof else n
     while i < n and most:
-        if joined and data[i] == c'\r':
-            if i + 1 == n and not eof:
-                break
-            i += 2 if i + 1 < n and data[i + 1] == c'\n' else 1
-        else:
-            i += utf8_length(data + i, n - i) if utf8 else 1
+        if data[i] != c'\r':
+            reach = n - i if most > (n - i) // 4 else 4 * most   # no character is longer than 4 bytes
+            cr = <const char *>memchr(data + i, c'\r', reach)
+            i += span_within(data + i, reach if cr == NULL else <size_t>(cr - data) - i, &most, utf8)
+            continue
+        if i + 1 == n and not eof:
+            break
+        i += 2 if i + 1 < n and data[i + 1] == c'\n' else 1
         most -= 1
     return i
+
+
+cdef inline size_t copy_with_lf(char *to, const char *data, size_t n) noexcept nogil:
+    """Copy data with each CR and CRLF replaced by an LF. Returns the length of the copy, at most n."""
+    cdef size_t i = 0, size = 0, m
+    cdef const char *cr
+    while i < n:
+        cr = <const char *>memchr(data + i, c'\r', n - i)
+        m = n - i if cr == NULL else <size_t>(cr - data) - i
+        memcpy(to + size, data + i, m)
+        size += m
+        i += m
+        if cr != NULL:
+            to[size] = c'\n'
+            size += 1
+            i += 2 if i + 1 < n and data[i + 1] == c'\n' else 1
+    return size
+
+
+cdef inline ssize_t decode_short_utf8(const char *data, size_t n, uint32_t *to, uint32_t *ored) noexcept nogil:
+    """Decode n bytes of UTF-8. Returns the number of characters, or -1 if the bytes are not valid or not complete.
+
+    ``to`` has room for n characters; all of them are ORed into ``ored``. For short texts CPython's decoder is slower.
+    """
+    cdef size_t i = 0
+    cdef ssize_t count = 0
+    cdef uint32_t c, all = 0
+    cdef const unsigned char *b = <const unsigned char *>data
+    while i < n:
+        c = b[i]
+        if c < 0x80:
+            i += 1
+        elif c < 0xE0:
+            if c < 0xC2 or n - i < 2 or (b[i + 1] & 0xC0) != 0x80:
+                return -1
+            c = (c & 0x1F) << 6 | (b[i + 1] & 0x3F)
+            i += 2
+        elif c < 0xF0:
+            if n - i < 3 or (b[i + 1] & 0xC0) != 0x80 or (b[i + 2] & 0xC0) != 0x80:
+                return -1
+            c = (c & 0x0F) << 12 | (b[i + 1] & 0x3F) << 6 | (b[i + 2] & 0x3F)
+            if c < 0x800 or 0xD800 <= c < 0xE000:
+                return -1
+            i += 3
+        else:
+            return -1   # rare: left to CPython
+        to[count] = c
+        all |= c
+        count += 1
+    ored[0] = all
+    return count

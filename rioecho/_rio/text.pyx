@@ -150,6 +150,8 @@ cdef class TextFile(TextReader):
         cdef bytes data
         cdef list pieces = None
         data = self.encode(text, False)
+        if data is not None and put_at_once(rio, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
+            return 0
         if data is None:
             data = self.encode(text, True)
             if <size_t>len(data) > rio.out.base:
@@ -178,29 +180,28 @@ cdef class TextFile(TextReader):
         return 0
 
     cdef int put_large(self, Writer rio, bytes data, bint utf8, bint newlines, size_t *taken) except -1:
-        """Write more bytes than the output buffer holds, encoded without an error handler.
+        """Send more bytes than the output buffer holds, encoded without an error handler, without a copy.
 
-        If each byte is a character they are sent without a copy, else in pieces of whole characters.
+        If an error ends this in the middle of a character, the rest of the character is put into the buffer.
         """
         cdef const char *start = PyBytes_AS_STRING(data)
-        cdef size_t n = PyBytes_GET_SIZE(data), at = 0, m, sent
+        cdef size_t n = PyBytes_GET_SIZE(data), sent = 0, end
         cdef bint pairs = newlines and self.linesep is not None and len(self.linesep) == 2
-        while at < n:
-            m = n - at
-            if m > rio.out.base and (utf8 or pairs):
-                m = rio.out.base
-                while utf8 and not starts_character(start[at + m]):
-                    m -= 1
-                if pairs and start[at + m] == c'\n':
-                    m -= 1   # the CR before it belongs to the same character
-            sent = 0
-            try:
-                rio.put(start + at, m, &sent)
-            finally:
-                taken[0] += count_characters(start + at, sent) if utf8 else sent
-                if pairs:   # two bytes were sent for each newline
-                    taken[0] -= count_byte(start + at, sent, c'\n')
-            at += m
+        rio.reserve_output()
+        try:
+            rio.put(start, n, &sent)
+        finally:
+            if sent < n and (utf8 or pairs):
+                end = sent
+                while end and end < n and utf8 and not starts_character(start[end]):
+                    end += 1
+                if end and end < n and pairs and start[end] == c'\n':
+                    end += 1
+                rio.keep_rest(start + sent, end - sent)
+                sent = end
+            taken[0] += count_characters(start, sent) if utf8 else sent
+            if pairs:   # two bytes for each newline
+                taken[0] -= count_byte(start, sent, c'\n')
         return 0
 
     cdef list irregular_pieces(self, Writer rio, str text):

@@ -9,7 +9,9 @@ import io
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.number cimport PyNumber_AsSsize_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memchr
 
 from rioecho._core.buffer cimport FOUND, buffer_held, buffer_start, find_frame
@@ -17,6 +19,8 @@ from rioecho._core.characters cimport (
     CR,
     CRLF,
     LF,
+    copy_with_lf,
+    decode_short_utf8,
     find_any_newline,
     newline_at_end,
     newlines_in,
@@ -29,10 +33,14 @@ from rioecho._rio.writer cimport Writer
 
 
 cdef extern from "Python.h":
+    ctypedef unsigned char Py_UCS1
+    ctypedef unsigned short Py_UCS2
     const Py_ssize_t PY_SSIZE_T_MAX
     object PyUnicode_DecodeUTF8(const char *data, Py_ssize_t n, const char *errors)
     object PyUnicode_DecodeUTF8Stateful(const char *data, Py_ssize_t n, const char *errors, Py_ssize_t *used)
     object PyUnicode_DecodeLatin1(const char *data, Py_ssize_t n, const char *errors)
+    object PyUnicode_New(Py_ssize_t n, Py_UCS4 highest)
+    void *PyUnicode_DATA(object text)
     object PyUnicode_DecodeASCII(const char *data, Py_ssize_t n, const char *errors)
 
 
@@ -40,8 +48,8 @@ cdef object MINUS_ONE = -1   # as in lines.pyx
 cdef bytes ONE_CR = b"\r"
 
 
-cdef str translated(str text):
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+cdef enum:
+    SHORT = 256   # maximum size in bytes of a text that is decoded here, on the stack
 
 
 cdef inline bint find_end(
@@ -64,6 +72,41 @@ cdef inline bint find_next(TextReader self, Writer rio, bint eof, size_t *n):
     return find_end(
         self, rio, buffer_start(&rio.inp), buffer_held(&rio.inp), eof, &rio.inp.scanned, &rio.inp.sep_scanned, n
     )
+
+
+cdef inline bint is_ascii(const char *data, size_t n) noexcept nogil:
+    cdef size_t i
+    cdef char ored = 0
+    for i in range(n):
+        ored |= data[i]
+    return ored >= 0
+
+
+cdef str decode_here(const char *data, size_t n):
+    """Decode a short text in UTF-8 that is not ASCII. Returns None where this is left to CPython."""
+    cdef uint32_t characters[SHORT]
+    cdef uint32_t ored = 0   # ORed code points, which need as much space as the highest of them
+    cdef ssize_t count
+    cdef size_t i
+    cdef Py_UCS1 *narrow
+    cdef Py_UCS2 *wide
+    cdef object text
+    if not 2 < n <= SHORT or is_ascii(data, n):
+        return None
+    count = decode_short_utf8(data, n, characters, &ored)
+    if count < 0:
+        return None
+    text = PyUnicode_New(count, ored)
+    n = count
+    if ored < 256:
+        narrow = <Py_UCS1 *>PyUnicode_DATA(text)
+        for i in range(n):
+            narrow[i] = <Py_UCS1>characters[i]
+    else:
+        wide = <Py_UCS2 *>PyUnicode_DATA(text)
+        for i in range(n):
+            wide[i] = <Py_UCS2>characters[i]
+    return text
 
 
 cdef class TextReader:
@@ -243,16 +286,14 @@ cdef class TextReader:
 
     cdef str read_all(self, Writer rio):
         cdef rio_call call
-        cdef size_t held
+        cdef size_t held, used = 0
         cdef str text
         self.unreadable(rio)
         rio.start(&call, ...)
         while rio.fill_once(&call, buffer_held(&rio.inp) + 1):
             pass
         held = buffer_held(&rio.inp)
-        text = self.decode(buffer_start(&rio.inp), held)
-        if self.translate and held and memchr(buffer_start(&rio.inp), c'\r', held) != NULL:
-            text = translated(text)
+        text = self.decode_some(buffer_start(&rio.inp), held, True, &used)
         if self.rest:
             text = self.rest + text
         self.book(rio, held, None, True)
@@ -289,8 +330,6 @@ cdef class TextReader:
                 final = eof or ended
                 n = span_characters(data + off, stop - off, most - have, self.codec == UTF8, self.translate, final)
                 more = self.decode_some(data + off, n, final, &used)
-                if used and self.translate and memchr(data + off, c'\r', used) != NULL:
-                    more = translated(more)
                 off += used
                 have += len(more)
                 if parts is not None:
@@ -334,21 +373,37 @@ cdef class TextReader:
     # ---- decoding
 
     cdef str decode(self, const char *data, size_t n):
+        cdef str text
         if self.codec == UTF8:
-            return PyUnicode_DecodeUTF8(data, n, self.handler)
+            text = decode_here(data, n)
+            return text if text is not None else PyUnicode_DecodeUTF8(data, n, self.handler)
         if self.codec == LATIN1:
             return PyUnicode_DecodeLatin1(data, n, self.handler)
         return PyUnicode_DecodeASCII(data, n, self.handler)
 
     cdef str decode_some(self, const char *data, size_t n, bint final, size_t *used):
-        """Decode as much as is complete; all if ``final``. Stores the number of bytes in ``used``."""
-        cdef Py_ssize_t complete = 0
+        """Decode as much as is complete; all if ``final``. Translates newlines, and stores the number of bytes used."""
+        cdef Py_ssize_t complete
+        cdef char *copy = NULL
+        cdef size_t size = n
         cdef str text
-        if final or self.codec != UTF8:
-            used[0] = n
-            return self.decode(data, n)
-        text = PyUnicode_DecodeUTF8Stateful(data, n, self.handler, &complete)
-        used[0] = complete
+        try:
+            if self.translate and n and memchr(data, c'\r', n) != NULL:
+                copy = <char *>PyMem_RawMalloc(n)
+                if copy == NULL:
+                    raise MemoryError
+                size = copy_with_lf(copy, data, n)
+                data = copy
+            complete = size
+            if final or self.codec != UTF8:
+                text = self.decode(data, size)
+            else:
+                text = decode_here(data, size)
+                if text is None:
+                    text = PyUnicode_DecodeUTF8Stateful(data, size, self.handler, &complete)
+        finally:
+            PyMem_RawFree(copy)
+        used[0] = n - (size - <size_t>complete)   # a character that is cut off has no newline in it
         return text
 
     cdef Py_ssize_t end_of(self, str text) except -1:

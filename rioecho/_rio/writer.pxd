@@ -12,6 +12,8 @@ cdef int note_written(object error, size_t n) except -1
 cdef class Writer(LineReader):
     cdef int begin_writing(self, rio_call *call, object timeout) except -1
     cdef int put(self, const char *data, size_t n, size_t *taken) except -1
+    cdef int reserve_output(self) except -1
+    cdef void keep_rest(self, const char *data, size_t n) noexcept
 
 
 cdef inline bint put_at_once(Channel self, const char *data, size_t n) noexcept:

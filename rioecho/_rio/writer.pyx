@@ -5,7 +5,9 @@ The caller of ``put()`` holds ``writing``. Sending is in _rio/output.pyx.
 
 import io
 
+from rioecho._core.buffer cimport buffer_put, buffer_reserve
 from rioecho._core.convert cimport check_source
+from rioecho._core.posix cimport rio_assert, rio_flag_mine, rio_flag_take, sched_yield
 from rioecho._rio.channel cimport rio_call
 from rioecho._rio.lines cimport LineReader
 from rioecho._rio.output cimport NOTHING
@@ -44,3 +46,23 @@ cdef class Writer(LineReader):
                 check_source(self.source, self.f.fd)
                 self.tied_flush()   # the buffer is full: send what can be sent without blocking
         return 0
+
+    cdef int reserve_output(self) except -1:
+        """Allocate the output buffer, so that ``keep_rest()`` needs no memory."""
+        cdef rio_call call
+        self.start(&call, ...)
+        self.hold_output(&call, b"", 0)
+        return 0
+
+    cdef void keep_rest(self, const char *data, size_t n) noexcept:
+        """After a ``put()`` that was sent in part, append n bytes to the output buffer, which is empty and allocated."""
+        rio_assert(rio_flag_mine(&self.writing))
+        rio_assert(not rio_flag_mine(&self.sending))   # or there would have been no put()
+        if n == 0:
+            return
+        while not rio_flag_take(&self.sending):
+            with nogil:
+                sched_yield()
+        buffer_reserve(&self.out, n)   # moves its start to the front; does not allocate
+        buffer_put(&self.out, data, n)
+        self.unlock(NULL)
