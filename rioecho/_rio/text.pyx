@@ -164,7 +164,7 @@ cdef class TextFile(TextReader):
             elif <size_t>len(data) <= rio.out.base:
                 self.put_piece(rio, data, len(text), taken)
             else:
-                self.put_large(rio, data, self.codec == UTF8 and not PyUnicode_IS_ASCII(text), "\n" in text, taken)
+                self.put_large(rio, data, text, taken)
         finally:
             leave_writing(rio)
         return 0
@@ -179,29 +179,31 @@ cdef class TextFile(TextReader):
                 taken[0] += length
         return 0
 
-    cdef int put_large(self, Writer rio, bytes data, bint utf8, bint newlines, size_t *taken) except -1:
-        """Send more bytes than the output buffer holds, encoded without an error handler, without a copy.
+    cdef int put_large(self, Writer rio, bytes data, str text, size_t *taken) except -1:
+        """Send text, encoded as ``data`` without an error handler, which the output buffer cannot hold, without a copy.
 
         If an error ends this in the middle of a character, the rest of the character is put into the buffer.
         """
         cdef const char *start = PyBytes_AS_STRING(data)
         cdef size_t n = PyBytes_GET_SIZE(data), sent = 0, end
-        cdef bint pairs = newlines and self.linesep is not None and len(self.linesep) == 2
+        cdef bint utf8 = self.codec == UTF8 and not PyUnicode_IS_ASCII(text)
+        cdef bint pairs = self.linesep is not None and len(self.linesep) == 2   # each newline is CRLF
         rio.reserve_output()
         try:
             rio.put(start, n, &sent)
         finally:
-            if sent < n and (utf8 or pairs):
+            if sent == n:
+                taken[0] = PyUnicode_GET_LENGTH(text)
+            elif sent:
                 end = sent
-                while end and end < n and utf8 and not starts_character(start[end]):
+                while utf8 and end < n and not starts_character(start[end]):
                     end += 1
-                if end and end < n and pairs and start[end] == c'\n':
+                if pairs and end < n and start[end] == c'\n':
                     end += 1
                 rio.keep_rest(start + sent, end - sent)
-                sent = end
-            taken[0] += count_characters(start, sent) if utf8 else sent
-            if pairs:   # two bytes for each newline
-                taken[0] -= count_byte(start, sent, c'\n')
+                taken[0] = count_characters(start, end) if utf8 else end
+                if pairs:
+                    taken[0] -= count_byte(start, end, c'\n')
         return 0
 
     cdef list irregular_pieces(self, Writer rio, str text):

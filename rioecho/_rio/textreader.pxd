@@ -28,6 +28,8 @@ cdef class TextReader:
     cdef Writer attached(self)
     cdef int unreadable(self, Writer rio) except -1
     cdef str next_line(self)
+    cdef str take_line(self, Writer rio, size_t n)
+    cdef bint is_simple(self, const char *data, size_t n) noexcept
     cdef size_t wait_line(self, Writer rio) except? 0
     cdef str line_text(self, Writer rio, char *data, size_t n)
     cdef str decode(self, const char *data, size_t n)

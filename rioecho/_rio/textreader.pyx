@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.number cimport PyNumber_AsSsize_t
 from libc.stdint cimport uint32_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memcpy
 
 from rioecho._core.buffer cimport FOUND, buffer_held, buffer_start, find_frame
 from rioecho._core.characters cimport (
@@ -83,7 +83,7 @@ cdef inline bint is_ascii(const char *data, size_t n) noexcept nogil:
 
 
 cdef str decode_here(const char *data, size_t n):
-    """Decode a short text in UTF-8 that is not ASCII. Returns None where this is left to CPython."""
+    """Decode a short text in UTF-8. Returns None where this is left to CPython."""
     cdef uint32_t characters[SHORT]
     cdef uint32_t ored = 0   # ORed code points, which need as much space as the highest of them
     cdef ssize_t count
@@ -91,8 +91,12 @@ cdef str decode_here(const char *data, size_t n):
     cdef Py_UCS1 *narrow
     cdef Py_UCS2 *wide
     cdef object text
-    if not 2 < n <= SHORT or is_ascii(data, n):
+    if not 2 < n <= SHORT:
         return None
+    if is_ascii(data, n):
+        text = PyUnicode_New(n, 127)
+        memcpy(PyUnicode_DATA(text), data, n)
+        return text
     count = decode_short_utf8(data, n, characters, &ored)
     if count < 0:
         return None
@@ -146,6 +150,7 @@ cdef class TextReader:
         kept too: each call raises it again until the line has been read through ``buffer``.
         """
         cdef Py_ssize_t most
+        cdef size_t n = 0
         cdef Writer rio
         if size is MINUS_ONE:
             return self.next_line()
@@ -155,6 +160,8 @@ cdef class TextReader:
         rio = self.attached()
         enter(rio, &rio.reading)
         try:
+            if self.plain and self.handler == NULL and find_next(self, rio, False, &n) and n <= <size_t>most:
+                return self.take_line(rio, n)   # it has at most n characters
             return self.gather(rio, most, True)
         finally:
             leave_reading(rio)
@@ -188,20 +195,23 @@ cdef class TextReader:
     cdef str next_line(self):
         cdef Writer rio = self.attached()
         cdef size_t n = 0
-        cdef str line
         enter(rio, &rio.reading)
         try:
             if not self.plain:
                 return self.gather(rio, PY_SSIZE_T_MAX, True)
             if not find_next(self, rio, False, &n):
                 n = self.wait_line(rio)
-            line = self.line_text(rio, buffer_start(&rio.inp), n)
-            if self.sep is None:
-                saw(self, newline_at_end(buffer_start(&rio.inp), n))
-            consume(rio, n)
-            return line
+            return self.take_line(rio, n)
         finally:
             leave_reading(rio)
+
+    cdef str take_line(self, Writer rio, size_t n):
+        """Return the first line of the buffer, of n bytes, and remove it."""
+        cdef str line = self.line_text(rio, buffer_start(&rio.inp), n)
+        if self.sep is None:
+            saw(self, newline_at_end(buffer_start(&rio.inp), n))
+        consume(rio, n)
+        return line
 
     cdef size_t wait_line(self, Writer rio) except? 0:
         """Read until the buffer has a line, and return its length; the length of the remaining bytes at EOF."""
@@ -278,11 +288,26 @@ cdef class TextReader:
         """
         cdef Py_ssize_t most = -1 if size is None else PyNumber_AsSsize_t(size, OverflowError)
         cdef Writer rio = self.attached()
+        cdef str text
         enter(rio, &rio.reading)
         try:
-            return self.read_all(rio) if most < 0 else self.gather(rio, most, False)
+            if most < 0:
+                return self.read_all(rio)
+            if self.plain and <size_t>most <= buffer_held(&rio.inp) and self.is_simple(buffer_start(&rio.inp), most):
+                text = self.decode(buffer_start(&rio.inp), most)
+                self.book(rio, most, None, False)
+                return text
+            return self.gather(rio, most, False)
         finally:
             leave_reading(rio)
+
+    cdef bint is_simple(self, const char *data, size_t n) noexcept:
+        """Report whether each of n bytes is a character, none of them a CR that may be read as something else."""
+        return (
+            n <= SHORT
+            and is_ascii(data, n)
+            and (self.sep is not None or n == 0 or memchr(data, c'\r', n) == NULL)
+        )
 
     cdef str read_all(self, Writer rio):
         cdef rio_call call
