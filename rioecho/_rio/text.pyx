@@ -84,9 +84,10 @@ cdef class TextFile(TextReader):
     def __repr__(self):
         shown = ""
         for attribute in ("name", "mode"):
-            value = getattr(self, attribute, None)
-            if value is not None:
-                shown += f" {attribute}={value!r}"
+            try:
+                shown += f" {attribute}={getattr(self, attribute)!r}"
+            except (AttributeError, ValueError):   # the socket's file has none, or has been detached
+                pass
         return f"<rioecho.TextFile{shown} encoding={self.encoding!r}>"
 
     # ---- writing
@@ -246,12 +247,9 @@ cdef class TextFile(TextReader):
 
     @property
     def buffer(self):
-        """The ``Rio``. Raises ``AttributeError`` after ``detach()``."""
-        with cython.critical_section(self):
-            rio = self.rio
-        if rio is None:
-            raise AttributeError("buffer")
-        return rio
+        """The ``Rio``; ``None`` after ``detach()``."""
+        with cython.critical_section(self):   # another thread may be detaching it
+            return self.rio
 
     def detach(self):
         """Flush the output and return the ``Rio``. The text file is unusable afterwards."""
@@ -275,6 +273,7 @@ cdef class TextFile(TextReader):
     @property
     def newlines(self):
         """The kinds of newlines read so far: ``None``, a string, or a tuple of strings."""
+        self.attached()
         return NEWLINES[rio_size_get(&self.seen)]
 
     def reconfigure(self, *, encoding=None, errors=None, newline=..., line_buffering=None, write_through=None):

@@ -293,7 +293,7 @@ cdef class TextReader:
         try:
             if most < 0:
                 return self.read_all(rio)
-            if self.plain and <size_t>most <= buffer_held(&rio.inp) and self.is_simple(buffer_start(&rio.inp), most):
+            if self.plain and 0 < <size_t>most <= buffer_held(&rio.inp) and self.is_simple(buffer_start(&rio.inp), most):
                 text = self.decode(buffer_start(&rio.inp), most)
                 self.book(rio, most, None, False)
                 return text
