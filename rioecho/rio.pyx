@@ -1,7 +1,8 @@
 """Robust I/O on a POSIX file descriptor: class Rio (CS:APP 10.5).
 
 This module has the constructor and the methods that write and close. Reading is in _rio/lines.pyx and _rio/reader.pyx,
-the output buffer in _rio/writer.pyx, sending in _rio/output.pyx. The book's functions for Cython code, which are cimported from here, are in _rio/capi.pyx.
+the output buffer in _rio/writer.pyx, sending in _rio/output.pyx. The book's functions for Cython code, which are
+cimported from here, are in _rio/capi.pyx.
 """
 
 import io

@@ -63,7 +63,6 @@ cdef inline int newlines_in(const char *data, size_t n) noexcept nogil:
     """Return the kinds of newlines in the data, ORed."""
     cdef int kinds = 0
     cdef size_t i = 0
-    cdef const char *found
     if n == 0 or memchr(data, c'\r', n) == NULL:
         return LF if n and memchr(data, c'\n', n) != NULL else 0
     while i < n and kinds != CR | LF | CRLF:
@@ -112,32 +111,6 @@ cdef inline size_t utf8_length(const char *data, size_t n) noexcept nogil:
     return i
 
 
-cdef inline size_t span_within(const char *data, size_t n, size_t *most, bint utf8) noexcept nogil:
-    """Return the length of the first ``most`` characters, and subtract their number from it."""
-    cdef size_t i = 0, j
-    cdef unsigned char few   # as in count_characters
-    if n <= most[0]:
-        most[0] -= count_characters(data, n) if utf8 else n
-        return n
-    if not utf8:
-        i = most[0]
-        most[0] = 0
-        return i
-    while most[0] >= 64 and n - i >= 64:
-        few = 0
-        for j in range(64):
-            few += starts_character(data[i + j])
-        i += 64
-        most[0] -= few
-    j = min(n, i + 3) if i else 0
-    while i < j and not starts_character(data[i]):
-        i += 1   # the rest of the last character in the block
-    while i < n and most[0]:
-        i += utf8_length(data + i, n - i)
-        most[0] -= 1
-    return i
-
-
 cdef inline size_t span_characters(
     const char *data, size_t n, size_t most, bint utf8, bint joined, bint eof
 ) noexcept nogil:
@@ -146,21 +119,35 @@ cdef inline size_t span_characters(
     If ``joined``, CRLF counts as one character, and a CR at the end of the data is not included unless at EOF. The
     last character may be cut off by the end of the data. Of invalid UTF-8 the result may hold more characters.
     """
-    cdef size_t i = 0, reach
-    cdef const char *cr
-    if not joined:
-        return span_within(data, n, &most, utf8)
+    cdef size_t i = 0, j
+    cdef unsigned char few   # a single byte, so that the compiler can vectorise the loops
+    cdef signed char first = -64 if utf8 else -128   # as in starts_character; any byte starts a character of one byte
     if n <= most:
-        return n - 1 if n and data[n - 1] == c'\r' and not eof else n
+        return n - 1 if joined and n and data[n - 1] == c'\r' and not eof else n
+    if not utf8 and not joined:
+        return most
+    while most >= 64 and n - i > 64:
+        few = 0
+        if joined:
+            for j in range(i, i + 64):
+                few += (<signed char>data[j] >= first) - ((data[j] == c'\r') & (data[j + 1] == c'\n'))
+        else:
+            for j in range(i, i + 64):
+                few += <signed char>data[j] >= first
+        i += 64
+        most -= few
+    if i and joined and most == 0 and data[i - 1] == c'\r' and data[i] == c'\n':
+        return i - 1   # the pair counts where its LF is
+    j = min(n, i + 3) if i and utf8 else 0
+    while i < j and not starts_character(data[i]):
+        i += 1   # the rest of the last character in the block
     while i < n and most:
-        if data[i] != c'\r':
-            reach = n - i if most > (n - i) // 4 else 4 * most   # no character is longer than 4 bytes
-            cr = <const char *>memchr(data + i, c'\r', reach)
-            i += span_within(data + i, reach if cr == NULL else <size_t>(cr - data) - i, &most, utf8)
-            continue
-        if i + 1 == n and not eof:
-            break
-        i += 2 if i + 1 < n and data[i + 1] == c'\n' else 1
+        if joined and data[i] == c'\r':
+            if i + 1 == n and not eof:
+                break
+            i += 2 if i + 1 < n and data[i + 1] == c'\n' else 1
+        else:
+            i += utf8_length(data + i, n - i) if utf8 else 1
         most -= 1
     return i
 

@@ -1,5 +1,7 @@
 # Reading text from the input buffer of a Rio; see _rio/textreader.pyx.
 
+cimport cython
+
 from rioecho._core.posix cimport rio_size_get, rio_size_set
 from rioecho._rio.writer cimport Writer
 
@@ -25,20 +27,26 @@ cdef class TextReader:
     cdef size_t seen           # the kinds of newlines read, as in _core/characters.pxd
 
     cdef int decode_as(self, charset codec, object errors, object newline) except -1
-    cdef Writer attached(self)
     cdef int unreadable(self, Writer rio) except -1
     cdef str next_line(self)
-    cdef str take_line(self, Writer rio, size_t n)
     cdef bint is_simple(self, const char *data, size_t n) noexcept
     cdef size_t wait_line(self, Writer rio) except? 0
-    cdef str line_text(self, Writer rio, char *data, size_t n)
-    cdef str decode(self, const char *data, size_t n)
     cdef str decode_some(self, const char *data, size_t n, bint final, size_t *used)
     cdef str gather(self, Writer rio, size_t most, bint line)
     cdef str read_all(self, Writer rio)
     cdef list all_lines(self, Writer rio, Py_ssize_t hint)
     cdef Py_ssize_t end_of(self, str text) except -1
     cdef void book(self, Writer rio, size_t n, str rest, bint eof) noexcept
+
+
+cdef inline Writer attached(TextReader self):
+    """Return the Rio. Raises ``ValueError`` after ``detach()``."""
+    cdef Writer rio
+    with cython.critical_section(self):   # another thread may be detaching it
+        rio = self.rio
+    if rio is None:
+        raise ValueError("underlying buffer has been detached")
+    return rio
 
 
 cdef inline void saw(TextReader self, int kinds) noexcept:

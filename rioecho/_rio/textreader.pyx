@@ -7,11 +7,10 @@ these encodings a newline is one byte that is never a part of another character.
 
 import io
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.number cimport PyNumber_AsSsize_t
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
 from rioecho._core.buffer cimport FOUND, buffer_held, buffer_start, find_frame
@@ -75,15 +74,20 @@ cdef inline bint find_next(TextReader self, Writer rio, bint eof, size_t *n):
 
 
 cdef inline bint is_ascii(const char *data, size_t n) noexcept nogil:
-    cdef size_t i
-    cdef char ored = 0
-    for i in range(n):
-        ored |= data[i]
-    return ored >= 0
+    cdef uint64_t word, ored = 0
+    cdef size_t i = 0
+    while n - i >= 8:
+        memcpy(&word, data + i, 8)
+        ored |= word
+        i += 8
+    while i < n:
+        ored |= <unsigned char>data[i]
+        i += 1
+    return ored & 0x8080808080808080ULL == 0
 
 
 cdef str decode_here(const char *data, size_t n):
-    """Decode a short text in UTF-8. Returns None where this is left to CPython."""
+    """Decode a short text in UTF-8 that is not ASCII. Returns None where this is left to CPython."""
     cdef uint32_t characters[SHORT]
     cdef uint32_t ored = 0   # ORed code points, which need as much space as the highest of them
     cdef ssize_t count
@@ -91,14 +95,8 @@ cdef str decode_here(const char *data, size_t n):
     cdef Py_UCS1 *narrow
     cdef Py_UCS2 *wide
     cdef object text
-    if not 2 < n <= SHORT:
-        return None
-    if is_ascii(data, n):
-        text = PyUnicode_New(n, 127)
-        memcpy(PyUnicode_DATA(text), data, n)
-        return text
     count = decode_short_utf8(data, n, characters, &ored)
-    if count < 0:
+    if count < 0 or ored < 128:
         return None
     text = PyUnicode_New(count, ored)
     n = count
@@ -113,6 +111,58 @@ cdef str decode_here(const char *data, size_t n):
     return text
 
 
+cdef inline str decode_short(const char *data, size_t n):
+    """Decode a short text in UTF-8. Returns None where this is left to CPython."""
+    cdef object text
+    if not 2 < n <= SHORT:   # CPython has an object for each of the shortest
+        return None
+    if not is_ascii(data, n):
+        return decode_here(data, n)
+    text = PyUnicode_New(n, 127)
+    memcpy(PyUnicode_DATA(text), data, n)
+    return text
+
+
+cdef inline str decode(TextReader self, const char *data, size_t n):
+    cdef str text
+    if self.codec == UTF8:
+        text = decode_short(data, n)
+        return text if text is not None else PyUnicode_DecodeUTF8(data, n, self.handler)
+    if self.codec == LATIN1:
+        return PyUnicode_DecodeLatin1(data, n, self.handler)
+    return PyUnicode_DecodeASCII(data, n, self.handler)
+
+
+cdef inline str line_text(TextReader self, char *data, size_t n, int newline):
+    """Decode a line of n bytes and translate its newline, of the kind ``newline``."""
+    if newline == 0 or newline == LF or not self.translate:
+        return decode(self, data, n)
+    return translated_line(self, data, n - 2 if newline == CRLF else n - 1)
+
+
+cdef str translated_line(TextReader self, char *data, size_t n):
+    """Decode the n bytes before the newline of a line, and append an LF."""
+    cdef str line
+    if self.handler != NULL:
+        return decode(self, data, n) + "\n"
+    data[n] = c'\n'   # for as long as the line is decoded, during which no Python code runs
+    try:
+        line = decode(self, data, n + 1)
+    finally:
+        data[n] = c'\r'
+    return line
+
+
+cdef inline str take_line(TextReader self, Writer rio, size_t n):
+    """Return the first line of the buffer, of n bytes, and remove it."""
+    cdef char *data = buffer_start(&rio.inp)
+    cdef int newline = newline_at_end(data, n) if self.sep is None else 0
+    cdef str line = line_text(self, data, n, newline)
+    saw(self, newline)
+    consume(rio, n)
+    return line
+
+
 cdef class TextReader:
     cdef int decode_as(self, charset codec, object errors, object newline) except -1:
         """Set the encoding, the error handler and the newlines, whose names the caller has checked."""
@@ -124,14 +174,6 @@ cdef class TextReader:
         self.sep = newline.encode() if newline else None
         self.translate = newline is None
         return 0
-
-    cdef Writer attached(self):
-        cdef Writer rio
-        with cython.critical_section(self):   # another thread may be detaching it
-            rio = self.rio
-        if rio is None:
-            raise ValueError("underlying buffer has been detached")
-        return rio
 
     cdef int unreadable(self, Writer rio) except -1:
         if not rio.can_read:
@@ -157,17 +199,17 @@ cdef class TextReader:
         most = PyNumber_AsSsize_t(size, OverflowError)
         if most < 0:
             return self.next_line()
-        rio = self.attached()
+        rio = attached(self)
         enter(rio, &rio.reading)
         try:
             if self.plain and self.handler == NULL and find_next(self, rio, False, &n) and n <= <size_t>most:
-                return self.take_line(rio, n)   # it has at most n characters
+                return take_line(self, rio, n)   # it has at most n characters
             return self.gather(rio, most, True)
         finally:
             leave_reading(rio)
 
     def __iter__(self):
-        cdef Writer rio = self.attached()
+        cdef Writer rio = attached(self)
         if rio_flag_closed(&rio.reading):
             rio.refuse(&rio.reading)
         return self
@@ -185,7 +227,7 @@ cdef class TextReader:
         Raises the errors of ``readline()``; nothing is consumed before the list is complete.
         """
         cdef Py_ssize_t most = -1 if hint is None else PyNumber_AsSsize_t(hint, OverflowError)
-        cdef Writer rio = self.attached()
+        cdef Writer rio = attached(self)
         enter(rio, &rio.reading)
         try:
             return self.all_lines(rio, most if most > 0 else PY_SSIZE_T_MAX)
@@ -193,7 +235,7 @@ cdef class TextReader:
             leave_reading(rio)
 
     cdef str next_line(self):
-        cdef Writer rio = self.attached()
+        cdef Writer rio = attached(self)
         cdef size_t n = 0
         enter(rio, &rio.reading)
         try:
@@ -201,17 +243,9 @@ cdef class TextReader:
                 return self.gather(rio, PY_SSIZE_T_MAX, True)
             if not find_next(self, rio, False, &n):
                 n = self.wait_line(rio)
-            return self.take_line(rio, n)
+            return take_line(self, rio, n)
         finally:
             leave_reading(rio)
-
-    cdef str take_line(self, Writer rio, size_t n):
-        """Return the first line of the buffer, of n bytes, and remove it."""
-        cdef str line = self.line_text(rio, buffer_start(&rio.inp), n)
-        if self.sep is None:
-            saw(self, newline_at_end(buffer_start(&rio.inp), n))
-        consume(rio, n)
-        return line
 
     cdef size_t wait_line(self, Writer rio) except? 0:
         """Read until the buffer has a line, and return its length; the length of the remaining bytes at EOF."""
@@ -224,28 +258,12 @@ cdef class TextReader:
                 return n
         return n if find_next(self, rio, True, &n) else buffer_held(&rio.inp)
 
-    cdef str line_text(self, Writer rio, char *data, size_t n):
-        """Decode a line of n bytes and translate its newline."""
-        cdef str line
-        cdef int newline = newline_at_end(data, n) if self.translate else 0
-        cdef size_t end
-        if newline == 0 or newline == LF:
-            return self.decode(data, n)
-        end = n - 2 if newline == CRLF else n - 1
-        if self.handler != NULL:
-            return self.decode(data, end) + "\n"
-        data[end] = c'\n'   # for as long as the line is decoded, during which no Python code runs
-        try:
-            line = self.decode(data, end + 1)
-        finally:
-            data[end] = c'\r'
-        return line
-
     cdef list all_lines(self, Writer rio, Py_ssize_t hint):
         cdef rio_call call
         cdef size_t no_lf = 0, no_sep = 0, n = 0, held, whole = 0
         cdef Py_ssize_t length = 0, end
         cdef bint started = False, eof = False
+        cdef char *data
         cdef str line, first = self.rest or ""
         cdef list lines = []
         self.unreadable(rio)
@@ -266,7 +284,8 @@ cdef class TextReader:
                     eof = rio.fill_once(&call, buffer_held(&rio.inp) + 1) == 0
                     continue
                 n = held
-            line = self.line_text(rio, buffer_start(&rio.inp) + whole, n)
+            data = buffer_start(&rio.inp) + whole
+            line = line_text(self, data, n, newline_at_end(data, n) if self.sep is None else 0)
             if first:
                 line, first = first + line, ""
             whole += n
@@ -284,17 +303,19 @@ cdef class TextReader:
     def read(self, size=-1, /):
         """Read exactly ``size`` characters, or up to EOF if ``size`` is negative or ``None``.
 
-        Returns fewer characters only at EOF. Raises the errors of ``readline()``, and keeps all that has been received.
+        Returns fewer characters only at EOF. Raises the errors of ``readline()``, and keeps all that was received.
         """
         cdef Py_ssize_t most = -1 if size is None else PyNumber_AsSsize_t(size, OverflowError)
-        cdef Writer rio = self.attached()
+        cdef Writer rio = attached(self)
         cdef str text
+        cdef const char *data
         enter(rio, &rio.reading)
         try:
             if most < 0:
                 return self.read_all(rio)
-            if self.plain and 0 < <size_t>most <= buffer_held(&rio.inp) and self.is_simple(buffer_start(&rio.inp), most):
-                text = self.decode(buffer_start(&rio.inp), most)
+            data = buffer_start(&rio.inp)
+            if self.plain and 0 < <size_t>most <= buffer_held(&rio.inp) and self.is_simple(data, most):
+                text = decode(self, data, most)
                 self.book(rio, most, None, False)
                 return text
             return self.gather(rio, most, False)
@@ -397,15 +418,6 @@ cdef class TextReader:
 
     # ---- decoding
 
-    cdef str decode(self, const char *data, size_t n):
-        cdef str text
-        if self.codec == UTF8:
-            text = decode_here(data, n)
-            return text if text is not None else PyUnicode_DecodeUTF8(data, n, self.handler)
-        if self.codec == LATIN1:
-            return PyUnicode_DecodeLatin1(data, n, self.handler)
-        return PyUnicode_DecodeASCII(data, n, self.handler)
-
     cdef str decode_some(self, const char *data, size_t n, bint final, size_t *used):
         """Decode as much as is complete; all if ``final``. Translates newlines, and stores the number of bytes used."""
         cdef Py_ssize_t complete
@@ -421,9 +433,9 @@ cdef class TextReader:
                 data = copy
             complete = size
             if final or self.codec != UTF8:
-                text = self.decode(data, size)
+                text = decode(self, data, size)
             else:
-                text = decode_here(data, size)
+                text = decode_short(data, size)
                 if text is None:
                     text = PyUnicode_DecodeUTF8Stateful(data, size, self.handler, &complete)
         finally:

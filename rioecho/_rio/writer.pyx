@@ -55,7 +55,7 @@ cdef class Writer(LineReader):
         return 0
 
     cdef void keep_rest(self, const char *data, size_t n) noexcept:
-        """After a ``put()`` that was sent in part, append n bytes to the output buffer, which is empty and allocated."""
+        """After a ``put()`` that was sent in part, append n bytes to the buffer, which is empty and allocated."""
         rio_assert(rio_flag_mine(&self.writing))
         rio_assert(not rio_flag_mine(&self.sending))   # or there would have been no put()
         if n == 0:

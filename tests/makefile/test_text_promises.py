@@ -4,7 +4,6 @@ import codecs
 import contextlib
 import gc
 import os
-import signal
 import socket
 import subprocess
 import sys

@@ -6,7 +6,6 @@ accepted as a whole or not at all, so that an error can say how many characters 
 
 import codecs
 import io
-import sys
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -15,7 +14,7 @@ from libc.string cimport memchr
 from rioecho._core.characters cimport count_byte, count_characters, starts_character
 from rioecho._core.posix cimport rio_assert, rio_flag_closed, rio_size_get
 from rioecho._rio.channel cimport enter, leave_reading, leave_writing
-from rioecho._rio.textreader cimport ASCII, LATIN1, UTF8, TextReader, charset
+from rioecho._rio.textreader cimport ASCII, LATIN1, UTF8, TextReader, attached, charset
 from rioecho._rio.writer cimport Writer, note_written, put_at_once
 
 
@@ -48,8 +47,8 @@ cdef class TextFile(TextReader):
 
     It behaves like an ``io.TextIOWrapper``, except that it loses nothing:
 
-    * After ``TimeoutError``, ``BlockingIOError``, ``MemoryError`` or an exception raised by a signal handler, everything
-      received is still readable, and the next call continues where this one stopped.
+    * After ``TimeoutError``, ``BlockingIOError``, ``MemoryError`` or an exception raised by a signal handler, all that
+      was received is still readable, and the next call continues where this one stopped.
     * Reading is not disturbed by writing.
     * Text that ``write()`` has accepted is sent or in the output buffer. After a failed ``write()``, the error's
       ``characters_written`` is the number of characters of the text that were accepted; the others are the caller's.
@@ -109,7 +108,7 @@ cdef class TextFile(TextReader):
         try:
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-            rio = self.attached()
+            rio = attached(self)
             n = PyUnicode_GET_LENGTH(text)
             length = n
             data = <const char *>PyUnicode_DATA(text) if PyUnicode_IS_COMPACT_ASCII(text) else NULL
@@ -144,7 +143,7 @@ cdef class TextFile(TextReader):
 
     def flush(self):
         """Send the buffered output, as ``Rio.flush()`` does."""
-        self.attached().flush()
+        attached(self).flush()
 
     cdef int put_text(self, Writer rio, str text, size_t *taken) except -1:
         """Write text through the output buffer. Counts the characters that were accepted in ``taken``."""
@@ -257,23 +256,23 @@ cdef class TextFile(TextReader):
         with cython.critical_section(self):
             rio, self.rio = self.rio, None
         if rio is None:
-            self.attached()
+            attached(self)
         return rio
 
     @property
     def name(self):
         """The name of ``buffer``."""
-        return self.attached().name
+        return attached(self).name
 
     @property
     def closed(self):
         """Whether the Rio has been closed."""
-        return self.attached().closed
+        return attached(self).closed
 
     @property
     def newlines(self):
         """The kinds of newlines read so far: ``None``, a string, or a tuple of strings."""
-        self.attached()
+        attached(self)
         return NEWLINES[rio_size_get(&self.seen)]
 
     def reconfigure(self, *, encoding=None, errors=None, newline=..., line_buffering=None, write_through=None):
@@ -281,7 +280,7 @@ cdef class TextFile(TextReader):
 
         Raises ``io.UnsupportedOperation`` for an encoding other than UTF-8, ASCII and Latin-1.
         """
-        cdef Writer rio = self.attached()
+        cdef Writer rio = attached(self)
         checked = io.TextIOWrapper(
             io.BytesIO(),
             self.encoding if encoding is None else encoding,
@@ -309,26 +308,26 @@ cdef class TextFile(TextReader):
 
     def fileno(self):
         """Return the file descriptor, an int, as ``Rio.fileno()`` does."""
-        return self.attached().fileno()
+        return attached(self).fileno()
 
     def isatty(self):
         """Report whether the descriptor is a terminal."""
-        return self.attached().isatty()
+        return attached(self).isatty()
 
     def readable(self):
         """Report whether the file was opened for reading."""
-        return self.attached().readable()
+        return attached(self).readable()
 
     def writable(self):
         """Report whether the file was opened for writing."""
-        return self.attached().writable()
+        return attached(self).writable()
 
     def seekable(self):
         """Return ``False``: a socket cannot seek."""
-        return self.attached().seekable()
+        return attached(self).seekable()
 
     cdef int check_open(self) except -1:
-        cdef Writer rio = self.attached()
+        cdef Writer rio = attached(self)
         if rio_flag_closed(&rio.reading):
             rio.refuse(&rio.reading)
         return 0
@@ -337,7 +336,7 @@ cdef class TextFile(TextReader):
 
     def close(self):
         """Flush the output and close the Rio, as ``Rio.close()`` does."""
-        self.attached().close()
+        attached(self).close()
 
     def __enter__(self):
         self.check_open()
