@@ -21,6 +21,8 @@ NEWLINES = [None, "", "\n", "\r", "\r\n"]
 ENCODINGS = ["utf-8", "latin-1", "ascii"]
 # The handlers with which every input can be decoded.
 LENIENT = ["ignore", "replace", "backslashreplace", "surrogateescape"]
+ENCODING_HANDLERS = ["strict", *LENIENT, "surrogatepass", "xmlcharrefreplace"]
+EXAMPLES = pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])
 
 # Newlines of all kinds; characters of 1 to 4 bytes; surrogates, overlong forms and other invalid bytes.
 PIECES = st.sampled_from(
@@ -29,6 +31,7 @@ PIECES = st.sampled_from(
 INVALID = st.sampled_from(
     [b"\x80", b"\xff", b"\xc0\x80", b"\xe2\x82", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf0\x9f", b"\xf4\x90\x80\x80"]
 ) | st.sampled_from([b"\x80" * 70, b"\xf5a", b"\xc3"])
+CUTS = st.lists(st.integers(0, 300), max_size=6)
 READINGS = st.one_of(
     st.sampled_from([("readline",), ("readline",), ("next",), ("read", 0), ("readlines",), ("read",)]),
     st.tuples(st.just("readline"), st.integers(-1, 90)),
@@ -76,26 +79,35 @@ def outcome_in_pieces(data, cuts, calls, **options):
             return [patiently(step) for step in calls], patiently(("read",)), file.newlines
 
 
+@EXAMPLES
 @pytest.mark.parametrize("newline", NEWLINES)
-@given(st.lists(PIECES, max_size=12).map(b"".join), st.lists(st.integers(0, 300), max_size=6), st.lists(READINGS))
-@settings(max_examples=60)
-def test_valid_text_reads_as_in_the_standard_library(newline, data, cuts, calls):
+def test_valid_text_reads_as_in_the_standard_library(newline, examples):
     options = {"encoding": "utf-8", "newline": newline}
-    assert outcome_in_pieces(data, cuts, calls, **options) == outcome_of_stdlib(data, calls, **options)
+
+    @given(st.lists(PIECES, max_size=12).map(b"".join), CUTS, st.lists(READINGS))
+    @settings(max_examples=examples)
+    def compare(data, cuts, calls):
+        assert outcome_in_pieces(data, cuts, calls, **options) == outcome_of_stdlib(data, calls, **options)
+
+    compare()
 
 
+@EXAMPLES
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@given(
-    st.sampled_from(NEWLINES),
-    st.sampled_from(LENIENT),
-    st.lists(PIECES | INVALID, max_size=12).map(b"".join),
-    st.lists(st.integers(0, 300), max_size=6),
-    st.lists(READINGS),
-)
-@settings(max_examples=100)
-def test_any_bytes_read_as_in_the_standard_library(encoding, newline, errors, data, cuts, calls):
-    options = {"encoding": encoding, "newline": newline, "errors": errors}
-    assert outcome_in_pieces(data, cuts, calls, **options) == outcome_of_stdlib(data, calls, **options)
+def test_any_bytes_read_as_in_the_standard_library(encoding, examples):
+    @given(
+        st.sampled_from(NEWLINES),
+        st.sampled_from(LENIENT),
+        st.lists(PIECES | INVALID, max_size=12).map(b"".join),
+        CUTS,
+        st.lists(READINGS),
+    )
+    @settings(max_examples=examples)
+    def compare(newline, errors, data, cuts, calls):
+        options = {"encoding": encoding, "newline": newline, "errors": errors}
+        assert outcome_in_pieces(data, cuts, calls, **options) == outcome_of_stdlib(data, calls, **options)
+
+    compare()
 
 
 # ---- writing
@@ -122,12 +134,16 @@ def written(makefile, texts, **options):
     return answers, data
 
 
+@EXAMPLES
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@given(st.sampled_from(NEWLINES), st.sampled_from(["strict", *LENIENT, "surrogatepass", "xmlcharrefreplace"]), WRITINGS)
-@settings(max_examples=100)
-def test_text_is_written_as_by_the_standard_library(encoding, newline, errors, texts):
-    options = {"encoding": encoding, "newline": newline, "errors": errors}
-    assert written(rioecho.makefile, texts, **options) == written(STDLIB, texts, **options)
+def test_text_is_written_as_by_the_standard_library(encoding, examples):
+    @given(st.sampled_from(NEWLINES), st.sampled_from(ENCODING_HANDLERS), WRITINGS)
+    @settings(max_examples=examples)
+    def compare(newline, errors, texts):
+        options = {"encoding": encoding, "newline": newline, "errors": errors}
+        assert written(rioecho.makefile, texts, **options) == written(STDLIB, texts, **options)
+
+    compare()
 
 
 @pytest.mark.parametrize("newline", [None, "\r\n"])

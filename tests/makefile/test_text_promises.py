@@ -264,8 +264,8 @@ def test_text_that_was_accepted_before_a_timeout_arrives():
     assert [number for number in done if lines.count(b"%07d" % number) != 1000] == []
 
 
-@pytest.mark.sampled(8)
-@pytest.mark.parametrize("size", [100, 9_000, 300_000])
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("size", [100, 9_000, 100_000])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize(
     ("encoding", "errors", "text"),
@@ -287,7 +287,7 @@ def test_a_failed_write_tells_how_many_characters_were_accepted_and_cuts_none(si
     with far, near, rioecho.makefile(near, "w", **options) as file:
         received = bytearray()
         near.setblocking(False)
-        while sum(map(len, sent)) < 400_000:
+        while sum(map(len, sent)) < 250_000:
             rest = text
             while rest:
                 try:
