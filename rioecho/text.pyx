@@ -23,6 +23,7 @@ cdef extern from "Python.h":
     void *PyUnicode_DATA(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     bint PyUnicode_IS_ASCII(object text)
+    object PyUnicode_FromObject(object text)
     object PyUnicode_AsUTF8String(object text)
     object PyUnicode_AsLatin1String(object text)
     object PyUnicode_AsASCIIString(object text)
@@ -101,28 +102,8 @@ cdef class TextFile(TextReader):
         that were accepted, sent or buffered; no character is accepted in part.
         """
         cdef size_t taken = 0
-        cdef object length   # created before anything is accepted, because allocating an int can fail
-        cdef Writer rio
-        cdef Py_ssize_t n
-        cdef const char *data
         try:
-            if not isinstance(text, str):
-                raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-            rio = attached(self)
-            n = PyUnicode_GET_LENGTH(text)
-            length = n
-            data = <const char *>PyUnicode_DATA(text) if PyUnicode_IS_COMPACT_ASCII(text) else NULL
-            if (
-                data == NULL
-                or (self.linesep is not None and memchr(data, c'\n', n) != NULL)
-                or not put_at_once(rio, data, n)
-            ):
-                self.put_text(rio, text, &taken)
-            if self.line_buffering:
-                taken = n
-                if "\n" in text or "\r" in text:
-                    rio.flush()
-            return length
+            return self.put(text, &taken)
         except BaseException as error:
             note_written(error, taken)
             raise
@@ -132,18 +113,44 @@ cdef class TextFile(TextReader):
 
         The error's ``characters_written`` is the total number of characters accepted, over all strings.
         """
-        cdef size_t before = 0
+        cdef size_t before = 0, taken = 0
         self.check_open()
         try:
             for line in lines:
-                before += self.write(line)
+                before += self.put(line, &taken)
+                taken = 0
         except BaseException as error:
-            note_written(error, before + (getattr(error, "characters_written", 0) or 0))
+            note_written(error, before + taken)
             raise
 
     def flush(self):
         """Send the buffered output, as ``Rio.flush()`` does."""
         attached(self).flush()
+
+    cdef object put(self, object text, size_t *taken):
+        """Write a string and return its length. Counts the characters that were accepted in ``taken``."""
+        cdef object length   # created before anything is accepted, because allocating an int can fail
+        cdef Writer rio
+        cdef Py_ssize_t n
+        cdef const char *data
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        text = PyUnicode_FromObject(text)   # of a subclass, the string itself
+        rio = attached(self)
+        n = PyUnicode_GET_LENGTH(text)
+        length = n
+        data = <const char *>PyUnicode_DATA(text) if PyUnicode_IS_COMPACT_ASCII(text) else NULL
+        if (
+            data == NULL
+            or (self.linesep is not None and memchr(data, c'\n', n) != NULL)
+            or not put_at_once(rio, data, n)
+        ):
+            self.put_text(rio, text, taken)
+        if self.line_buffering:
+            taken[0] = n
+            if "\n" in text or "\r" in text:
+                rio.flush()
+        return length
 
     cdef int put_text(self, Writer rio, str text, size_t *taken) except -1:
         """Write text through the output buffer. Counts the characters that were accepted in ``taken``."""

@@ -146,6 +146,20 @@ def test_text_is_written_as_by_the_standard_library(encoding, examples):
     compare()
 
 
+def test_a_string_of_a_subclass_is_written_as_it_is(stream):
+    class Shouting(str):
+        def __str__(self):
+            return self.upper()
+
+        encode = replace = __len__ = None
+
+    with rioecho.makefile(stream.near, "w", encoding="utf-8", newline="\r\n") as file:
+        assert file.write(Shouting("größe\n")) == 6
+        assert file.write(Shouting("x" * 100)) == 100
+        file.flush()
+        assert receive(stream, 109) == "größe\r\n".encode() + b"x" * 100
+
+
 @pytest.mark.parametrize("newline", [None, "\r\n"])
 @pytest.mark.parametrize("errors", ["strict", "xmlcharrefreplace"])
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -366,7 +380,7 @@ UNKNOWN_HANDLER = """if True:
 """
 
 
-@pytest.mark.parametrize("option", ["-I", "-Xdev"])
+@pytest.mark.parametrize("option", ["-B", "-Xdev"])
 def test_an_unknown_error_handler_is_met_when_the_standard_library_meets_it(option):
     done = subprocess.run([sys.executable, option, "-c", UNKNOWN_HANDLER], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
