@@ -83,10 +83,14 @@ def test_a_signal_handler_that_raises_loses_nothing(stream, on_alarm, reading):
 
     data = (TEXT + "\n").encode()
     with rioecho.makefile(stream.near, encoding="utf-8") as file:
-        for start in range(0, len(data), 3):
+
+        def interrupted():
             on_alarm(handler, 0.005)
-            with pytest.raises(Stop):
-                READINGS[reading](file)
+            READINGS[reading](file)
+
+        for start in range(0, len(data), 3):
+            with pytest.raises(Stop):  # also if the signal comes before the call
+                interrupted()
             stream.feed(data[start : start + 3])
         assert READINGS[reading](file) == TEXT + "\n"
 
