@@ -1,7 +1,8 @@
 """Robust I/O on a POSIX file descriptor: class Rio (CS:APP 10.5).
 
 This module has the constructor and the methods that write and close. Reading is in _rio/lines.pyx and _rio/reader.pyx,
-sending in _rio/output.pyx. The book's functions for Cython code, which are cimported from here, are in _rio/capi.pyx.
+the output buffer in _rio/writer.pyx, sending in _rio/output.pyx. The book's functions for Cython code, which are
+cimported from here, are in _rio/capi.pyx.
 """
 
 import io
@@ -14,15 +15,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport SIZE_MAX, int64_t
 
-from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room, buffer_start
+from rioecho._core.buffer cimport buffer_held, buffer_start
 from rioecho._core.convert cimport check_source, descriptor_of, to_nanoseconds, to_size
-from rioecho._core.posix cimport (
-    rio_flag_closed,
-    rio_flag_put_briefly,
-    rio_flag_take_briefly,
-    rio_time_get,
-    rio_time_set,
-)
+from rioecho._core.posix cimport rio_flag_closed, rio_time_get, rio_time_set
 from rioecho._rio.channel cimport (
     AS_FILE,
     ASK_CLOCK,
@@ -34,21 +29,12 @@ from rioecho._rio.channel cimport (
     ownership,
     rio_call,
 )
-from rioecho._rio.lines cimport LineReader
 from rioecho._rio.output cimport NOTHING
 from rioecho._rio.source cimport transport_of
 from rioecho._rio.transport cimport Transport
+from rioecho._rio.writer cimport Writer, note_written, put_at_once
 
 from rioecho.errors import ConcurrentCall
-
-
-cdef int note_written(object error, size_t n) except -1:
-    """Set the error's ``characters_written`` to the number of the caller's bytes that were sent or buffered."""
-    try:
-        error.characters_written = n
-    except (AttributeError, TypeError):
-        pass   # an exception raised by a signal handler, whose class allows no attributes
-    return 0
 
 
 cdef int get_bytes(object data, Py_buffer *view) except -1:
@@ -61,7 +47,7 @@ cdef int get_bytes(object data, Py_buffer *view) except -1:
 
 
 @cython.final
-cdef class Rio(LineReader):
+cdef class Rio(Writer):
     # inspect.signature() reads the signature of a class in C from the first two lines of the docstring.
     """Rio(fd, *, bufsize=65536, timeout=..., max_line=1048576, closefd=False)\n--\n
     A buffered reader and writer over a POSIX file descriptor that never loses a byte, whatever interrupts it.
@@ -181,7 +167,7 @@ cdef class Rio(LineReader):
         try:
             if PyBytes_CheckExact(data):
                 length = PyBytes_GET_SIZE(data)
-                if self.put_at_once(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
+                if put_at_once(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
                     return length
             return self.put_object(data, &taken)
         except BaseException as error:
@@ -219,13 +205,6 @@ cdef class Rio(LineReader):
         finally:
             leave_writing(self)
 
-    cdef int begin_writing(self, rio_call *call, object timeout) except -1:
-        if not self.can_write:
-            raise io.UnsupportedOperation("this Rio is not writable: its descriptor is open for reading only")
-        self.start(call, timeout)
-        self.raise_kept(call)
-        return 0
-
     cdef object put_object(self, object data, size_t *taken):
         """Write an object's bytes through the buffer and return their number. Counts accepted bytes in ``taken``."""
         cdef Py_buffer view
@@ -241,45 +220,6 @@ cdef class Rio(LineReader):
             return length
         finally:
             PyBuffer_Release(&view)
-
-    cdef bint put_at_once(self, const char *data, size_t n) noexcept:
-        """Copy ``data`` to the buffer if that is all that ``put()`` would do: no allocation, no error, no system call.
-
-        Reports whether it was; if not, nothing has changed.
-        """
-        cdef bint done = False
-        if rio_flag_take_briefly(&self.writing):
-            if rio_flag_take_briefly(&self.sending):
-                if buffer_held(&self.out) == 0:
-                    self.out.r = self.out.w = 0
-                if (
-                    0 < n <= buffer_room(&self.out)
-                    and buffer_held(&self.out) + n < self.out.base
-                    and self.out_error is None
-                    and self.can_write
-                ):
-                    buffer_put(&self.out, data, n)
-                    done = True
-                rio_flag_put_briefly(&self.sending)
-            rio_flag_put_briefly(&self.writing)
-        return done
-
-    cdef int put(self, const char *data, size_t n, size_t *taken) except -1:
-        """Write n bytes through the buffer. Counts the bytes that were sent or buffered in ``taken``."""
-        cdef rio_call call
-        cdef size_t size = self.out.base
-        self.begin_writing(&call, ...)
-        if n > size:
-            self.push(&call, NOTHING)
-            self.send_all(&call, data, n, taken)
-        elif n:
-            self.push(&call, size - n)
-            self.hold_output(&call, data, n)
-            taken[0] = n
-            if self.has_unsent(&call, size - 1):
-                check_source(self.source, self.f.fd)
-                self.tied_flush()   # the buffer is full: send what can be sent without blocking
-        return 0
 
     # ---- the descriptor
 

@@ -26,6 +26,7 @@ from rioecho._core.addresses import (
     shown,
 )
 from rioecho.rio import Rio, _socket_file
+from rioecho.text import open_text
 
 TYPE_CHECKING = False  # importing typing is slower than importing this module
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, TypeAlias, overload
 
     from rioecho._core.addresses import Address, Path, Setup
+    from rioecho.text import TextFile
 
     _BinaryMode: TypeAlias = Literal["b", "rb", "br", "wb", "bw", "rwb", "rbw", "wrb", "wbr", "brw", "bwr"]
     _TextMode: TypeAlias = Literal["", "r", "w", "rw", "wr"]
@@ -265,7 +267,7 @@ if TYPE_CHECKING:
         encoding: str | None = ...,
         errors: str | None = ...,
         newline: str | None = ...,
-    ) -> io.TextIOWrapper: ...
+    ) -> TextFile | io.TextIOWrapper: ...
 
 
 def makefile(
@@ -282,10 +284,16 @@ def makefile(
     Modes, life time and timeout are those of ``socket.makefile``: the socket may be closed first, and its descriptor
     stays open until the file is closed; the timeout is the socket's at the time of each call.
 
-    A binary mode returns a ``Rio`` without a limit on the length of a line, a text mode a ``TextIOWrapper`` over a
-    ``Rio``, and ``buffering=0`` the standard library's ``SocketIO``. A ``Rio`` stays usable after a ``TimeoutError``;
-    a ``TextIOWrapper`` drops the part of a line that it has read. A non-blocking socket that has no data raises
-    ``BlockingIOError``.
+    A binary mode returns a ``Rio`` without a limit on the length of a line, and ``buffering=0`` the standard library's
+    ``SocketIO``. A text mode returns a text file over a ``Rio``, which is its ``buffer``. Both stay usable after a
+    ``TimeoutError``. A non-blocking socket that has no data raises ``BlockingIOError``.
+
+    A text file in UTF-8, Latin-1 or ASCII loses nothing either: after an error the same call continues, writing does
+    not disturb reading, an error of ``write()`` has the number of characters that were accepted as
+    ``characters_written``, and a line that cannot be decoded raises ``UnicodeDecodeError`` until it is read through
+    ``buffer``. In any other encoding it is an ``io.TextIOWrapper``, which drops what it has decoded of a line when a
+    read fails, and what it has encoded when a write fails; before Python 3.13 a write also makes it drop what it has
+    read ahead.
     """
     if not set(mode) <= {"r", "w", "b"}:
         raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
@@ -294,7 +302,10 @@ def makefile(
         return _makefile(sock, mode, 0, encoding=encoding, errors=errors, newline=newline)
     raw = _makefile(sock, mode if binary else mode + "b", 0)
     try:
-        rio = _socket_file(sock, raw, 65536 if buffering is None or buffering < 0 else buffering)
+        size = 65536 if buffering is None or buffering < 0 else buffering
+        if not binary:
+            size = max(size, io.DEFAULT_BUFFER_SIZE)  # a text layer reads and writes ahead whatever the buffering is
+        rio = _socket_file(sock, raw, size)
     except BaseException:
         raw.close()
         raise
@@ -302,7 +313,7 @@ def makefile(
         return rio
     text: Any
     try:
-        text = io.TextIOWrapper(rio, io.text_encoding(encoding), errors, newline)
+        text = open_text(rio, io.text_encoding(encoding), errors, newline)
     except BaseException:
         rio.close()
         raise

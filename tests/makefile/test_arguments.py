@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import rioecho
+from rioecho.text import TextFile
 from support.conversations import LONG, receive
 
 #: The standard library's function, before a test replaces it.
@@ -57,9 +58,10 @@ def test_a_binary_mode_returns_a_rio_with_the_abilities_of_the_mode(stream, mode
 
 
 @pytest.mark.parametrize("mode", TEXT)
-def test_a_text_mode_returns_a_text_wrapper_over_a_rio(stream, mode):
+def test_a_text_mode_returns_a_text_file_over_a_rio(stream, mode):
     with rioecho.makefile(stream.near, mode) as file, STDLIB(stream.near, mode) as other:
-        assert type(file) is io.TextIOWrapper
+        assert type(file) is TextFile
+        assert isinstance(file, io.TextIOBase)
         assert type(file.buffer) is rioecho.Rio
         assert file.mode == other.mode == mode
         assert abilities(file) == abilities(other)

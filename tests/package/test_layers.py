@@ -23,8 +23,21 @@ FOLDERS = [
 RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 # Within a folder a file imports only from files before it.
 FILES = {
-    "_core": ["posix", "buffer", "fdio", "flag", "poller", "counts", "convert", "budget", "addresses"],
-    "_rio": ["capi", "transport", "tls", "socketlike", "pyopenssl", "source", "channel", "output", "reader", "lines"],
+    "_core": ["posix", "buffer", "characters", "fdio", "flag", "poller", "counts", "convert", "budget", "addresses"],
+    "_rio": [
+        "capi",
+        "transport",
+        "tls",
+        "socketlike",
+        "pyopenssl",
+        "source",
+        "channel",
+        "output",
+        "reader",
+        "lines",
+        "writer",
+        "textreader",
+    ],
     "_server": [
         "notify",
         "tasks",
@@ -48,7 +61,7 @@ FILES = {
         "udp",
     ],
     "_load": ["histogram", "connection", "turns", "loop", "plan", "result", "runner"],
-    "public": ["errors", "rio", "sockets", "csapp", "server", "client", "bench", "__init__"],
+    "public": ["errors", "rio", "text", "sockets", "csapp", "server", "client", "bench", "__init__"],
 }
 # Every file may import the classes of errors, although they are public.
 ERRORS = ("public", "errors")

@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 from pathlib import Path
-from typing import Any, BinaryIO, assert_type
+from typing import Any, BinaryIO, TextIO, assert_type
 
 import rioecho
 from rioecho import (
@@ -29,6 +29,7 @@ from rioecho import (
     rio_readnb,
     rio_writen,
 )
+from rioecho.text import TextFile
 
 # ---- making a Rio
 
@@ -147,10 +148,12 @@ def dial(path: Path) -> None:
 
 
 def files(sock: socket.socket, mode: str) -> None:
-    assert_type(makefile(sock), io.TextIOWrapper)
-    assert_type(makefile(sock, "r"), io.TextIOWrapper)
-    assert_type(makefile(sock, "rw", encoding="utf-8", errors="strict", newline=""), io.TextIOWrapper)
-    assert_type(makefile(sock, mode="w", buffering=100), io.TextIOWrapper)
+    assert_type(makefile(sock), TextFile | io.TextIOWrapper)
+    assert_type(makefile(sock, "r"), TextFile | io.TextIOWrapper)
+    assert_type(makefile(sock, "rw", encoding="utf-8", errors="strict", newline=""), TextFile | io.TextIOWrapper)
+    assert_type(makefile(sock, mode="w", buffering=100), TextFile | io.TextIOWrapper)
+    text: TextIO = makefile(sock, "rw")
+    assert_type(text.readline(), str)
     assert_type(makefile(sock, "rb"), Rio)
     assert_type(makefile(sock, "rwb", -1), Rio)
     assert_type(makefile(sock, mode="wb", buffering=None), Rio)

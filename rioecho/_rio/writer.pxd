@@ -1,0 +1,39 @@
+# Writing through the output buffer; see _rio/writer.pyx.
+
+from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room
+from rioecho._core.posix cimport rio_flag_put_briefly, rio_flag_take_briefly
+from rioecho._rio.channel cimport Channel, rio_call
+from rioecho._rio.lines cimport LineReader
+
+
+cdef int note_written(object error, size_t n) except -1
+
+
+cdef class Writer(LineReader):
+    cdef int begin_writing(self, rio_call *call, object timeout) except -1
+    cdef int put(self, const char *data, size_t n, size_t *taken) except -1
+    cdef int reserve_output(self) except -1
+    cdef void keep_rest(self, const char *data, size_t n) noexcept
+
+
+cdef inline bint put_at_once(Channel self, const char *data, size_t n) noexcept:
+    """Copy ``data`` to the buffer if that is all that ``put()`` would do: no allocation, no error, no system call.
+
+    Reports whether it was; if not, nothing has changed.
+    """
+    cdef bint done = False
+    if rio_flag_take_briefly(&self.writing):
+        if rio_flag_take_briefly(&self.sending):
+            if buffer_held(&self.out) == 0:
+                self.out.r = self.out.w = 0
+            if (
+                0 < n <= buffer_room(&self.out)
+                and buffer_held(&self.out) + n < self.out.base
+                and self.out_error is None
+                and self.can_write
+            ):
+                buffer_put(&self.out, data, n)
+                done = True
+            rio_flag_put_briefly(&self.sending)
+        rio_flag_put_briefly(&self.writing)
+    return done
