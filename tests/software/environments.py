@@ -27,15 +27,14 @@ class PipError(Exception):
 
 
 class Environment:
-    """A virtual environment in ``folder``. Its interpreters run site/rioecho_drop_in.py when they start."""
+    """A virtual environment in ``folder``. Its interpreters run startup/rioecho_drop_in.py when they start."""
 
     def __init__(self, folder: Path, *, with_pip: bool = True) -> None:
-        # subprocess: an environment of venv.create would have links to the current environment's interpreter
         venv.create(folder, with_pip=with_pip, symlinks=True)
         self.python = folder / "bin" / "python"
         command = [self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
         self.packages = Path(subprocess.check_output(command, text=True).strip())
-        shutil.copytree(FOLDER / "site", self.packages, dirs_exist_ok=True)
+        shutil.copytree(FOLDER / "startup", self.packages, dirs_exist_ok=True)
 
     def pip(self, *arguments: str | Path) -> None:
         done = subprocess.run(

@@ -18,7 +18,7 @@ SEARCH = os.pathsep.join(
 #: The programs of each service.
 PROGRAMS = {
     "MariaDB": ["mariadbd", "mariadb-install-db", "mariadb", "openssl"],
-    "PostgreSQL": ["postgres", "initdb", "openssl"],
+    "PostgreSQL": ["postgres", "initdb", "psql", "openssl"],
     "Dovecot": ["dovecot", "openssl"],
 }
 
@@ -29,6 +29,7 @@ PACKAGES = {
     "mariadb": "mariadb-client",
     "postgres": "postgresql",
     "initdb": "postgresql",
+    "psql": "postgresql-client",
     "dovecot": "dovecot-imapd",
     "openssl": "openssl",
 }

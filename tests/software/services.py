@@ -128,13 +128,13 @@ def mariadb(folder: Path) -> Iterator[dict[str, str]]:
 
 #: The databases for which pg8000's tests require a method of authentication.
 HBA = """
-hostnossl pg8000_md5             all 127.0.0.1/32 md5
-host      pg8000_md5_ssl         all 127.0.0.1/32 md5
-hostnossl pg8000_password        all 127.0.0.1/32 password
-hostnossl pg8000_gss             all 127.0.0.1/32 gss
-host      pg8000_scram_sha_256   all 127.0.0.1/32 scram-sha-256
-host      all                    all 127.0.0.1/32 scram-sha-256
-local     all                    all              trust
+host  pg8000_md5           all 127.0.0.1/32 md5
+host  pg8000_md5_ssl       all 127.0.0.1/32 md5
+host  pg8000_password      all 127.0.0.1/32 password
+host  pg8000_gss           all 127.0.0.1/32 gss
+host  pg8000_scram_sha_256 all 127.0.0.1/32 scram-sha-256
+host  all                  all 127.0.0.1/32 scram-sha-256
+local all                  all              trust
 """
 
 
@@ -160,6 +160,8 @@ def postgresql(folder: Path) -> Iterator[dict[str, str]]:
     }
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     with service.running(program("postgres"), "-D", data, *options):
+        client = [program("psql"), "-h", folder, "-p", str(service.port), "-U", "postgres", "-q", "-c"]
+        service.run(*client, "create extension hstore")
         yield {"PGHOST": "127.0.0.1", "PGPORT": str(service.port), "PGPASSWORD": "pw", "PGUSER": "postgres"}
 
 
@@ -245,9 +247,10 @@ SERVICES = {"MariaDB": mariadb, "PostgreSQL": postgresql, "Dovecot": dovecot}
 @contextlib.contextmanager
 def started(name: str) -> Iterator[dict[str, str]]:
     """Run a service in a temporary folder that its user can reach. Yield the variables that tell a suite of it."""
-    with tempfile.TemporaryDirectory(prefix="rioecho-", ignore_cleanup_errors=True) as folder, SERVICES[name](
-        Path(folder)
-    ) as variables:
+    with (
+        tempfile.TemporaryDirectory(prefix="rioecho-", ignore_cleanup_errors=True) as folder,
+        SERVICES[name](Path(folder)) as variables,
+    ):
         yield variables
 
 

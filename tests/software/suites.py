@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,10 @@ class Outcomes:
         return ", ".join([f"{counts['passed']} passed", *rest])
 
 
+#: The exit statuses of pytest after it ran all tests.
+COMPLETE = (0, 1)
+
+
 @dataclass
 class Comparison:
     """The two runs of a suite, and what a second run of the tests that differed says of them."""
@@ -57,6 +62,8 @@ class Comparison:
     @property
     def nothing_shown(self) -> str:
         """Say why the comparison shows nothing, or "" if it does."""
+        if self.stock.status not in COMPLETE:
+            return f"the run with the standard library's files ends with status {self.stock.status}"
         if not self.stock.count("passed"):
             return "no test passes with the standard library's files"
         if not self.stock.files:
@@ -67,6 +74,8 @@ class Comparison:
 def compare(run: Runner) -> Comparison:
     """Run a suite with both kinds of files. Run the tests whose outcomes differ once more with both."""
     result = Comparison(run(STOCK), run(SWAPPED))
+    if result.swapped.status not in COMPLETE:
+        result.broken.append(f"the run ends with status {result.swapped.status}")
     differing = sorted(differences(result.stock, result.swapped))
     if not differing:
         return result
@@ -105,12 +114,8 @@ class Runner:
     def __call__(self, files: str, only: Iterable[str] | None = None) -> Outcomes:
         name = files if only is None else f"{files}-again"
         outcomes, count, log = (self.logs / f"{name}.{end}" for end in ("outcomes", "count", "log"))
-        home = self.logs / f"{name}.home"
-        home.mkdir()
         variables = {
             "PATH": f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "HOME": str(home),  # the settings of this machine's user change what a client does
-            "TMPDIR": str(home),
             "LC_ALL": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
             "RIOECHO_FILES": files,
@@ -124,7 +129,9 @@ class Runner:
             variables["RIOECHO_ONLY"] = str(chosen)
         command = [self.python, "-m", "pytest", "-p", "rioecho_outcomes", *OPTIONS, *self.arguments]
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        with open(log, "wb") as output:
+        # HOME: the settings of this machine's user change what a client does. Both are short, for the paths of sockets.
+        with tempfile.TemporaryDirectory(prefix="rio-", ignore_cleanup_errors=True) as home, open(log, "wb") as output:
+            variables |= {"HOME": home, "TMPDIR": home}
             status = run_group(command, self.limit, cwd=self.folder, env=variables, stdout=output)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return Outcomes(
@@ -140,6 +147,7 @@ class Runner:
 #: Of the settings of a suite's own configuration, those that choose plugins and options are left out.
 OPTIONS = [
     *("-o", "addopts=", "-p", "no:cacheprovider", "-ra", "--tb=short", "--durations=10"),
+    "--continue-on-collection-errors",
     *("-o", "faulthandler_timeout=90", "-o", "faulthandler_exit_on_timeout=true"),
 ]
 

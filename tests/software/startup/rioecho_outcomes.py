@@ -1,8 +1,8 @@
 """A pytest plugin that writes the outcome of each test of a suite, one JSON list a line, for run.py.
 
 Each line is written when it is known, so that those of a process that dies are kept: the test that was running has
-only its "started". RIOECHO_OUTCOMES is the path of the file. If RIOECHO_ONLY is set, it is the path of a JSON list of the
-ids of the tests to run; all others are deselected.
+only its "started". RIOECHO_OUTCOMES is the path of the file. If RIOECHO_ONLY is set, it is the path of a JSON list of
+the ids of the tests to run; all others are deselected.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import socket
 
 import pytest
+
 import rioecho
 
 _open, _write, _close = os.open, os.write, os.close  # a test may replace those of os
