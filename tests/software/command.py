@@ -149,7 +149,7 @@ def run_all(chosen: Sequence[Software], folder: Path, arguments: argparse.Namesp
         if note:
             print(f"note: {note}")
     try:
-        wheel = arguments.wheel or build_wheel(folder / "wheel")
+        wheel = arguments.wheel.resolve() if arguments.wheel else build_wheel(folder / "wheel")
     except RegistryError as error:
         print(f"skipped: {', '.join(each.name for each in chosen)}: {error}")
         return 0

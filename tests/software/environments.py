@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import venv
-from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -29,8 +29,8 @@ class PipError(Exception):
 class Environment:
     """A virtual environment in ``folder``. Its interpreters run startup/rioecho_drop_in.py when they start."""
 
-    def __init__(self, folder: Path, *, with_pip: bool = True) -> None:
-        venv.create(folder, with_pip=with_pip, symlinks=True)
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, symlinks=True)
         self.python = folder / "bin" / "python"
         command = [self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
         self.packages = Path(subprocess.check_output(command, text=True).strip())
@@ -38,7 +38,7 @@ class Environment:
 
     def pip(self, *arguments: str | Path) -> None:
         done = subprocess.run(
-            [self.python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments],
+            [*find_pip(), "--python", self.python, "--disable-pip-version-check", "--no-input", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -67,12 +67,22 @@ class Environment:
         return sources
 
 
-def build_wheel(folder: Path, pip: Sequence[str | Path] = (sys.executable, "-m", "pip")) -> Path:
+@functools.cache
+def find_pip() -> tuple[str, ...]:
+    """Return the command of a pip: that of this interpreter, or of ``python3``."""
+    for python in (sys.executable, "python3"):
+        command = (python, "-m", "pip")
+        if not subprocess.run([*command, "--version"], capture_output=True).returncode:
+            return command
+    raise PipError(f"neither {sys.executable} nor python3 has pip")
+
+
+def build_wheel(folder: Path) -> Path:
     """Build a wheel of this checkout, uncommitted changes included, in ``folder`` and return its path."""
-    generated = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "*.c", "*.html")
+    (folder / "tree").mkdir(parents=True)
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
-        (folder / "tree").mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / "tree")
+    generated = shutil.ignore_patterns("__pycache__", "*.so", "*.c", "*.html")
     shutil.copytree(ROOT / "rioecho", folder / "tree" / "rioecho", ignore=generated)
     environment = Environment(folder / "environment")
     environment.pip("wheel", "--quiet", "--no-deps", "--wheel-dir", folder / "wheel", folder / "tree")

@@ -32,7 +32,7 @@ def test_same():
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """Return an environment that has the packages of the running one."""
-    made = Environment(tmp_path_factory.mktemp("environment") / "venv", with_pip=False)
+    made = Environment(tmp_path_factory.mktemp("environment") / "venv")
     folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
     (made.packages / "packages.pth").write_text(f"import site; list(map(site.addsitedir, {sorted(folders)}))\n")
     return made
