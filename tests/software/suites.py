@@ -82,7 +82,7 @@ def compare(run: Runner) -> Comparison:
     again = [run(files, only=differing).tests for files in (STOCK, SWAPPED)]
     for test in differing:
         stock, swapped = (outcomes.get(test) for outcomes in again)
-        if stock == swapped:
+        if "passed" not in (stock, swapped) or stock == swapped:
             result.unsteady.append(test)
         elif stock == "passed":
             result.broken.append(test)
@@ -121,6 +121,7 @@ class Runner:
             "RIOECHO_FILES": files,
             "RIOECHO_COUNT": str(count),
             "RIOECHO_OUTCOMES": str(outcomes),
+            **{name: os.environ[name] for name in ("PYTHON_GIL",) if name in os.environ},
             **self.variables,
         }
         if only is not None:

@@ -1,5 +1,6 @@
 """The comparison of run.py finds what differs, and nothing else. The suites here are small and need no registry."""
 
+import os
 import site
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def compared(environment, tmp_path):
         (tmp_path / "suite" / "test_it.py").write_text(USES_MAKEFILE + tests)
         logs = tmp_path / "logs"
         logs.mkdir()
-        variables = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # those of the running environment take long to import
+        # The plugins of this environment take long to import. A sanitizer's settings must reach the child.
+        variables = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         return compare(Runner(environment.python, tmp_path / "suite", ["test_it.py"], logs, 60, variables))
 
     return run_both
