@@ -118,6 +118,7 @@ class Runner:
             "PATH": f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "LC_ALL": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONNODEBUGRANGES": "1",  # for the carets of a traceback, 3.11 parses it: with threads that may fail
             "RIOECHO_FILES": files,
             "RIOECHO_COUNT": str(count),
             "RIOECHO_OUTCOMES": str(outcomes),
@@ -147,7 +148,7 @@ class Runner:
 
 #: Of the settings of a suite's own configuration, those that choose plugins and options are left out.
 OPTIONS = [
-    *("-o", "addopts=", "-p", "no:cacheprovider", "-ra", "--tb=short", "--durations=10"),
+    *("-o", "addopts=", "-p", "no:cacheprovider", "-ra", "--tb=native", "--durations=10"),
     "--continue-on-collection-errors",
     *("-o", "faulthandler_timeout=90", "-o", "faulthandler_exit_on_timeout=true"),
 ]
