@@ -153,6 +153,9 @@ def run_all(chosen: Sequence[Software], folder: Path, arguments: argparse.Namesp
     except RegistryError as error:
         print(f"skipped: {', '.join(each.name for each in chosen)}: {error}")
         return 0
+    except PipError as error:
+        print(f"this checkout cannot be built: {error}", file=sys.stderr)
+        return 1
     details, failed = [], False
     print(ROW.format("", "", "stock", "rioecho", "files", "s", "CPU", "difference"), flush=True)
     for each in chosen:

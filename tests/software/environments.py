@@ -14,8 +14,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 
-#: What pip says if it does not reach the registry; it then also says that there is no such version.
-UNREACHABLE = re.compile(r"connection broken by|Connection to \S+ timed out|ConnectionError|Network is unreachable")
+#: What pip says if it does not reach the registry. Of a wrong version it says which others there are.
+UNREACHABLE = re.compile(r"connection broken by|Connection to \S+ timed out|Network is unreachable|from versions: none")
 
 
 class RegistryError(Exception):

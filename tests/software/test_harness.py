@@ -2,6 +2,7 @@
 
 import os
 import site
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -158,6 +159,18 @@ def test_software_whose_server_is_missing_is_skipped_with_its_name(monkeypatch, 
     monkeypatch.setitem(packages.PROGRAMS, "MariaDB", ["mariadbd-that-no-one-has"])
     with pytest.raises(command.Skipped, match="mariadbd-that-no-one-has not installed"):
         command.run_one(Software("driver", "1.0", services=("MariaDB",)), tmp_path / "driver", tmp_path / "wheel")
+
+
+@pytest.mark.slow
+def test_software_is_skipped_with_its_name_if_the_registry_cannot_be_reached(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]  # refuses connections from now on
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
+    for name, value in {"CONFIG_FILE": os.devnull, "FIND_LINKS": "", "RETRIES": "0", "NO_CACHE_DIR": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    done = run("docker", "--wheel", str(tmp_path / "wheel"))
+    assert done[0] == 0
+    assert "docker           skipped: the registry cannot be reached" in done[1]
 
 
 def test_every_quick_run_does_without_a_server():
