@@ -6,6 +6,7 @@ Most of them refuse to run as root. Started by root, they run as the user ``nobo
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import pwd
 import shutil
@@ -220,8 +221,6 @@ def dovecot(folder: Path) -> Iterator[dict[str, str]]:
         for name in ("run", "mail"):
             os.chown(folder / name, service.identity["user"], service.identity["group"])
     config = folder / "dovecot.conf"
-    import grp
-
     config.write_text(
         DOVECOT.format(
             folder=folder,
