@@ -171,7 +171,8 @@ def run_all(chosen: Sequence[Software], folder: Path, arguments: argparse.Namesp
             print(row(each, result), flush=True)
             details += [f"{each.name}: {line}" for line in explained(each, result)]
             failed = failed or bool(result.broken or faults(each, result))
-    print(*details, sep="\n")
+    for line in details:
+        print(line)
     return int(failed)
 
 

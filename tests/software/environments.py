@@ -32,8 +32,8 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         venv.create(folder, symlinks=True)
         self.python = folder / "bin" / "python"
-        command = [self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-        self.packages = Path(subprocess.check_output(command, text=True).strip())
+        code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        self.packages = Path(subprocess.check_output([str(self.python), "-c", code], text=True).strip())
         shutil.copytree(FOLDER / "startup", self.packages, dirs_exist_ok=True)
 
     def pip(self, *arguments: str | Path) -> None:

@@ -55,7 +55,7 @@ class Service:
         )
 
     def run(self, *command: str | Path, stdin: str = "") -> str:
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             command, input=stdin, cwd=self.folder, capture_output=True, text=True, env=self.environment, **self.identity
         )
         if done.returncode:
@@ -161,7 +161,7 @@ def postgresql(folder: Path) -> Iterator[dict[str, str]]:
     }
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     with service.running(program("postgres"), "-D", data, *options):
-        client = [program("psql"), "-h", folder, "-p", str(service.port), "-U", "postgres", "-q", "-c"]
+        client = [program("psql"), "-h", str(folder), "-p", str(service.port), "-U", "postgres", "-q", "-c"]
         service.run(*client, "create extension hstore")
         yield {"PGHOST": "127.0.0.1", "PGPORT": str(service.port), "PGPASSWORD": "pw", "PGUSER": "postgres"}
 

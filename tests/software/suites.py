@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 STOCK, SWAPPED = "stock", "rioecho"
 
@@ -129,7 +130,7 @@ class Runner:
             chosen = self.logs / f"{name}.only"
             chosen.write_text(json.dumps(list(only)), encoding="utf-8")
             variables["RIOECHO_ONLY"] = str(chosen)
-        command = [self.python, "-m", "pytest", "-p", "rioecho_outcomes", *OPTIONS, *self.arguments]
+        command: list[str | Path] = [self.python, "-m", "pytest", "-p", "rioecho_outcomes", *OPTIONS, *self.arguments]
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         # HOME: the settings of this machine's user change what a client does. Both are short, for the paths of sockets.
         with tempfile.TemporaryDirectory(prefix="rio-", ignore_cleanup_errors=True) as home, open(log, "wb") as output:
@@ -154,9 +155,9 @@ OPTIONS = [
 ]
 
 
-def run_group(command: Sequence[str | Path], limit: float, **options: object) -> int:
+def run_group(command: Sequence[str | Path], limit: float, **options: Any) -> int:
     """Run a command in a process group of its own and return its exit status. At the end, kill what is left of it."""
-    process = subprocess.Popen(  # type: ignore[call-overload]
+    process: subprocess.Popen[bytes] = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True, **options
     )
     try:
