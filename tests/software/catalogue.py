@@ -129,7 +129,7 @@ CATALOGUE = [
         "aiosmtpd",
         "1.4.6",
         tests=("aiosmtpd/tests",),
-        requirements=("pytest-asyncio==1.4.1", "pytest-mock==3.15.1", "setuptools==80.9.0", "dnspython==2.8.0"),
+        requirements=("pytest-asyncio==1.4.1", "pytest-mock==3.15.1", "setuptools==78.1.1", "dnspython==2.8.0"),
     ),
     Software(
         "httplib2",
