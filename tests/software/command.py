@@ -72,7 +72,9 @@ def run_one(software: Software, folder: Path, wheel: Path, *, quick: bool = Fals
             (sources / name).write_text(string.Template(text).substitute(variables))
         logs = folder / "logs"
         logs.mkdir()
-        return compare(Runner(environment.python, sources, tests, logs, 120 + 10 * software.seconds, variables))
+        result = compare(Runner(environment.python, sources, tests, logs, 120 + 10 * software.seconds, variables))
+    result.accept(software.wanted)
+    return result
 
 
 def prepare(
@@ -105,7 +107,7 @@ def stdlib_modules(names: Sequence[str]) -> list[str]:
 
 
 ROW = "{:<16} {:<8} {:<38} {:<38} {:>6} {:>5} {:>5}  {}"
-KINDS = ("broken", "mended", "unsteady")
+KINDS = ("broken", "wanted", "mended", "unsteady")
 
 
 def row(software: Software, result: Comparison) -> str:

@@ -81,6 +81,9 @@ def test_fails_on_both():
     assert str(result.stock) == "3 passed, 2 failed"
     assert result.stock.files == 4
     assert result.cpu_ratio > 0
+    result.accept({"test_is_stock"})
+    assert result.wanted == ["test_it.py::test_is_stock"]
+    assert result.broken == ["test_it.py::test_child_is_stock"]
 
 
 @pytest.mark.slow
