@@ -1,0 +1,151 @@
+"""The software that run.py runs: the one table of versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+PYTEST = "pytest==9.1.1"
+
+
+@dataclass(frozen=True)
+class Software:
+    """A version of a package of the registry, and the tests that run on it.
+
+    ``tests`` are pytest's arguments in the unpacked source archive. With ``session``, the tests are a file of
+    ``sessions/`` instead, because the archive has none. A package named ``python`` is the running interpreter's
+    standard library, and ``tests`` are then modules of its package ``test``.
+    """
+
+    name: str
+    version: str
+    tests: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+    session: str = ""
+    package: str = ""  # the name in the registry, if it is another
+    services: tuple[str, ...] = ()
+    configuration: dict[str, str] = field(default_factory=dict)  # files to write; $NAME is a variable of a service
+    variables: dict[str, str] = field(default_factory=dict)
+    wanted: dict[str, str] = field(default_factory=dict)  # names of tests that rioecho's promises fail: the reason
+    seconds: int = 60  # about what one of the two runs takes
+    quick: tuple[str, ...] = ()  # the tests of --quick, which does without the software if this is empty
+
+
+DATABASES = """[
+    {"host": "127.0.0.1", "port": $MARIADB_PORT, "user": "root", "passwd": "", "db": "test1", "use_unicode": true,
+     "local_infile": true},
+    {"host": "127.0.0.1", "port": $MARIADB_PORT, "user": "root", "passwd": "", "db": "test2"}
+]"""
+
+#: A module that an interpreter does not have is left out: test_nntplib is in 3.11 and 3.12 alone.
+STDLIB_CLIENTS = ("test_ftplib", "test_httplib", "test_imaplib", "test_nntplib", "test_poplib", "test_smtplib")
+STDLIB = (
+    *(*STDLIB_CLIENTS, "test_httpservers", "test_socket", "test_socketserver", "test_ssl", "test_urllib2_localnet"),
+    *("test_wsgiref", "test_xmlrpc"),
+)
+
+CATALOGUE = [
+    Software(
+        "PyMySQL",
+        "0.10.1",  # the last one whose archive has the tests
+        tests=("pymysql/tests",),
+        requirements=("cryptography==49.0.0",),
+        services=("MariaDB",),
+        configuration={"pymysql/tests/databases.json": DATABASES},
+    ),
+    Software(
+        "PyMySQL-session",
+        "1.2.4",
+        package="PyMySQL",
+        session="mysql.py",
+        services=("MariaDB",),
+    ),
+    Software(
+        "pg8000",
+        "1.31.6",
+        tests=("test", "--ignore=test/test_readme.py", "--benchmark-disable"),
+        requirements=("pytest-benchmark==5.1.0", "pytest-mock==3.15.1", "pytz==2025.2"),
+        services=("PostgreSQL",),
+    ),
+    Software(
+        "urllib3",
+        "2.8.0",
+        # Its own hypercorn is not in the registry: the tests of proxies in HTTPS fail with every kind of file. Those of
+        # the probe of HTTP/2 may wait for ever.
+        tests=("test", "-k", "not http2_probe_blocked"),
+        requirements=(
+            *("anyio[trio]==4.13.0", "h2==4.3.0", "httpx==0.28.1", "hypercorn==0.18.0", "pysocks==1.7.1"),
+            *("pytest-socket==0.7.0", "pytest-timeout==2.4.0", "quart==0.20.0", "quart-trio==0.12.0", "trio==0.33.0"),
+            *("cryptography==49.0.0", "idna==3.13", "pyopenssl==26.3.0", "trustme==1.2.1", "brotli==1.2.0"),
+        ),
+        seconds=100,
+    ),
+    Software(
+        "requests",
+        "2.34.2",
+        tests=("tests",),
+        requirements=(
+            *("pytest-httpbin==2.1.0", "httpbin==0.10.2", "pytest-mock==3.15.1", "trustme==1.2.1", "pysocks==1.7.1"),
+            *("werkzeug==3.1.3", "flask==3.1.2", "flasgger==0.9.7.1"),
+        ),
+        # Without the tests that wait: for a server that they wrote, or for an address that does not answer.
+        quick=("tests/test_requests.py", "--deselect=tests/test_requests.py::TestTimeout"),
+    ),
+    Software(
+        "docker",
+        "7.0.0",  # the last one whose archive has the tests
+        tests=("tests/unit",),
+        requirements=("paramiko==3.5.1", "requests==2.31.0", "urllib3==1.26.18", "websocket-client==1.3.3"),
+        quick=("tests/unit",),
+    ),
+    Software(
+        "cheroot",
+        "11.1.2",
+        tests=("cheroot/test", "-p", "cheroot.test._pytest_plugin"),
+        requirements=(
+            *("jaraco.context==6.0.1", "jaraco.text==4.0.0", "portend==3.2.1", "pyopenssl==26.3.0"),
+            *("pypytools==0.6.2", "pytest-mock==3.15.1", "pytest-rerunfailures==16.1", "requests==2.34.2"),
+            *("requests-unixsocket==0.4.1", "requests-toolbelt==1.0.0", "trustme==1.2.1", "cryptography==49.0.0"),
+        ),
+    ),
+    Software(
+        "Werkzeug",
+        "3.1.9",
+        tests=("tests",),
+        requirements=(
+            *("cryptography==49.0.0", "ephemeral-port-reserve==1.1.4", "pytest-timeout==2.4.0", "watchdog==6.0.0"),
+        ),
+        quick=("tests/test_serving.py", "tests/middleware/test_http_proxy.py"),
+    ),
+    Software(
+        "pyftpdlib",
+        "2.2.0",
+        tests=("tests",),
+        requirements=(
+            *("psutil==7.1.3", "pyopenssl==26.3.0", "pytest-instafail==0.5.0", "pytest-xdist==3.8.0", "setuptools"),
+            "pyasyncore; python_version >= '3.12'",
+            "pyasynchat; python_version >= '3.12'",
+        ),
+    ),
+    Software(
+        "aiosmtpd",
+        "1.4.6",
+        tests=("aiosmtpd/tests",),
+        requirements=("pytest-asyncio==1.4.1", "pytest-mock==3.15.1", "setuptools==78.1.1", "dnspython==2.8.0"),
+    ),
+    Software(
+        "httplib2",
+        "0.32.1",
+        tests=("tests", "--ignore=tests/_TODO_legacy", "--noconftest", "--timeout=17"),
+        requirements=("cryptography==49.0.0", "pysocks==1.7.1", "pytest-timeout==2.4.0", "pytest-forked==1.6.0"),
+    ),
+    Software("imaplib", "", package="python", session="imap.py", services=("Dovecot",)),
+    Software(
+        "stdlib",
+        "",
+        package="python",
+        tests=STDLIB,
+        variables={"RIOECHO_STDLIB": "yes"},
+        wanted={"testReadAfterTimeout": "it requires that a file is dead after a timeout"},
+        quick=STDLIB_CLIENTS,
+    ),
+]
