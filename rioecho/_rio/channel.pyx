@@ -9,20 +9,22 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN
 
 from rioecho._core.buffer cimport buffer_free, buffer_init
-from rioecho._core.convert cimport check_source, descriptor_of, os_error, to_nanoseconds
-from rioecho._core.fdio cimport deadline_after, fd_open
+from rioecho._core.convert cimport check_source, open_stream, to_nanoseconds
+from rioecho._core.fdio cimport deadline_after, fd_has_position
 from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     O_RDONLY,
     O_WRONLY,
     RIO_CLOSED,
     rio_assert,
+    rio_bool_get,
     rio_flag_closed,
     rio_flag_mine,
     rio_flag_put,
     rio_flag_take,
     rio_monotonic_ns,
     rio_time_get,
+    sched_yield,
 )
 
 from rioecho.errors import ConcurrentCall
@@ -41,14 +43,12 @@ cdef class Channel:
 
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1:
         """Set the descriptor, from an int or an object that has one. Allocates and reads nothing."""
-        cdef int err
+        open_stream(source, &self.f)
         buffer_init(&self.inp, bufsize)
-        buffer_init(&self.out, bufsize)
+        # A file that is open for both has one position: output is written at once, before a read moves it.
+        buffer_init(&self.out, 0 if fd_has_position(&self.f) else bufsize)
         self.line_limit = line_limit
         self.own = BORROWED
-        err = fd_open(&self.f, descriptor_of(source))
-        if err:
-            raise os_error(err)
         self.can_read = self.f.access != O_WRONLY
         self.can_write = self.f.access != O_RDONLY
         self.source = source
@@ -57,7 +57,9 @@ cdef class Channel:
     # ---- the two sides
 
     cdef int refuse(self, rio_flag *side) except -1:
-        """Raise the reason why a side could not be entered."""
+        """Raise the reason why a side could not be entered, unless it was only lent: then enter it."""
+        if side == &self.reading and self.await_return():
+            return 0
         if rio_flag_closed(side):
             raise ValueError("I/O operation on a closed or detached Rio")
         name = "reading" if side == &self.reading else "writing"
@@ -65,6 +67,20 @@ cdef class Channel:
             f"another call is {name} on this Rio, in another thread or under this signal handler: "
             "one reader and one writer may work at the same time"
         )
+
+    cdef bint await_return(self) except -1:
+        """Enter the reading side if a write in another thread has borrowed it; see ``borrow_reading()``."""
+        cdef bint lent
+        while not rio_flag_closed(&self.reading) and not rio_flag_mine(&self.reading):
+            lent = rio_bool_get(&self.lent)
+            if rio_flag_take(&self.reading):
+                return True
+            if not lent:
+                return False
+            PyErr_CheckSignals()
+            with nogil:
+                sched_yield()
+        return False
 
     cdef bint enter_both(self) except -1:
         """Begin a call of both sides, or raise ``ConcurrentCall``. Returns False if the Rio is closed."""

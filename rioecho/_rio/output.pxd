@@ -26,6 +26,8 @@ cdef class Output(Channel):
     cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2
     cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
     cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1
+    cdef int borrow_reading(self, rio_call *call) except -1
+    cdef void return_reading(self) noexcept
     cdef int push(self, rio_call *call, ssize_t keep) except -1
     cdef short tied_flush(self) except -1
     cdef short send_held(self) except -1

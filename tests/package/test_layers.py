@@ -23,8 +23,8 @@ FOLDERS = [
 RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 # Within a folder a file imports only from files before it.
 FILES = {
-    "_core": ["posix", "buffer", "fdio", "flag", "poller", "counts", "convert", "budget", "addresses"],
-    "_rio": ["capi", "transport", "tls", "source", "channel", "output", "reader", "lines"],
+    "_core": ["posix", "buffer", "fdio", "flag", "poller", "counts", "convert", "budget", "addresses", "sources"],
+    "_rio": ["capi", "transport", "tls", "channel", "source", "output", "reader", "lines"],
     "_server": [
         "notify",
         "tasks",
