@@ -346,7 +346,7 @@ static inline int rio_nothing_yet(int fd)
     int waiting = 0, terminal = tcgetattr(fd, &settings) == 0;
     if (terminal ? settings.c_lflag & ICANON : fstat(fd, &status) < 0 || !S_ISFIFO(status.st_mode))
         return 0;
-    if (poll(&p, 1, 0) < 0)
+    if (poll(&p, 1, 0) < 0 && errno != EINTR) /* a pending signal interrupts it only if there are no events */
         return 0;
     if (ioctl(fd, FIONREAD, &waiting) == 0 && waiting > 0)
         return 1; /* data has arrived since */
