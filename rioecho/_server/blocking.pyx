@@ -414,8 +414,9 @@ def echo(fd, framing="line", *, timeout=None):
     Returns the number of bytes echoed. The GIL is released while it runs; signal handlers run. Raises
     ``TimeoutError`` after the timeout (``BlockingIOError`` for 0), and the ``OSError`` of the connection,
     ``BrokenPipeError`` and ``ConnectionResetError`` included. The error's ``characters_written`` is the number of bytes
-    echoed, and its ``unsent`` the bytes received and not echoed. Raises ``TypeError`` for a TLS socket, and
-    ``io.UnsupportedOperation`` for a descriptor that is not open for both.
+    echoed, and its ``unsent`` the bytes received and not echoed. Raises ``TypeError`` for a TLS socket, a Rio and a
+    socket that carries packets, ``ValueError`` for a file object whose buffer may hold bytes, and
+    ``io.UnsupportedOperation`` for a descriptor that is not open for both, or is a file.
     """
     e = Echo(fd, framing, timeout=timeout)
     try:
