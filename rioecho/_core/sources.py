@@ -19,7 +19,7 @@ _OF_MESSAGES = ("recv_bytes", "recv_multipart", "recv_frame")
 
 
 def stream_of(source: Any) -> Any:
-    """Return the object whose descriptor or methods move the bytes of ``source``, an int or an object with ``fileno()``.
+    """Return the object whose descriptor or methods move the bytes of ``source``, an int or an object.
 
     A file object with a buffer is flushed, and accepted if it then holds nothing: it cannot be read from, or it can
     tell its position, which is the descriptor's. A Rio is accepted if it holds nothing.
