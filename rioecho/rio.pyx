@@ -60,8 +60,11 @@ cdef class Rio(Writer):
         waits by its own ``settimeout()``, and its own timeout is put back; without that method, a timeout is a
         ``ValueError``. If such methods are written in Python, a signal handler that raises inside them can lose the
         bytes that they have taken and not yet returned; a Rio cannot know those.
+        A file object with a buffer, and another Rio, is flushed, and accepted if it can then be shown to hold nothing.
+        A socket that carries packets, and an object that carries messages, is a ``TypeError``.
     ``bufsize``
         The size in bytes of each of the two buffers, one for input and one for output. Each is allocated at first use.
+        With 1, nothing behind what the caller wants is read from the descriptor.
     ``timeout``
         The time in seconds that one call may take as a whole, on the monotonic clock. A call with timeout 0 does not
         block; ``None`` waits without limit. The default is the socket's ``gettimeout()`` at the time of construction,
@@ -80,6 +83,10 @@ cdef class Rio(Writer):
 
     Buffered output is sent before a read blocks, when the buffer is full, and by ``writen()``, ``flush()`` and
     ``close()``. A Rio never raises SIGPIPE; a broken pipe is ``BrokenPipeError``.
+
+    A terminal ends with a hang-up, or ^D in canonical mode; a read of 0 bytes because of ``VMIN=0`` is no end, and
+    neither is one from a FIFO that has not been opened for writing yet. A file that is open for reading and writing has
+    one position, as with ``io.BufferedRandom``: a write goes, at once, where the caller has read to.
     """
 
     def __cinit__(self, fd, *, bufsize=65536, timeout=..., max_line=1 << 20, closefd=False):

@@ -27,6 +27,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -275,16 +276,45 @@ static inline int rio_room_for(int fd, size_t n)
 #endif
 }
 
-/* Report whether a descriptor is the master side of a pty. Linux reports EOF there as EIO; the BSDs report EOF. */
-static inline int rio_is_pty_master(int fd)
+/* Report whether a read(2) that returned 0 found no data rather than EOF.
+ *
+ * A terminal that is not in canonical mode returns 0 because of VMIN = 0; its end is a hang-up. A FIFO returns 0
+ * until it is opened for writing; poll(2) reports a hang-up only after a writer has closed it. */
+static inline int rio_nothing_yet(int fd)
 {
+    static const short over = POLLHUP | POLLERR | POLLNVAL;
+    struct pollfd p = {fd, POLLIN, 0};
+    struct termios settings;
+    struct stat status;
+    int waiting = 0, terminal = tcgetattr(fd, &settings) == 0;
+    if (terminal ? settings.c_lflag & ICANON : fstat(fd, &status) < 0 || !S_ISFIFO(status.st_mode))
+        return 0;
+    if (poll(&p, 1, 0) < 0 && errno != EINTR) /* a pending signal interrupts it only if there are no events */
+        return 0;
+    if (ioctl(fd, FIONREAD, &waiting) == 0 && waiting > 0)
+        return 1; /* data has arrived since */
+    return terminal ? !(p.revents & over) : p.revents == 0;
+}
+
+/* Report whether a read(2) that failed with EIO found the end of a terminal: a hang-up, or, on the master side of a pty, a
+ * closed slave side. A background process that may not read its terminal gets EIO too. */
+static inline int rio_hung_up(int fd)
+{
+    struct pollfd p = {fd, POLLIN, 0};
 #ifdef TIOCGPTN
     unsigned int number;
-    return ioctl(fd, TIOCGPTN, &number) == 0;
-#else
-    (void)fd;
-    return 0;
+    if (ioctl(fd, TIOCGPTN, &number) == 0)
+        return 1; /* even if the slave side has been opened again since */
 #endif
+    return poll(&p, 1, 0) > 0 && p.revents & POLLHUP;
+}
+
+/* Return the type of a socket: SOCK_STREAM, SOCK_DGRAM, ...; -1 on an error. */
+static inline int rio_socket_type(int fd)
+{
+    int type;
+    socklen_t size = sizeof type;
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 ? type : -1;
 }
 
 /* Return and clear the pending error of a socket, or 0. */

@@ -8,6 +8,8 @@ from cpython.number cimport PyNumber_AsSsize_t
 from libc.errno cimport EBADF
 from libc.stdint cimport int64_t
 
+from rioecho._core.fdio cimport rio_fd
+
 
 cdef extern from "Python.h":
     Py_ssize_t PyLong_AsSsize_t(object n) noexcept   # -1 may be an error; callers check only then
@@ -55,6 +57,7 @@ cdef inline Py_ssize_t to_size(object n, object name) except -1:
 cdef int64_t to_nanoseconds(object timeout) except -2
 cdef object os_error(int err)
 cdef int descriptor_of(object source) except -1
+cdef int open_stream(object source, rio_fd *f) except -1
 cdef bint is_tls(object source) except -1
 
 

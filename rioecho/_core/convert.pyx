@@ -10,6 +10,8 @@ from libc.errno cimport EBADF
 from libc.stdint cimport int64_t
 from libc.string cimport strerror
 
+from rioecho._core.fdio cimport fd_is_stream, fd_open, rio_fd
+
 
 cdef extern from "Python.h":
     int PyObject_AsFileDescriptor(object source) except -1
@@ -46,6 +48,22 @@ cdef int descriptor_of(object source) except -1:
         return PyObject_AsFileDescriptor(source)
     except OverflowError:
         raise ValueError(f"file descriptor out of range: {source}") from None
+
+
+cdef int open_stream(object source, rio_fd *f) except -1:
+    """Initialise f for the descriptor of an int or of an object with ``fileno()``.
+
+    Raises ``TypeError`` if it is a socket that carries packets, and ``IsADirectoryError`` for a directory.
+    """
+    cdef int err = fd_open(f, descriptor_of(source))
+    if err:
+        raise os_error(err)
+    if not fd_is_stream(f):
+        raise TypeError(
+            "a byte stream is required: this socket is of a type that carries packets (SOCK_DGRAM, SOCK_SEQPACKET), "
+            "which a read would cut; use its own recv() and send()"
+        )
+    return 0
 
 
 cdef bint is_tls(object source) except -1:

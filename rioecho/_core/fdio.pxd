@@ -3,7 +3,7 @@
 # Each function makes one attempt and returns what the system call does: a number of bytes, or -1 with the errno in
 # `err`. EINTR is returned as well: the caller runs its signal handlers and calls again with the remaining time.
 
-from libc.errno cimport EAGAIN, EIO, errno
+from libc.errno cimport EAGAIN, EIO, EISDIR, errno
 from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memset
 
@@ -11,15 +11,20 @@ from rioecho._core.posix cimport (
     F_GETFL,
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
+    MSG_PEEK,
     O_ACCMODE,
     O_NONBLOCK,
+    O_RDWR,
     PIPE_BUF,
     POLLIN,
     POLLOUT,
+    S_ISBLK,
     S_ISCHR,
+    S_ISDIR,
     S_ISFIFO,
     S_ISREG,
     S_ISSOCK,
+    SOCK_STREAM,
     fcntl,
     fstat,
     iovec,
@@ -28,9 +33,11 @@ from rioecho._core.posix cimport (
     pollfd,
     read,
     recv,
-    rio_is_pty_master,
+    rio_hung_up,
     rio_monotonic_ns,
     rio_no_sigpipe,
+    rio_nothing_yet,
+    rio_socket_type,
     rio_write_no_sigpipe,
     send,
     sendmsg,
@@ -47,7 +54,7 @@ cdef enum:
 
 cdef enum fd_kind:
     FD_SOCKET   # used with MSG_DONTWAIT, so that a call does not block, with or without O_NONBLOCK
-    FD_FILE     # a regular file, which is always ready
+    FD_FILE     # a regular file or a block device: always ready, and with a position
     FD_PIPE
     FD_TTY      # or another character device
     FD_OTHER
@@ -60,23 +67,35 @@ cdef struct rio_fd:
 
 
 cdef inline int fd_open(rio_fd *f, int fd) noexcept nogil:
-    """Initialise f for a descriptor. Returns 0, or the errno: EBADF if it is not open."""
+    """Initialise f for a descriptor. Returns 0, or the errno: EBADF if it is not open, EISDIR for a directory."""
     cdef stat_t status
     f.fd = fd
     f.kind = FD_OTHER
     if fstat(fd, &status) < 0:
         return errno
+    if S_ISDIR(status.st_mode):
+        return EISDIR
     f.access = fcntl(fd, F_GETFL) & O_ACCMODE
     if S_ISSOCK(status.st_mode):
         f.kind = FD_SOCKET
         rio_no_sigpipe(fd)
-    elif S_ISREG(status.st_mode):
+    elif S_ISREG(status.st_mode) or S_ISBLK(status.st_mode):
         f.kind = FD_FILE
     elif S_ISFIFO(status.st_mode):
         f.kind = FD_PIPE
     elif S_ISCHR(status.st_mode):
         f.kind = FD_TTY
     return 0
+
+
+cdef inline bint fd_is_stream(const rio_fd *f) noexcept nogil:
+    """Report whether the descriptor carries bytes, and not packets, which a read would cut."""
+    return f.kind != FD_SOCKET or rio_socket_type(f.fd) == SOCK_STREAM
+
+
+cdef inline bint fd_has_position(const rio_fd *f) noexcept nogil:
+    """Report whether reads and writes of the descriptor share one position: a file that is open for both."""
+    return f.kind == FD_FILE and f.access == O_RDWR
 
 
 cdef inline bint would_block(int err) noexcept nogil:
@@ -93,14 +112,26 @@ cdef inline bint fd_never_waits(const rio_fd *f) noexcept nogil:
     return (fcntl(f.fd, F_GETFL) & O_NONBLOCK) != 0
 
 
-cdef inline ssize_t fd_read_waiting(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
-    """Make one read, which blocks unless O_NONBLOCK is set. Returns 0 at EOF."""
-    cdef ssize_t got = read(f.fd, data, min(n, <size_t>IO_MAX))
+cdef inline ssize_t read_once(int fd, char *data, size_t n, int *err) noexcept nogil:
+    """Make one read of n > 0 bytes, which blocks unless O_NONBLOCK is set. Returns 0 at EOF, and only there.
+
+    If the read returned 0 because there is no data yet, returns -1 with EAGAIN: wait for POLLIN and read again.
+    """
+    cdef ssize_t got = read(fd, data, min(n, <size_t>IO_MAX))
+    if got > 0:
+        return got
     if got < 0:
         err[0] = errno
-        if err[0] == EIO and rio_is_pty_master(f.fd):
-            return 0
-    return got
+        return 0 if err[0] == EIO and rio_hung_up(fd) else -1
+    if rio_nothing_yet(fd):
+        err[0] = EAGAIN
+        return -1
+    return 0
+
+
+cdef inline ssize_t fd_read_waiting(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
+    """Make one read as read_once does, on any descriptor but a socket."""
+    return read_once(f.fd, data, n, err)
 
 
 cdef inline ssize_t fd_read(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
@@ -109,6 +140,14 @@ cdef inline ssize_t fd_read(const rio_fd *f, char *data, size_t n, int *err) noe
     if f.kind != FD_SOCKET:
         return fd_read_waiting(f, data, n, err)
     got = recv(f.fd, data, min(n, <size_t>IO_MAX), MSG_DONTWAIT)
+    if got < 0:
+        err[0] = errno
+    return got
+
+
+cdef inline ssize_t fd_peek(const rio_fd *f, char *data, size_t n, int *err) noexcept nogil:
+    """Copy up to n bytes of what a socket has received, without removing them. Does not block. Returns 0 at EOF."""
+    cdef ssize_t got = recv(f.fd, data, min(n, <size_t>IO_MAX), MSG_DONTWAIT | MSG_PEEK)
     if got < 0:
         err[0] = errno
     return got

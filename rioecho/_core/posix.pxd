@@ -13,6 +13,8 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     int open(const char *path, int flags, ...)
     int close(int fd)
     int fcntl(int fd, int command, ...)
+    int64_t lseek(int fd, int64_t offset, int whence)
+    int SEEK_CUR
     int F_DUPFD_CLOEXEC
     int F_GETFL
     int O_NONBLOCK
@@ -47,6 +49,8 @@ cdef extern from "rioecho/_core/compat.h" nogil:
         pass
     int MSG_DONTWAIT
     int MSG_NOSIGNAL
+    int MSG_PEEK
+    int SOCK_STREAM
 
     # <poll.h>
     struct pollfd:
@@ -103,6 +107,8 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     bint S_ISFIFO(mode_t mode)
     bint S_ISCHR(mode_t mode)
     bint S_ISREG(mode_t mode)
+    bint S_ISBLK(mode_t mode)
+    bint S_ISDIR(mode_t mode)
 
     # <string.h>, <limits.h>, <sched.h>, <signal.h>
     void *memmem(const void *haystack, size_t n, const void *needle, size_t length)
@@ -129,7 +135,9 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     void rio_set_errno(int err)
     int64_t rio_monotonic_ns()
     int64_t rio_thread_ns()
-    bint rio_is_pty_master(int fd)
+    bint rio_nothing_yet(int fd)
+    bint rio_hung_up(int fd)
+    int rio_socket_type(int fd)
     int rio_socket_error(int fd)
     int rio_bit_length(uint64_t n)
     void rio_wait_ns(int fd, int64_t ns)

@@ -4,12 +4,12 @@ With class Rio they share only the functions of _core/fdio.pxd: their buffer is 
 of each function is in capi.pxd.
 """
 
-from libc.errno cimport EINTR, EINVAL, errno
+from libc.errno cimport EINTR, EINVAL
 from libc.stdint cimport INT64_MAX
 from libc.string cimport memchr, memcpy
 
-from rioecho._core.fdio cimport fd_open, fd_wait, fd_write, rio_fd, would_block
-from rioecho._core.posix cimport POLLIN, POLLOUT, read, rio_set_errno
+from rioecho._core.fdio cimport fd_open, fd_wait, fd_write, read_once, rio_fd, would_block
+from rioecho._core.posix cimport POLLIN, POLLOUT, rio_set_errno
 
 
 cdef void rio_readinitb(rio_t *rp, int fd) noexcept nogil:
@@ -100,28 +100,37 @@ cdef ssize_t rio_writen(int fd, const void *usrbuf, size_t n) noexcept nogil:
     cdef size_t done = 0
     cdef ssize_t put
     cdef int err = 0
-    if fd_open(&f, fd):
+    err = fd_open(&f, fd)
+    if err:
+        rio_set_errno(err)
         return -1
     while done < n:
         put = fd_write(&f, <const char *>usrbuf + done, n - done, &err)
         if put >= 0:
             done += put
-        elif not go_on(fd, POLLOUT, err):
+        elif not go_on(fd, POLLOUT, &err):
             return -1
     return n
 
 
 cdef ssize_t read_waiting(int fd, char *data, size_t n) noexcept nogil:
-    """Call read(2), retry after EINTR and wait for a descriptor with O_NONBLOCK. Returns the result with its errno."""
+    """Make one read, retry after EINTR and wait while there is no data. Returns its result, with errno set for -1."""
     cdef ssize_t got
+    cdef int err = 0
     while True:
-        got = read(fd, data, n)
-        if got >= 0 or not go_on(fd, POLLIN, errno):
+        got = read_once(fd, data, n, &err)
+        if got >= 0:
             return got
+        if not go_on(fd, POLLIN, &err):
+            return -1
 
 
-cdef bint go_on(int fd, short event, int err) noexcept nogil:
-    """Report whether to retry a call that failed with ``err``. If the call would block, first wait for ``event``."""
-    if would_block(err):
-        return fd_wait(fd, event, INT64_MAX, &err) > 0 or err == EINTR
-    return err == EINTR
+cdef bint go_on(int fd, short event, int *err) noexcept nogil:
+    """Report whether to retry a call that failed with ``err``. If the call would block, first wait for ``event``.
+
+    If not, errno is the error.
+    """
+    if (would_block(err[0]) and fd_wait(fd, event, INT64_MAX, err) > 0) or err[0] == EINTR:
+        return True
+    rio_set_errno(err[0])
+    return False

@@ -37,6 +37,7 @@ cdef class Channel:
     cdef rio_flag writing    # the writing methods; held for a whole call
     cdef rio_flag sending    # `out`, `out_error` and `reset`, for callers of either side
     cdef flag_set flags
+    cdef int lent            # whether a write in a file open for both has borrowed `reading`, or waits for it; atomic
     cdef int at_send         # whether `sending` was taken to send, and not only to check
     cdef bint can_read
     cdef bint can_write
@@ -55,6 +56,7 @@ cdef class Channel:
 
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1
     cdef int refuse(self, rio_flag *side) except -1
+    cdef bint await_return(self) except -1
     cdef bint enter_both(self) except -1
     cdef object forget(self)
     cdef int start(self, rio_call *call, object timeout) except -1

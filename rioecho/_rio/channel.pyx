@@ -10,14 +10,15 @@ from libc.errno cimport EAGAIN
 from libc.stdint cimport INT64_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_free, buffer_init
-from rioecho._core.convert cimport check_source, descriptor_of, os_error, to_nanoseconds
-from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_open, fd_wait
+from rioecho._core.convert cimport check_source, open_stream, to_nanoseconds
+from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_has_position, fd_wait
 from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     O_RDONLY,
     O_WRONLY,
     RIO_CLOSED,
     rio_assert,
+    rio_bool_get,
     rio_flag_closed,
     rio_flag_mine,
     rio_flag_put,
@@ -47,20 +48,20 @@ cdef class Channel:
 
         ``transport`` has been set before.
         """
-        cdef int err
-        buffer_init(&self.inp, bufsize)
-        buffer_init(&self.out, bufsize)
         self.line_limit = line_limit
         self.own = BORROWED
         self.source = source
+        buffer_init(&self.inp, bufsize)
+        buffer_init(&self.out, bufsize)
         if self.transport is not None and self.transport.waits:
             self.f.fd = -1   # never used: asking a paramiko.Channel for its descriptor costs two of them
             self.f.kind = FD_SOCKET
             self.can_read = self.can_write = True
             return 0
-        err = fd_open(&self.f, descriptor_of(source))
-        if err:
-            raise os_error(err)
+        open_stream(source, &self.f)
+        if fd_has_position(&self.f):
+            # A file that is open for both has one position: output is written at once, before a read moves it.
+            buffer_init(&self.out, 0)
         self.can_read = self.f.access != O_WRONLY
         self.can_write = self.f.access != O_RDONLY
         return 0
@@ -68,7 +69,9 @@ cdef class Channel:
     # ---- the two sides
 
     cdef int refuse(self, rio_flag *side) except -1:
-        """Raise the reason why a side could not be entered."""
+        """Raise the reason why a side could not be entered, unless it was only lent: then enter it."""
+        if side == &self.reading and self.await_return():
+            return 0
         if rio_flag_closed(side):
             raise ValueError("I/O operation on a closed or detached Rio")
         name = "reading" if side == &self.reading else "writing"
@@ -76,6 +79,20 @@ cdef class Channel:
             f"another call is {name} on this Rio, in another thread or under this signal handler: "
             "one reader and one writer may work at the same time"
         )
+
+    cdef bint await_return(self) except -1:
+        """Enter the reading side if a write in another thread has borrowed it; see ``borrow_reading()``."""
+        cdef bint lent
+        while not rio_flag_closed(&self.reading) and not rio_flag_mine(&self.reading):
+            lent = rio_bool_get(&self.lent)
+            if rio_flag_take(&self.reading):
+                return True
+            if not lent:
+                return False
+            PyErr_CheckSignals()
+            with nogil:
+                sched_yield()
+        return False
 
     cdef bint enter_both(self) except -1:
         """Begin a call of both sides, or raise ``ConcurrentCall``. Returns False if the Rio is closed."""

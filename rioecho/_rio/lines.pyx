@@ -105,6 +105,7 @@ cdef class LineReader(Reader):
         cdef size_t scanned = 0, n = 0, held
         cdef framing answer
         cdef Py_ssize_t enough
+        cdef ssize_t got
         cdef list lines = []
         enter(self, &self.reading)
         try:
@@ -118,7 +119,11 @@ cdef class LineReader(Reader):
                 if answer == TOO_LONG:
                     raise LineTooLong(self.line_limit, held)
                 if answer != FOUND:
-                    if self.fill_once(&call, held + 1):
+                    if enough <= 0:
+                        got = self.fill_once(&call, self.next_step())
+                    else:
+                        got = self.fill_towards(&call, c"\n", SIZE_MAX)
+                    if got:
                         continue
                     n = held - whole
                     if n == 0:
@@ -157,7 +162,7 @@ cdef class LineReader(Reader):
                     buffer_consume(&self.inp, n)
                     self.skipped += n
                     n = 0
-                if self.fill_once(&call, n + 1) == 0:
+                if self.fill_towards(&call, c"\n", SIZE_MAX) == 0:
                     break
             count = n + self.skipped
             consume(self, n)
@@ -193,7 +198,7 @@ cdef class LineReader(Reader):
                 return limit
             if answer == TOO_LONG:
                 raise LineTooLong(limit, held)
-            if self.fill_once(&call, held + 1) == 0:
+            if self.fill_towards(&call, c"\n", limit if cut else SIZE_MAX) == 0:
                 return held
 
     cdef list take_lines(self, size_t n):
@@ -252,7 +257,7 @@ cdef class LineReader(Reader):
                     return take(self, n)
                 if held >= most:
                     raise LineTooLong(most, held)
-                if self.fill_once(&call, held + 1) == 0:
+                if self.fill_towards(&call, (<const char *>separator)[len(separator) - 1], most) == 0:
                     self.incomplete(None)
         finally:
             leave_reading(self)

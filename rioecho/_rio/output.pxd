@@ -29,6 +29,8 @@ cdef class Output(Channel):
     cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
     cdef void unclaim(self, ssize_t put, bint reset) noexcept
     cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1
+    cdef int borrow_reading(self, rio_call *call) except -1
+    cdef void return_reading(self) noexcept
     cdef int push(self, rio_call *call, ssize_t keep) except -1
     cdef short tied_flush(self) except -1
     cdef short send_held(self) except -1

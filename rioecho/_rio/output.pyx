@@ -16,7 +16,7 @@ not yet read.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, ECONNRESET, EINTR
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, errno
 from libc.stdint cimport INT64_MAX, int64_t
 
 from rioecho._core.buffer cimport (
@@ -29,10 +29,20 @@ from rioecho._core.buffer cimport (
     buffer_start,
 )
 from rioecho._core.convert cimport check_source, os_error
-from rioecho._core.fdio cimport FD_SOCKET, fd_never_waits, fd_try_write, fd_wait, fd_write, would_block
+from rioecho._core.fdio cimport (
+    FD_SOCKET,
+    fd_has_position,
+    fd_never_waits,
+    fd_try_write,
+    fd_wait,
+    fd_write,
+    would_block,
+)
 from rioecho._core.posix cimport (
     POLLOUT,
     RIO_FREE,
+    SEEK_CUR,
+    lseek,
     rio_assert,
     rio_bool_get,
     rio_bool_set,
@@ -43,7 +53,7 @@ from rioecho._core.posix cimport (
     rio_signals_release,
     sched_yield,
 )
-from rioecho._rio.channel cimport Channel, begin_wait
+from rioecho._rio.channel cimport Channel, begin_wait, leave_reading
 
 from rioecho.errors import ConcurrentCall
 
@@ -303,9 +313,49 @@ cdef class Output(Channel):
 
     cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1:
         """Send all n bytes of the caller's data, while ``out`` is empty. Updates ``sent`` after each write."""
-        while sent[0] < n:
-            self.send(call, data + sent[0], n - sent[0], NOTHING, sent)
+        cdef bint borrows = n > 0 and fd_has_position(&self.f)
+        if borrows:
+            self.borrow_reading(call)
+        try:
+            while sent[0] < n:
+                self.send(call, data + sent[0], n - sent[0], NOTHING, sent)
+        finally:
+            if borrows:
+                self.return_reading()
         return 0
+
+    cdef int borrow_reading(self, rio_call *call) except -1:
+        """Enter the reading side, and move the file's position back to the first byte that has not been read.
+
+        For a file that is open for both: the write goes where the caller has read to, and a later read sees what was
+        written. The bytes read ahead are still in the file.
+        """
+        cdef size_t yields = 0, held
+        rio_assert(rio_flag_mine(&self.writing))
+        rio_bool_set(&self.lent, True)
+        try:
+            while not rio_flag_take(&self.reading):
+                if rio_flag_mine(&self.reading):
+                    raise ConcurrentCall("a call under this one is reading this file, which has one position for both")
+                self.let_holder_go_on(call, &yields)
+        except BaseException:
+            rio_bool_set(&self.lent, False)
+            raise
+        try:
+            held = buffer_held(&self.inp)
+            if held:
+                check_source(self.source, self.f.fd)
+                if lseek(self.f.fd, -<int64_t>held, SEEK_CUR) < 0:
+                    raise os_error(errno)
+                buffer_consume(&self.inp, held)
+        except BaseException:
+            self.return_reading()
+            raise
+        return 0
+
+    cdef void return_reading(self) noexcept:
+        leave_reading(self)
+        rio_bool_set(&self.lent, False)
 
     cdef int push(self, rio_call *call, ssize_t keep) except -1:
         """Send buffered output until at most ``keep`` bytes are left; for NOTHING, until all is sent."""

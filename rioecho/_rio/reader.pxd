@@ -15,9 +15,11 @@ cdef class Reader(Output):
     cdef ssize_t recv_waiting(self, rio_call *call, char *data, size_t n) except -1
     cdef int booked(self) except -1
     cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1
+    cdef ssize_t fill_towards(self, rio_call *call, char end, size_t limit) except -1
 
     cdef size_t hold(self, size_t n, object timeout) except? 0
-    cdef size_t hold_some(self, object timeout) except? 0
+    cdef size_t hold_some(self, object timeout, size_t wanted) except? 0
+    cdef size_t next_step(self) noexcept
     cdef object read_buffer(self, object buffer, bint full, object timeout)
     cdef ssize_t read_direct(self, rio_call *call, char *data, size_t got, size_t n) except -1
     cdef bytes read_large(self, size_t n, object timeout, bint exactly)

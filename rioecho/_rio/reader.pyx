@@ -13,7 +13,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcpy
 
 from rioecho._core.buffer cimport (
     buffer_added,
@@ -24,8 +24,16 @@ from rioecho._core.buffer cimport (
     buffer_start,
     buffer_trim,
 )
-from rioecho._core.convert cimport check_timeout, os_error, to_limit, to_size
-from rioecho._core.fdio cimport FD_FILE, fd_never_waits, fd_read, fd_read_waiting, would_block
+from rioecho._core.convert cimport check_source, check_timeout, os_error, to_limit, to_size
+from rioecho._core.fdio cimport (
+    FD_FILE,
+    FD_SOCKET,
+    fd_never_waits,
+    fd_peek,
+    fd_read,
+    fd_read_waiting,
+    would_block,
+)
 from rioecho._core.posix cimport (
     POLLIN,
     RIO_HAS_GIL,
@@ -51,6 +59,15 @@ cdef enum:
     # Minimum length of a short result that is made by truncating the large one in place. A shorter result is copied:
     # it would keep whole pages of the large one.
     CUT_MIN = 1 << 15
+    # With bufsize=1: number of bytes to look at for the end of a frame (as many as are held, if those are more), and
+    # maximum number to read at once of those that the caller wants.
+    LOOK_AHEAD = 1 << 10
+    STEP_EXACT = 1 << 16
+
+
+cdef inline bint takes_no_more(Reader self) noexcept:
+    """Report whether no byte behind what the caller wants may be read: ``bufsize=1``, as with ``io``."""
+    return self.inp.base == 1
 
 
 cdef inline void copy_out(Reader self, char *to, size_t n) noexcept:
@@ -136,19 +153,63 @@ cdef class Reader(Output):
         return 0
 
     cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1:
-        """Make one read into the buffer, grown to hold at least ``need`` bytes. Returns the bytes added, 0 at EOF."""
+        """Make one read into the buffer, grown to hold at least ``need`` bytes. Returns the bytes added, 0 at EOF.
+
+        With a buffer of one byte it reads no byte beyond ``need``.
+        """
         cdef ssize_t got
+        cdef size_t room
         rio_assert(rio_flag_mine(&self.reading))
         buffer_trim(&self.inp)
-        if self.transport is not None:
+        if self.transport is not None and not takes_no_more(self):
             need = max(need, buffer_held(&self.inp) + self.transport.least_room())
         if buffer_reserve(&self.inp, need) < 0:
             raise MemoryError
-        got = self.recv_some(call, self.inp.data + self.inp.w, buffer_room(&self.inp))
+        room = buffer_room(&self.inp)
+        if takes_no_more(self):
+            room = min(room, need - buffer_held(&self.inp))
+        got = self.recv_some(call, self.inp.data + self.inp.w, room)
         buffer_added(&self.inp, got)
         show_held(self)
         self.booked()
         return got
+
+    cdef ssize_t fill_towards(self, rio_call *call, char end, size_t limit) except -1:
+        """Make one read for a frame that ends in the byte ``end``. Returns the number of bytes added, 0 at EOF.
+
+        With a buffer of one byte it reads no byte beyond the first ``end``, nor beyond ``limit`` buffered bytes: one
+        byte, and from a socket those after it up to there, which it finds by peeking.
+        """
+        cdef size_t held = buffer_held(&self.inp)
+        cdef size_t most
+        cdef ssize_t got = self.fill_once(call, held + 1)
+        cdef ssize_t more
+        cdef char *data
+        cdef const char *last
+        cdef int err = 0
+        if got == 0 or not takes_no_more(self) or self.f.kind != FD_SOCKET or self.transport is not None:
+            return got
+        held += got
+        if self.inp.data[self.inp.w - 1] == end or held >= limit:
+            return got
+        check_source(self.source, self.f.fd)   # a signal handler may have closed it
+        most = min(limit - held, max(held, <size_t>LOOK_AHEAD))
+        if buffer_reserve(&self.inp, held + most) < 0:
+            raise MemoryError
+        data = self.inp.data + self.inp.w
+        more = fd_peek(&self.f, data, most, &err)
+        if more > 0:
+            last = <const char *>memchr(data, end, more)
+            if last != NULL:
+                more = last - data + 1
+            more = fd_read(&self.f, data, more, &err)
+        if more < 0:
+            if would_block(err) or err == EINTR:
+                return got
+            raise os_error(err)   # the kernel reports it only once
+        buffer_added(&self.inp, more)
+        show_held(self)
+        return got + more
 
     # ---- a number of bytes
 
@@ -201,7 +262,7 @@ cdef class Reader(Output):
             size = to_limit(n, "n")
             if size == 0:
                 return b""
-            held = self.hold_some(timeout)
+            held = self.hold_some(timeout, 1 if size < 0 else size)
             return take(self, held if size < 0 else min(<size_t>size, held))
         finally:
             leave_reading(self)
@@ -251,7 +312,7 @@ cdef class Reader(Output):
                     consume(self, held)
                     return count
                 if size > held and (full or not held):
-                    held = self.hold(size, timeout) if full else self.hold_some(timeout)
+                    held = self.hold(size, timeout) if full else self.hold_some(timeout, size)
                 n = min(held, size)
                 count = n
                 copy_out(self, <char *>view.buf, n)
@@ -268,22 +329,26 @@ cdef class Reader(Output):
         self.start(&call, timeout)
         while buffer_held(&self.inp) < n:
             # The buffer grows as bytes arrive, whatever n is.
-            if self.fill_once(&call, min(n, max(buffer_held(&self.inp) + 1, self.inp.base))) == 0:
+            if self.fill_once(&call, min(n, max(self.next_step(), self.inp.base))) == 0:
                 break
         return buffer_held(&self.inp)
 
-    cdef size_t hold_some(self, object timeout) except? 0:
-        """Return the number of buffered bytes; if there are none, make one read first."""
+    cdef size_t hold_some(self, object timeout, size_t wanted) except? 0:
+        """Return the number of buffered bytes; if there are none, make one read first, for ``wanted`` bytes."""
         cdef rio_call call
         if buffer_held(&self.inp) == 0:
             self.start(&call, timeout)
-            self.fill_once(&call, 1)
+            self.fill_once(&call, min(wanted, self.next_step()))
         return buffer_held(&self.inp)
+
+    cdef size_t next_step(self) noexcept:
+        """Return how many bytes the next read into the buffer, for a caller who wants many, should make room for."""
+        return buffer_held(&self.inp) + (<size_t>STEP_EXACT if takes_no_more(self) else 1)
 
     cdef bytes read_all(self, object timeout):
         cdef rio_call call
         self.start(&call, timeout)
-        while self.fill_once(&call, buffer_held(&self.inp) + 1):
+        while self.fill_once(&call, self.next_step()):
             pass
         return take(self, buffer_held(&self.inp))
 
@@ -413,7 +478,7 @@ cdef class Reader(Output):
         check_timeout(timeout)
         enter(self, &self.reading)
         try:
-            held = self.hold_some(timeout)
+            held = self.hold_some(timeout, 1)
             return PyBytes_FromStringAndSize(buffer_start(&self.inp), held)
         finally:
             leave_reading(self)

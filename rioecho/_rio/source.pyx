@@ -6,11 +6,16 @@ it. What was replaced, by a subclass, an attribute of the object or a patched mo
 
 import sys
 
+cimport cython
+
 from rioecho._core.convert cimport is_tls
+from rioecho._rio.channel cimport Channel
 from rioecho._rio.pyopenssl cimport pyopenssl_of
 from rioecho._rio.socketlike cimport socket_like
 from rioecho._rio.tls cimport tls_of
 from rioecho._rio.transport cimport Transport
+
+from rioecho._core.sources import stream_of
 
 
 cdef tuple METHODS = ("recv", "recv_into", "send", "sendall")
@@ -22,12 +27,20 @@ cdef Transport transport_of(object source):
     """Return the transport that moves the bytes of ``source``; None if its descriptor is read and written.
 
     Raises ``TypeError`` for an object that can only be read from, or only be sent to, by its own methods, and for one
-    that carries packets.
+    that carries packets or messages; ``ValueError`` for one that may hold bytes in a buffer of its own.
     """
+    cdef Channel other
     if isinstance(source, int):
         return None
     module = sys.modules.get("socket")
     if module is not None and isinstance(source, module.SocketIO):
+        return file_transport_of(source._sock, source.readable(), source.writable())
+    source = stream_of(source)
+    if isinstance(source, Channel):
+        other = source
+        with cython.critical_section(other):   # another thread may be closing it
+            return other.transport
+    if module is not None and isinstance(source, module.SocketIO):   # below a buffered file
         return file_transport_of(source._sock, source.readable(), source.writable())
     if is_plain(source, METHODS):
         return None

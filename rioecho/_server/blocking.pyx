@@ -39,13 +39,13 @@ from rioecho._core.buffer cimport (
     buffer_start,
     find_frame,
 )
-from rioecho._core.convert cimport check_source, descriptor_of, is_tls, os_error, to_nanoseconds, to_size
+from rioecho._core.convert cimport check_source, is_tls, open_stream, os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
 from rioecho._core.fdio cimport (
     FD_SOCKET,
     WOKEN,
     deadline_after,
-    fd_open,
+    fd_has_position,
     fd_ready,
     fd_try_read,
     fd_wait_or_wake,
@@ -88,6 +88,7 @@ from rioecho._server.echo cimport (
     peer_took,
 )
 
+from rioecho._core.sources import stream_of
 from rioecho.errors import ConcurrentCall
 
 
@@ -316,7 +317,8 @@ cdef class Echo:
         buffer_init(&self.e.b, CHUNK)
         if framing not in ("line", "raw"):
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
-        if is_tls(fd):
+        stream = stream_of(fd)
+        if is_tls(stream) or hasattr(stream, "read_buffered"):
             raise TypeError("echo is for raw descriptors; over TLS use a Rio: for line in rio: rio.write(line)")
         self.e.max_line = (to_size(max_line, "max_line") or SIZE_MAX) if framing == "line" else 0
         self.e.by_line = on_line is not None
@@ -329,11 +331,11 @@ cdef class Echo:
         self.e.drain = to_nanoseconds(drain_timeout)
         self.e.stop_fd = stop_fd
         self.source = fd
-        err = fd_open(&self.e.f, descriptor_of(fd))
-        if err:
-            raise os_error(err)
+        open_stream(fd, &self.e.f)
         if self.e.f.access != O_RDWR:
             raise UnsupportedOperation("echo needs a descriptor that is open for reading and writing")
+        if fd_has_position(&self.e.f):
+            raise UnsupportedOperation("a file cannot be echoed: it has one position for reading and writing")
 
     def __dealloc__(self):
         held_free(&self.e.memory, &self.e.b)
@@ -412,8 +414,9 @@ def echo(fd, framing="line", *, timeout=None):
     Returns the number of bytes echoed. The GIL is released while it runs; signal handlers run. Raises
     ``TimeoutError`` after the timeout (``BlockingIOError`` for 0), and the ``OSError`` of the connection,
     ``BrokenPipeError`` and ``ConnectionResetError`` included. The error's ``characters_written`` is the number of bytes
-    echoed, and its ``unsent`` the bytes received and not echoed. Raises ``TypeError`` for a TLS socket, and
-    ``io.UnsupportedOperation`` for a descriptor that is not open for both.
+    echoed, and its ``unsent`` the bytes received and not echoed. Raises ``TypeError`` for a TLS socket, a Rio and a
+    socket that carries packets, ``ValueError`` for a file object whose buffer may hold bytes, and
+    ``io.UnsupportedOperation`` for a descriptor that is not open for both, or is a file.
     """
     e = Echo(fd, framing, timeout=timeout)
     try:

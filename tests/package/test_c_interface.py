@@ -1,6 +1,10 @@
 """The book's functions at C level, called from a module compiled against the installed package."""
 
+import os
 import socket
+import termios
+import threading
+import tty
 
 import pytest
 
@@ -159,3 +163,35 @@ def test_writing_to_a_closed_peer_is_epipe_at_c_level(outside, pair) -> None:
     theirs.close()
     with pytest.raises(BrokenPipeError):
         outside.writen(ours.fileno(), bytearray(b"x"))
+
+
+@needs_compiler
+@pytest.mark.parametrize("call", ["readn", "readnb", "readlineb"])
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "not blocking"])
+def test_a_terminal_without_data_is_waited_for_at_c_level_until_it_hangs_up(outside, call: str, blocking: bool) -> None:
+    far, near = os.openpty()
+    try:
+        tty.setraw(near)
+        settings = termios.tcgetattr(near)
+        settings[6][termios.VMIN] = settings[6][termios.VTIME] = 0
+        termios.tcsetattr(near, termios.TCSANOW, settings)
+        os.set_blocking(near, blocking)
+        book = outside.Book(near)
+        calls = {"readn": lambda: outside.readn(near, 4), "readnb": lambda: book.readnb(4)}
+        read = calls.get(call, lambda: book.readlineb(10).rstrip(b"\0"))
+        results = []
+        thread = threading.Thread(target=lambda: [results.append(read()) for _ in range(3)], daemon=True)
+        thread.start()
+        for data in (b"ab", b"c\n", b"def\n"):
+            os.write(far, data)
+        while len(results) < 2 and thread.is_alive():
+            thread.join(0.001)
+        assert results == [b"abc\n", b"def\n"]
+        os.close(far)
+        far = -1
+        thread.join(20)
+        assert results == [b"abc\n", b"def\n", b""]
+    finally:
+        os.close(near)
+        if far >= 0:
+            os.close(far)

@@ -1,27 +1,31 @@
 """Buffered output is sent before a read waits, with one send; output that cannot be sent does not block reading."""
 
 import socket
+import struct
+import sys
 import threading
 
 import pytest
 
 from rioecho import Rio
+from support.delivery import tcp_pair
 
-needs_packets = pytest.mark.skipif(
-    not hasattr(socket, "SOCK_SEQPACKET"), reason="this system has no SOCK_SEQPACKET sockets"
-)
+needs_counts = pytest.mark.skipif(sys.platform != "linux", reason="the kernel does not count the segments it sends")
 
 
 @pytest.fixture
-def packets():
-    """Return a connection that preserves the boundaries of sends: each recv returns the data of one send."""
-    try:
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    except OSError:
-        pytest.skip("this system has no local SOCK_SEQPACKET sockets")
+def counted():
+    """Return a TCP connection, whose ``sends()`` counts the small sends of ``near``: each is a segment."""
+    near, far = tcp_pair()
     with near, far:
         far.settimeout(20)
         yield near, far
+
+
+def sends(near):
+    """Return tcpi_data_segs_out, without the retransmissions."""
+    info = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+    return struct.unpack_from("I", info, 156)[0] - struct.unpack_from("I", info, 100)[0]
 
 
 def stuck(rio):
@@ -36,23 +40,24 @@ def stuck(rio):
             sent += error.characters_written
 
 
-@needs_packets
-def test_a_batch_of_lines_is_echoed_with_one_send(packets):
-    near, far = packets
+@needs_counts
+def test_a_batch_of_lines_is_echoed_with_one_send(counted):
+    near, far = counted
     rio = Rio(near, timeout=20)
-    for batch in (b"one\ntwo\nthree\n", b"four\n", b"x\n" * 1000):
-        far.send(batch)
+    batch = b"one\ntwo\nthree\n" + b"x\n" * 1000
+    far.sendall(batch)
     far.shutdown(socket.SHUT_WR)
     for line in rio:
         rio.write(line)
     rio.flush()
-    # No read had to wait in between, so all batches were echoed with one send.
-    assert far.recv(1 << 16) == b"one\ntwo\nthree\nfour\n" + b"x\n" * 1000
+    # No read had to wait in between.
+    assert far.recv(1 << 16) == batch
+    assert sends(near) == 1
 
 
-@needs_packets
-def test_buffered_output_is_sent_before_each_wait_and_no_sooner(packets, background):
-    near, far = packets
+@needs_counts
+def test_buffered_output_is_sent_before_each_wait_and_no_sooner(counted, background):
+    near, far = counted
     rio = Rio(near, timeout=20)
     answers = []
 
@@ -62,52 +67,59 @@ def test_buffered_output_is_sent_before_each_wait_and_no_sooner(packets, backgro
         rio.flush()
 
     thread = background(echo)
-    for batch in (b"one\ntwo\nthree\n", b"four\n", b"x\n" * 1000):
-        far.send(batch)
+    batches = [b"one\ntwo\nthree\n", b"four\n", b"x\n" * 1000]
+    for batch in batches:
+        far.sendall(batch)
         answers.append(far.recv(1 << 16))
     far.shutdown(socket.SHUT_WR)
     thread.join(20)
-    assert answers == [b"one\ntwo\nthree\n", b"four\n", b"x\n" * 1000]
+    assert answers == batches
+    assert sends(near) == 3
 
 
-@needs_packets
-def test_a_read_that_does_not_wait_sends_nothing(packets):
-    near, far = packets
-    rio = Rio(near, timeout=20)
-    far.send(b"one\ntwo\n")
+def test_a_read_that_does_not_wait_sends_nothing(stream):
+    rio = Rio(stream.near, timeout=20)
+    stream.feed(b"one\ntwo\n")
     rio.write(b"held")
     assert [rio.readline(), rio.readline()] == [b"one\n", b"two\n"]
-    far.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        far.recv(10)
+    assert not stream.readable()
     with pytest.raises(BlockingIOError):
         rio.readline(timeout=0)
-    assert far.recv(10) == b"held"
+    assert stream.readable(20)
+    assert stream.take() == b"held"
 
 
-@needs_packets
-def test_writen_sends_buffered_output_and_its_data_together_and_in_order(packets):
-    near, far = packets
+@needs_counts
+def test_writen_sends_buffered_output_and_its_data_together_and_in_order(counted):
+    near, far = counted
     rio = Rio(near, bufsize=100)
     rio.write(b"one ")
     rio.writen(b"two")
     assert far.recv(100) == b"one two"
+    assert sends(near) == 1
     rio.write(b"x" * 99)
     rio.writen(b"yy")
-    assert far.recv(1000) + far.recv(1000) == b"x" * 99 + b"yy"
+    assert far.recv(101, socket.MSG_WAITALL) == b"x" * 99 + b"yy"
+    assert sends(near) == 3
 
 
-@needs_packets
-def test_the_buffer_is_sent_when_it_is_full_at_flush_and_at_close(packets):
-    near, far = packets
+@needs_counts
+def test_the_buffer_is_sent_when_it_is_full_at_flush_and_at_close(counted):
+    near, far = counted
     rio = Rio(near, bufsize=10)
-    assert [rio.write(b"0123"), rio.write(b"456789"), rio.write(b"ab"), rio.write(b"c" * 10)] == [4, 6, 2, 10]
-    assert [far.recv(100) for _ in range(3)] == [b"0123456789", b"ab", b"c" * 10]
+    sizes, counts = [], []
+    for data in (b"0123", b"456789", b"ab", b"c" * 10):
+        sizes.append(rio.write(data))
+        counts.append(sends(near))
+    assert sizes == [4, 6, 2, 10]
+    assert counts == [0, 1, 1, 3]
     rio.write(b"flush")
     rio.flush()
+    assert sends(near) == 4
     rio.write(b"close")
     rio.close()
-    assert [far.recv(100), far.recv(100)] == [b"flush", b"close"]
+    assert sends(near) == 5
+    assert far.recv(32, socket.MSG_WAITALL) == b"0123456789ab" + b"c" * 10 + b"flushclose"
 
 
 READS = {

@@ -311,6 +311,27 @@ def test_a_truncated_connection_behaves_as_on_the_socket_itself(tls):
     assert rio.readline() == b"two"
 
 
+def test_what_was_made_from_a_tls_socket_is_read_and_written_over_tls(tls):
+    near, far = tls
+    with near.makefile("wb") as file:
+        file.write(b"first ")
+        Rio(file, timeout=REST).writen(b"second\n")
+    assert recv_exactly(far, 13) == b"first second\n"
+    far.sendall(b"one\ntwo\n")
+    with socket.SocketIO(near, "rb") as raw:
+        assert Rio(raw, bufsize=1, timeout=REST).readline() == b"one\n"
+    first = Rio(near, timeout=REST)
+    assert Rio(first, timeout=REST).readline() == b"two\n"
+
+
+def test_with_bufsize_1_the_rest_of_a_record_stays_in_openssl(tls):
+    near, far = tls
+    far.sendall(b"one\ntwo\nNEXT")
+    rio = Rio(near, bufsize=1, timeout=REST)
+    assert [rio.readline(), rio.readuntil()] == [b"one\n", b"two\n"]
+    assert near.recv(10) == b"NEXT"
+
+
 def test_a_closed_socket_is_ebadf(tls):
     near, _ = tls
     rio = Rio(near, timeout=REST)
