@@ -15,8 +15,10 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport SIZE_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room, buffer_start
-from rioecho._core.convert cimport check_source, to_nanoseconds, to_size
+from rioecho._core.convert cimport check_source, descriptor_of, to_nanoseconds, to_size
 from rioecho._core.posix cimport (
+    RIO_HAS_GIL,
+    rio_flag_busy,
     rio_flag_closed,
     rio_flag_put_briefly,
     rio_flag_take_briefly,
@@ -61,6 +63,18 @@ cdef int get_bytes(object data, Py_buffer *view) except -1:
 
 
 @cython.final
+@cython.internal
+cdef class SocketFile:
+    """What ``Rio()`` takes in place of a descriptor to make a file of ``rioecho.makefile``."""
+    cdef object sock
+    cdef object raw   # the socket.SocketIO that counts as an open file of `sock`
+
+    def __cinit__(self, sock, raw):
+        self.sock = sock
+        self.raw = raw
+
+
+@cython.final
 cdef class Rio(LineReader):
     # inspect.signature() reads the signature of a class in C from the first two lines of the docstring.
     """Rio(fd, *, bufsize=65536, timeout=..., max_line=1048576, closefd=False)\n--\n
@@ -96,10 +110,13 @@ cdef class Rio(LineReader):
         cdef size_t longest = SIZE_MAX if max_line is None else to_size(max_line, "max_line")
         if size == 0 or longest == 0:
             raise ValueError("bufsize and max_line must be at least 1")
+        if isinstance(fd, SocketFile):
+            self.open_file((<SocketFile>fd).sock, (<SocketFile>fd).raw, size)
+            return
         self.timeout_ns = -1
         if timeout is not ...:
             self.timeout_ns = to_nanoseconds(timeout)
-        self.open(fd, size, longest)
+        self.open(fd, descriptor_of(fd), size, longest)
         self.transport = transport_of(fd)
         if timeout is ... and hasattr(fd, "gettimeout"):
             self.timeout_ns = to_nanoseconds(self.timeout_of(fd))
@@ -107,6 +124,18 @@ cdef class Rio(LineReader):
             if not isinstance(fd, int) and not hasattr(fd, "close"):
                 raise TypeError("closefd=True needs a descriptor, or an object that can be closed")
             self.own = OWNED
+
+    cdef int open_file(self, object sock, object raw, size_t size) except -1:
+        """Become a file of a socket, with the life time, the abilities and the timeout of the standard library's."""
+        self.open(raw, raw.fileno(), size, SIZE_MAX)
+        self.clock = sock   # settimeout() after makefile() takes effect, as it does with socket.makefile()
+        self.timeout_ns = ASK_CLOCK
+        self.can_read = raw.readable()
+        self.can_write = raw.writable()
+        self.transport = transport_of(sock)
+        self.raw = raw
+        self.own = AS_FILE
+        return 0
 
     def __repr__(self):
         if rio_flag_closed(&self.reading):
@@ -210,9 +239,13 @@ cdef class Rio(LineReader):
         finally:
             leave_writing(self)
 
-    cdef int begin_writing(self, rio_call *call, object timeout) except -1:
+    cdef int check_writable(self) except -1:
         if not self.can_write:
             raise io.UnsupportedOperation("this Rio is not writable: its descriptor is open for reading only")
+        return 0
+
+    cdef int begin_writing(self, rio_call *call, object timeout) except -1:
+        self.check_writable()
         self.start(call, timeout)
         self.raise_kept(call)
         return 0
@@ -221,6 +254,7 @@ cdef class Rio(LineReader):
         """Write an object's bytes through the buffer and return their number. Counts accepted bytes in ``taken``."""
         cdef Py_buffer view
         cdef object length   # as in writen()
+        self.check_writable()
         get_bytes(data, &view)
         try:
             length = view.len
@@ -252,7 +286,8 @@ cdef class Rio(LineReader):
                     buffer_put(&self.out, data, n)
                     done = True
                 rio_flag_put_briefly(&self.sending)
-            rio_flag_put_briefly(&self.writing)
+            if not RIO_HAS_GIL:
+                leave_writing(self)
         return done
 
     cdef int put(self, const char *data, size_t n, size_t *taken) except -1:
@@ -310,7 +345,43 @@ cdef class Rio(LineReader):
     @property
     def closed(self):
         """Whether the Rio has been closed or detached."""
-        return bool(rio_flag_closed(&self.reading))
+        return bool(rio_flag_closed(&self.reading) or self.raw_closed())
+
+    # ---- of a file of makefile()
+
+    @property
+    def raw(self):
+        """The ``socket.SocketIO`` under a file of ``rioecho.makefile``; ``raw._sock`` is the socket.
+
+        ``raw``, ``mode`` and ``name`` are what the standard library's files have: only those that read or that write,
+        not those that do both. On any other Rio they raise ``AttributeError``, after ``detach()`` ``ValueError``.
+        """
+        return self.get_raw("raw")
+
+    @property
+    def mode(self):
+        """The mode of a file of ``rioecho.makefile``: ``"rb"`` or ``"wb"``; see ``raw``."""
+        return self.get_raw("mode").mode
+
+    @property
+    def name(self):
+        """The descriptor of a file of ``rioecho.makefile``, -1 if it has been closed; see ``raw``."""
+        return self.get_raw("name").name
+
+    cdef object get_raw(self, str attribute):
+        if self.own != AS_FILE or self.can_read == self.can_write:
+            raise AttributeError(f"this Rio has no {attribute}", name=attribute, obj=self)
+        with cython.critical_section(self):   # another thread may be detaching
+            raw = self.raw
+        if raw is None:
+            raise ValueError("raw stream has been detached")
+        return raw
+
+    cdef bint raw_closed(self) except -1:
+        """Report whether this is a file whose ``raw`` has been closed."""
+        with cython.critical_section(self):
+            raw = self.raw
+        return raw is not None and raw.closed
 
     @property
     def timeout(self):
@@ -339,6 +410,8 @@ cdef class Rio(LineReader):
     cdef int check_open(self) except -1:
         if rio_flag_closed(&self.reading):
             self.refuse(&self.reading)
+        if self.raw_closed():
+            raise ValueError("I/O operation on a file whose raw stream was closed")
         return 0
 
     # ---- closing
@@ -349,16 +422,35 @@ cdef class Rio(LineReader):
         Closing a closed Rio has no effect. The errors of ``flush()`` are raised after everything has been closed, and
         the unsent output is lost; to be able to retry, call ``flush()`` first. Unread input is discarded.
 
-        Raises ``ConcurrentCall``, and closes nothing, while another call reads or writes. To make a blocked call in
-        another thread return, shut down the socket.
+        Raises ``ConcurrentCall``, and closes nothing, while another call reads or writes; a file of
+        ``rioecho.makefile`` sends its output and waits until that call of another thread has ended. To make a blocked
+        call in another thread return, shut down the socket.
         """
+        cdef object failed = None
+        if self.own == AS_FILE and rio_flag_busy(&self.reading):
+            try:
+                self.flush_first()
+            except OSError as error:
+                failed = error
         if not self.enter_both():
             return
         try:
-            if self.transport is None or not self.transport.lost():   # else it and its output are the parent's
+            if failed is not None:
+                raise failed
+            # If the transport is lost, it and the output are the parent's; if `raw` is closed, there is nobody to send.
+            if (self.transport is None or not self.transport.lost()) and not self.raw_closed():
                 self.flush_held()
         finally:
             self.disown()
+
+    cdef int flush_first(self) except -1:
+        """Send buffered output before ``close()`` waits for a reader, which may be waiting for the answer to it."""
+        if self.take_in_turn(&self.writing):
+            try:
+                self.flush_held()
+            finally:
+                leave_writing(self)
+        return 0
 
     def detach(self):
         """Flush the output and close the Rio without closing the descriptor.
@@ -379,6 +471,8 @@ cdef class Rio(LineReader):
             leave_reading(self)
             raise
         self.forget()
+        with cython.critical_section(self):
+            self.raw = None
         return result
 
     cdef int flush_held(self) except -1:
@@ -451,11 +545,4 @@ def _socket_file(sock, raw, bufsize):
 
     It owns ``raw``, the ``socket.SocketIO`` that counts as an open file of ``sock``.
     """
-    cdef Rio rio = Rio(raw, bufsize=bufsize, timeout=None, max_line=None)
-    rio.own = AS_FILE
-    rio.clock = sock   # settimeout() after makefile() takes effect, as it does with socket.makefile()
-    rio.timeout_ns = ASK_CLOCK
-    rio.can_read = raw.readable()
-    rio.can_write = raw.writable()
-    rio.transport = transport_of(sock)
-    return rio
+    return Rio(SocketFile(sock, raw), bufsize=bufsize)

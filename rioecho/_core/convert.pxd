@@ -13,6 +13,9 @@ cdef extern from "Python.h":
     Py_ssize_t PyLong_AsSsize_t(object n) noexcept   # -1 may be an error; callers check only then
 
 
+cdef object TooLarge
+
+
 cdef inline Py_ssize_t to_limit(object n, object name) except -2:
     """Convert a size argument; None and any negative number mean "no limit" and give -1."""
     cdef Py_ssize_t size
@@ -37,7 +40,7 @@ cdef inline Py_ssize_t any_to_limit(object n, object name) except -2:
     except OverflowError:
         if n < 0:
             return -1
-        raise ValueError(f"{name} is larger than any object can be: {n}") from None
+        raise TooLarge(f"{name} is larger than any object can be: {n}") from None
     return max(size, -1)
 
 

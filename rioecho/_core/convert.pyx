@@ -15,6 +15,10 @@ cdef extern from "Python.h":
     int PyObject_AsFileDescriptor(object source) except -1
 
 
+class TooLarge(OverflowError, ValueError):
+    """A size that no object can have: a ``ValueError``, which is also the ``OverflowError`` that io raises."""
+
+
 cdef object os_error(int err):
     """Return the exception for an errno, of the matching subclass of OSError."""
     return OSError(err, strerror(err).decode("utf-8", "replace"))

@@ -5,7 +5,16 @@ from libc.stdint cimport int64_t
 from rioecho._core.buffer cimport buffer_held, rio_buffer
 from rioecho._core.fdio cimport rio_fd
 from rioecho._core.flag cimport flag_set
-from rioecho._core.posix cimport RIO_FREE, RIO_HAS_GIL, rio_flag, rio_flag_put, rio_flag_take, rio_size_set
+from rioecho._core.posix cimport (
+    RIO_FREE,
+    RIO_HAS_GIL,
+    rio_bool_get,
+    rio_flag,
+    rio_flag_fence,
+    rio_flag_put,
+    rio_flag_take,
+    rio_size_set,
+)
 from rioecho._rio.transport cimport Transport
 
 
@@ -36,6 +45,8 @@ cdef class Channel:
     cdef rio_flag writing    # the writing methods; held for a whole call
     cdef rio_flag sending    # `out`, `out_error` and `reset`, for callers of either side
     cdef flag_set flags
+    cdef int crowded         # whether threads in `waiting` want to be told that a side is free; atomic
+    cdef list waiting        # a locked lock for each of them, or None
     cdef int at_send         # whether `sending` was taken to send, and not only to check
     cdef bint can_read
     cdef bint can_write
@@ -46,28 +57,33 @@ cdef class Channel:
     cdef size_t line_limit
     cdef int64_t timeout_ns  # as in rio_call, or ASK_CLOCK
     cdef object source       # the descriptor as it was passed; kept alive
+    cdef object raw          # of a file: its socket.SocketIO, until detach()
     cdef object clock        # a socket whose gettimeout() is called for every call, or None
     cdef Transport transport   # moves the bytes if the source's I/O is not its descriptor's, else None
     cdef object out_error    # an error of sending during a read, for the next write or flush
     cdef bint reset          # a write got ECONNRESET, which the next EOF is reported as
     cdef object __weakref__
 
-    cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1
+    cdef int open(self, object source, int fd, size_t bufsize, size_t line_limit) except -1
     cdef int refuse(self, rio_flag *side) except -1
+    cdef int wait_turn(self, rio_flag *side) except -1
+    cdef bint take_in_turn(self, rio_flag *side) except -1
     cdef bint enter_both(self) except -1
+    cdef void call_waiting(self) noexcept
     cdef object forget(self)
     cdef int start(self, rio_call *call, object timeout) except -1
     cdef object timeout_of(self, object sock)
     cdef bint expired(self, rio_call *call) noexcept
     cdef int give_up(self, rio_call *call) except -1
+    cdef object timed_out(self, rio_call *call)
     cdef int turn(self, rio_call *call) except -1
     cdef int before_wait(self) except -1
 
 
 cdef inline int enter(Channel self, rio_flag *side) except -1:
-    """Begin a call of one side. Raises if the Rio is closed or another call is in progress."""
+    """Begin a call of one side. Raises if the Rio is closed, or if another call is in progress and is not waited for."""
     if not rio_flag_take(side):
-        return self.refuse(side)
+        return self.wait_turn(side)
     return 0
 
 
@@ -83,10 +99,17 @@ cdef inline void show_held(Channel self) noexcept:
         rio_size_set(&self.shown, buffer_held(&self.inp))
 
 
+cdef inline void leave(Channel self, rio_flag *side) noexcept:
+    rio_flag_put(side, RIO_FREE)
+    rio_flag_fence()
+    if rio_bool_get(&self.crowded):
+        self.call_waiting()
+
+
 cdef inline void leave_reading(Channel self) noexcept:
     show_held(self)
-    rio_flag_put(&self.reading, RIO_FREE)
+    leave(self, &self.reading)
 
 
 cdef inline void leave_writing(Channel self) noexcept:
-    rio_flag_put(&self.writing, RIO_FREE)
+    leave(self, &self.writing)

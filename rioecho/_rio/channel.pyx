@@ -4,20 +4,25 @@ State is checked only while its flag is held. A check made before taking the fla
 run: a signal handler, a ``fileno()`` or ``gettimeout()`` written in Python, or another thread.
 """
 
+from _thread import allocate_lock
+
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN
 
 from rioecho._core.buffer cimport buffer_free, buffer_init
-from rioecho._core.convert cimport check_source, descriptor_of, os_error, to_nanoseconds
-from rioecho._core.fdio cimport deadline_after, fd_open
+from rioecho._core.convert cimport check_source, os_error, to_nanoseconds
+from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_open
 from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     O_RDONLY,
     O_WRONLY,
     RIO_CLOSED,
     rio_assert,
+    rio_bool_get,
+    rio_bool_set,
     rio_flag_closed,
+    rio_flag_fence,
     rio_flag_mine,
     rio_flag_put,
     rio_flag_take,
@@ -39,15 +44,20 @@ cdef class Channel:
         buffer_free(&self.inp)
         buffer_free(&self.out)
 
-    cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1:
-        """Set the descriptor, from an int or an object that has one. Allocates and reads nothing."""
+    cdef int open(self, object source, int fd, size_t bufsize, size_t line_limit) except -1:
+        """Set the descriptor and the object that has it. Allocates and reads nothing.
+
+        ``fd`` is -1 for a closed socket, on which every system call fails with EBADF.
+        """
         cdef int err
         buffer_init(&self.inp, bufsize)
         buffer_init(&self.out, bufsize)
         self.line_limit = line_limit
         self.own = BORROWED
-        err = fd_open(&self.f, descriptor_of(source))
-        if err:
+        err = fd_open(&self.f, fd)
+        if fd == -1:
+            self.f.kind = FD_SOCKET
+        elif err:
             raise os_error(err)
         self.can_read = self.f.access != O_WRONLY
         self.can_write = self.f.access != O_RDONLY
@@ -66,16 +76,61 @@ cdef class Channel:
             "one reader and one writer may work at the same time"
         )
 
-    cdef bint enter_both(self) except -1:
-        """Begin a call of both sides, or raise ``ConcurrentCall``. Returns False if the Rio is closed."""
-        if not rio_flag_take(&self.reading):
-            if rio_flag_closed(&self.reading):
+    cdef int wait_turn(self, rio_flag *side) except -1:
+        """Begin a call of a side that could not be entered at once, or raise the reason."""
+        if not self.take_in_turn(side):
+            self.refuse(side)
+        return 0
+
+    cdef bint take_in_turn(self, rio_flag *side) except -1:
+        """Begin a call of one side. Returns False if the Rio is closed.
+
+        If another call is in progress, raises ``ConcurrentCall``, or for a file of makefile() waits until it has ended:
+        the calls of several threads take turns, as on the standard library's file, which has a lock. Signal handlers
+        run in the meantime. A call that interrupted the other one, in the same thread, cannot wait for it.
+        """
+        while not rio_flag_take(side):
+            if rio_flag_closed(side):
                 return False
-            self.refuse(&self.reading)
-        if not rio_flag_take(&self.writing):
-            leave_reading(self)
-            self.refuse(&self.writing)
+            if self.own != AS_FILE or rio_flag_mine(side):
+                self.refuse(side)
+            gate = allocate_lock()
+            gate.acquire()
+            with cython.critical_section(self):
+                if self.waiting is None:
+                    self.waiting = []
+                self.waiting.append(gate)
+                rio_bool_set(&self.crowded, True)
+            rio_flag_fence()
+            if rio_flag_take(side):   # its holder left before it could see that this call waits
+                return True
+            if not rio_flag_closed(side):
+                gate.acquire()
         return True
+
+    cdef void call_waiting(self) noexcept:
+        """Wake the threads that wait for their turn, all of them: each looks whether it is the turn of its side."""
+        cdef list gates
+        with cython.critical_section(self):
+            gates, self.waiting = self.waiting, None
+            rio_bool_set(&self.crowded, False)
+        for gate in gates or ():
+            gate.release()
+
+    cdef bint enter_both(self) except -1:
+        """Begin a call of both sides. Returns False if the Rio is closed.
+
+        If another call is in progress, raises ``ConcurrentCall``, or for a file waits until it has ended. While it
+        waits for one side it does not hold the other one, which the awaited call may need.
+        """
+        cdef rio_flag *first = &self.reading
+        cdef rio_flag *second = &self.writing
+        while self.take_in_turn(first):
+            if rio_flag_take(second):
+                return True
+            leave(self, first)
+            first, second = second, first
+        return False
 
     cdef object forget(self):
         """Close both sides, which the caller has entered. Returns the source, which the caller then owns."""
@@ -90,6 +145,9 @@ cdef class Channel:
             self.source = self.clock = self.transport = self.out_error = None
         buffer_free(&self.inp)
         buffer_free(&self.out)
+        rio_flag_fence()
+        if rio_bool_get(&self.crowded):
+            self.call_waiting()
         return source
 
     # ---- the time limit of one call
@@ -124,9 +182,15 @@ cdef class Channel:
     cdef int give_up(self, rio_call *call) except -1:
         if call.timeout == 0:
             raise BlockingIOError(EAGAIN, "the call would block and its timeout is 0; buffered bytes are kept")
-        if call.per_wait:
-            raise TimeoutError("timed out")   # the text of the socket module, which programs compare
-        raise TimeoutError(f"timed out after {call.timeout / 1e9:g} s; buffered bytes are kept")
+        raise self.timed_out(call)
+
+    cdef object timed_out(self, rio_call *call):
+        """Return the error of a call whose timeout has expired; for a file with the text that programs compare."""
+        if not call.per_wait:
+            return TimeoutError(f"timed out after {call.timeout / 1e9:g} s; buffered bytes are kept")
+        if self.transport is None:
+            return TimeoutError("timed out")
+        return TimeoutError(self.transport.timed_out(rio_flag_mine(&self.writing)))
 
     cdef int turn(self, rio_call *call) except -1:
         """Prepare for a system call that moves data: run signal handlers, check the source and the timeout."""

@@ -34,7 +34,7 @@ from rioecho._core.posix cimport (
     rio_flag_mine,
     rio_size_get,
 )
-from rioecho._rio.channel cimport begin_wait, enter, leave_reading, rio_call, show_held
+from rioecho._rio.channel cimport AS_FILE, begin_wait, enter, leave_reading, rio_call, show_held
 from rioecho._rio.output cimport Output
 
 from rioecho.errors import IncompleteRead
@@ -138,6 +138,7 @@ cdef class Reader(Output):
         try:
             size = to_limit(n, "n")
             if size < 0:
+                self.check_as_file(n, True)
                 return self.read_all(timeout)
             if <size_t>size <= buffer_held(&self.inp):
                 return take(self, size)
@@ -172,6 +173,7 @@ cdef class Reader(Output):
             size = to_limit(n, "n")
             if size == 0:
                 return b""
+            self.check_as_file(n, False)
             held = self.hold_some(timeout)
             return take(self, held if size < 0 else min(<size_t>size, held))
         finally:
@@ -232,6 +234,17 @@ cdef class Reader(Output):
                 leave_reading(self)
         finally:
             PyBuffer_Release(&view)
+
+    cdef int check_as_file(self, object n, bint none) except -1:
+        """Refuse in a file of makefile() the sizes that io refuses: of ``read()``, below -1; of the others, ``None``."""
+        if self.own != AS_FILE:
+            return 0
+        if n is None:
+            if not none:
+                raise TypeError("n must be an integer, not None")
+        elif none and n != -1:
+            raise ValueError("read length must be non-negative or -1")
+        return 0
 
     cdef size_t hold(self, size_t n, object timeout) except? 0:
         """Read until n bytes are buffered or the input ends. Returns the number of buffered bytes."""
@@ -384,6 +397,7 @@ cdef class Reader(Output):
         check_timeout(timeout)
         enter(self, &self.reading)
         try:
+            self.check_as_file(n, False)
             held = self.hold_some(timeout)
             return PyBytes_FromStringAndSize(buffer_start(&self.inp), held)
         finally:

@@ -1,0 +1,146 @@
+"""A program cannot tell a file of rioecho.makefile from one of socket.makefile, but for the differences listed here.
+
+Every call is made in every state of both files. The results must be equal, and errors of the same class.
+"""
+
+import functools
+import re
+import socket
+from typing import NamedTuple
+
+import pytest
+
+import rioecho
+from support.file_calls import CALLS, observe, states
+
+STDLIB = socket.socket.makefile
+MODES = ["rb", "wb", "rwb"]
+CELLS = [(mode, state) for mode in MODES for state in states(mode)]
+CLOSED = {
+    "closed",
+    "closed twice",
+    "detached",
+    "raw closed",
+    "socket closed, then the file",
+    "file closed, then the socket",
+    "with-block left",
+    "one line read, closed",
+    "written, closed",
+    "written, peer gone, closing failed",
+}
+
+
+class Seen(NamedTuple):
+    """What one call did, on either file."""
+
+    mode: str
+    state: str
+    call: str
+    stdlib: str
+    ours: str
+
+
+def wrong_first(seen):
+    return seen.stdlib == "UnsupportedOperation" and seen.ours in ("TypeError", "ValueError", "OverflowError")
+
+
+#: The wanted differences, each with its reason.
+WANTED = {
+    "A closed file refuses everything, before it looks at the arguments. The standard library's looks at arguments and "
+    "direction first, and its read-write pair still returns what it has read ahead.": (
+        lambda seen: (
+            seen.state in CLOSED
+            and seen.ours == "ValueError"
+            and (
+                seen.mode == "rwb"
+                or re.match(r"readable|writable|seekable|isatty|readline\(0\)", seen.call)
+                or seen.stdlib in ("TypeError", "OverflowError", "UnsupportedOperation", "AttributeError")
+            )
+            and not re.match("close|__exit__|drop", seen.call)
+        )
+    ),
+    "detach() returns the bytes read ahead too, which would be lost.": (
+        lambda seen: seen.call == "detach()" and seen.ours.startswith("[a SocketIO, b'")
+    ),
+    "detach() works on a file that reads and writes too, and flushes.": (
+        lambda seen: seen.call == "detach()" and (seen.mode, seen.stdlib) == ("rwb", "UnsupportedOperation")
+    ),
+    "A detached file is a closed one: it can be closed again, and says that it is closed.": (
+        lambda seen: (
+            seen.state == "detached"
+            and seen.stdlib == "ValueError"
+            and re.match(r"closed$|close\(\)|close|__exit__\(\)|drop|a second file", seen.call)
+        )
+    ),
+    "seek(), tell() and truncate() raise UnsupportedOperation, which is a ValueError, whatever their arguments.": (
+        lambda seen: (
+            re.match(r"(seek|tell|truncate)\(", seen.call)
+            and (seen.ours == "UnsupportedOperation" or (seen.call, seen.ours) == ("seek()", "TypeError"))
+        )
+    ),
+    "A Rio has no attributes but its own, so that a misspelled `rio.timout = 1` is an error.": (
+        lambda seen: re.match("set |vars", seen.call) and seen.ours in ("AttributeError", "TypeError")
+    ),
+    "A file whose socket was detached has no descriptor: OSError (EBADF), not -1.": (
+        lambda seen: (
+            re.search("socket detached", seen.state)
+            and re.match("fileno|isatty", seen.call)
+            and seen.ours == "OSError, errno 9"
+        )
+    ),
+    "A file whose `raw` was closed says so when it uses it, by OSError (EBADF).": (
+        lambda seen: (
+            seen.state == "raw closed"
+            and seen.stdlib == "ValueError"
+            and (
+                seen.ours in ("OSError, errno 9", "UnsupportedOperation")
+                or re.match(r"(flush|detach|__iter__)\(\)|iter$|write\(empty\)", seen.call)
+                or re.match(r"(read|read1|readline)\(0\)|readinto1?\(empty\)", seen.call)
+            )
+        )
+    ),
+    "A size below any number of bytes is as good as -1, and read() refuses both alike.": (
+        lambda seen: seen.call.endswith("(-HUGE)") and seen.stdlib == "OverflowError"
+    ),
+    "Wrong arguments are refused before the wrong direction.": wrong_first,
+    "A read of no bytes is possible in every direction.": (
+        lambda seen: (
+            seen.mode == "wb"
+            and re.match(r"(read|read1)\(0\)|readinto1?\(empty\)", seen.call)
+            and seen.ours in ("b''", "[0, b'']")
+        )
+    ),
+    "peek() is there in every mode.": (
+        lambda seen: (
+            seen.mode == "wb"
+            and seen.call.startswith("peek(")
+            and seen.stdlib == "AttributeError"
+            and seen.ours in ("UnsupportedOperation", "TypeError", "OverflowError")
+        )
+    ),
+    "Memory that is not contiguous is a TypeError, as any other object that is not bytes-like.": (
+        lambda seen: "strided view" in seen.call and (seen.stdlib, seen.ours) == ("BufferError", "TypeError")
+    ),
+    "A file that reads and writes has a descriptor.": (
+        lambda seen: (seen.mode, seen.call, seen.stdlib) == ("rwb", "fileno()", "UnsupportedOperation")
+    ),
+}
+
+
+@functools.cache
+def differences(mode, state):
+    """Return what the two files do differently."""
+    seen = [Seen(mode, state, call, *(observe(makefile, mode, state, call) for makefile in (STDLIB, rioecho.makefile)))
+            for call in CALLS]  # fmt: skip
+    return [each for each in seen if each.stdlib != each.ours]
+
+
+@pytest.mark.parametrize(("mode", "state"), CELLS)
+def test_every_call_does_what_it_does_on_the_standard_librarys_file(mode, state):
+    unexpected = [seen for seen in differences(mode, state) if not any(wanted(seen) for wanted in WANTED.values())]
+    assert unexpected == []
+
+
+@pytest.mark.parametrize("reason", WANTED)
+def test_a_listed_difference_exists(reason):
+    assert any(WANTED[reason](seen) for cell in CELLS for seen in differences(*cell))
