@@ -520,14 +520,14 @@ static inline int rio_flag_closed(const rio_flag *flag)
     return rio_flag_state(flag) == RIO_CLOSED;
 }
 
-/* Order the release of a flag before the reads that follow, for a holder that then looks for waiting threads. With the
- * GIL there is nothing to order. */
+/* Order the release of a flag before the reads that follow it. With the GIL there is nothing to order. */
 static inline void rio_flag_fence(void)
 {
 #ifdef Py_GIL_DISABLED
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 #endif
 }
+
 
 /* Report whether another thread holds the flag. */
 static inline int rio_flag_busy(const rio_flag *flag)

@@ -45,8 +45,6 @@ cdef class Channel:
     cdef rio_flag writing    # the writing methods; held for a whole call
     cdef rio_flag sending    # `out`, `out_error` and `reset`, for callers of either side
     cdef flag_set flags
-    cdef int crowded         # whether threads in `waiting` want to be told that a side is free; atomic
-    cdef list waiting        # a locked lock for each of them, or None
     cdef int at_send         # whether `sending` was taken to send, and not only to check
     cdef bint can_read
     cdef bint can_write
@@ -57,11 +55,13 @@ cdef class Channel:
     cdef size_t line_limit
     cdef int64_t timeout_ns  # as in rio_call, or ASK_CLOCK
     cdef object source       # the descriptor as it was passed; kept alive
-    cdef object raw          # of a file: its socket.SocketIO, until detach()
     cdef object clock        # a socket whose gettimeout() is called for every call, or None
     cdef Transport transport   # moves the bytes if the source's I/O is not its descriptor's, else None
     cdef object out_error    # an error of sending during a read, for the next write or flush
     cdef bint reset          # a write got ECONNRESET, which the next EOF is reported as
+    cdef object raw          # of a file: its socket.SocketIO, until detach()
+    cdef int crowded         # whether `waiting` is not empty; atomic
+    cdef list waiting        # a locked lock for each thread that waits until a side is free, or None
     cdef object __weakref__
 
     cdef int open(self, object source, int fd, size_t bufsize, size_t line_limit) except -1
@@ -81,7 +81,7 @@ cdef class Channel:
 
 
 cdef inline int enter(Channel self, rio_flag *side) except -1:
-    """Begin a call of one side. Raises if the Rio is closed, or if another call is in progress and is not waited for."""
+    """Begin a call of one side. If another call is in progress, wait for it or raise; raise if the Rio is closed."""
     if not rio_flag_take(side):
         return self.wait_turn(side)
     return 0
@@ -99,11 +99,17 @@ cdef inline void show_held(Channel self) noexcept:
         rio_size_set(&self.shown, buffer_held(&self.inp))
 
 
-cdef inline void leave(Channel self, rio_flag *side) noexcept:
-    rio_flag_put(side, RIO_FREE)
-    rio_flag_fence()
+cdef inline void let_others_in(Channel self) noexcept:
+    """Wake the threads that wait for their turn. Called wherever a call has waited."""
     if rio_bool_get(&self.crowded):
         self.call_waiting()
+
+
+cdef inline void leave(Channel self, rio_flag *side) noexcept:
+    rio_flag_put(side, RIO_FREE)
+    if not RIO_HAS_GIL:   # with the GIL, nobody can have begun to wait since the last let_others_in()
+        rio_flag_fence()
+        let_others_in(self)
 
 
 cdef inline void leave_reading(Channel self) noexcept:

@@ -19,7 +19,6 @@ from rioecho._core.posix cimport (
     O_WRONLY,
     RIO_CLOSED,
     rio_assert,
-    rio_bool_get,
     rio_bool_set,
     rio_flag_closed,
     rio_flag_fence,
@@ -31,6 +30,9 @@ from rioecho._core.posix cimport (
 )
 
 from rioecho.errors import ConcurrentCall
+
+
+cdef object LOOK_AGAIN = 0.02   # seconds after which a call that waits for its turn looks for itself
 
 
 cdef class Channel:
@@ -88,6 +90,10 @@ cdef class Channel:
         If another call is in progress, raises ``ConcurrentCall``, or for a file of makefile() waits until it has ended:
         the calls of several threads take turns, as on the standard library's file, which has a lock. Signal handlers
         run in the meantime. A call that interrupted the other one, in the same thread, cannot wait for it.
+
+        The other call wakes this one when it has waited itself. With the GIL that is enough, and costs a call that
+        finds its bytes in the buffer nothing: it keeps the GIL until it leaves. Only if Python code runs in it, a
+        finalizer for example, this one finds out by itself.
         """
         while not rio_flag_take(side):
             if rio_flag_closed(side):
@@ -105,7 +111,7 @@ cdef class Channel:
             if rio_flag_take(side):   # its holder left before it could see that this call waits
                 return True
             if not rio_flag_closed(side):
-                gate.acquire()
+                gate.acquire(timeout=LOOK_AGAIN)
         return True
 
     cdef void call_waiting(self) noexcept:
@@ -145,9 +151,7 @@ cdef class Channel:
             self.source = self.clock = self.transport = self.out_error = None
         buffer_free(&self.inp)
         buffer_free(&self.out)
-        rio_flag_fence()
-        if rio_bool_get(&self.crowded):
-            self.call_waiting()
+        let_others_in(self)
         return source
 
     # ---- the time limit of one call

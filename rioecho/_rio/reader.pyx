@@ -34,7 +34,7 @@ from rioecho._core.posix cimport (
     rio_flag_mine,
     rio_size_get,
 )
-from rioecho._rio.channel cimport AS_FILE, begin_wait, enter, leave_reading, rio_call, show_held
+from rioecho._rio.channel cimport AS_FILE, begin_wait, enter, leave_reading, let_others_in, rio_call, show_held
 from rioecho._rio.output cimport Output
 
 from rioecho.errors import IncompleteRead
@@ -92,6 +92,7 @@ cdef class Reader(Output):
             if got == 0:
                 self.raise_reset(call)
             if got >= 0:
+                let_others_in(self)
                 return got
             if would_block(err):
                 self.wait_for(call, want, tied=True)
@@ -236,7 +237,7 @@ cdef class Reader(Output):
             PyBuffer_Release(&view)
 
     cdef int check_as_file(self, object n, bint none) except -1:
-        """Refuse in a file of makefile() the sizes that io refuses: of ``read()``, below -1; of the others, ``None``."""
+        """Refuse the sizes that io refuses, in a file of makefile(): ``None`` unless ``none``, else those below -1."""
         if self.own != AS_FILE:
             return 0
         if n is None:
