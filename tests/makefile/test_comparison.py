@@ -1,6 +1,7 @@
 """A program cannot tell a file of rioecho.makefile from one of socket.makefile, but for the differences listed here.
 
-Every call is made in every state of both files. The results must be equal, and errors of the same class.
+Every call is made in every state of both files, and both live through the same lives, from the making of a file to
+its end. The results must be equal, and errors of the same class.
 """
 
 import functools
@@ -12,6 +13,7 @@ import pytest
 
 import rioecho
 from support.file_calls import CALLS, observe, states
+from support.file_lives import LIVES
 
 STDLIB = socket.socket.makefile
 MODES = ["rb", "wb", "rwb"]
@@ -144,3 +146,81 @@ def test_every_call_does_what_it_does_on_the_standard_librarys_file(mode, state)
 @pytest.mark.parametrize("reason", WANTED)
 def test_a_listed_difference_exists(reason):
     assert any(WANTED[reason](seen) for cell in CELLS for seen in differences(*cell))
+
+
+#: The wanted differences of lives: what a life and its label look like, and the reason.
+WANTED_IN_LIVES = {
+    (
+        r"of an? (closed|detached|unconnected|listening) socket",
+        r"rwb: fileno",
+    ): "A file that reads and writes has a descriptor.",
+    (
+        r"of a listening socket",
+        r"(rb|wb|rwb): ",
+    ): "The error is the system's (ENOTCONN, EPIPE), and comes without a wait.",
+    (r"of a connection that was reset", r"(rb|rwb): read again"): "What came before the reset stays readable.",
+    (
+        r"dropped after the socket was closed",
+        r"rwb: peer",
+    ): "A dropped file that reads and writes sends its output too.",
+    (r"without blocking", r"rest|nothing|read\(|read1\(|peek\(|readinto"): (
+        "Where there is no data yet, the error says so; an empty or shorter result would look like the end. The part of a "
+        "line stays held."
+    ),
+    (r"without blocking", r"close"): "What was not accepted is the caller's alone: it is not sent later.",
+}
+
+
+def different(life):
+    """Return the labels under which a life with either file differs."""
+    stdlib, ours = LIVES[life](STDLIB), LIVES[life](rioecho.makefile)
+    assert stdlib.keys() == ours.keys()
+    return {label: (stdlib[label], ours[label]) for label in stdlib if stdlib[label] != ours[label]}
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_a_file_lives_as_the_standard_librarys_does(life):
+    wanted = [labels for lives, labels in WANTED_IN_LIVES if re.fullmatch(lives, life)]
+    found = different(life)
+    assert {label: both for label, both in found.items() if not any(re.match(each, label) for each in wanted)} == {}
+    assert all(any(re.match(each, label) for label in found) for each in wanted), "a listed difference does not exist"
+
+
+# ---- attributes
+
+
+#: Attributes of the standard library's files that ours lack, and the reason.
+LACKING = {
+    "__dict__": "A Rio has no attributes but its own.",
+    "_checkClosed": "Private.",
+    "_checkReadable": "Private.",
+    "_checkSeekable": "Private.",
+    "_checkWritable": "Private.",
+    "_dealloc_warn": "Private.",
+    "_finalizing": "Private.",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_file_has_every_public_attribute_of_the_standard_librarys(stream, mode):
+    def kind(file, name):
+        try:
+            return "method" if callable(getattr(file, name)) else type(getattr(file, name)).__name__
+        except AttributeError:
+            return "none"
+
+    with STDLIB(stream.near, mode) as stdlib, rioecho.makefile(stream.near, mode) as ours:
+        names = sorted(set(dir(stdlib)) - set(LACKING))
+        assert {name: kind(ours, name) for name in names} == {name: kind(stdlib, name) for name in names}
+
+
+def test_the_names_of_a_file_are_its_own(stream):
+    with rioecho.makefile(stream.near, "rb") as file:
+        assert repr(file) == f"<rioecho.Rio fd={stream.near.fileno()}>"
+        assert type(file).__name__ == "Rio"
+
+
+@pytest.mark.parametrize("name", ["raw", "mode", "name"])
+def test_a_rio_that_is_no_socket_file_has_none_of_their_attributes(stream, name):
+    with rioecho.Rio(stream.near) as rio:
+        assert not hasattr(rio, name)
