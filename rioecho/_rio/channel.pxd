@@ -88,7 +88,7 @@ cdef inline int enter(Channel self, rio_flag *side) except -1:
 
 
 cdef inline void begin_wait(rio_call *call) noexcept:
-    """Give the next wait the whole timeout again, if it is for each wait. Called where bytes have been moved."""
+    """Let the next wait have a timeout of its own, if it is for each wait. Called where bytes have been moved."""
     if call.per_wait:
         call.deadline = 0
 

@@ -199,6 +199,8 @@ cdef class Channel:
     cdef int turn(self, rio_call *call) except -1:
         """Prepare for a system call that moves data: run signal handlers, check the source and the timeout."""
         if call.turns:
+            if call.per_wait and call.deadline == 0:   # a new wait, for which settimeout() counts again
+                call.timeout = to_nanoseconds(self.timeout_of(self.clock))
             PyErr_CheckSignals()   # after EINTR, and so that Ctrl-C works even if the peer is never slow
         check_source(self.source, self.f.fd)
         if self.expired(call):
