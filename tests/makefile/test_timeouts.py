@@ -169,7 +169,7 @@ def test_another_threads_settimeout_counts_from_the_next_wait(makefile, stream, 
     stream.near.settimeout(600)
 
     def read():
-        with pytest.raises(TimeoutError, match="^timed out$"):
+        with pytest.raises(TimeoutError, match=r"^timed out$"):
             file.readline()
 
     with makefile(stream.near, "rb") as file:
