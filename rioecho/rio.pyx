@@ -6,12 +6,13 @@ sending in _rio/output.pyx. The book's functions for Cython code, which are cimp
 
 import io
 import os
+import sys
 import warnings
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetObject, PyErr_WriteUnraisable
 from libc.stdint cimport SIZE_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room, buffer_start
@@ -42,6 +43,10 @@ from rioecho._rio.source cimport transport_of
 from rioecho._rio.transport cimport Transport
 
 from rioecho.errors import ConcurrentCall
+
+
+# Whether the io module reports an error of closing in a finalizer, to sys.unraisablehook, or ignores it.
+cdef bint FINALIZERS_TELL = sys.version_info >= (3, 13)
 
 
 cdef int note_written(object error, size_t n) except -1:
@@ -504,19 +509,28 @@ cdef class Rio(LineReader):
     def __del__(self):
         """Close the descriptor if the Rio owns it, without flushing, and issue a ``ResourceWarning``.
 
+        A file of ``rioecho.makefile`` is flushed and closed without a warning, as the standard library's.
+
         Has no effect on a closed or detached Rio, nor, if called by name, while another call reads or writes: a
         finalizer has no caller that could handle an exception.
         """
         if self.own == BORROWED:
             return
-        try:
-            if self.own == AS_FILE:
+        if self.own == AS_FILE:
+            try:
                 self.close()
-                return
+            except ConcurrentCall:
+                pass
+            except Exception as error:
+                if FINALIZERS_TELL:
+                    PyErr_SetObject(type(error), error)
+                    PyErr_WriteUnraisable(self)
+            return
+        try:
             if not self.enter_both():
                 return
-        except (OSError, ValueError, ConcurrentCall):
-            return   # the io module ignores errors of closing in a finalizer too
+        except ConcurrentCall:
+            return
         try:
             warnings.warn(f"unclosed {self!r}: closed, its output not flushed", ResourceWarning, 1, self)
         finally:

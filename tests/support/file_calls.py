@@ -14,6 +14,7 @@ import operator
 import pickle
 import shutil
 import socket
+import sys
 
 TEXT = b"one\ntwo\nthree\nthe rest"  # what the peer sends before it ends its side
 HUGE = 1 << 70
@@ -352,6 +353,17 @@ def told(scene, call):
     except Exception as error:
         return error_name(error)
     return shown(scene, value)
+
+
+@contextlib.contextmanager
+def unraisable():
+    """Collect the errors of finalizers, in place of reporting them."""
+    errors = []
+    before, sys.unraisablehook = sys.unraisablehook, lambda met: errors.append(error_name(met.exc_value))
+    try:
+        yield errors
+    finally:
+        sys.unraisablehook = before
 
 
 def observe(makefile, mode, state, call, buffering=-1):

@@ -14,7 +14,7 @@ import threading
 import warnings
 
 from support.delivery import tcp_pair
-from support.file_calls import error_name
+from support.file_calls import error_name, unraisable
 
 LIVES = {}
 BINARY = ("rb", "wb", "rwb")
@@ -290,8 +290,9 @@ def dropped_when_nobody_can_be_sent_to(makefile, mode):
         file.write(b"out")
     near.close()
     far.close()
-    del file
-    return {"socket": near.fileno()}
+    with unraisable() as errors:
+        del file
+    return {"socket": near.fileno(), "errors": errors}
 
 
 @life
