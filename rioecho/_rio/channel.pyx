@@ -32,7 +32,7 @@ from rioecho._core.posix cimport (
 from rioecho.errors import ConcurrentCall
 
 
-cdef object LOOK_AGAIN = 0.02   # seconds after which a call that waits for its turn looks for itself
+cdef object LOOK_AGAIN = 0.05   # seconds after which a call that waits for its turn looks for itself
 
 
 cdef class Channel:
@@ -95,24 +95,29 @@ cdef class Channel:
         finds its bytes in the buffer nothing: it keeps the GIL until it leaves. Only if Python code runs in it, a
         finalizer for example, this one finds out by itself.
         """
+        gate = None
         while not rio_flag_take(side):
             if rio_flag_closed(side):
                 return False
             if self.own != AS_FILE or rio_flag_mine(side):
                 self.refuse(side)
-            gate = allocate_lock()
-            gate.acquire()
-            with cython.critical_section(self):
-                if self.waiting is None:
-                    self.waiting = []
-                self.waiting.append(gate)
-                rio_bool_set(&self.crowded, True)
-            rio_flag_fence()
-            if rio_flag_take(side):   # its holder left before it could see that this call waits
-                return True
-            if not rio_flag_closed(side):
-                gate.acquire(timeout=LOOK_AGAIN)
+            if gate is None:   # and then look again: the holder may have left before it could see this one
+                gate = self.new_gate()
+            elif gate.acquire(timeout=LOOK_AGAIN):
+                gate = None
         return True
+
+    cdef object new_gate(self):
+        """Return a locked lock, which ``call_waiting()`` releases."""
+        gate = allocate_lock()
+        gate.acquire()
+        with cython.critical_section(self):
+            if self.waiting is None:
+                self.waiting = []
+            self.waiting.append(gate)
+            rio_bool_set(&self.crowded, True)
+        rio_flag_fence()
+        return gate
 
     cdef void call_waiting(self) noexcept:
         """Wake the threads that wait for their turn, all of them: each looks whether it is the turn of its side."""
