@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable
-from socket import socket
+from socket import SocketIO, socket
 from types import TracebackType
 from typing import Any, Protocol, Self, SupportsIndex, final
 
@@ -81,6 +81,14 @@ class Rio:
     def timeout(self, seconds: float | None) -> None: ...
     @property
     def max_line(self) -> int | None: ...
+
+    # A file of makefile()
+    @property
+    def raw(self) -> SocketIO: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def name(self) -> int: ...
 
     # Closing
     def close(self) -> None: ...

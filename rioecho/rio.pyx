@@ -7,17 +7,18 @@ cimported from here, are in _rio/capi.pyx.
 
 import io
 import os
+import sys
 import warnings
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetObject, PyErr_WriteUnraisable
 from libc.stdint cimport SIZE_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_held, buffer_start
 from rioecho._core.convert cimport check_source, descriptor_of, to_nanoseconds, to_size
-from rioecho._core.posix cimport rio_flag_closed, rio_time_get, rio_time_set
+from rioecho._core.posix cimport rio_flag_busy, rio_flag_closed, rio_time_get, rio_time_set
 from rioecho._rio.channel cimport (
     AS_FILE,
     ASK_CLOCK,
@@ -37,6 +38,10 @@ from rioecho._rio.writer cimport Writer, note_written, put_at_once
 from rioecho.errors import ConcurrentCall
 
 
+# Whether the io module reports an error of closing in a finalizer, to sys.unraisablehook, or ignores it.
+cdef bint FINALIZERS_TELL = sys.version_info >= (3, 13)
+
+
 cdef int get_bytes(object data, Py_buffer *view) except -1:
     """Store the memory of a bytes-like object in ``view``. The caller releases it."""
     try:
@@ -44,6 +49,18 @@ cdef int get_bytes(object data, Py_buffer *view) except -1:
     except BufferError as error:
         raise TypeError(f"a contiguous bytes-like object is required: {error}") from None
     return 0
+
+
+@cython.final
+@cython.internal
+cdef class SocketFile:
+    """What ``Rio()`` takes in place of a descriptor to make a file of ``rioecho.makefile``."""
+    cdef object sock
+    cdef object raw   # the socket.SocketIO that counts as an open file of `sock`
+
+    def __cinit__(self, sock, raw):
+        self.sock = sock
+        self.raw = raw
 
 
 @cython.final
@@ -94,17 +111,36 @@ cdef class Rio(Writer):
         cdef size_t longest = SIZE_MAX if max_line is None else to_size(max_line, "max_line")
         if size == 0 or longest == 0:
             raise ValueError("bufsize and max_line must be at least 1")
+        if isinstance(fd, SocketFile):
+            self.open_file((<SocketFile>fd).sock, (<SocketFile>fd).raw, size)
+            return
         self.timeout_ns = -1
         self.transport = transport_of(fd)
         if timeout is not ...:
             self.timeout_ns = self.time_limit(timeout)
-        self.open(fd, size, longest)
+        self.open(fd, -1 if self.waits() else descriptor_of(fd), size, longest)
         if timeout is ... and hasattr(fd, "gettimeout"):
             self.timeout_ns = to_nanoseconds(self.timeout_of(fd))
         if closefd:
             if not isinstance(fd, int) and not hasattr(fd, "close"):
                 raise TypeError("closefd=True needs a descriptor, or an object that can be closed")
             self.own = OWNED
+
+    cdef int open_file(self, object sock, object raw, size_t size) except -1:
+        """Become a file of a socket, with the life time, the abilities and the timeout of the standard library's."""
+        self.transport = transport_of(raw)
+        self.open(raw, -1 if self.waits() else sock.fileno(), size, SIZE_MAX)
+        self.clock = sock   # settimeout() after makefile() takes effect, as it does with socket.makefile()
+        self.timeout_ns = ASK_CLOCK
+        self.can_read = raw.readable()
+        self.can_write = raw.writable()
+        self.raw = raw
+        self.own = AS_FILE
+        return 0
+
+    cdef bint waits(self) noexcept:
+        """Report whether the source waits itself, so that its descriptor, if it has one, is not used."""
+        return self.transport is not None and self.transport.waits
 
     def __repr__(self):
         if rio_flag_closed(&self.reading):
@@ -216,6 +252,7 @@ cdef class Rio(Writer):
         """Write an object's bytes through the buffer and return their number. Counts accepted bytes in ``taken``."""
         cdef Py_buffer view
         cdef object length   # as in writen()
+        self.check_writable()
         get_bytes(data, &view)
         try:
             length = view.len
@@ -274,7 +311,43 @@ cdef class Rio(Writer):
     @property
     def closed(self):
         """Whether the Rio has been closed or detached."""
-        return bool(rio_flag_closed(&self.reading))
+        return bool(rio_flag_closed(&self.reading) or self.raw_closed())
+
+    # ---- of a file of makefile()
+
+    @property
+    def raw(self):
+        """The ``socket.SocketIO`` under a file of ``rioecho.makefile``; ``raw._sock`` is the socket.
+
+        ``raw``, ``mode`` and ``name`` are what the standard library's files have: only those that read or that write,
+        not those that do both. On any other Rio they raise ``AttributeError``, after ``detach()`` ``ValueError``.
+        """
+        return self.get_raw("raw")
+
+    @property
+    def mode(self):
+        """The mode of a file of ``rioecho.makefile``: ``"rb"`` or ``"wb"``; see ``raw``."""
+        return self.get_raw("mode").mode
+
+    @property
+    def name(self):
+        """The descriptor of a file of ``rioecho.makefile``, -1 if it has been closed; see ``raw``."""
+        return self.get_raw("name").name
+
+    cdef object get_raw(self, str attribute):
+        if self.own != AS_FILE or self.can_read == self.can_write:
+            raise AttributeError(f"this Rio has no {attribute}", name=attribute, obj=self)
+        with cython.critical_section(self):   # another thread may be detaching
+            raw = self.raw
+        if raw is None:
+            raise ValueError("raw stream has been detached")
+        return raw
+
+    cdef bint raw_closed(self) except -1:
+        """Report whether this is a file whose ``raw`` has been closed."""
+        with cython.critical_section(self):
+            raw = self.raw
+        return raw is not None and raw.closed
 
     @property
     def timeout(self):
@@ -314,6 +387,8 @@ cdef class Rio(Writer):
     cdef int check_open(self) except -1:
         if rio_flag_closed(&self.reading):
             self.refuse(&self.reading)
+        if self.raw_closed():
+            raise ValueError("I/O operation on a file whose raw stream was closed")
         return 0
 
     # ---- closing
@@ -324,16 +399,35 @@ cdef class Rio(Writer):
         Closing a closed Rio has no effect. The errors of ``flush()`` are raised after everything has been closed, and
         the unsent output is lost; to be able to retry, call ``flush()`` first. Unread input is discarded.
 
-        Raises ``ConcurrentCall``, and closes nothing, while another call reads or writes. To make a blocked call in
-        another thread return, shut down the socket.
+        Raises ``ConcurrentCall``, and closes nothing, while another call reads or writes; a file of
+        ``rioecho.makefile`` sends its output and waits until that call of another thread has ended. To make a blocked
+        call in another thread return, shut down the socket.
         """
+        cdef object failed = None
+        if self.own == AS_FILE and rio_flag_busy(&self.reading):
+            try:
+                self.flush_first()
+            except OSError as error:
+                failed = error
         if not self.enter_both():
             return
         try:
-            if self.transport is None or not self.transport.lost():   # else it and its output are the parent's
+            if failed is not None:
+                raise failed
+            # If the transport is lost, it and the output are the parent's; if `raw` is closed, there is nobody to send.
+            if (self.transport is None or not self.transport.lost()) and not self.raw_closed():
                 self.flush_held()
         finally:
             self.disown()
+
+    cdef int flush_first(self) except -1:
+        """Send buffered output before ``close()`` waits for a reader, which may be waiting for the answer to it."""
+        if self.take_in_turn(&self.writing):
+            try:
+                self.flush_held()
+            finally:
+                leave_writing(self)
+        return 0
 
     def detach(self):
         """Flush the output and close the Rio without closing the descriptor.
@@ -354,6 +448,8 @@ cdef class Rio(Writer):
             leave_reading(self)
             raise
         self.forget()
+        with cython.critical_section(self):
+            self.raw = None
         return result
 
     cdef int flush_held(self) except -1:
@@ -385,19 +481,28 @@ cdef class Rio(Writer):
     def __del__(self):
         """Close the descriptor if the Rio owns it, without flushing, and issue a ``ResourceWarning``.
 
+        A file of ``rioecho.makefile`` is flushed and closed without a warning, as the standard library's.
+
         Has no effect on a closed or detached Rio, nor, if called by name, while another call reads or writes: a
         finalizer has no caller that could handle an exception.
         """
         if self.own == BORROWED:
             return
-        try:
-            if self.own == AS_FILE:
+        if self.own == AS_FILE:
+            try:
                 self.close()
-                return
+            except ConcurrentCall:
+                pass
+            except Exception as error:
+                if FINALIZERS_TELL:
+                    PyErr_SetObject(type(error), error)
+                    PyErr_WriteUnraisable(self)
+            return
+        try:
             if not self.enter_both():
                 return
-        except (OSError, ValueError, ConcurrentCall):
-            return   # the io module ignores errors of closing in a finalizer too
+        except ConcurrentCall:
+            return
         try:
             warnings.warn(f"unclosed {self!r}: closed, its output not flushed", ResourceWarning, 1, self)
         finally:

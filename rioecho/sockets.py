@@ -281,8 +281,10 @@ def makefile(
 ) -> Any:
     """Return a file object for a socket: a drop-in for ``socket.socket.makefile`` that loses no data on a timeout.
 
-    Modes, life time and timeout are those of ``socket.makefile``: the socket may be closed first, and its descriptor
-    stays open until the file is closed; the timeout is the socket's at the time of each call.
+    Modes, life time, errors and timeout are those of ``socket.makefile``. The socket may be closed first, and its
+    descriptor stays open until the file is closed. The timeout is the socket's, for each wait and not for the whole
+    call, and ``settimeout()`` counts from the next wait on. Several threads may use one file: their calls take turns,
+    and ``close()`` waits for the calls of others.
 
     A binary mode returns a ``Rio`` without a limit on the length of a line, and ``buffering=0`` the standard library's
     ``SocketIO``. A text mode returns a text file over a ``Rio``, which is its ``buffer``. Both stay usable after a

@@ -15,6 +15,9 @@ cdef extern from "Python.h":
     Py_ssize_t PyLong_AsSsize_t(object n) noexcept   # -1 may be an error; callers check only then
 
 
+cdef object TooLarge
+
+
 cdef inline Py_ssize_t to_limit(object n, object name) except -2:
     """Convert a size argument; None and any negative number mean "no limit" and give -1."""
     cdef Py_ssize_t size
@@ -39,7 +42,7 @@ cdef inline Py_ssize_t any_to_limit(object n, object name) except -2:
     except OverflowError:
         if n < 0:
             return -1
-        raise ValueError(f"{name} is larger than any object can be: {n}") from None
+        raise TooLarge(f"{name} is larger than any object can be: {n}") from None
     return max(size, -1)
 
 
@@ -57,7 +60,7 @@ cdef inline Py_ssize_t to_size(object n, object name) except -1:
 cdef int64_t to_nanoseconds(object timeout) except -2
 cdef object os_error(int err)
 cdef int descriptor_of(object source) except -1
-cdef int open_stream(object source, rio_fd *f) except -1
+cdef int open_stream(int fd, rio_fd *f) except -1
 cdef bint is_tls(object source) except -1
 
 

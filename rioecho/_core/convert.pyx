@@ -17,6 +17,10 @@ cdef extern from "Python.h":
     int PyObject_AsFileDescriptor(object source) except -1
 
 
+class TooLarge(OverflowError, ValueError):
+    """A size that no object can have: a ``ValueError``, which is also the ``OverflowError`` that io raises."""
+
+
 cdef object os_error(int err):
     """Return the exception for an errno, of the matching subclass of OSError."""
     return OSError(err, strerror(err).decode("utf-8", "replace"))
@@ -50,12 +54,12 @@ cdef int descriptor_of(object source) except -1:
         raise ValueError(f"file descriptor out of range: {source}") from None
 
 
-cdef int open_stream(object source, rio_fd *f) except -1:
-    """Initialise f for the descriptor of an int or of an object with ``fileno()``.
+cdef int open_stream(int fd, rio_fd *f) except -1:
+    """Initialise f for a descriptor.
 
     Raises ``TypeError`` if it is a socket that carries packets, and ``IsADirectoryError`` for a directory.
     """
-    cdef int err = fd_open(f, descriptor_of(source))
+    cdef int err = fd_open(f, fd)
     if err:
         raise os_error(err)
     if not fd_is_stream(f):

@@ -176,6 +176,8 @@ cdef extern from "rioecho/_core/shared.h" nogil:
     void rio_flag_put(rio_flag *flag, uintptr_t state)
     bint rio_flag_take_briefly(rio_flag *flag)
     void rio_flag_put_briefly(rio_flag *flag)
+    void rio_flag_fence()
+    int rio_flag_busy(const rio_flag *flag)
     uintptr_t rio_flag_state(const rio_flag *flag)
     bint rio_flag_closed(const rio_flag *flag)
     bint rio_flag_mine(const rio_flag *flag)

@@ -129,6 +129,21 @@ static inline int rio_flag_closed(const rio_flag *flag)
     return rio_flag_state(flag) == RIO_CLOSED;
 }
 
+/* Order the release of a flag before the reads that follow it. With the GIL there is nothing to order. */
+static inline void rio_flag_fence(void)
+{
+#ifdef Py_GIL_DISABLED
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+/* Report whether another thread holds the flag. */
+static inline int rio_flag_busy(const rio_flag *flag)
+{
+    uintptr_t state = rio_flag_state(flag);
+    return state > RIO_LOST && state != rio_this_thread();
+}
+
 /* Report whether this thread holds the flag, in a call that a signal handler, a finalizer or a fileno() interrupted. */
 static inline int rio_flag_mine(const rio_flag *flag)
 {

@@ -5,7 +5,16 @@ from libc.stdint cimport int64_t
 from rioecho._core.buffer cimport buffer_held, rio_buffer
 from rioecho._core.fdio cimport rio_fd
 from rioecho._core.flag cimport flag_set
-from rioecho._core.posix cimport RIO_FREE, RIO_HAS_GIL, rio_flag, rio_flag_put, rio_flag_take, rio_size_set
+from rioecho._core.posix cimport (
+    RIO_FREE,
+    RIO_HAS_GIL,
+    rio_bool_get,
+    rio_flag,
+    rio_flag_fence,
+    rio_flag_put,
+    rio_flag_take,
+    rio_size_set,
+)
 from rioecho._rio.transport cimport Transport
 
 
@@ -52,17 +61,25 @@ cdef class Channel:
     cdef Transport transport   # moves the bytes if the source's I/O is not its descriptor's, else None
     cdef object out_error    # an error of sending during a read, for the next write or flush
     cdef bint reset          # a write got ECONNRESET, which the next EOF is reported as
+    cdef object raw          # of a file: its socket.SocketIO, until detach()
+    cdef int crowded         # whether `waiting` is not empty; atomic
+    cdef list waiting        # a locked lock for each thread that waits until a side is free, or None
     cdef object __weakref__
 
-    cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1
+    cdef int open(self, object source, int fd, size_t bufsize, size_t line_limit) except -1
     cdef int refuse(self, rio_flag *side) except -1
     cdef bint await_return(self) except -1
+    cdef int wait_turn(self, rio_flag *side) except -1
+    cdef bint take_in_turn(self, rio_flag *side) except -1
+    cdef object new_gate(self)
     cdef bint enter_both(self) except -1
+    cdef void call_waiting(self) noexcept
     cdef object forget(self)
     cdef int start(self, rio_call *call, object timeout) except -1
     cdef object timeout_of(self, object sock)
     cdef bint expired(self, rio_call *call) noexcept
     cdef int give_up(self, rio_call *call) except -1
+    cdef object timed_out(self, rio_call *call)
     cdef int turn(self, rio_call *call) except -1
     cdef int before_wait(self) except -1
     cdef int64_t patience(self, rio_call *call) except -3
@@ -70,14 +87,14 @@ cdef class Channel:
 
 
 cdef inline int enter(Channel self, rio_flag *side) except -1:
-    """Begin a call of one side. Raises if the Rio is closed or another call is in progress."""
+    """Begin a call of one side. If another call is in progress, wait for it or raise; raise if the Rio is closed."""
     if not rio_flag_take(side):
-        return self.refuse(side)
+        return self.wait_turn(side)
     return 0
 
 
 cdef inline void begin_wait(rio_call *call) noexcept:
-    """Give the next wait the whole timeout again, if it is for each wait. Called where bytes have been moved."""
+    """Let the next wait have a timeout of its own, if it is for each wait. Called where bytes have been moved."""
     if call.per_wait:
         call.deadline = 0
 
@@ -88,10 +105,23 @@ cdef inline void show_held(Channel self) noexcept:
         rio_size_set(&self.shown, buffer_held(&self.inp))
 
 
+cdef inline void let_others_in(Channel self) noexcept:
+    """Wake the threads that wait for their turn. Called wherever a call has waited."""
+    if rio_bool_get(&self.crowded):
+        self.call_waiting()
+
+
+cdef inline void leave(Channel self, rio_flag *side) noexcept:
+    rio_flag_put(side, RIO_FREE)
+    if not RIO_HAS_GIL:   # with the GIL, nobody can have begun to wait since the last let_others_in()
+        rio_flag_fence()
+        let_others_in(self)
+
+
 cdef inline void leave_reading(Channel self) noexcept:
     show_held(self)
-    rio_flag_put(&self.reading, RIO_FREE)
+    leave(self, &self.reading)
 
 
 cdef inline void leave_writing(Channel self) noexcept:
-    rio_flag_put(&self.writing, RIO_FREE)
+    leave(self, &self.writing)

@@ -4,6 +4,8 @@ State is checked only while its flag is held. A check made before taking the fla
 run: a signal handler, a ``fileno()`` or ``gettimeout()`` written in Python, or another thread.
 """
 
+from _thread import allocate_lock
+
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN
@@ -19,7 +21,9 @@ from rioecho._core.posix cimport (
     RIO_CLOSED,
     rio_assert,
     rio_bool_get,
+    rio_bool_set,
     rio_flag_closed,
+    rio_flag_fence,
     rio_flag_mine,
     rio_flag_put,
     rio_flag_take,
@@ -30,6 +34,9 @@ from rioecho._core.posix cimport (
 from rioecho._rio.transport cimport OWN_TIMEOUT
 
 from rioecho.errors import ConcurrentCall
+
+
+cdef object LOOK_AGAIN = 0.05   # seconds after which a call that waits for its turn looks for itself
 
 
 cdef class Channel:
@@ -43,22 +50,23 @@ cdef class Channel:
         buffer_free(&self.inp)
         buffer_free(&self.out)
 
-    cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1:
-        """Set the descriptor, from an int or an object that has one. Allocates and reads nothing.
+    cdef int open(self, object source, int fd, size_t bufsize, size_t line_limit) except -1:
+        """Set the descriptor and the object that has it. Allocates and reads nothing.
 
-        ``transport`` has been set before.
+        ``fd`` is -1 if ``transport``, which has been set before, does without it, and for a closed socket, on which
+        every system call fails with EBADF.
         """
+        buffer_init(&self.inp, bufsize)
+        buffer_init(&self.out, bufsize)
         self.line_limit = line_limit
         self.own = BORROWED
         self.source = source
-        buffer_init(&self.inp, bufsize)
-        buffer_init(&self.out, bufsize)
-        if self.transport is not None and self.transport.waits:
-            self.f.fd = -1   # never used: asking a paramiko.Channel for its descriptor costs two of them
+        if fd < 0:
+            self.f.fd = -1
             self.f.kind = FD_SOCKET
             self.can_read = self.can_write = True
             return 0
-        open_stream(source, &self.f)
+        open_stream(fd, &self.f)
         if fd_has_position(&self.f):
             # A file that is open for both has one position: output is written at once, before a read moves it.
             buffer_init(&self.out, 0)
@@ -69,9 +77,7 @@ cdef class Channel:
     # ---- the two sides
 
     cdef int refuse(self, rio_flag *side) except -1:
-        """Raise the reason why a side could not be entered, unless it was only lent: then enter it."""
-        if side == &self.reading and self.await_return():
-            return 0
+        """Raise the reason why a side could not be entered."""
         if rio_flag_closed(side):
             raise ValueError("I/O operation on a closed or detached Rio")
         name = "reading" if side == &self.reading else "writing"
@@ -94,16 +100,72 @@ cdef class Channel:
                 sched_yield()
         return False
 
-    cdef bint enter_both(self) except -1:
-        """Begin a call of both sides, or raise ``ConcurrentCall``. Returns False if the Rio is closed."""
-        if not rio_flag_take(&self.reading):
-            if rio_flag_closed(&self.reading):
+    cdef int wait_turn(self, rio_flag *side) except -1:
+        """Begin a call of a side that could not be entered at once, or raise the reason."""
+        if not self.take_in_turn(side):
+            self.refuse(side)
+        return 0
+
+    cdef bint take_in_turn(self, rio_flag *side) except -1:
+        """Begin a call of one side. Returns False if the Rio is closed.
+
+        If another call is in progress, raises ``ConcurrentCall``, or for a file of makefile() waits until it has ended:
+        the calls of several threads take turns, as on the standard library's file, which has a lock. Signal handlers
+        run in the meantime. A call that interrupted the other one, in the same thread, cannot wait for it.
+
+        The other call wakes this one when it has waited itself. With the GIL that is enough, and costs a call that
+        finds its bytes in the buffer nothing: it keeps the GIL until it leaves. Only if Python code runs in it, a
+        finalizer for example, this one finds out by itself.
+        """
+        gate = None
+        while not rio_flag_take(side):
+            if rio_flag_closed(side):
                 return False
-            self.refuse(&self.reading)
-        if not rio_flag_take(&self.writing):
-            leave_reading(self)
-            self.refuse(&self.writing)
+            if side == &self.reading and self.await_return():
+                return True
+            if self.own != AS_FILE or rio_flag_mine(side):
+                self.refuse(side)
+            if gate is None:   # and then look again: the holder may have left before it could see this one
+                gate = self.new_gate()
+            elif gate.acquire(timeout=LOOK_AGAIN):
+                gate = None
         return True
+
+    cdef object new_gate(self):
+        """Return a locked lock, which ``call_waiting()`` releases."""
+        gate = allocate_lock()
+        gate.acquire()
+        with cython.critical_section(self):
+            if self.waiting is None:
+                self.waiting = []
+            self.waiting.append(gate)
+            rio_bool_set(&self.crowded, True)
+        rio_flag_fence()
+        return gate
+
+    cdef void call_waiting(self) noexcept:
+        """Wake the threads that wait for their turn, all of them: each looks whether it is the turn of its side."""
+        cdef list gates
+        with cython.critical_section(self):
+            gates, self.waiting = self.waiting, None
+            rio_bool_set(&self.crowded, False)
+        for gate in gates or ():
+            gate.release()
+
+    cdef bint enter_both(self) except -1:
+        """Begin a call of both sides. Returns False if the Rio is closed.
+
+        If another call is in progress, raises ``ConcurrentCall``, or for a file waits until it has ended. While it
+        waits for one side it does not hold the other one, which the awaited call may need.
+        """
+        cdef rio_flag *first = &self.reading
+        cdef rio_flag *second = &self.writing
+        while self.take_in_turn(first):
+            if rio_flag_take(second):
+                return True
+            leave(self, first)
+            first, second = second, first
+        return False
 
     cdef object forget(self):
         """Close both sides, which the caller has entered. Returns the source, which the caller then owns."""
@@ -118,6 +180,7 @@ cdef class Channel:
             self.source = self.clock = self.transport = self.out_error = None
         buffer_free(&self.inp)
         buffer_free(&self.out)
+        let_others_in(self)
         return source
 
     # ---- the time limit of one call
@@ -152,13 +215,21 @@ cdef class Channel:
     cdef int give_up(self, rio_call *call) except -1:
         if call.timeout == 0:
             raise BlockingIOError(EAGAIN, "the call would block and its timeout is 0; buffered bytes are kept")
-        if call.per_wait:
-            raise TimeoutError("timed out")   # the text of the socket module, which programs compare
-        raise TimeoutError(f"timed out after {call.timeout / 1e9:g} s; buffered bytes are kept")
+        raise self.timed_out(call)
+
+    cdef object timed_out(self, rio_call *call):
+        """Return the error of a call whose timeout has expired; for a file with the text that programs compare."""
+        if not call.per_wait:
+            return TimeoutError(f"timed out after {call.timeout / 1e9:g} s; buffered bytes are kept")
+        if self.transport is None:
+            return TimeoutError("timed out")
+        return TimeoutError(self.transport.timed_out(rio_flag_mine(&self.writing)))
 
     cdef int turn(self, rio_call *call) except -1:
         """Prepare for a system call that moves data: run signal handlers, check the source and the timeout."""
         if call.turns:
+            if call.per_wait and call.deadline == 0:   # a new wait, for which settimeout() counts again
+                call.timeout = to_nanoseconds(self.timeout_of(self.clock))
             PyErr_CheckSignals()   # after EINTR, and so that Ctrl-C works even if the peer is never slow
         check_source(self.source, self.f.fd)
         if self.expired(call):

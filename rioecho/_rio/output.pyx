@@ -53,7 +53,7 @@ from rioecho._core.posix cimport (
     rio_signals_release,
     sched_yield,
 )
-from rioecho._rio.channel cimport Channel, begin_wait, leave_reading
+from rioecho._rio.channel cimport Channel, begin_wait, leave_reading, let_others_in
 
 from rioecho.errors import ConcurrentCall
 
@@ -254,6 +254,7 @@ cdef class Output(Channel):
                     buffer_consume(&self.out, put)
         finally:
             self.unlock(&before)
+            let_others_in(self)
         if self.transport is not None:
             self.transport.raise_late()
         if put >= 0:
@@ -434,6 +435,7 @@ cdef class Output(Channel):
             self.before_wait()
             with nogil:
                 ready = fd_wait(self.f.fd, events, deadline, &err)
+            let_others_in(self)
             if ready < 0 and err != EINTR:
                 raise os_error(err)
             PyErr_CheckSignals()

@@ -17,6 +17,7 @@ cdef class Reader(Output):
     cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1
     cdef ssize_t fill_towards(self, rio_call *call, char end, size_t limit) except -1
 
+    cdef int check_as_file(self, object n, bint none) except -1
     cdef size_t hold(self, size_t n, object timeout) except? 0
     cdef size_t hold_some(self, object timeout, size_t wanted) except? 0
     cdef size_t next_step(self) noexcept

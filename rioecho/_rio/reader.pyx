@@ -44,7 +44,16 @@ from rioecho._core.posix cimport (
     rio_monotonic_ns,
     rio_size_get,
 )
-from rioecho._rio.channel cimport SLICE, begin_wait, enter, leave_reading, rio_call, show_held
+from rioecho._rio.channel cimport (
+    AS_FILE,
+    SLICE,
+    begin_wait,
+    enter,
+    leave_reading,
+    let_others_in,
+    rio_call,
+    show_held,
+)
 from rioecho._rio.output cimport Output
 
 from rioecho.errors import IncompleteRead
@@ -113,6 +122,7 @@ cdef class Reader(Output):
             if got == 0:
                 self.raise_reset(call)
             if got >= 0:
+                let_others_in(self)
                 return got
             if would_block(err):
                 self.wait_for(call, want, tied=True)
@@ -228,6 +238,7 @@ cdef class Reader(Output):
         try:
             size = to_limit(n, "n")
             if size < 0:
+                self.check_as_file(n, True)
                 return self.read_all(timeout)
             if <size_t>size <= buffer_held(&self.inp):
                 return take(self, size)
@@ -262,6 +273,7 @@ cdef class Reader(Output):
             size = to_limit(n, "n")
             if size == 0:
                 return b""
+            self.check_as_file(n, False)
             held = self.hold_some(timeout, 1 if size < 0 else size)
             return take(self, held if size < 0 else min(<size_t>size, held))
         finally:
@@ -322,6 +334,17 @@ cdef class Reader(Output):
                 leave_reading(self)
         finally:
             PyBuffer_Release(&view)
+
+    cdef int check_as_file(self, object n, bint none) except -1:
+        """Refuse the sizes that io refuses, in a file of makefile(): ``None`` unless ``none``, else those below -1."""
+        if self.own != AS_FILE:
+            return 0
+        if n is None:
+            if not none:
+                raise TypeError("n must be an integer, not None")
+        elif none and n != -1:
+            raise ValueError("read length must be non-negative or -1")
+        return 0
 
     cdef size_t hold(self, size_t n, object timeout) except? 0:
         """Read until n bytes are buffered or the input ends. Returns the number of buffered bytes."""
@@ -478,6 +501,7 @@ cdef class Reader(Output):
         check_timeout(timeout)
         enter(self, &self.reading)
         try:
+            self.check_as_file(n, False)
             held = self.hold_some(timeout, 1)
             return PyBytes_FromStringAndSize(buffer_start(&self.inp), held)
         finally:

@@ -156,6 +156,9 @@ cdef class Tls(Transport):
         ns = rio_time_get(&self.own_timeout)
         return None if ns < 0 else ns / 1e9
 
+    cdef str timed_out(self, bint writing):
+        return f"The {'write' if writing else 'read'} operation timed out"   # the ssl module's
+
     cdef object own(self):
         """Return the socket's own timeout and record it, at the beginning of an operation."""
         timeout = self.sock.gettimeout()

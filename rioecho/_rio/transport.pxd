@@ -17,5 +17,6 @@ cdef class Transport:
     cdef ssize_t send(self, const char *data, size_t n, int64_t patience, short *want) except -2
     cdef int raise_late(self) except -1
     cdef object timeout(self)
+    cdef str timed_out(self, bint writing)
     cdef bint lost(self) noexcept
     cdef size_t least_room(self) noexcept

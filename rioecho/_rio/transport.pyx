@@ -29,6 +29,10 @@ cdef class Transport:
         """Return the source's own timeout in seconds; ``None`` for no limit."""
         return None
 
+    cdef str timed_out(self, bint writing):
+        """Return the text of the source's own ``TimeoutError``."""
+        return "timed out"
+
     cdef bint lost(self) noexcept:
         """Report whether the source cannot be used since a fork."""
         return False

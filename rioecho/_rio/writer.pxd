@@ -1,8 +1,8 @@
 # Writing through the output buffer; see _rio/writer.pyx.
 
 from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room
-from rioecho._core.posix cimport rio_flag_put_briefly, rio_flag_take_briefly
-from rioecho._rio.channel cimport Channel, rio_call
+from rioecho._core.posix cimport RIO_HAS_GIL, rio_flag_put_briefly, rio_flag_take_briefly
+from rioecho._rio.channel cimport Channel, leave_writing, rio_call
 from rioecho._rio.lines cimport LineReader
 
 
@@ -10,6 +10,7 @@ cdef int note_written(object error, size_t n) except -1
 
 
 cdef class Writer(LineReader):
+    cdef int check_writable(self) except -1
     cdef int begin_writing(self, rio_call *call, object timeout) except -1
     cdef int put(self, const char *data, size_t n, size_t *taken) except -1
     cdef int reserve_output(self) except -1
@@ -35,5 +36,6 @@ cdef inline bint put_at_once(Channel self, const char *data, size_t n) noexcept:
                 buffer_put(&self.out, data, n)
                 done = True
             rio_flag_put_briefly(&self.sending)
-        rio_flag_put_briefly(&self.writing)
+        if not RIO_HAS_GIL:
+            leave_writing(self)
     return done

@@ -23,9 +23,13 @@ cdef int note_written(object error, size_t n) except -1:
 
 
 cdef class Writer(LineReader):
-    cdef int begin_writing(self, rio_call *call, object timeout) except -1:
+    cdef int check_writable(self) except -1:
         if not self.can_write:
             raise io.UnsupportedOperation("this Rio is not writable: its descriptor is open for reading only")
+        return 0
+
+    cdef int begin_writing(self, rio_call *call, object timeout) except -1:
+        self.check_writable()
         self.start(call, timeout)
         self.raise_kept(call)
         return 0

@@ -39,7 +39,7 @@ from rioecho._core.buffer cimport (
     buffer_start,
     find_frame,
 )
-from rioecho._core.convert cimport check_source, is_tls, open_stream, os_error, to_nanoseconds, to_size
+from rioecho._core.convert cimport check_source, descriptor_of, is_tls, open_stream, os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
 from rioecho._core.fdio cimport (
     FD_SOCKET,
@@ -331,7 +331,7 @@ cdef class Echo:
         self.e.drain = to_nanoseconds(drain_timeout)
         self.e.stop_fd = stop_fd
         self.source = fd
-        open_stream(fd, &self.e.f)
+        open_stream(descriptor_of(fd), &self.e.f)
         if self.e.f.access != O_RDWR:
             raise UnsupportedOperation("echo needs a descriptor that is open for reading and writing")
         if fd_has_position(&self.e.f):

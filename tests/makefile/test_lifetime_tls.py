@@ -1,7 +1,9 @@
 """A socket file over TLS has the standard library's life time, and loses no data on a timeout."""
 
+import contextlib
 import gc
 import socket
+import threading
 
 import pytest
 
@@ -78,3 +80,54 @@ def test_over_tls_the_part_of_a_line_before_a_timeout_is_kept(encrypted):
         far.sendall(b" and rest\n")
         near.settimeout(LONG)
         assert file.readline() == b"part and rest\n"
+
+
+def test_over_tls_a_timeout_has_the_ssl_modules_text(encrypted, makefile):
+    near, far = encrypted
+    near.settimeout(0.02)
+    with makefile(near, "rb") as file, pytest.raises(TimeoutError) as caught:
+        file.readline()
+    assert str(caught.value) == "The read operation timed out"
+    file = makefile(near, "wb")
+    with pytest.raises(TimeoutError) as caught:
+        file.write(bytes(1 << 23))
+    assert str(caught.value) == "The write operation timed out"
+    far.close()
+    with contextlib.suppress(OSError):  # the standard library's has kept a part
+        file.close()
+
+
+@pytest.mark.parametrize("mode", ["rb", "wb"])
+def test_over_tls_raw_is_a_file_of_the_socket(encrypted, makefile, mode):
+    near, _ = encrypted
+    with makefile(near, mode) as file:
+        assert type(file.raw) is socket.SocketIO
+        assert file.raw._sock is near
+        assert (file.mode, file.name) == (mode, near.fileno())
+
+
+@pytest.mark.parametrize("mode", ["rb", "wb", "rwb"])
+def test_over_tls_a_file_of_a_closed_socket_is_an_oserror_when_used(encrypted, makefile, mode):
+    near, _ = encrypted
+    near.close()
+    with makefile(near, mode) as file:
+        if "r" in mode:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                file.readline()
+    assert file.closed
+
+
+@pytest.mark.slow
+def test_over_tls_the_timeout_is_for_each_wait(encrypted, makefile, background):
+    near, far = encrypted
+    near.settimeout(1)
+
+    def drip():
+        pause = threading.Event()
+        for _ in range(8):
+            pause.wait(0.2)
+            far.sendall(b"x" * 100)
+
+    with makefile(near, "rb") as file:
+        background(drip)
+        assert file.read(800) == b"x" * 800

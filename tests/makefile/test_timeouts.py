@@ -2,11 +2,13 @@
 
 import io
 import socket
+import threading
 
 import pytest
 
 import rioecho
 from support.conversations import receive
+from support.procfs import needs_proc, sleeps, until
 
 STDLIB = socket.socket.makefile
 SHORT = 0.02  # timeout in seconds, meant to expire
@@ -79,6 +81,103 @@ def test_the_timeout_of_a_call_overrides_the_sockets(stream):
         with pytest.raises(TimeoutError):
             file.readline()
     assert stream.near.gettimeout() == 60
+
+
+def drip(sock, piece, times, every):
+    """Send the same bytes some times, in a thread, with pauses."""
+    pause = threading.Event()
+
+    def send():
+        for _ in range(times):
+            pause.wait(every)
+            sock.sendall(piece)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("makefile", [rioecho.makefile, STDLIB], ids=["rioecho", "stdlib"])
+def test_the_timeout_is_for_each_wait_and_not_for_the_whole_call(makefile, background):
+    def read(call, expected):
+        near, far = socket.socketpair()
+        near.settimeout(1)
+        with near, far, makefile(near, "rb") as file:
+            thread = drip(far, b"x" * 100, 8, 0.2)
+            ended = threading.Thread(target=lambda: (thread.join(), far.sendall(b"\n"), far.shutdown(socket.SHUT_WR)))
+            ended.start()
+            assert call(file) == expected
+            ended.join()
+
+    data = b"x" * 800
+    threads = [
+        background(read, call, expected)
+        for call, expected in [
+            (lambda file: file.read(800), data),
+            (lambda file: file.read(), data + b"\n"),
+            (lambda file: file.read(1 << 20), data + b"\n"),
+            (lambda file: file.readline(), data + b"\n"),
+            (lambda file: file.readline(800), data),
+            (lambda file: file.readinto(bytearray(800)), 800),
+            (lambda file: file.readlines(), [data + b"\n"]),
+            (list, [data + b"\n"]),
+        ]
+    ]
+    for thread in threads:
+        thread.join(30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("makefile", [rioecho.makefile, STDLIB], ids=["rioecho", "stdlib"])
+def test_the_timeout_is_for_each_wait_of_a_write(makefile, background):
+    def write(call):
+        near, far = socket.socketpair()
+        near.settimeout(1)
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+        with far:
+
+            def take():
+                pause = threading.Event()
+                for _ in range(8):
+                    pause.wait(0.2)
+                    far.recv(1 << 14)
+                while far.recv(1 << 16):
+                    pass
+
+            taker = background(take)
+            with near, makefile(near, "wb") as file:
+                call(file)
+            taker.join(30)
+
+    data = bytes(1 << 17)
+    threads = [
+        background(write, call)
+        for call in [
+            lambda file: file.write(data),
+            lambda file: file.writelines([data[:5000]] * 24),
+            lambda file: (file.write(data[:60_000]), file.flush()),
+        ]
+    ]
+    for thread in threads:
+        thread.join(30)
+
+
+@needs_proc
+@pytest.mark.parametrize("makefile", [rioecho.makefile, STDLIB], ids=["rioecho", "stdlib"])
+def test_another_threads_settimeout_counts_from_the_next_wait(makefile, stream, background):
+    stream.near.settimeout(600)
+
+    def read():
+        with pytest.raises(TimeoutError, match=r"^timed out$"):
+            file.readline()
+
+    with makefile(stream.near, "rb") as file:
+        thread = background(read)
+        until(lambda: sleeps(thread), "the reader to wait")
+        stream.near.settimeout(SHORT)
+        stream.feed(b"part")
+        thread.join(30)
 
 
 def test_settimeout_takes_effect_after_the_socket_has_been_closed(stream):

@@ -32,6 +32,16 @@ def threads(pid):
     return len(os.listdir(f"/proc/{pid}/task"))
 
 
+def sleeps(thread, *, locked=False):
+    """Report whether a thread of this process sleeps in a system call: in that of a lock, or in any other one."""
+    try:
+        with open(f"/proc/self/task/{thread.native_id}/wchan") as wchan:
+            where = wchan.read()
+    except FileNotFoundError:  # the thread has ended
+        return False
+    return where not in ("", "0") and ("futex" in where) == locked
+
+
 def children(pid):
     """Return the process IDs of a process's children, including zombies."""
     found = set()
