@@ -531,10 +531,4 @@ def _socket_file(sock, raw, bufsize):
 
     It owns ``raw``, the ``socket.SocketIO`` that counts as an open file of ``sock``.
     """
-    cdef Rio rio = Rio(raw, bufsize=bufsize, timeout=None, max_line=None)
-    rio.own = AS_FILE
-    rio.clock = sock   # settimeout() after makefile() takes effect, as it does with socket.makefile()
-    rio.timeout_ns = ASK_CLOCK
-    rio.can_read = raw.readable()
-    rio.can_write = raw.writable()
-    return rio
+    return Rio(SocketFile(sock, raw), bufsize=bufsize)
