@@ -228,15 +228,21 @@ static inline int64_t rio_thread_ns(void)
 }
 
 /* write(2), which OpenSSL uses too, has no MSG_NOSIGNAL. SIGPIPE is sent to the writing thread, so it is blocked there
- * during the write and then consumed, unless it was pending before. */
+ * during the write and then consumed, unless it was pending before. If it is ignored, as Python does at its start, there
+ * is nothing to do. */
 typedef struct {
     sigset_t before;
     int was_pending;
+    int blocked;
 } rio_sigpipe;
 
 static inline void rio_sigpipe_block(rio_sigpipe *s)
 {
+    struct sigaction action;
     sigset_t pipe_only, pending;
+    s->blocked = sigaction(SIGPIPE, NULL, &action) < 0 || action.sa_handler != SIG_IGN;
+    if (!s->blocked)
+        return;
     sigemptyset(&pipe_only);
     sigaddset(&pipe_only, SIGPIPE);
     sigpending(&pending);
@@ -247,6 +253,8 @@ static inline void rio_sigpipe_block(rio_sigpipe *s)
 static inline void rio_sigpipe_restore(const rio_sigpipe *s)
 {
     sigset_t pipe_only, pending;
+    if (!s->blocked)
+        return;
     sigemptyset(&pipe_only);
     sigaddset(&pipe_only, SIGPIPE);
     sigpending(&pending);
@@ -318,19 +326,29 @@ static inline int rio_unacknowledged(int fd)
 #endif
 }
 
-/* Report whether a socket that poll(2) reports as writable has room for n bytes. Linux reports it when a third of the send
- * buffer is free, of which bookkeeping takes a part; other systems when there is room for a few bytes. */
-static inline int rio_room_for(int fd, size_t n)
+/* Return how many of n bytes, with the overhead of a TLS record, a socket that poll(2) reports as writable surely takes at
+ * once; 0 if unknown. Linux reports it when a third of the send buffer is free, of which bookkeeping takes a part; other
+ * systems when there is room for a few bytes. No send buffer of Linux is smaller than 4608 bytes. */
+static inline size_t rio_sure_room(int fd, size_t n)
 {
 #ifdef __linux__
     int size = 0;
     socklen_t length = sizeof size;
-    return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 && size > 0 && n <= (size_t)size / 6;
+    if (n <= 4608 / 6)
+        return n;
+    if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 && size > 0)
+        return n <= (size_t)size / 6 ? n : (size_t)size / 6;
 #else
     (void)fd, (void)n;
-    return 0;
 #endif
+    return 0;
 }
+
+#ifdef __linux__
+#define RIO_ROOM_KNOWN 1
+#else
+#define RIO_ROOM_KNOWN 0
+#endif
 
 /* Report whether a descriptor is the master side of a pty. Linux reports EOF there as EIO; the BSDs report EOF. */
 static inline int rio_is_pty_master(int fd)

@@ -12,6 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EINTR
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from rioecho._core.buffer cimport (
@@ -36,6 +37,7 @@ from rioecho._core.posix cimport (
 )
 from rioecho._rio.channel cimport begin_wait, enter, leave_reading, rio_call, show_held
 from rioecho._rio.output cimport Output
+from rioecho._rio.transport cimport OWN_TIMEOUT
 
 from rioecho.errors import IncompleteRead
 
@@ -72,7 +74,7 @@ cdef class Reader(Output):
         while True:
             self.turn(call)
             if self.transport is not None:
-                got = self.transport.recv(data, n, 0, &want)
+                got = self.recv_through(call, data, n, &want)
                 err = EAGAIN
             elif fd_never_waits(&self.f):
                 got = fd_read(&self.f, data, n, &err)
@@ -94,10 +96,31 @@ cdef class Reader(Output):
             if got >= 0:
                 return got
             if would_block(err):
-                self.wait_for(call, want, tied=True)
+                if want:   # else the source has waited itself
+                    self.wait_for(call, want, tied=True)
                 ready = True
             elif err != EINTR:
                 raise os_error(err)
+
+    cdef ssize_t recv_through(self, rio_call *call, char *data, size_t n, short *want) except -2:
+        """Make one attempt through the transport. It waits itself if no buffered output is kept back meanwhile."""
+        cdef int64_t patience = 0
+        cdef ssize_t got
+        if call.timeout != 0:
+            if call.per_wait:
+                patience = OWN_TIMEOUT
+            elif call.timeout < 0:
+                patience = -1
+            elif call.turns == 1:   # the time has just begun
+                patience = call.timeout
+        if patience != 0 and self.may_owe():
+            # There may be data already: then the output waits for what the caller writes next.
+            got = self.transport.recv(data, n, 0, want)
+            if got >= 0 or self.tied_flush():
+                return got
+            self.before_wait()
+        PyErr_CheckSignals()
+        return self.transport.recv(data, n, patience, want)
 
     cdef int booked(self) except -1:
         """Run pending signal handlers. The received bytes are stored, so a handler that raises loses nothing."""

@@ -8,6 +8,7 @@ cdef enum:
 
 
 cdef class Transport:
+    cdef bint holds_signals   # whether the caller of send() must block signals in this thread until it has counted
     cdef int half_sent   # whether a part of the last record is unsent, which send() with n = 0 sends; atomic
 
     cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2
