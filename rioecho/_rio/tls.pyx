@@ -22,8 +22,8 @@ Two races remain, both when a handler raises during a call; the ssl module offer
 In a read, a record of one byte that happens to equal ``UNTOUCHED`` is assumed not to have been received. In a send,
 only where it is unknown what fits (not on Linux): signals of this thread are blocked (``holds_signals``), but if a
 handler raises for a signal that the kernel delivered to another thread, the record is assumed to be begun if the socket
-is full afterwards, and is sent twice if it had been sent. While signals are blocked there, a program that such a handler
-starts inherits that.
+is full afterwards, and is sent twice if it had been sent. While signals are blocked there, a program that such a
+handler starts inherits that.
 """
 
 import os

@@ -78,3 +78,12 @@ def test_over_tls_the_part_of_a_line_before_a_timeout_is_kept(encrypted):
         far.sendall(b" and rest\n")
         near.settimeout(LONG)
         assert file.readline() == b"part and rest\n"
+
+
+def test_over_tls_the_text_of_a_timeout_is_the_same(encrypted, makefile):
+    near, _ = encrypted
+    with makefile(near, "rb") as file:
+        near.settimeout(0.02)
+        with pytest.raises(TimeoutError) as caught:
+            file.readline()
+    assert str(caught.value) == "The read operation timed out"
