@@ -303,14 +303,17 @@ def test_writing_under_a_storm_of_signals_and_timeouts_sends_each_byte_once(
     rio = Rio(near, bufsize=3000)
     storm(chance, 0.0002)
     stop = threading.Event()
-    if threads == "another thread":
-        background(send_signals_to_itself, stop)
+    signaller = background(send_signals_to_itself, stop) if threads == "another thread" else None
     sent = 0
-    while sent < len(data):
-        chunk = data[sent : sent + chance.choice([1, 900, 5000, 200_000])]
-        count, error = storm.attempt(partial(rio.writen, chunk, timeout=chance.choice([0, 0.0002, 5])))
-        sent += count or getattr(error, "characters_written", 0)
-    stop.set()
+    try:
+        while sent < len(data):
+            chunk = data[sent : sent + chance.choice([1, 900, 5000, 200_000])]
+            count, error = storm.attempt(partial(rio.writen, chunk, timeout=chance.choice([0, 0.0002, 5])))
+            sent += count or getattr(error, "characters_written", 0)
+    finally:
+        stop.set()
+        if signaller:
+            signaller.join(REST)
     signal.setitimer(signal.ITIMER_REAL, 0)
     rio.flush(timeout=REST)
     receiver.join(REST)
