@@ -279,7 +279,7 @@ cdef class Rio(Writer):
         if source is None:   # another thread has just closed it
             self.check_open()
         if self.f.fd < 0:
-            return descriptor_of(source) if hasattr(source, "fileno") else self.no_descriptor()
+            return source.fileno() if hasattr(source, "fileno") else self.no_descriptor()
         check_source(source, self.f.fd)
         return self.f.fd
 

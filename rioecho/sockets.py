@@ -306,7 +306,8 @@ def makefile(
     try:
         size = 65536 if buffering is None or buffering < 0 else buffering
         if not binary:
-            size = max(operator.index(size), io.DEFAULT_BUFFER_SIZE)  # a text layer reads and writes ahead whatever the buffering is
+            # A text layer reads and writes ahead, whatever the buffering is.
+            size = max(operator.index(size), io.DEFAULT_BUFFER_SIZE)
         rio = _socket_file(sock, raw, size)
     except BaseException:
         raw.close()

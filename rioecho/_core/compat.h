@@ -262,19 +262,29 @@ static inline int rio_unacknowledged(int fd)
 #endif
 }
 
-/* Report whether a socket that poll(2) reports as writable has room for n bytes. Linux reports it when a third of the send
- * buffer is free, of which bookkeeping takes a part; other systems when there is room for a few bytes. */
-static inline int rio_room_for(int fd, size_t n)
+/* Return how many of n bytes, with the overhead of a TLS record, a socket that poll(2) reports as writable surely takes at
+ * once; 0 if unknown. Linux reports it when a third of the send buffer is free, of which bookkeeping takes a part; other
+ * systems when there is room for a few bytes. No send buffer of Linux is smaller than 4608 bytes. */
+static inline size_t rio_sure_room(int fd, size_t n)
 {
 #ifdef __linux__
     int size = 0;
     socklen_t length = sizeof size;
-    return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 && size > 0 && n <= (size_t)size / 6;
+    if (n <= 4608 / 6)
+        return n;
+    if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 && size > 0)
+        return n <= (size_t)size / 6 ? n : (size_t)size / 6;
 #else
     (void)fd, (void)n;
-    return 0;
 #endif
+    return 0;
 }
+
+#ifdef __linux__
+#define RIO_ROOM_KNOWN 1
+#else
+#define RIO_ROOM_KNOWN 0
+#endif
 
 /* Report whether a read(2) that returned 0 found no data rather than EOF.
  *

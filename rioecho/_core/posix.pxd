@@ -122,7 +122,8 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     bint rio_rare(bint condition)
     PyObject *rio_bytes_cut(PyObject *data, Py_ssize_t n)   # needs the GIL
     void rio_no_sigpipe(int fd)
-    bint rio_room_for(int fd, size_t n)
+    size_t rio_sure_room(int fd, size_t n)
+    bint RIO_ROOM_KNOWN
     size_t RIO_MAPPED(size_t n)
     char *rio_pages_get(size_t n)
     void rio_pages_give(char *data, size_t n)

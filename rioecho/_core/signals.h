@@ -6,15 +6,21 @@
 #include "compat.h"
 
 /* write(2), which OpenSSL uses too, has no MSG_NOSIGNAL. SIGPIPE is sent to the writing thread, so it is blocked there
- * during the write and then consumed, unless it was pending before. */
+ * during the write and then consumed, unless it was pending before. If it is ignored, as Python does at its start, there
+ * is nothing to do. */
 typedef struct {
     sigset_t before;
     int was_pending;
+    int blocked;
 } rio_sigpipe;
 
 static inline void rio_sigpipe_block(rio_sigpipe *s)
 {
+    struct sigaction action;
     sigset_t pipe_only, pending;
+    s->blocked = sigaction(SIGPIPE, NULL, &action) < 0 || action.sa_handler != SIG_IGN;
+    if (!s->blocked)
+        return;
     sigemptyset(&pipe_only);
     sigaddset(&pipe_only, SIGPIPE);
     sigpending(&pending);
@@ -25,6 +31,8 @@ static inline void rio_sigpipe_block(rio_sigpipe *s)
 static inline void rio_sigpipe_restore(const rio_sigpipe *s)
 {
     sigset_t pipe_only, pending;
+    if (!s->blocked)
+        return;
     sigemptyset(&pipe_only);
     sigaddset(&pipe_only, SIGPIPE);
     sigpending(&pending);

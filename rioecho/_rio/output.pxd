@@ -19,6 +19,7 @@ cdef class Output(Channel):
 
     cdef bint owes(self, ssize_t keep) noexcept
     cdef bint has_unsent(self, rio_call *call, ssize_t keep) except -1
+    cdef bint may_owe(self) except -1
     cdef int raise_kept(self, rio_call *call) except -1
     cdef int raise_reset(self, rio_call *call) except -1
     cdef int hold_output(self, rio_call *call, const char *data, size_t n) except -1

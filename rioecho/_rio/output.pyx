@@ -68,8 +68,8 @@ cdef class Output(Channel):
     cdef int lock(self, rio_call *call, sigset_t *before) except -1:
         """Take ``sending`` within the call's time limit.
 
-        A caller that will send passes ``before``: over TLS this blocks signals in this thread and stores the previous
-        mask there (see _rio/tls.pyx). A caller that only checks passes NULL.
+        A caller that will send passes ``before``: for some transports this blocks signals in this thread and stores the
+        previous mask there (see ``Transport.holds_signals``). A caller that only checks passes NULL.
 
         Raises ``ConcurrentCall`` if this thread already holds the lock, because a signal handler or a method of the
         source is running in the middle of a send.
@@ -115,11 +115,8 @@ cdef class Output(Channel):
             self.release_signals(before)
 
     cdef int hold_signals(self, sigset_t *before) except -1:
-        """Block signals in this thread, for a source with methods of its own. Runs the handlers of earlier ones first.
-
-        Not for a source that has no timeout: its send may wait.
-        """
-        if self.transport is not None and not self.transport.untimed:
+        """Block signals in this thread if the transport needs it. Runs the handlers of those that arrived before."""
+        if self.transport is not None and self.transport.holds_signals:
             rio_signals_hold(before)
             try:
                 PyErr_CheckSignals()
@@ -129,7 +126,7 @@ cdef class Output(Channel):
         return 0
 
     cdef void release_signals(self, const sigset_t *before) noexcept:
-        if self.transport is not None and not self.transport.untimed:
+        if self.transport is not None and self.transport.holds_signals:
             rio_signals_release(before)
 
     # ---- buffered output, under the lock
@@ -150,6 +147,14 @@ cdef class Output(Channel):
         self.lock(call, NULL)
         answer = self.owes(keep)
         self.unlock(NULL)
+        return answer
+
+    cdef bint may_owe(self) except -1:
+        """Report whether anything is unsent, without waiting for the lock: true if another caller has it."""
+        cdef bint answer = True
+        if self.lock_at_once(NULL):
+            answer = self.owes(NOTHING) and self.out_error is None
+            self.unlock(NULL)
         return answer
 
     cdef int raise_kept(self, rio_call *call) except -1:

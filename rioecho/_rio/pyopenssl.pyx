@@ -84,7 +84,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 cdef class PyOpenSsl(Transport):
     def __cinit__(self, connection):
-        self.own_errors = True
+        self.own_errors = self.holds_signals = True
         self.connection = connection
         rio_time_set(&self.own_timeout, to_nanoseconds(connection.gettimeout()))
         self.flags.flags[:] = [&self.busy, NULL, NULL]

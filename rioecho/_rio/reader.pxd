@@ -13,6 +13,7 @@ cdef class Reader(Output):
 
     cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1
     cdef ssize_t recv_waiting(self, rio_call *call, char *data, size_t n) except -1
+    cdef ssize_t recv_through(self, rio_call *call, char *data, size_t n, short *want) except -2
     cdef int booked(self) except -1
     cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1
     cdef ssize_t fill_towards(self, rio_call *call, char end, size_t limit) except -1

@@ -55,6 +55,7 @@ from rioecho._rio.channel cimport (
     show_held,
 )
 from rioecho._rio.output cimport Output
+from rioecho._rio.transport cimport OWN_TIMEOUT
 
 from rioecho.errors import IncompleteRead
 
@@ -102,7 +103,7 @@ cdef class Reader(Output):
             if self.transport is not None:
                 if self.transport.waits:
                     return self.recv_waiting(call, data, n)
-                got = self.transport.recv(data, n, 0, &want)
+                got = self.recv_through(call, data, n, &want)
                 err = EAGAIN
             elif fd_never_waits(&self.f):
                 got = fd_read(&self.f, data, n, &err)
@@ -125,7 +126,8 @@ cdef class Reader(Output):
                 let_others_in(self)
                 return got
             if would_block(err):
-                self.wait_for(call, want, tied=True)
+                if want:   # else the source has waited itself
+                    self.wait_for(call, want, tied=True)
                 ready = True
             elif err != EINTR:
                 raise os_error(err)
@@ -148,12 +150,33 @@ cdef class Reader(Output):
                 if call.timeout > 0:
                     patience = min(patience, max(call.deadline - rio_monotonic_ns(), <int64_t>1))
             got = self.transport.recv(data, n, patience, &want)
+            let_others_in(self)
             if got == 0:
                 self.raise_reset(call)
             if got >= 0:
                 return got
             self.poll_source(call, want, blocked != 0)
             self.turn(call)
+
+    cdef ssize_t recv_through(self, rio_call *call, char *data, size_t n, short *want) except -2:
+        """Make one attempt through the transport. It waits itself if no buffered output is kept back meanwhile."""
+        cdef int64_t patience = 0
+        cdef ssize_t got
+        if call.timeout != 0:
+            if call.per_wait:
+                patience = OWN_TIMEOUT
+            elif call.timeout < 0:
+                patience = -1
+            elif call.turns == 1:   # the time has just begun
+                patience = call.timeout
+        if patience != 0 and self.may_owe():
+            # There may be data already: then the output waits for what the caller writes next.
+            got = self.transport.recv(data, n, 0, want)
+            if got >= 0 or self.tied_flush():
+                return got
+            self.before_wait()
+        PyErr_CheckSignals()
+        return self.transport.recv(data, n, patience, want)
 
     cdef int booked(self) except -1:
         """Run pending signal handlers. The received bytes are stored, so a handler that raises loses nothing."""

@@ -190,6 +190,7 @@ cdef SocketLike socket_like(object source, bint by_recv):
     self.put = getattr(source, "send", None)
     self.patience = patience_of(source)
     self.untimed = not self.patience.settable
+    self.holds_signals = not self.untimed   # else its send may wait
     self.has_fd = hasattr(source, "fileno")
     inner = getattr(source, "connection", source)   # that of urllib3's WrappedSocket
     self.room = RECORD if hasattr(source, "pending") or hasattr(inner, "pending") else 1

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uintptr_t
 
 from rioecho._core.flag cimport flag_set
-from rioecho._core.posix cimport rio_flag, rio_sigpipe
+from rioecho._core.posix cimport rio_flag, rio_mutex
 from rioecho._rio.transport cimport Transport
 
 
@@ -11,28 +11,51 @@ cdef enum:
     RECORD = 16384   # maximum payload of a TLS record (RFC 8446, 5.1); one send passes no more than one record
 
 
+cdef class Window:
+    cdef char *data
+    cdef Py_ssize_t n
+
+
 cdef class Tls(Transport):
     cdef object sock                # the SSLSocket
     cdef int fd                     # its descriptor
     cdef object want_read, want_write, eof   # the ssl module's exception classes
-    cdef rio_flag busy              # guards the SSLSocket and the fields below, except those marked atomic
+    cdef rio_flag receiving         # guards OpenSSL's object; a read that waits in there shares it with one sender
+    cdef rio_flag sending           # guards OpenSSL's object and `begun`
+    cdef bint waiting               # whether the holder of `receiving` may be waiting inside OpenSSL
+    cdef rio_mutex gate             # for taking one flag and checking the other
     cdef flag_set flags
     cdef bytes begun                # a record that OpenSSL has begun to send, or None
+    cdef bint settled               # whether the handshake has been seen complete
+    cdef bint ended                 # a read met the end or an error, which OpenSSL repeats without the descriptor
     cdef object raised              # an exception raised in the middle of a call, for raise_late()
     cdef uintptr_t raised_in        # the thread that owns `raised`, or 0; atomic
-    cdef int64_t own_timeout        # the socket's own timeout in nanoseconds, -1 for none; atomic
-    cdef rio_sigpipe sigpipe        # signal state of the thread in an operation: OpenSSL's writes may raise SIGPIPE
+    cdef uintptr_t other_thread     # a thread that runs no signal handlers, or 0; atomic
+    cdef Window window
+    cdef size_t mutes               # odd while an operation has set the socket's timeout to 0; atomic
+    cdef int64_t own_timeout        # that timeout before in nanoseconds, -1 for none; atomic
     cdef object __weakref__
 
-    cdef bint take(self) except -1
-    cdef void put(self) noexcept
-    cdef object own(self)
+    cdef bint begin(self, bint sending) except -1
+    cdef bint blocked_by_other(self, bint sending) noexcept
+    cdef void end(self, bint sending) noexcept
+    cdef void wait_begins(self) noexcept
+    cdef void wait_ends(self) noexcept
+    cdef object mute(self)
+    cdef void restore(self, object muted) noexcept
+    cdef bint is_settled(self, object inner) except -1
     cdef void set_begun(self, bytes record) noexcept
     cdef void keep(self, object error) noexcept
-    cdef void restore(self, object timeout) noexcept
-    cdef ssize_t recv_record(self, object inner, object view, char *data) except -2
-    cdef ssize_t recv_pending(self, object inner, object view, size_t pending) except -2
-    cdef bint send_record(self, bytes record, short *want) except -1
+    cdef Window into(self, char *data, size_t n)
+    cdef ssize_t recv_plain(self, char *data, size_t n, int64_t patience) except -2
+    cdef ssize_t recv_some(self, object inner, char *data, size_t n, int64_t patience) except -2
+    cdef bint waits_at_most(self, int64_t patience) except -1
+    cdef ssize_t recv_record(self, object inner, char *data, size_t n) except -2
+    cdef ssize_t recv_pending(self, object inner, char *data, size_t n, size_t pending) except -2
+    cdef bint runs_handlers(self) except -1
+    cdef ssize_t send_some(self, object inner, const char *data, size_t n, short *want) except -2
+    cdef int send_record(self, object inner, bytes record, bint fits, short *want) except -1
+    cdef ssize_t send_plain(self, bytes data, short *want) except -2
 
 
 cdef Tls tls_of(object sock)

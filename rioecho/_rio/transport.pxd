@@ -11,6 +11,7 @@ cdef class Transport:
     cdef bint waits      # whether it waits itself, as long as `patience` says; else poll(2) waits between its attempts
     cdef bint untimed    # of those that wait: whether they have no time limit that could be set
     cdef bint own_errors   # whether its errors need not be OSErrors
+    cdef bint holds_signals   # whether the caller of send() must block signals in this thread until it has counted
     cdef int half_sent   # whether a part of the last record is unsent, which send() with n = 0 sends; atomic
 
     cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2

@@ -23,7 +23,19 @@ FOLDERS = [
 RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 # Within a folder a file imports only from files before it.
 FILES = {
-    "_core": ["posix", "buffer", "characters", "fdio", "flag", "poller", "counts", "convert", "budget", "addresses", "sources"],
+    "_core": [
+        "posix",
+        "buffer",
+        "characters",
+        "fdio",
+        "flag",
+        "poller",
+        "counts",
+        "convert",
+        "budget",
+        "addresses",
+        "sources",
+    ],
     "_rio": [
         "capi",
         "transport",

@@ -348,9 +348,9 @@ class SlowSocket(ssl.SSLSocket):
     asked = staticmethod(lambda: None)
     error = None
 
-    def gettimeout(self):
+    def fileno(self):
         self.asked()
-        return super().gettimeout()
+        return super().fileno()
 
     def settimeout(self, value):
         super().settimeout(value)
@@ -373,7 +373,7 @@ def slow_tls(contexts, background):
     near = client.wrap_socket(near, server_hostname="localhost")
     client.sslsocket_class = ssl.SSLSocket
     thread.join(REST)
-    near.settimeout(REST)
+    near.settimeout(2 * REST)  # longer than that of a Rio, whose calls then set it to 0 for each record
     near.go = threading.Event()
     yield near, ends[0]
     near.go.set()
@@ -390,6 +390,7 @@ def test_the_child_of_a_fork_does_not_use_tls_that_another_thread_was_using(slow
     rio.write(b"held")
     near.inside = threading.Event()
     lines = []
+    far.sendall(b"li")
     thread = background(lambda: lines.append(rio.readline()))
     near.inside.wait(REST)
 
@@ -409,7 +410,7 @@ def test_the_child_of_a_fork_does_not_use_tls_that_another_thread_was_using(slow
     in_child(work)
     near.go.set()
     assert far.recv(4) == b"held"
-    far.sendall(b"line\n")
+    far.sendall(b"ne\n")
     thread.join(REST)
     assert lines == [b"line\n"]
     rio.close()
@@ -437,9 +438,11 @@ def test_a_tls_call_interrupted_by_a_fork_continues(slow_tls, on_alarm):
 def test_a_fork_while_the_first_rio_over_a_tls_socket_is_made_lets_both_go_on(slow_tls):
     near, _ = slow_tls
     pids = []
+    calls = []
 
     def fork():
-        if not pids:
+        calls.append(None)
+        if len(calls) == 3:  # the two before are those of every Rio
             pids.append(os.fork())
 
     near.asked = fork
@@ -469,13 +472,7 @@ def test_what_the_end_of_a_tls_call_raises_comes_after_its_bytes_are_booked(slow
     near.error = KeyError("nothing to read")
     with pytest.raises(KeyError, match="nothing"):
         rio.readline()
-    near.error = KeyError("writing")
-    with pytest.raises(KeyError, match="writing") as caught:
-        rio.writen(b"once")
-    assert caught.value.characters_written == 4
-    rio.writen(b".")
-    assert far.recv(4) + far.recv(4) == b"once."
-    assert near.gettimeout() == REST
+    assert near.gettimeout() == 2 * REST
 
 
 def test_a_tls_call_keeps_its_timeout_while_another_is_in_progress(slow_tls, background):
@@ -483,6 +480,7 @@ def test_a_tls_call_keeps_its_timeout_while_another_is_in_progress(slow_tls, bac
     first, second = Rio(near, timeout=REST), Rio(near, timeout=REST)
     near.inside = threading.Event()
     lines = []
+    far.sendall(b"li")
     thread = background(lambda: lines.append(first.readline()))
     near.inside.wait(REST)
     before = time.monotonic()
@@ -494,7 +492,7 @@ def test_a_tls_call_keeps_its_timeout_while_another_is_in_progress(slow_tls, bac
     assert second.timeout == REST
     near.inside = None
     near.go.set()
-    far.sendall(b"line\n")
+    far.sendall(b"ne\n")
     thread.join(REST)
     assert lines == [b"line\n"]
 

@@ -228,7 +228,7 @@ def test_reading_under_a_storm_of_signals_and_timeouts_loses_no_byte(tls, storm,
 
 
 def feed_in_pieces(sock, data):
-    """Send data in pieces of many sizes, but not of one byte: see the remaining races in _rio/tls.pyx."""
+    """Send data in pieces of many sizes, but not of one byte: see the remaining race in _rio/tls.pyx."""
     chance = random.Random(11)
     at = 0
     while at < len(data):
@@ -251,16 +251,31 @@ def exactly_by_floods(sock, n, sender):
     return b"".join(parts)
 
 
+def send_signals_to_itself(stop):
+    """Send signals to this thread: the main thread, which runs their handlers, cannot block them."""
+    while not stop.is_set():
+        signal.pthread_kill(threading.get_ident(), signal.SIGALRM)
+
+
+any_thread = pytest.mark.skipif(sys.platform != "linux", reason="see _rio/tls.pyx")
+
+
 @pytest.mark.parametrize(
-    "threads",
+    ("threads", "send_buffer"),
     [
-        "one thread",
-        pytest.param("any thread", marks=pytest.mark.skipif(sys.platform != "linux", reason="see _rio/tls.pyx")),
+        ("one thread", None),
+        pytest.param("any thread", None, marks=any_thread),
+        pytest.param("another thread", 0, marks=any_thread),
+        pytest.param("another thread", 20_000, marks=any_thread),
     ],
 )
-def test_writing_under_a_storm_of_signals_and_timeouts_sends_each_byte_once(tls, storm, background, threads):
+def test_writing_under_a_storm_of_signals_and_timeouts_sends_each_byte_once(
+    tls, storm, background, threads, send_buffer
+):
     near, far = tls
-    data = random.Random(7).randbytes(2 << 20)
+    if send_buffer is not None:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    data = random.Random(7).randbytes(1 << 20)
     chance = random.Random(9)
     got = []
     # Of the signals of another thread see _rio/tls.pyx. The receiver inherits the mask, and has it before it runs.
@@ -269,15 +284,184 @@ def test_writing_under_a_storm_of_signals_and_timeouts_sends_each_byte_once(tls,
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     rio = Rio(near, bufsize=3000)
     storm(chance, 0.0002)
+    stop = threading.Event()
+    signaller = background(send_signals_to_itself, stop) if threads == "another thread" else None
     sent = 0
-    while sent < len(data):
-        chunk = data[sent : sent + chance.choice([1, 900, 5000, 200_000])]
-        count, error = storm.attempt(partial(rio.writen, chunk, timeout=chance.choice([0, 0.0002, 5])))
-        sent += count or getattr(error, "characters_written", 0)
+    try:
+        while sent < len(data):
+            chunk = data[sent : sent + chance.choice([1, 900, 5000, 200_000])]
+            count, error = storm.attempt(partial(rio.writen, chunk, timeout=chance.choice([0, 0.0002, 5])))
+            sent += count or getattr(error, "characters_written", 0)
+    finally:
+        stop.set()
+        if signaller:
+            signaller.join(REST)
     signal.setitimer(signal.ITIMER_REAL, 0)
     rio.flush(timeout=REST)
     receiver.join(REST)
     assert got == [data]
+
+
+def test_a_file_never_changes_the_timeout_of_its_socket(tls, background, monkeypatch):
+    near, far = tls
+    near.settimeout(REST)
+    changes = []
+    monkeypatch.setattr(near, "settimeout", changes.append)
+    background(lambda: [far.sendall(recv_exactly(far, 9)) for _ in range(10)])
+    with rioecho.makefile(near, "rwb") as file:
+        for _ in range(5):
+            file.write(b"question\n")
+            file.flush()
+            assert file.readline() == b"question\n"
+        for _ in range(5):
+            file.write(b"question\n")  # sent by the read
+            assert file.readline() == b"question\n"
+    assert changes == ([] if sys.platform == "linux" else [0, REST] * 10)
+
+
+class Cut:
+    """The peer's end of a TLS connection whose records can be sent in parts."""
+
+    def __init__(self, sock, context):
+        self.sock = sock
+        self.encrypted, self.out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.encrypted, self.out, server_side=True)
+
+    def run(self, call, *args):
+        """Make a call of the TLS object, and give it what it wants to read."""
+        while True:
+            try:
+                return call(*args)
+            except ssl.SSLWantReadError:
+                self.sock.sendall(self.out.read())
+                self.encrypted.write(self.sock.recv(1 << 16))
+
+    def record(self, data):
+        """Return the encrypted record of data, and records of the handshake if they have not been sent."""
+        self.tls.write(data)
+        return self.out.read()
+
+
+@pytest.fixture
+def cut(certificate, background):
+    """Return a TLS socket and its peer, a ``Cut``."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(certificate)
+    near, far = tcp_pair()
+    far.settimeout(REST)
+    peer = Cut(far, server)
+    thread = background(lambda: peer.run(peer.tls.do_handshake))
+    near = client.wrap_socket(near, server_hostname="localhost")
+    thread.join(REST)
+    yield near, peer
+    near.close()
+    far.close()
+
+
+def asleep_in_a_read(thread):
+    """Wait until a thread waits in the kernel for its socket; elsewhere, return after a while."""
+    end = time.monotonic() + (2 if sys.platform == "linux" else 0.2)
+    while time.monotonic() < end:
+        if sys.platform == "linux":
+            with open(f"/proc/self/task/{thread.native_id}/wchan") as file:
+                where = file.read()
+            if where and not where.startswith(("0", "futex")):  # not running, not waiting for the GIL
+                return
+        os.sched_yield()
+
+
+@pytest.mark.parametrize("timeout", [None, REST])
+@pytest.mark.parametrize("kind", ["Rio", "file"])
+@pytest.mark.parametrize("size", ["handshake", "header", "record"])
+def test_a_writer_works_while_a_reader_waits_for_the_rest_of_a_record(cut, background, timeout, kind, size):
+    near, peer = cut
+    near.settimeout(timeout)
+    tickets = peer.out.read()  # of TLS 1.3: OpenSSL reads them and then waits for data
+    record = peer.record(b"answer\n")
+    end = {"handshake": 0, "header": 3, "record": len(record) - 4}[size]
+    lines = []
+    with Rio(near) if kind == "Rio" else rioecho.makefile(near, "rwb") as rio:
+        reader = background(lambda: lines.append(rio.readline()))
+        peer.sock.sendall(tickets + record[:end])
+        asleep_in_a_read(reader)
+        for _ in range(3):
+            rio.write(b"question\n")
+            rio.flush()
+            assert peer.run(peer.tls.read, 100) == b"question\n"
+        peer.sock.sendall(record[end:])
+        reader.join(REST)
+    assert lines == [b"answer\n"]
+
+
+@pytest.mark.parametrize("timeout", [None, REST])
+@pytest.mark.parametrize("kind", ["Rio", "file"])
+def test_a_signal_handler_writes_while_its_thread_waits_in_a_read(tls, on_alarm, background, timeout, kind):
+    near, far = tls
+    near.settimeout(timeout)
+    background(lambda: far.sendall(recv_exactly(far, 9)))
+    with Rio(near) if kind == "Rio" else rioecho.makefile(near, "rwb") as rio:
+
+        def ring(*_):
+            rio.write(b"question\n")
+            rio.flush()
+
+        on_alarm(ring, 0.01)
+        assert rio.readline() == b"question\n"
+
+
+@pytest.mark.parametrize("timeout", [None, REST])
+@pytest.mark.parametrize("kind", ["Rio", "file"])
+def test_a_signal_handler_that_raises_ends_a_read_and_loses_nothing(cut, alarm, timeout, kind):
+    near, peer = cut
+    near.settimeout(timeout)
+    first, second = peer.record(b"the beginning"), peer.record(b" and the end\n")
+    peer.sock.sendall(first + second[:-5])
+    with Rio(near) if kind == "Rio" else rioecho.makefile(near, "rb") as rio:
+        alarm(0.01)
+        with pytest.raises(alarm.error):
+            rio.readline()
+        peer.sock.sendall(second[-5:])
+        assert rio.readline() == b"the beginning and the end\n"
+
+
+@pytest.mark.parametrize("call", ["read", "write"])
+@pytest.mark.parametrize("kind", ["Rio", "Rio without a limit", "file"])
+def test_the_first_call_makes_the_handshake(certificate, background, kind, call):
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(certificate)
+    near, far = tcp_pair()
+    far.settimeout(REST)
+
+    def answer():
+        with server.wrap_socket(far, server_side=True) as sock:
+            if call == "write":
+                assert recv_exactly(sock, 9) == b"question\n"
+            sock.sendall(b"answer\n")
+
+    background(answer)
+    with client.wrap_socket(near, server_hostname="localhost", do_handshake_on_connect=False) as near:
+        near.settimeout(REST)
+        rio = rioecho.makefile(near, "rwb") if kind == "file" else Rio(near, timeout=2 if kind == "Rio" else None)
+        with rio:
+            if call == "write":
+                rio.write(b"question\n")
+                rio.flush()
+            assert rio.readline() == b"answer\n"
+            assert rio.readline() == b""
+
+
+def test_an_end_that_the_socket_has_seen_is_seen_again(tls, background):
+    near, far = tls
+    thread = background(lambda: far.unwrap().close())
+    assert near.recv(1) == b""
+    for timeout in (None, REST, 2 * REST):
+        assert Rio(near, timeout=timeout).readline() == b""
+    near.unwrap().close()
+    thread.join(REST)
 
 
 def test_a_second_reader_raises_while_a_writer_works(tls, background):
