@@ -10,18 +10,26 @@ from io import UnsupportedOperation
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.pyport cimport PY_SSIZE_T_MAX
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memcpy
 
 from rioecho._core.buffer cimport (
+    MAPPED,
     buffer_added,
+    buffer_adopt,
+    buffer_clear,
+    buffer_free,
     buffer_held,
+    buffer_init,
+    buffer_move,
     buffer_put,
     buffer_reserve,
     buffer_room,
     buffer_start,
     buffer_trim,
+    rio_buffer,
 )
 from rioecho._core.convert cimport check_timeout, os_error, to_limit, to_size
 from rioecho._core.fdio cimport FD_FILE, fd_never_waits, fd_read, fd_read_waiting, would_block
@@ -29,7 +37,10 @@ from rioecho._core.posix cimport (
     POLLIN,
     RIO_HAS_GIL,
     rio_assert,
-    rio_bytes_cut,
+    rio_bytes_end,
+    rio_bytes_give,
+    rio_bytes_object,
+    rio_bytes_resize,
     rio_flag_closed,
     rio_flag_mine,
     rio_size_get,
@@ -41,13 +52,19 @@ from rioecho.errors import IncompleteRead
 
 
 cdef enum:
-    # Initial size of a large read's result, which doubles as bytes arrive, so that a peer that announces a huge length
-    # costs no memory (untouched pages cost address space only).
-    DIRECT_START = 1 << 24
+    # Maximum size of a large read's result before any byte of it has arrived; then it doubles. So a peer that announces
+    # a huge length costs no memory: untouched pages cost address space only. From this size on glibc maps every block,
+    # so that resizing it copies nothing.
+    RESULT_START = 1 << 25
     # Maximum size of one read(2) of a large read.
     DIRECT_STEP = 1 << 20
-    # Minimum length of a short result that is made by truncating the large one in place. A shorter result is copied:
-    # it would keep whole pages of the large one.
+    # Maximum number of bytes behind the result that a large read may read, so that the line which follows is there.
+    AHEAD = 1 << 13
+    # Maximum number of bytes of memory behind the end of a result. To return them would defeat glibc's malloc, which
+    # stops mapping (and unmapping) a block for each read once it has seen one of the same size freed.
+    SPARE = 1 << 14
+    # Minimum length of a result that is made by truncating a larger one in place. A shorter result is copied: it would
+    # keep whole pages of the larger one.
     CUT_MIN = 1 << 15
 
 
@@ -110,12 +127,16 @@ cdef class Reader(Output):
         """Make one read into the buffer, grown to hold at least ``need`` bytes. Returns the bytes added, 0 at EOF."""
         cdef ssize_t got
         rio_assert(rio_flag_mine(&self.reading))
-        buffer_trim(&self.inp)
         if self.transport is not None:
             need = max(need, buffer_held(&self.inp) + self.transport.least_room())
+        buffer_trim(&self.inp, need)
         if buffer_reserve(&self.inp, need) < 0:
             raise MemoryError
-        got = self.recv_some(call, self.inp.data + self.inp.w, buffer_room(&self.inp))
+        return self.fill_room(call, buffer_room(&self.inp))
+
+    cdef ssize_t fill_room(self, rio_call *call, size_t n) except -1:
+        """Make one read of up to n bytes into the buffer, which has room for them."""
+        cdef ssize_t got = self.recv_some(call, self.inp.data + self.inp.w, n)
         buffer_added(&self.inp, got)
         show_held(self)
         self.booked()
@@ -195,7 +216,6 @@ cdef class Reader(Output):
 
     cdef object read_buffer(self, object buffer, bint full, object timeout):
         cdef Py_buffer view
-        cdef rio_call call
         cdef size_t n, size, held
         cdef object count   # created before anything is consumed, because allocating an int can fail
         check_timeout(timeout)
@@ -211,16 +231,7 @@ cdef class Reader(Output):
                 size = view.len
                 held = buffer_held(&self.inp)
                 if full and size > held and self.goes_direct(size):
-                    self.start(&call, timeout)
-                    copy_out(self, <char *>view.buf, held)
-                    n = self.read_direct(&call, <char *>view.buf, held, size)
-                    try:
-                        count = n
-                    except MemoryError:
-                        buffer_put(&self.inp, <char *>view.buf + held, n - held)
-                        raise
-                    consume(self, held)
-                    return count
+                    return self.read_direct(<char *>view.buf, size, timeout)
                 if size > held and (full or not held):
                     held = self.hold(size, timeout) if full else self.hold_some(timeout)
                 n = min(held, size)
@@ -254,33 +265,29 @@ cdef class Reader(Output):
     cdef bytes read_all(self, object timeout):
         cdef rio_call call
         self.start(&call, timeout)
-        while self.fill_once(&call, buffer_held(&self.inp) + 1):
-            pass
-        return take(self, buffer_held(&self.inp))
+        while buffer_held(&self.inp) < self.inp.base:
+            if self.fill_once(&call, self.inp.base) == 0:
+                return take(self, buffer_held(&self.inp))
+        return self.take_result(self.fill_result(&call, PY_SSIZE_T_MAX, self.inp.base * 2))
 
     cdef bytes read_n(self, size_t n, object timeout, bint exactly):
         """Read n bytes; at EOF, return fewer, or raise ``IncompleteRead`` if ``exactly``."""
-        cdef bytes result
-        if n > buffer_held(&self.inp):
-            if self.goes_direct(n):
-                result = self.read_large(n, timeout, exactly)
-                if result is not None:
-                    return result
-            else:
-                self.hold(n, timeout)
-            if n > buffer_held(&self.inp):
-                if exactly:
-                    self.incomplete(n)
-                n = buffer_held(&self.inp)
-        return take(self, n)
+        cdef rio_call call
+        cdef size_t held = buffer_held(&self.inp)
+        if n <= held:
+            return take(self, n)
+        if self.goes_direct(n):
+            self.start(&call, timeout)
+            held = self.fill_result(&call, n, RESULT_START)
+        else:
+            held = self.hold(n, timeout)
+        if n > held and exactly:
+            self.incomplete(n)
+        return self.take_result(min(n, held))
 
     cdef bint goes_direct(self, size_t n) noexcept:
-        """Report whether a read of n bytes should bypass the buffer.
-
-        It should not if much is buffered already, since each attempt that times out would copy that again, nor over
-        TLS, where the rest of a record would stay in OpenSSL.
-        """
-        return n >= self.inp.base and buffer_held(&self.inp) <= self.inp.base and self.transport is None
+        """Report whether a read of n bytes should go directly into the result."""
+        return n >= self.inp.base
 
     cdef int incomplete(self, object expected) except -1:
         """Raise ``IncompleteRead`` with all buffered bytes. They are consumed after the error has been created."""
@@ -289,73 +296,109 @@ cdef class Reader(Output):
         consume(self, held)
         raise error
 
-    cdef bytes read_large(self, size_t n, object timeout, bint exactly):
-        """Read n bytes, ``bufsize`` or more, directly into the result.
+    # ---- a large result: while it is read, its memory is that of the input buffer, so that nothing is ever held
+    # anywhere else. A read that is interrupted leaves it there, and the next one continues in it.
 
-        At EOF, truncate the result in place and return it, unless ``exactly``. If that is not possible, return None;
-        all bytes are then in the buffer.
+    cdef size_t fill_result(self, rio_call *call, size_t n, size_t size) except? 0:
+        """Read until n bytes are held or the input ends, into a bytes object of initially ``size`` bytes at most.
+
+        Returns the number of bytes held, of which ``take_result()`` returns the first n. Up to ``AHEAD`` more may be
+        held, never ``bufsize`` or more.
+        """
+        cdef rio_buffer *b = &self.inp
+        cdef size_t ahead = min(b.base - 1, <size_t>AHEAD)
+        if self.transport is not None:
+            ahead = max(ahead, self.transport.least_room())
+        ahead = n + min(ahead, PY_SSIZE_T_MAX - n)   # the number of bytes to have at most
+        if b.give == NULL or b.r:
+            try:
+                self.adopt_result(min(ahead, max(buffer_held(b) * 2, size)))
+            except MemoryError:   # for what has not arrived; it may be less than n
+                self.adopt_result(min(ahead, max(buffer_held(b) * 2, <size_t>DIRECT_STEP)))
+        while buffer_held(b) < n:
+            if buffer_room(b) == 0 or (self.transport is not None and buffer_room(b) < self.transport.least_room()):
+                self.grow_result(max(min(ahead, b.cap * 2), b.cap + 1))
+            if self.fill_room(call, min(min(buffer_room(b), ahead - buffer_held(b)), <size_t>DIRECT_STEP)) == 0:
+                break
+        return buffer_held(b)
+
+    cdef int adopt_result(self, size_t size) except -1:
+        """Make a new bytes object of ``size`` bytes the memory of the input buffer."""
+        cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
+        Py_INCREF(result)
+        buffer_adopt(&self.inp, PyBytes_AS_STRING(result), size, rio_bytes_give)
+        return 0
+
+    cdef int grow_result(self, size_t size) except -1:
+        """Enlarge the bytes object in place if possible: for a large one that moves pages, and copies nothing."""
+        cdef char *data = rio_bytes_resize(self.inp.data, size)
+        if data == NULL:
+            return self.adopt_result(size)
+        self.inp.data = data
+        self.inp.cap = size
+        return 0
+
+    cdef bytes take_result(self, size_t n):
+        """Return the first n held bytes and remove them, without a copy if they fill a bytes object."""
+        cdef rio_buffer *b = &self.inp
+        cdef rio_buffer rest
+        cdef char *data = b.data
+        cdef bytes result
+        if b.give == NULL or b.r or n < CUT_MIN:
+            return take(self, n)
+        buffer_init(&rest, b.base)
+        if n < buffer_held(b):
+            if buffer_reserve(&rest, buffer_held(b) - n) < 0:
+                return take(self, n)
+            buffer_put(&rest, data + n, buffer_held(b) - n)
+        if b.cap - n <= SPARE:
+            rio_bytes_end(data, n)
+        else:
+            data = rio_bytes_resize(data, n)
+            if data == NULL:
+                buffer_free(&rest)
+                return take(self, n)
+        result = <bytes>rio_bytes_object(data)
+        Py_DECREF(result)   # the reference of the buffer
+        buffer_clear(b)
+        buffer_move(b, &rest)
+        self.skipped = 0
+        return result
+
+    cdef object read_direct(self, char *data, size_t n, object timeout):
+        """Read into ``data``, memory of the caller, until it has n bytes or the input ends. Returns their number.
+
+        The bytes must be held on an error. Memory for them is reserved before each read and stays untouched unless
+        there is one: pages of their own, which cost address space only.
         """
         cdef rio_call call
-        cdef size_t held, come
-        cdef size_t got = buffer_held(&self.inp)
-        cdef size_t size = min(n, max(got * 2, <size_t>DIRECT_START))
-        cdef bytes result, larger
-        cdef PyObject *whole
-        cdef PyObject *cut
-        self.start(&call, timeout)
-        result = PyBytes_FromStringAndSize(NULL, size)
-        copy_out(self, PyBytes_AS_STRING(result), got)
-        while True:
-            held = buffer_held(&self.inp)
-            come = self.read_direct(&call, PyBytes_AS_STRING(result), got, size)
-            if come == n:
-                consume(self, held)
-                return result
-            if CUT_MIN <= come < size and not exactly:
-                Py_INCREF(result)
-                whole = <PyObject *>result
-                result = None   # now `whole` is the only reference, so the object may be moved
-                cut = rio_bytes_cut(whole, come)
-                result = <bytes>(cut if cut != NULL else whole)
-                Py_DECREF(result)
-                if cut != NULL:
-                    consume(self, held)
-                    return result
-            # At EOF, or before allocating a larger result, store the received bytes in the buffer, so that a failure
-            # loses none.
-            buffer_put(&self.inp, PyBytes_AS_STRING(result) + held, come - held)
-            if come < size:
-                return None
-            got = come
-            size = min(n, size * 2)
-            larger = PyBytes_FromStringAndSize(NULL, size)
-            memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(result), got)
-            result = larger
-
-    cdef ssize_t read_direct(self, rio_call *call, char *data, size_t got, size_t n) except -1:
-        """Read into ``data``, which begins with a copy of the buffered bytes, from index ``got`` until it has n bytes.
-
-        Returns the number of bytes in ``data``, fewer than n at EOF. The buffered bytes are not consumed, and the
-        buffer has room for all bytes received, so that on an error they can be stored there without an allocation.
-        """
+        cdef rio_buffer store
         cdef size_t held = buffer_held(&self.inp)
+        cdef size_t got = held
         cdef size_t step
-        cdef ssize_t come
+        cdef ssize_t come = 1
+        cdef object count
+        self.start(&call, timeout)
+        copy_out(self, data, held)
+        buffer_init(&store, max(<size_t>MAPPED, min(n, <size_t>RESULT_START)))
         try:
-            while got < n:
+            while got < n and come:
                 step = min(n - got, <size_t>DIRECT_STEP)
-                if buffer_reserve(&self.inp, got + step) < 0:
+                if buffer_reserve(&store, got + step) < 0:
                     raise MemoryError
-                come = self.recv_some(call, data + got, step)
-                if come == 0:
-                    break
+                come = self.recv_some(&call, data + got, step)
                 got += come
                 self.booked()
+            count = got
         except BaseException:
             if got > held:
-                buffer_put(&self.inp, data + held, got - held)
+                buffer_put(&store, data, got)
+                buffer_move(&self.inp, &store)
             raise
-        return got
+        finally:
+            buffer_free(&store)
+        consume(self, held)
+        return count
 
     # ---- the input buffer
 

@@ -20,14 +20,15 @@ _testcapi = import_module("_testcapi")  # CPython's own test helpers
 
 DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(12)) + b"x" * 700 + b"\nthe rest"
 BUFFER = bytearray(300)
+LARGE = bytearray(len(DATA))
 
 
-def reading(read):
+def reading(read, bufsize=64):
     def scenario(k):
         ours, theirs = socket.socketpair()
         theirs.sendall(DATA)
         theirs.close()
-        rio = Rio(ours, bufsize=64)
+        rio = Rio(ours, bufsize=bufsize)
         got = [b""] * len(DATA)
         failed = False
         n = 0
@@ -53,6 +54,13 @@ def readinto(rio):
     n = rio.readinto(BUFFER)
     _testcapi.remove_mem_hooks()
     return bytes(BUFFER[:n])
+
+
+def line_and_readinto(rio):
+    rio.fill(1)
+    n = rio.readinto(LARGE)
+    _testcapi.remove_mem_hooks()
+    return bytes(LARGE[:n])
 
 
 def readlines1(rio):
@@ -168,7 +176,10 @@ SCENARIOS = {
     "read(7)": reading(lambda rio: rio.read(7)),
     "read(500)": reading(lambda rio: rio.read(500)),
     "read()": reading(lambda rio: rio.read()),
-    "readinto": reading(readinto),
+    "readexactly(500)": reading(lambda rio: rio.readexactly(min(500, rio.fill(500)))),
+    "read(10**12)": reading(lambda rio: rio.read(10**12)),
+    "readinto": reading(readinto, 600),
+    "readinto, more than the buffer": reading(line_and_readinto),
     "readlines1": reading(readlines1),
     "write": writing,
     "echo": echoing,
