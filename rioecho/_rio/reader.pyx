@@ -16,10 +16,10 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memcpy
 
 from rioecho._core.buffer cimport (
-    MAPPED,
     buffer_added,
     buffer_adopt,
     buffer_clear,
+    buffer_fits,
     buffer_free,
     buffer_held,
     buffer_init,
@@ -125,7 +125,6 @@ cdef class Reader(Output):
 
     cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1:
         """Make one read into the buffer, grown to hold at least ``need`` bytes. Returns the bytes added, 0 at EOF."""
-        cdef ssize_t got
         rio_assert(rio_flag_mine(&self.reading))
         if self.transport is not None:
             need = max(need, buffer_held(&self.inp) + self.transport.least_room())
@@ -286,8 +285,8 @@ cdef class Reader(Output):
         return self.take_result(min(n, held))
 
     cdef bint goes_direct(self, size_t n) noexcept:
-        """Report whether a read of n bytes should go directly into the result."""
-        return n >= self.inp.base
+        """Report whether a read of n bytes should go directly to its destination: the buffer would have to grow."""
+        return n >= self.inp.base or not (self.inp.cap == 0 or buffer_fits(&self.inp, n))
 
     cdef int incomplete(self, object expected) except -1:
         """Raise ``IncompleteRead`` with all buffered bytes. They are consumed after the error has been created."""
@@ -368,11 +367,10 @@ cdef class Reader(Output):
     cdef object read_direct(self, char *data, size_t n, object timeout):
         """Read into ``data``, memory of the caller, until it has n bytes or the input ends. Returns their number.
 
-        The bytes must be held on an error. Memory for them is reserved before each read and stays untouched unless
-        there is one: pages of their own, which cost address space only.
+        The bytes must be held on an error. ``self.store`` has room for them before each read. Its memory is mapped and
+        stays untouched unless there is an error, so it costs only address space, and is kept for the next call.
         """
         cdef rio_call call
-        cdef rio_buffer store
         cdef size_t held = buffer_held(&self.inp)
         cdef size_t got = held
         cdef size_t step
@@ -380,11 +378,10 @@ cdef class Reader(Output):
         cdef object count
         self.start(&call, timeout)
         copy_out(self, data, held)
-        buffer_init(&store, max(<size_t>MAPPED, min(n, <size_t>RESULT_START)))
         try:
             while got < n and come:
                 step = min(n - got, <size_t>DIRECT_STEP)
-                if buffer_reserve(&store, got + step) < 0:
+                if buffer_reserve(&self.store, got + step) < 0:
                     raise MemoryError
                 come = self.recv_some(&call, data + got, step)
                 got += come
@@ -392,11 +389,12 @@ cdef class Reader(Output):
             count = got
         except BaseException:
             if got > held:
-                buffer_put(&store, data, got)
-                buffer_move(&self.inp, &store)
+                buffer_put(&self.store, data, got)
+                buffer_move(&self.inp, &self.store)
             raise
         finally:
-            buffer_free(&store)
+            if self.store.cap > DIRECT_STEP:
+                buffer_free(&self.store)
         consume(self, held)
         return count
 
