@@ -229,14 +229,21 @@ cdef inline void buffer_put(rio_buffer *b, const char *data, size_t n) noexcept 
 
 
 cdef inline void buffer_adopt(
-    rio_buffer *b, char *data, size_t cap, void (*give)(char *data) noexcept nogil
+    rio_buffer *b, char *data, size_t cap, void (*give)(char *data) noexcept nogil, rio_buffer *aside
 ) noexcept nogil:
-    """Move the held bytes to ``data``, which becomes the buffer's memory; ``give`` frees it."""
+    """Move the held bytes to ``data``, which becomes the buffer's memory; ``give`` frees it.
+
+    ``aside``, which holds nothing, gets the memory that the buffer had.
+    """
     cdef size_t held = b.w - b.r
-    rio_assert(held <= cap)
+    rio_assert(held <= cap and aside.r == aside.w)
     if held:
         memcpy(data, b.data + b.r, held)
-    buffer_give(b)
+    if b.data != NULL:
+        buffer_free(aside)
+        aside.data = b.data
+        aside.give = b.give
+        aside.cap = b.cap
     b.data = data
     b.give = give
     b.r = 0

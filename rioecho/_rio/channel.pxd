@@ -42,7 +42,7 @@ cdef class Channel:
     cdef ownership own
     cdef rio_buffer inp
     cdef rio_buffer out
-    cdef rio_buffer store    # empty: room for bytes that were read into a caller's memory, if the call raises
+    cdef rio_buffer aside    # memory that is not in use, and holds nothing
     cdef size_t shown        # without the GIL: number of bytes in `inp`, for callers that do not hold `reading`
     cdef size_t line_limit
     cdef int64_t timeout_ns  # as in rio_call, or ASK_CLOCK

@@ -8,7 +8,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN
 
-from rioecho._core.buffer cimport MAPPED, buffer_free, buffer_init
+from rioecho._core.buffer cimport buffer_free, buffer_init
 from rioecho._core.convert cimport check_source, descriptor_of, os_error, to_nanoseconds
 from rioecho._core.fdio cimport deadline_after, fd_open
 from rioecho._core.flag cimport flags_link, flags_unlink
@@ -38,14 +38,14 @@ cdef class Channel:
         flags_unlink(&self.flags)
         buffer_free(&self.inp)
         buffer_free(&self.out)
-        buffer_free(&self.store)
+        buffer_free(&self.aside)
 
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1:
         """Set the descriptor, from an int or an object that has one. Allocates and reads nothing."""
         cdef int err
         buffer_init(&self.inp, bufsize)
         buffer_init(&self.out, bufsize)
-        buffer_init(&self.store, MAPPED)
+        buffer_init(&self.aside, bufsize)
         self.line_limit = line_limit
         self.own = BORROWED
         err = fd_open(&self.f, descriptor_of(source))
@@ -92,7 +92,7 @@ cdef class Channel:
             self.source = self.clock = self.transport = self.out_error = None
         buffer_free(&self.inp)
         buffer_free(&self.out)
-        buffer_free(&self.store)
+        buffer_free(&self.aside)
         return source
 
     # ---- the time limit of one call

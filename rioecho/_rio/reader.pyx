@@ -16,9 +16,11 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memcpy
 
 from rioecho._core.buffer cimport (
+    MAPPED,
     buffer_added,
     buffer_adopt,
     buffer_clear,
+    buffer_consume,
     buffer_fits,
     buffer_free,
     buffer_held,
@@ -322,10 +324,11 @@ cdef class Reader(Output):
         return buffer_held(b)
 
     cdef int adopt_result(self, size_t size) except -1:
-        """Make a new bytes object of ``size`` bytes the memory of the input buffer."""
+        """Make a new bytes object of ``size`` bytes the memory of the input buffer, and put its own aside."""
         cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
         Py_INCREF(result)
-        buffer_adopt(&self.inp, PyBytes_AS_STRING(result), size, rio_bytes_give)
+        buffer_adopt(&self.inp, PyBytes_AS_STRING(result), size, rio_bytes_give, &self.aside)
+        buffer_trim(&self.aside, 0)
         return 0
 
     cdef int grow_result(self, size_t size) except -1:
@@ -340,35 +343,31 @@ cdef class Reader(Output):
     cdef bytes take_result(self, size_t n):
         """Return the first n held bytes and remove them, without a copy if they fill a bytes object."""
         cdef rio_buffer *b = &self.inp
-        cdef rio_buffer rest
         cdef char *data = b.data
+        cdef size_t more = buffer_held(b) - n
         cdef bytes result
-        if b.give == NULL or b.r or n < CUT_MIN:
+        if b.give == NULL or b.r or n < CUT_MIN or (more and buffer_reserve(&self.aside, more) < 0):
             return take(self, n)
-        buffer_init(&rest, b.base)
-        if n < buffer_held(b):
-            if buffer_reserve(&rest, buffer_held(b) - n) < 0:
-                return take(self, n)
-            buffer_put(&rest, data + n, buffer_held(b) - n)
-        if b.cap - n <= SPARE:
-            rio_bytes_end(data, n)
-        else:
+        if more:
+            buffer_put(&self.aside, data + n, more)
+        if b.cap - n > SPARE:
             data = rio_bytes_resize(data, n)
             if data == NULL:
-                buffer_free(&rest)
+                buffer_consume(&self.aside, more)
                 return take(self, n)
+        rio_bytes_end(data, n)
         result = <bytes>rio_bytes_object(data)
         Py_DECREF(result)   # the reference of the buffer
         buffer_clear(b)
-        buffer_move(b, &rest)
+        buffer_move(b, &self.aside)
         self.skipped = 0
         return result
 
     cdef object read_direct(self, char *data, size_t n, object timeout):
         """Read into ``data``, memory of the caller, until it has n bytes or the input ends. Returns their number.
 
-        The bytes must be held on an error. ``self.store`` has room for them before each read. Its memory is mapped and
-        stays untouched unless there is an error, so it costs only address space, and is kept for the next call.
+        The bytes must be held on an error, so before each read there is memory for them. It is mapped and stays
+        untouched unless there is an error, so it costs only address space, and is kept for the next call.
         """
         cdef rio_call call
         cdef size_t held = buffer_held(&self.inp)
@@ -381,7 +380,7 @@ cdef class Reader(Output):
         try:
             while got < n and come:
                 step = min(n - got, <size_t>DIRECT_STEP)
-                if buffer_reserve(&self.store, got + step) < 0:
+                if buffer_reserve(&self.aside, max(got + step, <size_t>MAPPED)) < 0:
                     raise MemoryError
                 come = self.recv_some(&call, data + got, step)
                 got += come
@@ -389,12 +388,12 @@ cdef class Reader(Output):
             count = got
         except BaseException:
             if got > held:
-                buffer_put(&self.store, data, got)
-                buffer_move(&self.inp, &self.store)
+                buffer_put(&self.aside, data, got)
+                buffer_move(&self.inp, &self.aside)
             raise
         finally:
-            if self.store.cap > DIRECT_STEP:
-                buffer_free(&self.store)
+            if self.aside.cap > DIRECT_STEP:
+                buffer_free(&self.aside)
         consume(self, held)
         return count
 
