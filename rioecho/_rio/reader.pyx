@@ -24,7 +24,6 @@ from rioecho._core.buffer cimport (
     buffer_fits,
     buffer_free,
     buffer_held,
-    buffer_init,
     buffer_move,
     buffer_put,
     buffer_reserve,
@@ -59,7 +58,7 @@ cdef enum:
     # so that resizing it copies nothing.
     RESULT_START = 1 << 25
     # Maximum size of one read(2) of a large read.
-    DIRECT_STEP = 1 << 20
+    DIRECT_STEP = 1 << 23
     # Maximum number of bytes behind the result that a large read may read, so that the line which follows is there.
     AHEAD = 1 << 13
     # Maximum number of bytes of memory behind the end of a result. To return them would defeat glibc's malloc, which
