@@ -453,6 +453,7 @@ def _socket_file(sock, raw, bufsize):
     """
     cdef Rio rio = Rio(raw, bufsize=bufsize, timeout=None, max_line=None)
     rio.own = AS_FILE
+    rio.brief = True   # http.client makes a file for each response
     rio.clock = sock   # settimeout() after makefile() takes effect, as it does with socket.makefile()
     rio.timeout_ns = ASK_CLOCK
     rio.can_read = raw.readable()

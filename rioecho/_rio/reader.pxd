@@ -10,6 +10,7 @@ from rioecho._rio.output cimport Output
 
 cdef class Reader(Output):
     cdef size_t skipped    # number of bytes of the current line that an interrupted skipline() has discarded
+    cdef bint brief        # whether the next read into the buffer is short, as a body that goes direct may follow
 
     cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1
     cdef int booked(self) except -1

@@ -46,7 +46,7 @@ from rioecho._core.posix cimport (
     rio_flag_mine,
     rio_size_get,
 )
-from rioecho._rio.channel cimport begin_wait, enter, leave_reading, rio_call, show_held
+from rioecho._rio.channel cimport AS_FILE, begin_wait, enter, leave_reading, rio_call, show_held
 from rioecho._rio.output cimport Output
 
 from rioecho.errors import IncompleteRead
@@ -126,13 +126,18 @@ cdef class Reader(Output):
 
     cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1:
         """Make one read into the buffer, grown to hold at least ``need`` bytes. Returns the bytes added, 0 at EOF."""
+        cdef size_t n
         rio_assert(rio_flag_mine(&self.reading))
         if self.transport is not None:
             need = max(need, buffer_held(&self.inp) + self.transport.least_room())
         buffer_trim(&self.inp, need)
         if buffer_reserve(&self.inp, need) < 0:
             raise MemoryError
-        return self.fill_room(call, buffer_room(&self.inp))
+        n = buffer_room(&self.inp)
+        if self.brief and self.transport is None:
+            self.brief = False
+            n = min(n, max(need, buffer_held(&self.inp) + AHEAD) - buffer_held(&self.inp))
+        return self.fill_room(call, n)
 
     cdef ssize_t fill_room(self, rio_call *call, size_t n) except -1:
         """Make one read of up to n bytes into the buffer, which has room for them."""
@@ -360,6 +365,7 @@ cdef class Reader(Output):
         buffer_clear(b)
         buffer_move(b, &self.aside)
         self.skipped = 0
+        self.brief = self.own == AS_FILE
         return result
 
     cdef object read_direct(self, char *data, size_t n, object timeout):
@@ -394,6 +400,7 @@ cdef class Reader(Output):
             if self.aside.cap > DIRECT_STEP:
                 buffer_free(&self.aside)
         consume(self, held)
+        self.brief = self.own == AS_FILE
         return count
 
     # ---- the input buffer
