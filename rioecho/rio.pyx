@@ -382,7 +382,10 @@ cdef class Rio(LineReader):
         return result
 
     cdef int flush_held(self) except -1:
+        """Send the buffered output, for a caller that has entered both sides."""
         cdef rio_call call
+        if buffer_held(&self.out) == 0 and self.out_error is None and self.transport is None:
+            return 0
         self.start(&call, ...)
         self.raise_kept(&call)
         self.push(&call, NOTHING)
