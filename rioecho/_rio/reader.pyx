@@ -235,7 +235,8 @@ cdef class Reader(Output):
             try:
                 size = view.len
                 held = buffer_held(&self.inp)
-                if full and size > held and self.goes_direct(size):
+                # Not if much is held: each attempt that is interrupted would copy it again.
+                if full and held < size and held <= self.inp.base and self.goes_direct(size):
                     return self.read_direct(<char *>view.buf, size, timeout)
                 if size > held and (full or not held):
                     held = self.hold(size, timeout) if full else self.hold_some(timeout)
@@ -430,6 +431,7 @@ cdef class Reader(Output):
         check_timeout(timeout)
         enter(self, &self.reading)
         try:
+            self.brief = self.own == AS_FILE   # pickle.load() calls peek() for each object: hold little
             held = self.hold_some(timeout)
             return PyBytes_FromStringAndSize(buffer_start(&self.inp), held)
         finally:
