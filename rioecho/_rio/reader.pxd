@@ -25,8 +25,6 @@ cdef class Reader(Output):
     cdef bint goes_direct(self, size_t n) noexcept
     cdef int incomplete(self, object expected) except -1
     cdef size_t fill_result(self, rio_call *call, size_t n, size_t size) except? 0
-    cdef int adopt_result(self, size_t size) except -1
-    cdef int grow_result(self, size_t size) except -1
     cdef bytes take_result(self, size_t n)
     cdef object read_direct(self, char *data, size_t n, object timeout)
 

@@ -8,19 +8,15 @@ So an exception at any point leaves in the buffer all bytes that were there, fol
 from io import UnsupportedOperation
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pyport cimport PY_SSIZE_T_MAX
-from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memcpy
 
 from rioecho._core.buffer cimport (
     MAPPED,
     buffer_added,
-    buffer_adopt,
-    buffer_clear,
-    buffer_consume,
     buffer_fits,
     buffer_free,
     buffer_held,
@@ -38,16 +34,13 @@ from rioecho._core.posix cimport (
     POLLIN,
     RIO_HAS_GIL,
     rio_assert,
-    rio_bytes_end,
-    rio_bytes_give,
-    rio_bytes_object,
-    rio_bytes_resize,
     rio_flag_closed,
     rio_flag_mine,
     rio_size_get,
 )
 from rioecho._rio.channel cimport AS_FILE, begin_wait, enter, leave_reading, rio_call, show_held
 from rioecho._rio.output cimport Output
+from rioecho._rio.result cimport result_begin, result_begun, result_end, result_grow
 
 from rioecho.errors import IncompleteRead
 
@@ -61,12 +54,8 @@ cdef enum:
     DIRECT_STEP = 1 << 23
     # Maximum number of bytes behind the result that a large read may read, so that the line which follows is there.
     AHEAD = 1 << 13
-    # Maximum number of bytes of memory behind the end of a result. To return them would defeat glibc's malloc, which
-    # stops mapping (and unmapping) a block for each read once it has seen one of the same size freed.
-    SPARE = 1 << 14
-    # Minimum length of a result that is made by truncating a larger one in place. A shorter result is copied: it would
-    # keep whole pages of the larger one.
-    CUT_MIN = 1 << 15
+    # Maximum size of the address space that is kept for the next readinto().
+    ASIDE_MAX = 1 << 20
 
 
 cdef inline void copy_out(Reader self, char *to, size_t n) noexcept:
@@ -235,8 +224,9 @@ cdef class Reader(Output):
             try:
                 size = view.len
                 held = buffer_held(&self.inp)
-                # Not if much is held: each attempt that is interrupted would copy it again.
-                if full and held < size and held <= self.inp.base and self.goes_direct(size):
+                # Not if much is held: each attempt that is interrupted would copy it again. Nor over TLS, where the
+                # rest of a record would stay in OpenSSL.
+                if full and held < size and held <= self.inp.base and self.transport is None and self.goes_direct(size):
                     return self.read_direct(<char *>view.buf, size, timeout)
                 if size > held and (full or not held):
                     held = self.hold(size, timeout) if full else self.hold_some(timeout)
@@ -302,69 +292,38 @@ cdef class Reader(Output):
         consume(self, held)
         raise error
 
-    # ---- a large result: while it is read, its memory is that of the input buffer, so that nothing is ever held
-    # anywhere else. A read that is interrupted leaves it there, and the next one continues in it.
+    # ---- large reads
 
     cdef size_t fill_result(self, rio_call *call, size_t n, size_t size) except? 0:
         """Read until n bytes are held or the input ends, into a bytes object of initially ``size`` bytes at most.
 
         Returns the number of bytes held, of which ``take_result()`` returns the first n. Up to ``AHEAD`` more may be
-        held, never ``bufsize`` or more.
+        held, but fewer than ``bufsize``.
         """
         cdef rio_buffer *b = &self.inp
-        cdef size_t ahead = min(b.base - 1, <size_t>AHEAD)
+        cdef size_t least = 1   # room for one read
+        cdef size_t most = min(b.base - 1, <size_t>AHEAD)
         if self.transport is not None:
-            ahead = max(ahead, self.transport.least_room())
-        ahead = n + min(ahead, PY_SSIZE_T_MAX - n)   # the number of bytes to have at most
-        if b.give == NULL or b.r:
+            least = self.transport.least_room()
+            most = max(most, least)
+        most = n + min(most, PY_SSIZE_T_MAX - n)   # the number of bytes to hold
+        if not result_begun(b):
             try:
-                self.adopt_result(min(ahead, max(buffer_held(b) * 2, size)))
-            except MemoryError:   # for what has not arrived; it may be less than n
-                self.adopt_result(min(ahead, max(buffer_held(b) * 2, <size_t>DIRECT_STEP)))
+                result_begin(b, &self.aside, min(most, max(buffer_held(b) * 2, size)))
+            except MemoryError:   # for bytes that have not arrived yet
+                result_begin(b, &self.aside, min(most, max(buffer_held(b) * 2, <size_t>ASIDE_MAX)))
         while buffer_held(b) < n:
-            if buffer_room(b) == 0 or (self.transport is not None and buffer_room(b) < self.transport.least_room()):
-                self.grow_result(max(min(ahead, b.cap * 2), b.cap + 1))
-            if self.fill_room(call, min(min(buffer_room(b), ahead - buffer_held(b)), <size_t>DIRECT_STEP)) == 0:
+            if buffer_room(b) < least:
+                result_grow(b, &self.aside, max(min(most, b.cap * 2), b.cap + least))
+            if self.fill_room(call, min(min(buffer_room(b), most - buffer_held(b)), <size_t>DIRECT_STEP)) == 0:
                 break
         return buffer_held(b)
 
-    cdef int adopt_result(self, size_t size) except -1:
-        """Make a new bytes object of ``size`` bytes the memory of the input buffer, and put its own aside."""
-        cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
-        Py_INCREF(result)
-        buffer_adopt(&self.inp, PyBytes_AS_STRING(result), size, rio_bytes_give, &self.aside)
-        buffer_trim(&self.aside, 0)
-        return 0
-
-    cdef int grow_result(self, size_t size) except -1:
-        """Enlarge the bytes object in place if possible: for a large one that moves pages, and copies nothing."""
-        cdef char *data = rio_bytes_resize(self.inp.data, size)
-        if data == NULL:
-            return self.adopt_result(size)
-        self.inp.data = data
-        self.inp.cap = size
-        return 0
-
     cdef bytes take_result(self, size_t n):
-        """Return the first n held bytes and remove them, without a copy if they fill a bytes object."""
-        cdef rio_buffer *b = &self.inp
-        cdef char *data = b.data
-        cdef size_t more = buffer_held(b) - n
-        cdef bytes result
-        if b.give == NULL or b.r or n < CUT_MIN or (more and buffer_reserve(&self.aside, more) < 0):
+        """Return the first n held bytes and remove them, without a copy if they fill the object of fill_result()."""
+        cdef bytes result = result_end(&self.inp, &self.aside, n)
+        if result is None:
             return take(self, n)
-        if more:
-            buffer_put(&self.aside, data + n, more)
-        if b.cap - n > SPARE:
-            data = rio_bytes_resize(data, n)
-            if data == NULL:
-                buffer_consume(&self.aside, more)
-                return take(self, n)
-        rio_bytes_end(data, n)
-        result = <bytes>rio_bytes_object(data)
-        Py_DECREF(result)   # the reference of the buffer
-        buffer_clear(b)
-        buffer_move(b, &self.aside)
         self.skipped = 0
         self.brief = self.own == AS_FILE
         return result
@@ -398,7 +357,7 @@ cdef class Reader(Output):
                 buffer_move(&self.inp, &self.aside)
             raise
         finally:
-            if self.aside.cap > DIRECT_STEP:
+            if self.aside.cap > ASIDE_MAX:
                 buffer_free(&self.aside)
         consume(self, held)
         self.brief = self.own == AS_FILE

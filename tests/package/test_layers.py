@@ -24,7 +24,7 @@ RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 # Within a folder a file imports only from files before it.
 FILES = {
     "_core": ["posix", "buffer", "fdio", "flag", "poller", "counts", "convert", "budget", "addresses"],
-    "_rio": ["capi", "transport", "tls", "source", "channel", "output", "reader", "lines"],
+    "_rio": ["capi", "transport", "tls", "source", "channel", "output", "result", "reader", "lines"],
     "_server": [
         "notify",
         "tasks",
