@@ -53,7 +53,7 @@ cdef inline int result_grow(rio_buffer *b, rio_buffer *aside, size_t size) excep
 
 
 cdef inline bytes result_end(rio_buffer *b, rio_buffer *aside, size_t n):
-    """Remove the first n held bytes and return the object that they fill. Return None, with nothing changed, if none."""
+    """Remove the first n held bytes and return the object that they fill; None, with nothing changed, if none."""
     cdef char *data = b.data
     cdef size_t more = buffer_held(b) - n
     cdef bytes result
