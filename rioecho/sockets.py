@@ -232,7 +232,7 @@ def _interrupted(sock: socket.socket) -> bool:
 _makefile: Any = socket.socket.makefile
 
 # For each usual mode of makefile(), that of the socket.SocketIO under the file.
-_RAW_MODES = {"rb": "r", "wb": "w", "rwb": "rw", "r": "r", "w": "w", "rw": "rw"}
+_RAW_MODES: dict[str, Any] = {"rb": "r", "wb": "w", "rwb": "rw", "r": "r", "w": "w", "rw": "rw"}
 
 
 if TYPE_CHECKING:
