@@ -40,7 +40,7 @@ from rioecho._core.posix cimport (
 )
 from rioecho._rio.channel cimport AS_FILE, begin_wait, enter, leave_reading, rio_call, show_held
 from rioecho._rio.output cimport Output
-from rioecho._rio.result cimport result_begin, result_begun, result_end, result_grow
+from rioecho._rio.result cimport CUT_MIN, result_begin, result_begun, result_end, result_grow
 
 from rioecho.errors import IncompleteRead
 
@@ -264,7 +264,7 @@ cdef class Reader(Output):
         while buffer_held(&self.inp) < self.inp.base:
             if self.fill_once(&call, self.inp.base) == 0:
                 return take(self, buffer_held(&self.inp))
-        return self.take_result(self.fill_result(&call, PY_SSIZE_T_MAX, self.inp.base * 2))
+        return self.take_result(self.fill_result(&call, PY_SSIZE_T_MAX, max(self.inp.base * 2, <size_t>CUT_MIN * 2)))
 
     cdef bytes read_n(self, size_t n, object timeout, bint exactly):
         """Read n bytes; at EOF, return fewer, or raise ``IncompleteRead`` if ``exactly``."""
