@@ -42,7 +42,6 @@ cdef class Channel:
     cdef ownership own
     cdef rio_buffer inp
     cdef rio_buffer out
-    cdef rio_buffer aside    # memory that is not in use, and holds nothing
     cdef size_t shown        # without the GIL: number of bytes in `inp`, for callers that do not hold `reading`
     cdef size_t line_limit
     cdef int64_t timeout_ns  # as in rio_call, or ASK_CLOCK
@@ -51,6 +50,7 @@ cdef class Channel:
     cdef Transport transport   # moves the bytes if the source's I/O is not its descriptor's, else None
     cdef object out_error    # an error of sending during a read, for the next write or flush
     cdef bint reset          # a write got ECONNRESET, which the next EOF is reported as
+    cdef rio_buffer aside    # memory that is not in use, and holds nothing
     cdef object __weakref__
 
     cdef int open(self, object source, size_t bufsize, size_t line_limit) except -1
