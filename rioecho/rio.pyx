@@ -136,6 +136,7 @@ cdef class Rio(Writer):
         self.can_write = raw.writable()
         self.raw = raw
         self.own = AS_FILE
+        self.brief = True   # http.client makes a file for each response
         return 0
 
     cdef bint waits(self) noexcept:
@@ -453,7 +454,10 @@ cdef class Rio(Writer):
         return result
 
     cdef int flush_held(self) except -1:
+        """Send the buffered output, for a caller that has entered both sides."""
         cdef rio_call call
+        if buffer_held(&self.out) == 0 and self.out_error is None and self.transport is None:
+            return 0
         self.start(&call, ...)
         self.raise_kept(&call)
         self.push(&call, NOTHING)

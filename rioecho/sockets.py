@@ -233,6 +233,9 @@ def _interrupted(sock: socket.socket) -> bool:
 # The standard library's function, saved because a program may replace it (`socket.socket.makefile = makefile`).
 _makefile: Any = socket.socket.makefile
 
+# For each usual mode of makefile(), that of the socket.SocketIO under the file.
+_RAW_MODES: dict[str, Any] = {"rb": "r", "wb": "w", "rwb": "rw", "r": "r", "w": "w", "rw": "rw"}
+
 
 if TYPE_CHECKING:
 
@@ -297,12 +300,17 @@ def makefile(
     read fails, and what it has encoded when a write fails; before Python 3.13 a write also makes it drop what it has
     read ahead.
     """
-    if not set(mode) <= {"r", "w", "b"}:
+    raw_mode = _RAW_MODES.get(mode)
+    if raw_mode is None and not set(mode) <= {"r", "w", "b"}:
         raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
     binary = "b" in mode
     if buffering == 0:
         return _makefile(sock, mode, 0, encoding=encoding, errors=errors, newline=newline)
-    raw = _makefile(sock, mode if binary else mode + "b", 0)
+    if raw_mode is None:
+        raw = _makefile(sock, mode if binary else mode + "b", 0)
+    else:  # as the standard library's function does it, without the half a microsecond of its other steps
+        raw = socket.SocketIO(sock, raw_mode)
+        sock._io_refs += 1  # type: ignore[attr-defined]
     try:
         size = 65536 if buffering is None or buffering < 0 else buffering
         if not binary:

@@ -36,6 +36,7 @@ cdef enum framing:
 
 cdef struct rio_buffer:
     char *data           # NULL until room is first reserved
+    void (*give)(char *data) noexcept nogil   # frees memory that was adopted; NULL if the buffer has allocated it
     size_t r             # index of the next byte to read
     size_t w             # index of the next byte to write
     size_t cap           # number of bytes allocated
@@ -81,6 +82,7 @@ cdef inline char *memory_resize(char *data, size_t before, size_t n, size_t mapp
 
 cdef inline void buffer_clear(rio_buffer *b) noexcept nogil:
     b.data = NULL
+    b.give = NULL
     b.r = b.w = b.cap = b.scanned = b.sep_scanned = 0
 
 
@@ -90,9 +92,18 @@ cdef inline void buffer_init(rio_buffer *b, size_t base) noexcept nogil:
     b.mapped = RIO_MAPPED(MAPPED)
 
 
+cdef inline void buffer_give(rio_buffer *b) noexcept nogil:
+    """Free the memory; the caller replaces it."""
+    if b.give != NULL:
+        b.give(b.data)
+        b.give = NULL
+    else:
+        memory_give(b.data, b.cap, b.mapped)
+
+
 cdef inline void buffer_free(rio_buffer *b) noexcept nogil:
     """Free the memory. The buffer is as after buffer_init: empty and usable."""
-    memory_give(b.data, b.cap, b.mapped)
+    buffer_give(b)
     buffer_clear(b)
 
 
@@ -175,7 +186,8 @@ cdef inline int buffer_resize(rio_buffer *b, size_t cap) noexcept nogil:
     cdef size_t held = b.w - b.r
     cdef char *data
     rio_assert(cap and held <= cap)
-    if b.r == 0 and held >= b.cap // 2:   # else it is cheaper to copy the held bytes than to resize the whole block
+    # Resize the block, unless it was adopted or it is cheaper to copy only the held bytes.
+    if b.r == 0 and held >= b.cap // 2 and b.give == NULL:
         data = memory_resize(b.data, b.cap, cap, b.mapped)
         if data == NULL:
             return -1
@@ -184,7 +196,7 @@ cdef inline int buffer_resize(rio_buffer *b, size_t cap) noexcept nogil:
         if data == NULL:
             return -1
         memcpy(data, b.data + b.r, held)
-        memory_give(b.data, b.cap, b.mapped)
+        buffer_give(b)
         b.r = 0
         b.w = held
     b.data = data
@@ -216,10 +228,60 @@ cdef inline void buffer_put(rio_buffer *b, const char *data, size_t n) noexcept 
     buffer_added(b, n)
 
 
-cdef inline void buffer_trim(rio_buffer *b) noexcept nogil:
-    """Free the memory of an empty buffer that a long frame has made larger than its base size."""
-    if b.r == b.w and b.cap > b.base:
-        buffer_free(b)
+cdef inline void buffer_adopt(
+    rio_buffer *b, char *data, size_t cap, void (*give)(char *data) noexcept nogil, rio_buffer *aside
+) noexcept nogil:
+    """Move the held bytes to ``data``, which becomes the buffer's memory; ``give`` frees it.
+
+    ``aside``, which holds nothing, gets the memory that the buffer had.
+    """
+    cdef size_t held = b.w - b.r
+    rio_assert(held <= cap and aside.r == aside.w)
+    if held:
+        memcpy(data, b.data + b.r, held)
+    if b.data != NULL:
+        buffer_free(aside)
+        aside.data = b.data
+        aside.give = b.give
+        aside.cap = b.cap
+    b.data = data
+    b.give = give
+    b.r = 0
+    b.w = held
+    b.cap = cap
+    rio_assert(buffer_consistent(b))
+
+
+cdef inline void buffer_move(rio_buffer *b, rio_buffer *source) noexcept nogil:
+    """Replace the memory and the held bytes by those of ``source``, and clear that.
+
+    The first bytes of both must be equal, as far as both hold any: what was scanned stays scanned.
+    """
+    buffer_give(b)
+    b.data = source.data
+    b.give = source.give
+    b.r = source.r
+    b.w = source.w
+    b.cap = source.cap
+    buffer_clear(source)
+    b.scanned = min(b.scanned, b.w - b.r)
+    b.sep_scanned = min(b.sep_scanned, b.w - b.r)
+    rio_assert(buffer_consistent(b))
+
+
+cdef inline void buffer_trim(rio_buffer *b, size_t need) noexcept nogil:
+    """Free memory that a long frame has left: all that exceeds the base size and twice ``need``.
+
+    ``need`` is at least the number of held bytes. The held bytes are copied at most once for each frame that is
+    consumed. If there is no memory to copy them to, the buffer stays as it is.
+    """
+    if b.cap <= b.base:
+        return
+    if b.r == b.w:
+        if b.cap > need:
+            buffer_free(b)
+    elif (b.cap - b.base) // 2 > need:
+        buffer_resize(b, max(b.base, need * 2))
 
 
 cdef inline framing find_frame(

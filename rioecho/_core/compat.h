@@ -363,20 +363,42 @@ static inline void rio_wake_exactly(int on)
 #endif
 }
 
-/* Truncate a bytes object, to which there is no other reference, to n bytes. Returns the object, which may have moved;
- * NULL, with the object unchanged, if there is no memory (_PyBytes_Resize would free it). */
-static inline PyObject *rio_bytes_cut(PyObject *bytes, Py_ssize_t n)
+/* Bytes objects as memory: a result is filled before anybody sees it. Its only reference is then represented by the
+ * address of its bytes, which these functions take and return. They need the GIL. */
+
+static inline PyObject *rio_bytes_object(char *data)
+{
+    return (PyObject *)(data - offsetof(PyBytesObject, ob_sval));
+}
+
+/* Release the object. */
+static inline void rio_bytes_give(char *data)
+{
+    Py_DECREF(rio_bytes_object(data));
+}
+
+/* Truncate the object to n bytes without resizing its memory. */
+static inline void rio_bytes_end(char *data, Py_ssize_t n)
+{
+    Py_SET_SIZE((PyVarObject *)rio_bytes_object(data), n);
+    data[n] = '\0';
+}
+
+/* Resize the object to n bytes. Returns the new address; NULL, with the object unchanged, if there is no memory
+ * (_PyBytes_Resize would free it). */
+static inline char *rio_bytes_resize(char *data, Py_ssize_t n)
 {
 #ifdef Py_TRACE_REFS
-    (void)bytes, (void)n; /* this build keeps all objects in a list, so they must not move */
+    (void)data, (void)n; /* this build keeps all objects in a list, so they must not move */
     return NULL;
 #else
-    PyObject *cut = (PyObject *)PyObject_Realloc(bytes, offsetof(PyBytesObject, ob_sval) + (size_t)n + 1);
-    if (cut != NULL) {
-        Py_SET_SIZE((PyVarObject *)cut, n);
-        PyBytes_AS_STRING(cut)[n] = '\0';
-    }
-    return cut;
+    size_t size = offsetof(PyBytesObject, ob_sval) + (size_t)n + 1;
+    PyObject *resized = (PyObject *)PyObject_Realloc(rio_bytes_object(data), size);
+    if (resized == NULL)
+        return NULL;
+    data = PyBytes_AS_STRING(resized);
+    rio_bytes_end(data, n);
+    return data;
 #endif
 }
 

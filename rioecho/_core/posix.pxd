@@ -120,7 +120,10 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     # _core/compat.h itself
     void rio_assert(bint condition)
     bint rio_rare(bint condition)
-    PyObject *rio_bytes_cut(PyObject *data, Py_ssize_t n)   # needs the GIL
+    PyObject *rio_bytes_object(char *data)
+    void rio_bytes_end(char *data, Py_ssize_t n)
+    void rio_bytes_give(char *data)
+    char *rio_bytes_resize(char *data, Py_ssize_t n)
     void rio_no_sigpipe(int fd)
     size_t rio_sure_room(int fd, size_t n)
     bint RIO_ROOM_KNOWN

@@ -64,6 +64,7 @@ cdef class Channel:
     cdef object raw          # of a file: its socket.SocketIO, until detach()
     cdef int crowded         # whether `waiting` is not empty; atomic
     cdef list waiting        # a locked lock for each thread that waits until a side is free, or None
+    cdef rio_buffer aside    # memory that is not in use, and holds nothing
     cdef object __weakref__
 
     cdef int open(self, object source, int fd, size_t bufsize, size_t line_limit) except -1

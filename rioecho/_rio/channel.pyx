@@ -49,6 +49,7 @@ cdef class Channel:
         flags_unlink(&self.flags)
         buffer_free(&self.inp)
         buffer_free(&self.out)
+        buffer_free(&self.aside)
 
     cdef int open(self, object source, int fd, size_t bufsize, size_t line_limit) except -1:
         """Set the descriptor and the object that has it. Allocates and reads nothing.
@@ -58,6 +59,7 @@ cdef class Channel:
         """
         buffer_init(&self.inp, bufsize)
         buffer_init(&self.out, bufsize)
+        buffer_init(&self.aside, bufsize)
         self.line_limit = line_limit
         self.own = BORROWED
         self.source = source
@@ -180,6 +182,7 @@ cdef class Channel:
             self.source = self.clock = self.transport = self.out_error = None
         buffer_free(&self.inp)
         buffer_free(&self.out)
+        buffer_free(&self.aside)
         let_others_in(self)
         return source
 

@@ -10,6 +10,7 @@ from rioecho._rio.output cimport Output
 
 cdef class Reader(Output):
     cdef size_t skipped    # number of bytes of the current line that an interrupted skipline() has discarded
+    cdef bint brief        # whether the next read into the buffer is short, as a body that goes direct may follow
 
     cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1
     cdef ssize_t recv_waiting(self, rio_call *call, char *data, size_t n) except -1
@@ -17,18 +18,20 @@ cdef class Reader(Output):
     cdef int booked(self) except -1
     cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1
     cdef ssize_t fill_towards(self, rio_call *call, char end, size_t limit) except -1
+    cdef ssize_t fill_room(self, rio_call *call, size_t n) except -1
 
     cdef int check_as_file(self, object n, bint none) except -1
     cdef size_t hold(self, size_t n, object timeout) except? 0
     cdef size_t hold_some(self, object timeout, size_t wanted) except? 0
     cdef size_t next_step(self) noexcept
     cdef object read_buffer(self, object buffer, bint full, object timeout)
-    cdef ssize_t read_direct(self, rio_call *call, char *data, size_t got, size_t n) except -1
-    cdef bytes read_large(self, size_t n, object timeout, bint exactly)
     cdef bytes read_all(self, object timeout)
     cdef bytes read_n(self, size_t n, object timeout, bint exactly)
     cdef bint goes_direct(self, size_t n) noexcept
     cdef int incomplete(self, object expected) except -1
+    cdef size_t fill_result(self, rio_call *call, size_t n, size_t size) except? 0
+    cdef bytes take_result(self, size_t n)
+    cdef object read_direct(self, char *data, size_t n, object timeout)
 
 
 cdef inline void consume(Reader self, size_t n) noexcept:

@@ -8,21 +8,26 @@ So an exception at any point leaves in the buffer all bytes that were there, fol
 from io import UnsupportedOperation
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcpy
 
 from rioecho._core.buffer cimport (
+    MAPPED,
     buffer_added,
+    buffer_fits,
+    buffer_free,
     buffer_held,
+    buffer_move,
     buffer_put,
     buffer_reserve,
     buffer_room,
     buffer_start,
     buffer_trim,
+    rio_buffer,
 )
 from rioecho._core.convert cimport check_source, check_timeout, os_error, to_limit, to_size
 from rioecho._core.fdio cimport (
@@ -38,7 +43,6 @@ from rioecho._core.posix cimport (
     POLLIN,
     RIO_HAS_GIL,
     rio_assert,
-    rio_bytes_cut,
     rio_flag_closed,
     rio_flag_mine,
     rio_monotonic_ns,
@@ -55,20 +59,23 @@ from rioecho._rio.channel cimport (
     show_held,
 )
 from rioecho._rio.output cimport Output
+from rioecho._rio.result cimport CUT_MIN, result_begin, result_begun, result_end, result_grow
 from rioecho._rio.transport cimport OWN_TIMEOUT
 
 from rioecho.errors import IncompleteRead
 
 
 cdef enum:
-    # Initial size of a large read's result, which doubles as bytes arrive, so that a peer that announces a huge length
-    # costs no memory (untouched pages cost address space only).
-    DIRECT_START = 1 << 24
+    # Maximum size of a large read's result before any byte of it has arrived; then it doubles. So a peer that announces
+    # a huge length costs no memory: untouched pages cost address space only. From this size on glibc maps every block,
+    # so that resizing it copies nothing.
+    RESULT_START = 1 << 25
     # Maximum size of one read(2) of a large read.
-    DIRECT_STEP = 1 << 20
-    # Minimum length of a short result that is made by truncating the large one in place. A shorter result is copied:
-    # it would keep whole pages of the large one.
-    CUT_MIN = 1 << 15
+    DIRECT_STEP = 1 << 23
+    # Maximum number of bytes behind the result that a large read may read, so that the line which follows is there.
+    AHEAD = 1 << 13
+    # Maximum size of the address space that is kept for the next readinto().
+    ASIDE_MAX = 1 << 20
     # With bufsize=1: number of bytes to look at for the end of a frame (as many as are held, if those are more), and
     # maximum number to read at once of those that the caller wants.
     LOOK_AHEAD = 1 << 10
@@ -190,18 +197,24 @@ cdef class Reader(Output):
 
         With a buffer of one byte it reads no byte beyond ``need``.
         """
-        cdef ssize_t got
-        cdef size_t room
+        cdef size_t n
         rio_assert(rio_flag_mine(&self.reading))
-        buffer_trim(&self.inp)
         if self.transport is not None and not takes_no_more(self):
             need = max(need, buffer_held(&self.inp) + self.transport.least_room())
+        buffer_trim(&self.inp, need)
         if buffer_reserve(&self.inp, need) < 0:
             raise MemoryError
-        room = buffer_room(&self.inp)
+        n = buffer_room(&self.inp)
         if takes_no_more(self):
-            room = min(room, need - buffer_held(&self.inp))
-        got = self.recv_some(call, self.inp.data + self.inp.w, room)
+            n = min(n, need - buffer_held(&self.inp))
+        elif self.brief and self.transport is None:
+            self.brief = False
+            n = min(n, max(need, buffer_held(&self.inp) + AHEAD) - buffer_held(&self.inp))
+        return self.fill_room(call, n)
+
+    cdef ssize_t fill_room(self, rio_call *call, size_t n) except -1:
+        """Make one read of up to n bytes into the buffer, which has room for them."""
+        cdef ssize_t got = self.recv_some(call, self.inp.data + self.inp.w, n)
         buffer_added(&self.inp, got)
         show_held(self)
         self.booked()
@@ -320,7 +333,6 @@ cdef class Reader(Output):
 
     cdef object read_buffer(self, object buffer, bint full, object timeout):
         cdef Py_buffer view
-        cdef rio_call call
         cdef size_t n, size, held
         cdef object count   # created before anything is consumed, because allocating an int can fail
         check_timeout(timeout)
@@ -335,17 +347,10 @@ cdef class Reader(Output):
             try:
                 size = view.len
                 held = buffer_held(&self.inp)
-                if full and size > held and self.goes_direct(size):
-                    self.start(&call, timeout)
-                    copy_out(self, <char *>view.buf, held)
-                    n = self.read_direct(&call, <char *>view.buf, held, size)
-                    try:
-                        count = n
-                    except MemoryError:
-                        buffer_put(&self.inp, <char *>view.buf + held, n - held)
-                        raise
-                    consume(self, held)
-                    return count
+                # Not if much is held: each attempt that is interrupted would copy it again. Nor over TLS, where the
+                # rest of a record would stay in OpenSSL.
+                if full and held < size and held <= self.inp.base and self.transport is None and self.goes_direct(size):
+                    return self.read_direct(<char *>view.buf, size, timeout)
                 if size > held and (full or not held):
                     held = self.hold(size, timeout) if full else self.hold_some(timeout, size)
                 n = min(held, size)
@@ -394,33 +399,29 @@ cdef class Reader(Output):
     cdef bytes read_all(self, object timeout):
         cdef rio_call call
         self.start(&call, timeout)
-        while self.fill_once(&call, self.next_step()):
-            pass
-        return take(self, buffer_held(&self.inp))
+        while buffer_held(&self.inp) < self.inp.base:
+            if self.fill_once(&call, self.inp.base) == 0:
+                return take(self, buffer_held(&self.inp))
+        return self.take_result(self.fill_result(&call, PY_SSIZE_T_MAX, max(self.inp.base * 2, <size_t>CUT_MIN * 2)))
 
     cdef bytes read_n(self, size_t n, object timeout, bint exactly):
         """Read n bytes; at EOF, return fewer, or raise ``IncompleteRead`` if ``exactly``."""
-        cdef bytes result
-        if n > buffer_held(&self.inp):
-            if self.goes_direct(n):
-                result = self.read_large(n, timeout, exactly)
-                if result is not None:
-                    return result
-            else:
-                self.hold(n, timeout)
-            if n > buffer_held(&self.inp):
-                if exactly:
-                    self.incomplete(n)
-                n = buffer_held(&self.inp)
-        return take(self, n)
+        cdef rio_call call
+        cdef size_t held = buffer_held(&self.inp)
+        if n <= held:
+            return take(self, n)
+        if self.goes_direct(n):
+            self.start(&call, timeout)
+            held = self.fill_result(&call, n, RESULT_START)
+        else:
+            held = self.hold(n, timeout)
+        if n > held and exactly:
+            self.incomplete(n)
+        return self.take_result(min(n, held))
 
     cdef bint goes_direct(self, size_t n) noexcept:
-        """Report whether a read of n bytes should bypass the buffer.
-
-        It should not if much is buffered already, since each attempt that times out would copy that again, nor over
-        TLS, where the rest of a record would stay in OpenSSL.
-        """
-        return n >= self.inp.base and buffer_held(&self.inp) <= self.inp.base and self.transport is None
+        """Report whether a read of n bytes should go directly to its destination: the buffer would have to grow."""
+        return n >= self.inp.base or not (self.inp.cap == 0 or buffer_fits(&self.inp, n))
 
     cdef int incomplete(self, object expected) except -1:
         """Raise ``IncompleteRead`` with all buffered bytes. They are consumed after the error has been created."""
@@ -429,73 +430,76 @@ cdef class Reader(Output):
         consume(self, held)
         raise error
 
-    cdef bytes read_large(self, size_t n, object timeout, bint exactly):
-        """Read n bytes, ``bufsize`` or more, directly into the result.
+    # ---- large reads
 
-        At EOF, truncate the result in place and return it, unless ``exactly``. If that is not possible, return None;
-        all bytes are then in the buffer.
+    cdef size_t fill_result(self, rio_call *call, size_t n, size_t size) except? 0:
+        """Read until n bytes are held or the input ends, into a bytes object of initially ``size`` bytes at most.
+
+        Returns the number of bytes held, of which ``take_result()`` returns the first n. Up to ``AHEAD`` more may be
+        held, but fewer than ``bufsize``.
+        """
+        cdef rio_buffer *b = &self.inp
+        cdef size_t least = 1   # room for one read
+        cdef size_t most = min(b.base - 1, <size_t>AHEAD)
+        if self.transport is not None:
+            least = self.transport.least_room()
+            most = max(most, least)
+        most = n + min(most, PY_SSIZE_T_MAX - n)   # the number of bytes to hold
+        if not result_begun(b):
+            try:
+                result_begin(b, &self.aside, min(most, max(buffer_held(b) * 2, size)))
+            except MemoryError:   # for bytes that have not arrived yet
+                result_begin(b, &self.aside, min(most, max(buffer_held(b) * 2, <size_t>ASIDE_MAX)))
+        while buffer_held(b) < n:
+            if buffer_room(b) < least:
+                result_grow(b, &self.aside, max(min(most, b.cap * 2), b.cap + least))
+            if self.fill_room(call, min(min(buffer_room(b), most - buffer_held(b)), <size_t>DIRECT_STEP)) == 0:
+                break
+        return buffer_held(b)
+
+    cdef bytes take_result(self, size_t n):
+        """Return the first n held bytes and remove them, without a copy if they fill the object of fill_result()."""
+        cdef bytes result = result_end(&self.inp, &self.aside, n)
+        if result is None:
+            return take(self, n)
+        self.skipped = 0
+        self.brief = self.own == AS_FILE
+        return result
+
+    cdef object read_direct(self, char *data, size_t n, object timeout):
+        """Read into ``data``, memory of the caller, until it has n bytes or the input ends. Returns their number.
+
+        The bytes must be held on an error, so before each read there is memory for them. It is mapped and stays
+        untouched unless there is an error, so it costs only address space, and is kept for the next call.
         """
         cdef rio_call call
-        cdef size_t held, come
-        cdef size_t got = buffer_held(&self.inp)
-        cdef size_t size = min(n, max(got * 2, <size_t>DIRECT_START))
-        cdef bytes result, larger
-        cdef PyObject *whole
-        cdef PyObject *cut
-        self.start(&call, timeout)
-        result = PyBytes_FromStringAndSize(NULL, size)
-        copy_out(self, PyBytes_AS_STRING(result), got)
-        while True:
-            held = buffer_held(&self.inp)
-            come = self.read_direct(&call, PyBytes_AS_STRING(result), got, size)
-            if come == n:
-                consume(self, held)
-                return result
-            if CUT_MIN <= come < size and not exactly:
-                Py_INCREF(result)
-                whole = <PyObject *>result
-                result = None   # now `whole` is the only reference, so the object may be moved
-                cut = rio_bytes_cut(whole, come)
-                result = <bytes>(cut if cut != NULL else whole)
-                Py_DECREF(result)
-                if cut != NULL:
-                    consume(self, held)
-                    return result
-            # At EOF, or before allocating a larger result, store the received bytes in the buffer, so that a failure
-            # loses none.
-            buffer_put(&self.inp, PyBytes_AS_STRING(result) + held, come - held)
-            if come < size:
-                return None
-            got = come
-            size = min(n, size * 2)
-            larger = PyBytes_FromStringAndSize(NULL, size)
-            memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(result), got)
-            result = larger
-
-    cdef ssize_t read_direct(self, rio_call *call, char *data, size_t got, size_t n) except -1:
-        """Read into ``data``, which begins with a copy of the buffered bytes, from index ``got`` until it has n bytes.
-
-        Returns the number of bytes in ``data``, fewer than n at EOF. The buffered bytes are not consumed, and the
-        buffer has room for all bytes received, so that on an error they can be stored there without an allocation.
-        """
         cdef size_t held = buffer_held(&self.inp)
+        cdef size_t got = held
         cdef size_t step
-        cdef ssize_t come
+        cdef ssize_t come = 1
+        cdef object count
+        self.start(&call, timeout)
+        copy_out(self, data, held)
         try:
-            while got < n:
+            while got < n and come:
                 step = min(n - got, <size_t>DIRECT_STEP)
-                if buffer_reserve(&self.inp, got + step) < 0:
+                if buffer_reserve(&self.aside, max(got + step, <size_t>MAPPED)) < 0:
                     raise MemoryError
-                come = self.recv_some(call, data + got, step)
-                if come == 0:
-                    break
+                come = self.recv_some(&call, data + got, step)
                 got += come
                 self.booked()
+            count = got
         except BaseException:
             if got > held:
-                buffer_put(&self.inp, data + held, got - held)
+                buffer_put(&self.aside, data, got)
+                buffer_move(&self.inp, &self.aside)
             raise
-        return got
+        finally:
+            if self.aside.cap > ASIDE_MAX:
+                buffer_free(&self.aside)
+        consume(self, held)
+        self.brief = self.own == AS_FILE
+        return count
 
     # ---- the input buffer
 
@@ -525,6 +529,7 @@ cdef class Reader(Output):
         enter(self, &self.reading)
         try:
             self.check_as_file(n, False)
+            self.brief = self.own == AS_FILE   # pickle.load() calls peek() for each object: hold little
             held = self.hold_some(timeout, 1)
             return PyBytes_FromStringAndSize(buffer_start(&self.inp), held)
         finally:

@@ -45,6 +45,7 @@ FILES = {
         "channel",
         "source",
         "output",
+        "result",
         "reader",
         "lines",
         "writer",

@@ -138,6 +138,7 @@ MEMORY = """if True:
     far.setblocking(False)
     rio = Rio(near, max_line=None)
     sent = bytearray()
+    buffer = bytearray(1 << 26)
     with open("/proc/self/statm") as sizes:
         size = int(sizes.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + (24 << 20), resource.RLIM_INFINITY))
@@ -162,7 +163,15 @@ MEMORY = """if True:
 
 @limits_memory
 @pytest.mark.parametrize(
-    "call", ["rio.readline(timeout=0)", "rio.read(10**9, timeout=0)", "rio.fill(10**9, timeout=0)"]
+    "call",
+    [
+        "rio.readline(timeout=0)",
+        "rio.read(10**9, timeout=0)",
+        "rio.read(timeout=0)",
+        "rio.readexactly(10**9, timeout=0)",
+        "rio.readinto(buffer, timeout=0)",
+        "rio.fill(10**9, timeout=0)",
+    ],
 )
 def test_running_out_of_memory_loses_nothing(child, call):
     pytest.importorskip("resource")

@@ -13,6 +13,8 @@ def cost(work, size):
     return min(work(size) for _ in range(3))
 
 
+BUFFER = bytearray(32 << 20)
+
 BYTEWISE = {
     "readline": lambda rio: rio.readline(timeout=0),
     "readline with a limit": lambda rio: rio.readline(10**9, timeout=0),
@@ -20,11 +22,14 @@ BYTEWISE = {
     "readuntil, two bytes": lambda rio: rio.readuntil(b"\r\n", 10**9, timeout=0),
     "readlines1": lambda rio: rio.readlines1(timeout=0),
     "fill": lambda rio: rio.fill(10**9, timeout=0),
+    "read": lambda rio: rio.read(10**9, timeout=0),
+    "read to the end": lambda rio: rio.read(timeout=0),
+    "readinto": lambda rio: rio.readinto(BUFFER, timeout=0),
     "skipline": lambda rio: rio.skipline(timeout=0),
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("call", BYTEWISE.values(), ids=BYTEWISE)
 def test_the_cost_per_byte_does_not_depend_on_the_length_of_the_line(stream, background, call):
     def work(size):

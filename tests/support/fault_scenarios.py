@@ -249,6 +249,7 @@ SCENARIOS = {
         "readlines": lambda rio: b"".join(rio.readlines()),
         "read(7)": lambda rio: rio.read(7),
         "read(500)": lambda rio: rio.read(500),
+        "lines, then read(10**12)": lambda rio: rio.read(10**12) if rio.peek()[:1] == b"x" else rio.readline(),
         "read()": lambda rio: rio.read(),
         "readinto": readinto,
     }.items()

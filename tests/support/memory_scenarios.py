@@ -20,6 +20,7 @@ _testcapi = import_module("_testcapi")  # CPython's own test helpers
 
 DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(12)) + b"x" * 700 + b"\nthe rest"
 BUFFER = bytearray(300)
+LARGE = bytearray(len(DATA))
 
 
 class SocketLike(socket.socket):
@@ -29,13 +30,13 @@ class SocketLike(socket.socket):
         return super().recv_into(view)
 
 
-def reading(read, kind=socket.socket):
+def reading(read, bufsize=64, kind=socket.socket):
     def scenario(k):
         ours, theirs = socket.socketpair()
         ours = kind(fileno=ours.detach())
         theirs.sendall(DATA)
         theirs.close()
-        rio = Rio(ours, bufsize=64)
+        rio = Rio(ours, bufsize=bufsize)
         got = [b""] * len(DATA)
         failed = False
         n = 0
@@ -62,6 +63,13 @@ def readinto(rio):
     n = rio.readinto(BUFFER)
     _testcapi.remove_mem_hooks()
     return bytes(BUFFER[:n])
+
+
+def line_and_readinto(rio):
+    rio.fill(1)
+    n = rio.readinto(LARGE)
+    _testcapi.remove_mem_hooks()
+    return bytes(LARGE[:n])
 
 
 def readlines1(rio):
@@ -177,10 +185,13 @@ SCENARIOS = {
     "read(7)": reading(lambda rio: rio.read(7)),
     "read(500)": reading(lambda rio: rio.read(500)),
     "read()": reading(lambda rio: rio.read()),
-    "readinto": reading(readinto),
+    "readexactly(500)": reading(lambda rio: rio.readexactly(min(500, rio.fill(500)))),
+    "read(10**12)": reading(lambda rio: rio.read(10**12)),
+    "readinto": reading(readinto, 600),
+    "readinto, more than the buffer": reading(line_and_readinto),
     "readlines1": reading(readlines1),
-    "socket-like": reading(lambda rio: rio.readline(), SocketLike),
-    "socket-like, timeout": reading(lambda rio: rio.readline(timeout=30.5), SocketLike),
+    "socket-like": reading(lambda rio: rio.readline(), kind=SocketLike),
+    "socket-like, timeout": reading(lambda rio: rio.readline(timeout=30.5), kind=SocketLike),
     "write": writing,
     "echo": echoing,
 }
