@@ -1,8 +1,8 @@
 """Robust I/O on a POSIX file descriptor: class Rio (CS:APP 10.5).
 
-This module has the constructor and the methods that write and close. Reading is in _rio/lines.pyx and _rio/reader.pyx,
-the output buffer in _rio/writer.pyx, sending in _rio/output.pyx. The book's functions for Cython code, which are
-cimported from here, are in _rio/capi.pyx.
+This module has the constructor and the methods about the descriptor and closing. Reading is in _rio/lines.pyx and
+_rio/reader.pyx, writing in _rio/writer.pyx. The book's functions for Cython code, which are cimported from here, are in
+_rio/capi.pyx.
 """
 
 import io
@@ -11,9 +11,8 @@ import sys
 import warnings
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals, PyErr_SetObject, PyErr_WriteUnraisable
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from libc.stdint cimport SIZE_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_held, buffer_start
@@ -24,7 +23,6 @@ from rioecho._rio.channel cimport (
     ASK_CLOCK,
     BORROWED,
     OWNED,
-    enter,
     leave_reading,
     leave_writing,
     ownership,
@@ -33,22 +31,13 @@ from rioecho._rio.channel cimport (
 from rioecho._rio.output cimport NOTHING
 from rioecho._rio.source cimport transport_of
 from rioecho._rio.transport cimport Transport
-from rioecho._rio.writer cimport Writer, note_written, put_at_once
+from rioecho._rio.writer cimport Writer
 
 from rioecho.errors import ConcurrentCall
 
 
 # Whether the io module reports an error of closing in a finalizer, to sys.unraisablehook, or ignores it.
 cdef bint FINALIZERS_TELL = sys.version_info >= (3, 13)
-
-
-cdef int get_bytes(object data, Py_buffer *view) except -1:
-    """Store the memory of a bytes-like object in ``view``. The caller releases it."""
-    try:
-        PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
-    except BufferError as error:
-        raise TypeError(f"a contiguous bytes-like object is required: {error}") from None
-    return 0
 
 
 @cython.final
@@ -152,120 +141,6 @@ cdef class Rio(Writer):
             return f"<rioecho.Rio over {source!r}>"
         return f"<rioecho.Rio fd={self.f.fd}>"
 
-    # ---- writing
-
-    def writen(self, data, *, timeout=...):
-        """Send the buffered output, then all of ``data`` (CS:APP 10.5.1, ``rio_writen``).
-
-        Returns the length of ``data`` in bytes, after all of it has been passed to the kernel.
-
-        Raises ``TimeoutError`` (``BlockingIOError`` if the timeout is 0), ``BrokenPipeError`` and any other
-        ``OSError``. The error's ``characters_written`` is the number of bytes of ``data`` that were sent. The others
-        are the caller's: none of them is kept in the buffer, and
-        ``rio.writen(data[error.characters_written:])`` continues.
-        """
-        cdef Py_buffer view
-        cdef rio_call call
-        cdef size_t n, sent = 0, size = self.out.base
-        cdef object length   # created before anything is sent, because allocating an int can fail
-        cdef bint joined = False
-        get_bytes(data, &view)
-        try:
-            n = view.len
-            length = view.len
-            enter(self, &self.writing)
-            try:
-                self.begin_writing(&call, timeout)
-                if 0 < n <= size and self.has_unsent(&call, NOTHING) and not self.has_unsent(&call, size - n):
-                    self.hold_output(&call, <char *>view.buf, n)   # one send for both
-                    joined = True
-                    self.push(&call, NOTHING)
-                else:
-                    self.push(&call, NOTHING)
-                    self.send_all(&call, <char *>view.buf, n, &sent)
-                    self.push(&call, NOTHING)   # OpenSSL may have sent only a part of the last TLS record
-                PyErr_CheckSignals()   # here an exception of a handler still gets its `characters_written`
-            except BaseException as error:
-                if joined:
-                    sent = n - self.take_back(n)
-                note_written(error, sent)
-                raise
-            finally:
-                leave_writing(self)
-        finally:
-            PyBuffer_Release(&view)
-        return length
-
-    def write(self, data):
-        """Write ``data`` to the output buffer and return its length in bytes.
-
-        The buffer is sent when it is full. If ``data`` is longer than ``bufsize`` bytes, the buffered output and then
-        ``data`` are sent at once, without a copy. The time limit is the ``timeout`` of the Rio.
-
-        Raises the errors of ``writen()``. The error's ``characters_written`` is the number of bytes of ``data`` that
-        were accepted, sent or buffered; the others are the caller's. An error that a read met while it sent buffered
-        output is raised here, once.
-        """
-        cdef size_t taken = 0
-        cdef object length   # as in writen()
-        try:
-            if PyBytes_CheckExact(data):
-                length = PyBytes_GET_SIZE(data)
-                if put_at_once(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
-                    return length
-            return self.put_object(data, &taken)
-        except BaseException as error:
-            note_written(error, taken)
-            raise
-
-    def writelines(self, lines, /):
-        """Write each of the bytes-like objects in ``lines``, as ``write()`` does. No newline is added.
-
-        The error's ``characters_written`` is the total number of bytes accepted, over all objects.
-        """
-        cdef size_t before = 0, taken = 0
-        self.check_open()
-        try:
-            for line in lines:
-                self.put_object(line, &taken)
-                before += taken
-                taken = 0
-        except BaseException as error:
-            note_written(error, before + taken)
-            raise
-
-    def flush(self, *, timeout=...):
-        """Send the buffered output.
-
-        Raises the errors of ``writen()``. After an error the unsent bytes are still in the buffer, and another
-        ``flush()`` continues. An error that a read met while it sent buffered output is raised here, once.
-        """
-        cdef rio_call call
-        enter(self, &self.writing)
-        try:
-            self.start(&call, timeout)
-            self.raise_kept(&call)
-            self.push(&call, NOTHING)
-        finally:
-            leave_writing(self)
-
-    cdef object put_object(self, object data, size_t *taken):
-        """Write an object's bytes through the buffer and return their number. Counts accepted bytes in ``taken``."""
-        cdef Py_buffer view
-        cdef object length   # as in writen()
-        self.check_writable()
-        get_bytes(data, &view)
-        try:
-            length = view.len
-            enter(self, &self.writing)
-            try:
-                self.put(<char *>view.buf, view.len, taken)
-            finally:
-                leave_writing(self)
-            return length
-        finally:
-            PyBuffer_Release(&view)
-
     # ---- the descriptor
 
     def fileno(self):
@@ -344,12 +219,6 @@ cdef class Rio(Writer):
             raise ValueError("raw stream has been detached")
         return raw
 
-    cdef bint raw_closed(self) except -1:
-        """Report whether this is a file whose ``raw`` has been closed."""
-        with cython.critical_section(self):
-            raw = self.raw
-        return raw is not None and raw.closed
-
     @property
     def timeout(self):
         """The default time limit of one call in seconds; ``None`` for no limit. It can be set.
@@ -384,13 +253,6 @@ cdef class Rio(Writer):
     def max_line(self):
         """The maximum length of a line in bytes, including the newline; ``None`` for no limit."""
         return None if self.line_limit == SIZE_MAX else self.line_limit
-
-    cdef int check_open(self) except -1:
-        if rio_flag_closed(&self.reading):
-            self.refuse(&self.reading)
-        if self.raw_closed():
-            raise ValueError("I/O operation on a file whose raw stream was closed")
-        return 0
 
     # ---- closing
 

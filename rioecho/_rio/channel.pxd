@@ -75,6 +75,8 @@ cdef class Channel:
     cdef object new_gate(self)
     cdef bint enter_both(self) except -1
     cdef void call_waiting(self) noexcept
+    cdef int check_open(self) except -1
+    cdef bint raw_closed(self) except -1
     cdef object forget(self)
     cdef int start(self, rio_call *call, object timeout) except -1
     cdef object timeout_of(self, object sock)

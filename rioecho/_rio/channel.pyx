@@ -169,6 +169,19 @@ cdef class Channel:
             first, second = second, first
         return False
 
+    cdef int check_open(self) except -1:
+        if rio_flag_closed(&self.reading):
+            self.refuse(&self.reading)
+        if self.raw_closed():
+            raise ValueError("I/O operation on a file whose raw stream was closed")
+        return 0
+
+    cdef bint raw_closed(self) except -1:
+        """Report whether this is a file whose ``raw`` has been closed."""
+        with cython.critical_section(self):
+            raw = self.raw
+        return raw is not None and raw.closed
+
     cdef object forget(self):
         """Close both sides, which the caller has entered. Returns the source, which the caller then owns."""
         cdef object source, _clock, _transport, _error   # references are dropped at the end, when the state is complete

@@ -5,20 +5,11 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from rioecho._core.buffer cimport buffer_consume, buffer_start
 from rioecho._core.posix cimport rio_assert, rio_flag_mine
 from rioecho._rio.channel cimport rio_call
-from rioecho._rio.output cimport Output
+from rioecho._rio.receiver cimport Receiver
 
 
-cdef class Reader(Output):
+cdef class Reader(Receiver):
     cdef size_t skipped    # number of bytes of the current line that an interrupted skipline() has discarded
-    cdef bint brief        # whether the next read into the buffer is short, as a body that goes direct may follow
-
-    cdef ssize_t recv_some(self, rio_call *call, char *data, size_t n) except -1
-    cdef ssize_t recv_waiting(self, rio_call *call, char *data, size_t n) except -1
-    cdef ssize_t recv_through(self, rio_call *call, char *data, size_t n, short *want) except -2
-    cdef int booked(self) except -1
-    cdef ssize_t fill_once(self, rio_call *call, size_t need) except -1
-    cdef ssize_t fill_towards(self, rio_call *call, char end, size_t limit) except -1
-    cdef ssize_t fill_room(self, rio_call *call, size_t n) except -1
 
     cdef int check_as_file(self, object n, bint none) except -1
     cdef size_t hold(self, size_t n, object timeout) except? 0

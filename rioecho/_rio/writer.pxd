@@ -1,4 +1,4 @@
-# Writing through the output buffer; see _rio/writer.pyx.
+# Writing; see _rio/writer.pyx.
 
 from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room
 from rioecho._core.posix cimport RIO_HAS_GIL, rio_flag_put_briefly, rio_flag_take_briefly
@@ -12,6 +12,7 @@ cdef int note_written(object error, size_t n) except -1
 cdef class Writer(LineReader):
     cdef int check_writable(self) except -1
     cdef int begin_writing(self, rio_call *call, object timeout) except -1
+    cdef object put_object(self, object data, size_t *taken)
     cdef int put(self, const char *data, size_t n, size_t *taken) except -1
     cdef int reserve_output(self) except -1
     cdef void keep_rest(self, const char *data, size_t n) noexcept

@@ -1,14 +1,18 @@
-"""Writing through the output buffer, for ``Rio.write()`` and for text files.
+"""Writing: the methods of class Rio that take the caller's bytes, and what text files use of them.
 
 The caller of ``put()`` holds ``writing``. Sending is in _rio/output.pyx.
 """
 
 import io
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+
 from rioecho._core.buffer cimport buffer_put, buffer_reserve
 from rioecho._core.convert cimport check_source
 from rioecho._core.posix cimport rio_assert, rio_flag_mine, rio_flag_take, sched_yield
-from rioecho._rio.channel cimport rio_call
+from rioecho._rio.channel cimport enter, leave_writing, rio_call
 from rioecho._rio.lines cimport LineReader
 from rioecho._rio.output cimport NOTHING
 
@@ -22,7 +26,130 @@ cdef int note_written(object error, size_t n) except -1:
     return 0
 
 
+cdef int get_bytes(object data, Py_buffer *view) except -1:
+    """Store the memory of a bytes-like object in ``view``. The caller releases it."""
+    try:
+        PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
+    except BufferError as error:
+        raise TypeError(f"a contiguous bytes-like object is required: {error}") from None
+    return 0
+
+
 cdef class Writer(LineReader):
+    def writen(self, data, *, timeout=...):
+        """Send the buffered output, then all of ``data`` (CS:APP 10.5.1, ``rio_writen``).
+
+        Returns the length of ``data`` in bytes, after all of it has been passed to the kernel.
+
+        Raises ``TimeoutError`` (``BlockingIOError`` if the timeout is 0), ``BrokenPipeError`` and any other
+        ``OSError``. The error's ``characters_written`` is the number of bytes of ``data`` that were sent. The others
+        are the caller's: none of them is kept in the buffer, and
+        ``rio.writen(data[error.characters_written:])`` continues.
+        """
+        cdef Py_buffer view
+        cdef rio_call call
+        cdef size_t n, sent = 0, size = self.out.base
+        cdef object length   # created before anything is sent, because allocating an int can fail
+        cdef bint joined = False
+        get_bytes(data, &view)
+        try:
+            n = view.len
+            length = view.len
+            enter(self, &self.writing)
+            try:
+                self.begin_writing(&call, timeout)
+                if 0 < n <= size and self.has_unsent(&call, NOTHING) and not self.has_unsent(&call, size - n):
+                    self.hold_output(&call, <char *>view.buf, n)   # one send for both
+                    joined = True
+                    self.push(&call, NOTHING)
+                else:
+                    self.push(&call, NOTHING)
+                    self.send_all(&call, <char *>view.buf, n, &sent)
+                    self.push(&call, NOTHING)   # OpenSSL may have sent only a part of the last TLS record
+                PyErr_CheckSignals()   # here an exception of a handler still gets its `characters_written`
+            except BaseException as error:
+                if joined:
+                    sent = n - self.take_back(n)
+                note_written(error, sent)
+                raise
+            finally:
+                leave_writing(self)
+        finally:
+            PyBuffer_Release(&view)
+        return length
+
+    def write(self, data):
+        """Write ``data`` to the output buffer and return its length in bytes.
+
+        The buffer is sent when it is full. If ``data`` is longer than ``bufsize`` bytes, the buffered output and then
+        ``data`` are sent at once, without a copy. The time limit is the ``timeout`` of the Rio.
+
+        Raises the errors of ``writen()``. The error's ``characters_written`` is the number of bytes of ``data`` that
+        were accepted, sent or buffered; the others are the caller's. An error that a read met while it sent buffered
+        output is raised here, once.
+        """
+        cdef size_t taken = 0
+        cdef object length   # as in writen()
+        try:
+            if PyBytes_CheckExact(data):
+                length = PyBytes_GET_SIZE(data)
+                if put_at_once(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
+                    return length
+            return self.put_object(data, &taken)
+        except BaseException as error:
+            note_written(error, taken)
+            raise
+
+    def writelines(self, lines, /):
+        """Write each of the bytes-like objects in ``lines``, as ``write()`` does. No newline is added.
+
+        The error's ``characters_written`` is the total number of bytes accepted, over all objects.
+        """
+        cdef size_t before = 0, taken = 0
+        self.check_open()
+        try:
+            for line in lines:
+                self.put_object(line, &taken)
+                before += taken
+                taken = 0
+        except BaseException as error:
+            note_written(error, before + taken)
+            raise
+
+    def flush(self, *, timeout=...):
+        """Send the buffered output.
+
+        Raises the errors of ``writen()``. After an error the unsent bytes are still in the buffer, and another
+        ``flush()`` continues. An error that a read met while it sent buffered output is raised here, once.
+        """
+        cdef rio_call call
+        enter(self, &self.writing)
+        try:
+            self.start(&call, timeout)
+            self.raise_kept(&call)
+            self.push(&call, NOTHING)
+        finally:
+            leave_writing(self)
+
+    cdef object put_object(self, object data, size_t *taken):
+        """Write an object's bytes through the buffer and return their number. Counts accepted bytes in ``taken``."""
+        cdef Py_buffer view
+        cdef object length   # as in writen()
+        self.check_writable()
+        get_bytes(data, &view)
+        try:
+            length = view.len
+            enter(self, &self.writing)
+            try:
+                self.put(<char *>view.buf, view.len, taken)
+            finally:
+                leave_writing(self)
+            return length
+        finally:
+            PyBuffer_Release(&view)
+
+    # ---- the output buffer
+
     cdef int check_writable(self) except -1:
         if not self.can_write:
             raise io.UnsupportedOperation("this Rio is not writable: its descriptor is open for reading only")

@@ -45,6 +45,7 @@ FILES = {
         "channel",
         "source",
         "output",
+        "receiver",
         "result",
         "reader",
         "lines",
