@@ -1,6 +1,6 @@
 # The transport of a Rio over an OpenSSL.SSL.Connection; see _rio/pyopenssl.pyx.
 
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t
 
 from rioecho._core.flag cimport flag_set
 from rioecho._core.posix cimport rio_flag, rio_sigpipe
@@ -13,8 +13,6 @@ cdef class PyOpenSsl(Transport):
     cdef flag_set flags
     cdef bytes begun           # a record that OpenSSL has begun to send, or None
     cdef int broken            # the errno of the end of the connection; EPIPE if the peer ended it in order
-    cdef object raised         # an exception raised in the middle of a call, for raise_late()
-    cdef uintptr_t raised_in   # the thread that owns `raised`, or 0; atomic
     cdef int64_t own_timeout   # the socket's own timeout in nanoseconds, -1 for none; atomic
     cdef rio_sigpipe sigpipe   # signal state of the thread in an operation: OpenSSL's writes may raise SIGPIPE
     cdef object __weakref__
@@ -23,7 +21,6 @@ cdef class PyOpenSsl(Transport):
     cdef void put(self) noexcept
     cdef object begin(self)
     cdef void restore(self, object timeout) noexcept
-    cdef void keep(self, object error) noexcept
     cdef void set_begun(self, bytes record) noexcept
     cdef bint is_over(self, object error) except -1
     cdef object plain_error(self, object error)

@@ -39,9 +39,6 @@ from rioecho._core.posix cimport (
     rio_signals_release,
     rio_sigpipe_block,
     rio_sigpipe_restore,
-    rio_this_thread,
-    rio_thread_get,
-    rio_thread_set,
     rio_time_get,
     rio_time_set,
     sigset_t,
@@ -150,20 +147,6 @@ cdef class PyOpenSsl(Transport):
         rio_assert(rio_flag_mine(&self.busy))
         self.begun = record
         rio_bool_set(&self.half_sent, record is not None)
-
-    cdef int raise_late(self) except -1:
-        """Raise the exception of a signal handler that came after this thread's last attempt had moved bytes."""
-        if rio_thread_get(&self.raised_in) == rio_this_thread():
-            error = self.raised
-            self.raised = None
-            rio_thread_set(&self.raised_in, 0)
-            raise error
-        return 0
-
-    cdef void keep(self, object error) noexcept:
-        if rio_thread_get(&self.raised_in) == 0:
-            self.raised = error
-            rio_thread_set(&self.raised_in, rio_this_thread())
 
     cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2:
         """Read up to n bytes. Returns their number, 0 at EOF, or -1 with the events to wait for in ``want``."""

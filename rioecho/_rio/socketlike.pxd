@@ -1,6 +1,6 @@
 # The transport of a Rio over an object with recv() and send() of its own; see _rio/socketlike.pyx.
 
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t
 
 from rioecho._rio.transport cimport Transport
 
@@ -38,10 +38,7 @@ cdef class SocketLike(Transport):
     cdef bint has_fd             # whether poll() can be asked when the source would block
     cdef size_t room             # for least_room()
     cdef int zeros               # number of sends in succession that accepted nothing
-    cdef object raised           # an exception raised after bytes were moved, for raise_late()
-    cdef uintptr_t raised_in     # the thread that owns `raised`, or 0; atomic
 
-    cdef void keep(self, object error) noexcept
     cdef int refuse(self) except -1
     cdef ssize_t recv_once(self, char *data, size_t n) except -2
     cdef ssize_t send_once(self, bytes data) except -2

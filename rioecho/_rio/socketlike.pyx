@@ -28,7 +28,7 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memcpy
 
 from rioecho._core.convert cimport to_nanoseconds
-from rioecho._core.posix cimport POLLIN, POLLOUT, rio_monotonic_ns, rio_this_thread, rio_thread_get, rio_thread_set
+from rioecho._core.posix cimport POLLIN, POLLOUT, rio_monotonic_ns
 from rioecho._rio.transport cimport OWN_TIMEOUT
 
 
@@ -203,20 +203,6 @@ cdef class SocketLike(Transport):
 
     cdef object timeout(self):
         return self.patience.timeout()
-
-    cdef int raise_late(self) except -1:
-        """Raise the exception of a signal handler that came after this thread's last attempt had moved bytes."""
-        if rio_thread_get(&self.raised_in) == rio_this_thread():
-            error = self.raised
-            self.raised = None
-            rio_thread_set(&self.raised_in, 0)
-            raise error
-        return 0
-
-    cdef void keep(self, object error) noexcept:
-        if error is not None and rio_thread_get(&self.raised_in) == 0:
-            self.raised = error
-            rio_thread_set(&self.raised_in, rio_this_thread())
 
     cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2:
         """Read up to n bytes. Returns their number, 0 at EOF, or -1 if the time was over.

@@ -28,8 +28,6 @@ cdef class Tls(Transport):
     cdef bytes begun                # a record that OpenSSL has begun to send, or None
     cdef bint settled               # whether the handshake has been seen complete
     cdef bint ended                 # a read met the end or an error, which OpenSSL repeats without the descriptor
-    cdef object raised              # an exception raised in the middle of a call, for raise_late()
-    cdef uintptr_t raised_in        # the thread that owns `raised`, or 0; atomic
     cdef uintptr_t other_thread     # a thread that runs no signal handlers, or 0; atomic
     cdef Window window
     cdef size_t mutes               # odd while an operation has set the socket's timeout to 0; atomic
@@ -45,7 +43,6 @@ cdef class Tls(Transport):
     cdef void restore(self, object muted) noexcept
     cdef bint is_settled(self, object inner) except -1
     cdef void set_begun(self, bytes record) noexcept
-    cdef void keep(self, object error) noexcept
     cdef Window into(self, char *data, size_t n)
     cdef ssize_t recv_plain(self, char *data, size_t n, int64_t patience) except -2
     cdef ssize_t recv_some(self, object inner, char *data, size_t n, int64_t patience) except -2

@@ -271,24 +271,6 @@ cdef class Tls(Transport):
         self.begun = record
         rio_bool_set(&self.half_sent, record is not None)
 
-    cdef int raise_late(self) except -1:
-        """Raise the exception of a signal handler that interrupted this thread's last call, after storing its bytes."""
-        if rio_thread_get(&self.raised_in) == rio_this_thread():
-            error = self.raised
-            self.raised = None
-            rio_thread_set(&self.raised_in, 0)
-            raise error
-        return 0
-
-    cdef void keep(self, object error) noexcept:
-        """Store an exception raised in the middle of a call for ``raise_late()``.
-
-        The first one is kept: another thread may be raising it just now, and the bytes of this call are safe.
-        """
-        if rio_thread_get(&self.raised_in) == 0:
-            self.raised = error
-            rio_thread_set(&self.raised_in, rio_this_thread())
-
     # ---- receiving
 
     cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2:

@@ -11,6 +11,8 @@ or counted them, raises the exception.
 
 from libc.stdint cimport int64_t
 
+from rioecho._core.posix cimport rio_this_thread, rio_thread_get, rio_thread_set
+
 
 cdef class Transport:
     cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2:
@@ -22,8 +24,22 @@ cdef class Transport:
         raise NotImplementedError
 
     cdef int raise_late(self) except -1:
-        """Raise the exception of a signal handler that interrupted this thread's last attempt."""
+        """Raise the exception that ``keep()`` has stored for this thread."""
+        if rio_thread_get(&self.raised_in) == rio_this_thread():
+            error = self.raised
+            self.raised = None
+            rio_thread_set(&self.raised_in, 0)
+            raise error
         return 0
+
+    cdef void keep(self, object error) noexcept:
+        """Store an exception raised in the middle of an attempt for ``raise_late()``; None is none.
+
+        The first one is kept: another thread may be raising it just now, and the bytes of this attempt are safe.
+        """
+        if error is not None and rio_thread_get(&self.raised_in) == 0:
+            self.raised = error
+            rio_thread_set(&self.raised_in, rio_this_thread())
 
     cdef object timeout(self):
         """Return the source's own timeout in seconds; ``None`` for no limit."""
