@@ -278,7 +278,9 @@ cdef class Reader(Receiver):
             while got < n and come:
                 step = min(n - got, <size_t>DIRECT_STEP)
                 if buffer_reserve(&self.aside, max(got + step, <size_t>MAPPED)) < 0:
-                    raise MemoryError
+                    step = min(step, self.inp.base)   # memory is short: less at a time
+                    if buffer_reserve(&self.aside, got + step) < 0:
+                        raise MemoryError
                 come = self.recv_some(&call, data + got, step)
                 got += come
                 self.booked()
