@@ -13,8 +13,9 @@ TYPE_CHECKING = False  # importing typing is slower than importing this module
 if TYPE_CHECKING:
     from typing import Any
 
-#: Methods of objects that carry messages: multiprocessing's Connection, zmq's Socket, websocket-client's WebSocket.
-_OF_MESSAGES = ("recv_bytes", "recv_multipart", "recv_frame")
+#: Methods of objects that carry messages: multiprocessing's Connection, zmq's Socket, websocket-client's WebSocket,
+#: websockets' Connection, pynng's Socket.
+_OF_MESSAGES = ("recv_bytes", "recv_multipart", "recv_frame", "recv_streaming", "recv_msg")
 
 
 def stream_of(source: Any) -> Any:

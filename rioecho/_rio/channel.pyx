@@ -81,7 +81,10 @@ cdef class Channel:
     cdef int refuse(self, rio_flag *side) except -1:
         """Raise the reason why a side could not be entered."""
         if rio_flag_closed(side):
-            raise ValueError("I/O operation on a closed or detached Rio")
+            # A file of makefile() says what the standard library's says, which programs compare.
+            raise ValueError(
+                "I/O operation on closed file." if self.own == AS_FILE else "I/O operation on a closed or detached Rio"
+            )
         name = "reading" if side == &self.reading else "writing"
         raise ConcurrentCall(
             f"another call is {name} on this Rio, in another thread or under this signal handler: "

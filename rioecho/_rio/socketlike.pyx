@@ -33,6 +33,7 @@ from rioecho._rio.transport cimport OWN_TIMEOUT
 
 
 cdef enum:
+    CO_COROUTINE = 0x80      # in co_flags of a function's code, as in module inspect
     READ = 0
     SEND = 1
     STEP = 65536             # maximum number of bytes of one send, which gets a copy of them
@@ -180,7 +181,10 @@ cdef class Patience:
 
 
 cdef SocketLike socket_like(object source, bint by_recv):
-    """Return a transport over an object. ``by_recv``: use its ``recv()`` even if it has ``recv_into()``."""
+    """Return a transport over an object. ``by_recv``: use its ``recv()`` even if it has ``recv_into()``.
+
+    Raises ``TypeError`` for an object whose methods are coroutine functions.
+    """
     cdef SocketLike self = SocketLike.__new__(SocketLike)
     self.source = source
     self.waits = True
@@ -188,6 +192,12 @@ cdef SocketLike socket_like(object source, bint by_recv):
     self.into = None if by_recv else getattr(source, "recv_into", None)
     self.get = getattr(source, "recv", None)
     self.put = getattr(source, "send", None)
+    for method in (self.get if self.into is None else self.into, self.put):
+        code = getattr(getattr(method, "__func__", method), "__code__", None)
+        if getattr(code, "co_flags", 0) & CO_COROUTINE:
+            raise TypeError(
+                f"{method.__name__}() of this {type(source).__name__} is a coroutine function: a Rio cannot await it"
+            )
     self.patience = patience_of(source)
     self.untimed = not self.patience.settable
     self.holds_signals = not self.untimed   # else its send may wait

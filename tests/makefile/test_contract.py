@@ -280,6 +280,15 @@ def test_each_file_of_a_socket_has_a_buffer_of_its_own(ends):
         assert one.readline() == b"2\n"
 
 
+@pytest.mark.parametrize("mode", ["rb", "wb", "rwb", "r", "w", "rw"])
+def test_a_closed_file_says_what_the_standard_librarys_says(ends, mode):
+    file = rioecho.makefile(ends[0], mode, encoding=None if "b" in mode else "utf-8")
+    file.close()
+    for call in (file.fileno, file.isatty, file.__enter__, file.readlines, lambda: iter(file)):
+        with pytest.raises(ValueError, match=r"^I/O operation on closed file\.$"):
+            call()
+
+
 # Arguments.
 
 

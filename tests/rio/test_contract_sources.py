@@ -84,6 +84,32 @@ def test_a_connection_of_multiprocessing_is_a_type_error_and_stays_usable():
         assert near.recv_bytes() == b"message"
 
 
+@pytest.mark.parametrize("name", ["recv_streaming", "recv_msg"])
+def test_objects_of_messages_are_known_by_a_method_that_streams_lack(name):
+    # recv_streaming() is of websockets' Connection, whose recv(n) waits n seconds, recv_msg() of pynng's Socket.
+    own = {"recv": lambda self, timeout=None: "text", "send": lambda self, message: None, name: lambda self: None}
+    with pytest.raises(TypeError, match="Connection carries messages"):
+        Rio(type("Connection", (), own)())
+
+
+@pytest.mark.parametrize("methods", [("recv", "send"), ("recv_into", "send"), ("recv", "recv_into", "send")])
+@pytest.mark.parametrize("base", [object, socket.socket])
+def test_an_object_with_coroutine_functions_is_a_type_error(base, methods):
+    async def method(self, *arguments):
+        raise AssertionError("called")
+
+    source = type("Asynchronous", (base,), dict.fromkeys(methods, method))()
+    try:
+        with pytest.raises(TypeError, match="coroutine"):
+            Rio(source)
+        if base is socket.socket:
+            with pytest.raises(TypeError, match="coroutine"):
+                rioecho.makefile(source, "rb")
+    finally:
+        if base is socket.socket:
+            source.close()
+
+
 # Socket-like objects.
 
 
