@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterable
 from socket import SocketIO, socket
 from types import TracebackType
-from typing import Any, Protocol, Self, SupportsIndex, final
+from typing import Any, BinaryIO, Protocol, Self, SupportsIndex, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -21,8 +21,9 @@ class _SocketLikeInto(Protocol):
 
 def _socket_file(sock: socket, raw: io.RawIOBase, bufsize: int) -> Rio: ...
 
+# For type checkers it is a BinaryIO, as an io.BufferedReader is; at run time it is registered as an io.BufferedIOBase.
 @final
-class Rio:
+class Rio(io.BufferedIOBase, BinaryIO):
     def __new__(
         cls,
         fd: int | _HasFileno | _SocketLike | _SocketLikeInto,
@@ -92,7 +93,7 @@ class Rio:
 
     # Closing
     def close(self) -> None: ...
-    def detach(self) -> tuple[Any, bytes]: ...
+    def detach(self) -> tuple[Any, bytes]: ...  # type: ignore[override]
     def __enter__(self) -> Self: ...
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /

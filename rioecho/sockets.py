@@ -270,7 +270,7 @@ if TYPE_CHECKING:
         encoding: str | None = ...,
         errors: str | None = ...,
         newline: str | None = ...,
-    ) -> TextFile | io.TextIOWrapper: ...
+    ) -> TextFile | io.TextIOWrapper[Rio]: ...
 
 
 def makefile(

@@ -12,7 +12,7 @@ from rioecho.rio import Rio
 class TextFile(io.TextIOBase, TextIO):
     mode: str
     @property
-    def buffer(self) -> Rio: ...  # type: ignore[override]
+    def buffer(self) -> Rio: ...
     @property
     def encoding(self) -> str: ...  # type: ignore[override]
     @property
@@ -33,7 +33,7 @@ class TextFile(io.TextIOBase, TextIO):
     def write(self, text: str, /) -> int: ...
     def writelines(self, lines: Iterable[str], /) -> None: ...  # type: ignore[override]
     def flush(self) -> None: ...
-    def detach(self) -> Rio: ...  # type: ignore[override]
+    def detach(self) -> Rio: ...
     def reconfigure(
         self,
         *,

@@ -3,10 +3,15 @@
 A line with a ``type: ignore`` is an error that the type checker must report; if it does not, the comment is an error.
 """
 
+import csv
 import io
+import json
 import os
+import pickle
+import shutil
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, assert_type
 
@@ -148,10 +153,10 @@ def dial(path: Path) -> None:
 
 
 def files(sock: socket.socket, mode: str) -> None:
-    assert_type(makefile(sock), TextFile | io.TextIOWrapper)
-    assert_type(makefile(sock, "r"), TextFile | io.TextIOWrapper)
-    assert_type(makefile(sock, "rw", encoding="utf-8", errors="strict", newline=""), TextFile | io.TextIOWrapper)
-    assert_type(makefile(sock, mode="w", buffering=100), TextFile | io.TextIOWrapper)
+    assert_type(makefile(sock), TextFile | io.TextIOWrapper[Rio])
+    assert_type(makefile(sock, "r"), TextFile | io.TextIOWrapper[Rio])
+    assert_type(makefile(sock, "rw", encoding="utf-8", errors="strict", newline=""), TextFile | io.TextIOWrapper[Rio])
+    assert_type(makefile(sock, mode="w", buffering=100), TextFile | io.TextIOWrapper[Rio])
     text: TextIO = makefile(sock, "rw")
     assert_type(text.readline(), str)
     assert_type(makefile(sock, "rb"), Rio)
@@ -164,6 +169,28 @@ def files(sock: socket.socket, mode: str) -> None:
     makefile(sock, "x")  # type: ignore[call-overload]
     makefile(sock, mode)  # type: ignore[call-overload]
     makefile(sock, "rb", encoding="utf-8")  # type: ignore[call-overload]
+
+
+def in_place_of_the_standard_librarys(sock: socket.socket) -> None:
+    binary: BinaryIO = makefile(sock, "rwb")
+    buffered: io.BufferedIOBase = makefile(sock, "rb")
+    text: io.TextIOBase = makefile(sock)
+    pickle.dump(pickle.load(buffered), makefile(sock, "wb"))  # noqa: S301
+    json.dump(json.load(text), makefile(sock, "w"))
+    shutil.copyfileobj(binary, makefile(sock, "wb"))
+    shutil.copyfileobj(makefile(sock, "r"), makefile(sock, "w"))
+    csv.writer(makefile(sock, "w", newline="")).writerows(csv.reader(makefile(sock, newline="")))
+    subprocess.run(["cat"], stdin=makefile(sock, "rb"))
+    print("text", file=makefile(sock, "w"))
+    file = makefile(sock, "rw")
+    assert_type(file.buffer.readline(), bytes)
+    assert_type(file.detach(), Rio)
+    for line in file:
+        assert_type(line, str)
+    for row in makefile(sock, "rb"):
+        assert_type(row, bytes)
+    assert_type(makefile(sock, "rb").raw, socket.SocketIO)
+    Rio(sock).nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 # ---- echo
