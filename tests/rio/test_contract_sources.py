@@ -102,7 +102,7 @@ def test_an_object_with_coroutine_functions_is_a_type_error(base, methods):
     try:
         with pytest.raises(TypeError, match="coroutine"):
             Rio(source)
-        if base is socket.socket:
+        if base is socket.socket and "recv_into" in methods:  # what a file calls
             with pytest.raises(TypeError, match="coroutine"):
                 rioecho.makefile(source, "rb")
     finally:
