@@ -33,6 +33,7 @@ from rioecho._rio.source cimport transport_of
 from rioecho._rio.transport cimport Transport
 from rioecho._rio.writer cimport Writer
 
+from rioecho._core.sources import timed_by
 from rioecho.errors import ConcurrentCall
 
 
@@ -73,8 +74,8 @@ cdef class Rio(Writer):
         With 1, nothing behind what the caller wants is read from the descriptor.
     ``timeout``
         The time in seconds that one call may take as a whole, on the monotonic clock. A call with timeout 0 does not
-        block; ``None`` waits without limit. The default is the socket's ``gettimeout()`` at the time of construction,
-        and ``None`` for anything but a Python socket.
+        block; ``None`` waits without limit. The default is the ``gettimeout()`` of the socket, or of the one below a
+        file of a socket, at the time of construction; that of another Rio; and ``None`` for anything else.
     ``max_line``
         The maximum length in bytes of a line or frame that ends in a separator, including the separator; ``None`` for
         no limit.
@@ -108,8 +109,8 @@ cdef class Rio(Writer):
         if timeout is not ...:
             self.timeout_ns = self.time_limit(timeout)
         self.open(fd, -1 if self.waits() else descriptor_of(fd), size, longest)
-        if timeout is ... and hasattr(fd, "gettimeout"):
-            self.timeout_ns = to_nanoseconds(self.timeout_of(fd))
+        if timeout is ... and not isinstance(fd, int):
+            self.inherit_timeout(timed_by(fd))
         if closefd:
             if not isinstance(fd, int) and not hasattr(fd, "close"):
                 raise TypeError("closefd=True needs a descriptor, or an object that can be closed")
@@ -126,6 +127,14 @@ cdef class Rio(Writer):
         self.raw = raw
         self.own = AS_FILE
         self.brief = True   # http.client makes a file for each response
+        return 0
+
+    cdef int inherit_timeout(self, object source) except -1:
+        """Take over the time limit of a socket, or of another Rio."""
+        if isinstance(source, Rio):
+            self.timeout_ns = to_nanoseconds(source.timeout)
+        elif hasattr(source, "gettimeout"):
+            self.timeout_ns = to_nanoseconds(self.timeout_of(source))
         return 0
 
     cdef bint waits(self) noexcept:

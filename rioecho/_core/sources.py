@@ -50,6 +50,15 @@ def stream_of(source: Any) -> Any:
     return file
 
 
+def timed_by(source: Any) -> Any:
+    """Return the object whose timeout limits a read of ``source``: of a file of a socket, it is the socket."""
+    if isinstance(source, io.TextIOWrapper):
+        source = source.buffer
+    if isinstance(source, (io.BufferedReader, io.BufferedWriter)):
+        source = source.raw
+    return getattr(source, "_sock", source) if isinstance(source, io.RawIOBase) else source  # of socket.SocketIO
+
+
 def _holds_nothing(file: Any) -> bool:
     """Flush a file object and report whether it can be shown to hold no bytes above its descriptor."""
     if not isinstance(file, (io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)):

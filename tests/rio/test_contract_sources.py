@@ -301,6 +301,19 @@ def test_a_rio_over_a_rio_with_unsent_output_keeps_the_order(ends):
         assert far.recv(100) == b"first second"
 
 
+def test_the_timeout_of_a_socket_below_a_file_is_inherited(ends):
+    near, _ = ends
+    near.settimeout(0.01)
+    with near.makefile("wb") as sink, socket.SocketIO(near, "rw") as raw, rioecho.makefile(near, "rb") as file:
+        for source in (raw, file, Rio(near), sink):
+            assert Rio(source).timeout == 0.01
+            assert Rio(source, timeout=None).timeout is None
+            if source is not sink:
+                with pytest.raises(TimeoutError):
+                    Rio(source).readline()
+    assert Rio(Rio(near, timeout=3)).timeout == 3
+
+
 def test_a_buffered_file_is_taken_at_its_place():
     with tempfile.TemporaryFile() as file:
         file.write(b"line1\nline2\n")
