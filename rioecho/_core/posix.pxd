@@ -151,7 +151,7 @@ cdef extern from "rioecho/_core/compat.h" nogil:
 
 cdef extern from "rioecho/_core/signals.h" nogil:
     ctypedef struct rio_sigpipe:
-        pass
+        int blocked
     void rio_sigpipe_block(rio_sigpipe *guard)
     void rio_sigpipe_restore(const rio_sigpipe *guard)
     ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)

@@ -27,7 +27,7 @@ handler starts inherits that.
 """
 
 import os
-import signal
+import _signal
 import sys
 from _thread import RLock
 
@@ -78,6 +78,12 @@ cdef enum:
     UNTOUCHED = 0xC1   # marks a byte of the buffer as not received; occurs in no text in UTF-8
 
 
+# A read sends only answers to messages of the protocol, which are rare. So it asks Python whether SIGPIPE is ignored,
+# which takes no system call; a send asks the kernel, since C code may have changed it.
+cdef object get_signal = _signal.getsignal
+cdef object PIPE = _signal.SIGPIPE
+cdef object IGNORED = _signal.SIG_IGN
+
 cdef object plain_socket = None   # _socket.socket, the base class in C; imported with the first TLS socket
 cdef object registering = RLock()
 cdef uintptr_t main_thread = 0   # the thread that runs Python's signal handlers; 0 while unknown; atomic
@@ -99,7 +105,7 @@ cdef Tls tls_of(object sock):
 cdef int find_main_thread() except -1:
     """Record this thread as the one that runs Python's signal handlers, if it is."""
     try:
-        signal.set_wakeup_fd(-2)   # refused, before anything is changed, with an error that tells
+        _signal.set_wakeup_fd(-2)   # refused, before anything is changed, with an error that tells
     except ValueError:
         pass   # "only works in main thread of the main interpreter"
     except OSError:
@@ -284,7 +290,9 @@ cdef class Tls(Transport):
         if not self.begin(False):
             want[0] = POLLIN | POLLOUT
             return -1
-        rio_sigpipe_block(&guard)
+        guard.blocked = 0
+        if get_signal(PIPE) is not IGNORED:
+            rio_sigpipe_block(&guard)
         try:
             want[0] = POLLIN
             inner = self.sock._sslobj
