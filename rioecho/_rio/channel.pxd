@@ -84,6 +84,7 @@ cdef class Channel:
     cdef int give_up(self, rio_call *call) except -1
     cdef object timed_out(self, rio_call *call)
     cdef int turn(self, rio_call *call) except -1
+    cdef int ask_clock(self, rio_call *call) except -1
     cdef int before_wait(self) except -1
     cdef int64_t patience(self, rio_call *call) except -3
     cdef int poll_source(self, rio_call *call, short want, bint blocked) except -1

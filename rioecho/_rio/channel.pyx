@@ -215,7 +215,7 @@ cdef class Channel:
         call.timeout = rio_time_get(&self.timeout_ns)
         if call.timeout == ASK_CLOCK:
             call.per_wait = True
-            call.timeout = to_nanoseconds(self.timeout_of(self.clock))
+            self.ask_clock(call)
         return 0
 
     cdef object timeout_of(self, object sock):
@@ -247,13 +247,18 @@ cdef class Channel:
     cdef int turn(self, rio_call *call) except -1:
         """Prepare for a system call that moves data: run signal handlers, check the source and the timeout."""
         if call.turns:
-            if call.per_wait and call.deadline == 0:   # a new wait, for which settimeout() counts again
-                call.timeout = to_nanoseconds(self.timeout_of(self.clock))
+            if call.per_wait and call.deadline == 0 and self.transport is None:
+                self.ask_clock(call)   # a new wait, for which settimeout() counts again
             PyErr_CheckSignals()   # after EINTR, and so that Ctrl-C works even if the peer is never slow
         check_source(self.source, self.f.fd)
-        if self.expired(call):
+        if not (call.per_wait and call.deadline == 0) and self.expired(call):   # else the time begins with the wait
             self.give_up(call)
         call.turns += 1
+        return 0
+
+    cdef int ask_clock(self, rio_call *call) except -1:
+        """Store the timeout that the socket has now."""
+        call.timeout = to_nanoseconds(self.timeout_of(self.clock))
         return 0
 
     cdef int before_wait(self) except -1:
@@ -267,11 +272,11 @@ cdef class Channel:
         """Return how long an attempt of a source that waits itself may wait."""
         if call.timeout >= 0 and self.transport.untimed:
             raise ValueError("the source has no settimeout(), so a call cannot have a time limit")
+        self.expired(call)   # read the clock if that has not been done
         if call.per_wait:
             return OWN_TIMEOUT
         if call.timeout <= 0:
             return call.timeout
-        self.expired(call)   # read the clock if that has not been done
         return max(call.deadline - rio_monotonic_ns(), <int64_t>1000)
 
     cdef int poll_source(self, rio_call *call, short want, bint blocked) except -1:

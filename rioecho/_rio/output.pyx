@@ -431,6 +431,8 @@ cdef class Output(Channel):
         cdef short events
         cdef int64_t deadline
         check_source(self.source, self.f.fd)
+        if call.per_wait and call.deadline == 0 and self.transport is not None:
+            self.ask_clock(call)
         self.expired(call)
         deadline = 0 if call.timeout == 0 else INT64_MAX if call.timeout < 0 else call.deadline
         while True:
