@@ -25,7 +25,7 @@ from software import packages
 from software.catalogue import CATALOGUE, PYTEST, Software
 from software.environments import Environment, PipError, RegistryError, build_wheel
 from software.services import ServiceError, started
-from software.suites import Comparison, Runner, compare
+from software.suites import Comparison, Runner, compare, name_of
 
 FOLDER = Path(__file__).parent
 
@@ -187,7 +187,8 @@ def faults(software: Software, result: Comparison) -> str:
 
 def explained(software: Software, result: Comparison) -> list[str]:
     """Return the tests that differ, and the end of the log of a comparison that shows nothing."""
-    lines = [f"{word}: {test}" for word in KINDS for test in getattr(result, word)]
+    lines = [f"{word}: {test}" for word in KINDS if word != "wanted" for test in getattr(result, word)]
+    lines += [f"wanted: {test}: {software.wanted[name_of(test)]}" for test in result.wanted]
     fault = faults(software, result)
     if fault:
         end = result.stock.log.read_text(errors="replace").splitlines()[-30:]

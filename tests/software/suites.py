@@ -59,7 +59,7 @@ class Comparison:
 
     def accept(self, names: Collection[str]) -> None:
         """Move the broken tests whose names are in ``names`` to the wanted differences."""
-        self.wanted += [test for test in self.broken if test.rpartition("::")[2] in names]
+        self.wanted += [test for test in self.broken if name_of(test) in names]
         self.broken = [test for test in self.broken if test not in self.wanted]
 
     @property
@@ -76,6 +76,11 @@ class Comparison:
         if not self.stock.files:
             return "no test calls makefile"
         return ""
+
+
+def name_of(test: str) -> str:
+    """Return the name of a test, without its file and class, from its id."""
+    return test.rpartition("::")[2]
 
 
 def compare(run: Runner) -> Comparison:

@@ -13,7 +13,7 @@ import pytest
 from software import command, packages
 from software.catalogue import CATALOGUE, Software
 from software.environments import Environment
-from software.suites import Runner, compare
+from software.suites import Comparison, Outcomes, Runner, compare
 
 FOLDER = Path(__file__).parent
 
@@ -174,6 +174,17 @@ def test_software_is_skipped_with_its_name_if_the_registry_cannot_be_reached(mon
     done = run("docker", "--wheel", str(tmp_path / "wheel"))
     assert done[0] == 0
     assert "docker           skipped: the registry cannot be reached" in done[1]
+
+
+def test_a_wanted_difference_is_printed_with_its_reason():
+    run = Outcomes({"test_it.py::A::test_repr": "passed"}, status=0, cpu=1.0, seconds=1.0, files=1)
+    result = Comparison(run, run, broken=["test_it.py::A::test_repr", "test_it.py::A::test_other"])
+    software = Software("driver", "1.0", wanted={"test_repr": "it is of another class"})
+    result.accept(software.wanted)
+    assert command.explained(software, result) == [
+        "broken: test_it.py::A::test_other",
+        "wanted: test_it.py::A::test_repr: it is of another class",
+    ]
 
 
 def test_every_quick_run_does_without_a_server():
