@@ -87,8 +87,12 @@ CATALOGUE = [
             *("pytest-httpbin==2.1.0", "httpbin==0.10.2", "pytest-mock==3.15.1", "trustme==1.2.1", "pysocks==1.7.1"),
             *("werkzeug==3.1.3", "flask==3.1.2", "flasgger==0.9.7.1"),
         ),
-        # Without the tests that wait: for a server that they wrote, or for an address that does not answer.
-        quick=("tests/test_requests.py", "--deselect=tests/test_requests.py::TestTimeout"),
+        # Without the tests that wait: for a server that they wrote, or for a name or an address that does not answer.
+        quick=(
+            "tests/test_requests.py",
+            "--deselect=tests/test_requests.py::TestTimeout",
+            "--deselect=tests/test_requests.py::TestPreparingURLs::test_different_connection_pool_for_tls_settings",
+        ),
     ),
     Software(
         "docker",
@@ -114,7 +118,7 @@ CATALOGUE = [
         requirements=(
             *("cryptography==49.0.0", "ephemeral-port-reserve==1.1.4", "pytest-timeout==2.4.0", "watchdog==6.0.0"),
         ),
-        quick=("tests/test_serving.py", "tests/middleware/test_http_proxy.py"),
+        quick=("tests/test_serving.py", "tests/middleware/test_http_proxy.py", "-k", "not reloader"),
     ),
     Software(
         "pyftpdlib",
