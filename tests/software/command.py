@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     option = p.add_argument
     option("names", metavar="NAME", nargs="*", help="software to run (all)")
     option("--list", action="store_true", help="print the catalogue")
-    option("--quick", action="store_true", help="run only what ends in two minutes and needs no server")
+    option("--quick", action="store_true", help="run only what needs no server, two minutes after the build")
     option("--install-services", action="store_true", help="as root, install missing servers by apt-get")
     option("--wheel", metavar="FILE", type=Path, help="a wheel of rioecho to install (built from this checkout)")
     option("--keep", metavar="DIR", type=Path, help="keep environments, sources and logs in this new directory")

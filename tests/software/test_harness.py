@@ -106,6 +106,19 @@ def test_second_time_of_ours():
 
 
 @pytest.mark.slow
+def test_a_test_that_its_suite_runs_again_has_the_outcome_of_the_last_run(compared):
+    result = compared(
+        """
+def test_runs_again(request):  # as pytest-rerunfailures reports it
+    test = request.node
+    report = pytest.TestReport(test.nodeid, test.location, {}, outcome="rerun", longrepr=None, when="call")
+    request.config.hook.pytest_runtest_logreport(report=report)
+"""
+    )
+    assert result.stock.tests == {"test_it.py::test_same": "passed", "test_it.py::test_runs_again": "passed"}
+
+
+@pytest.mark.slow
 def test_a_process_that_dies_breaks_the_test_that_ran_and_those_after_it(compared):
     result = compared(
         """

@@ -64,5 +64,7 @@ def pytest_runtest_logstart(nodeid, location):
 
 
 def pytest_runtest_logreport(report):
+    if report.outcome == "rerun":  # of pytest-rerunfailures: a failure after which the test runs again
+        return
     if report.when == "call" or report.outcome != "passed":
         _record(report.nodeid, report.outcome)
