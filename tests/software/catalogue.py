@@ -105,10 +105,11 @@ CATALOGUE = [
         "cheroot",
         "11.1.2",
         tests=("cheroot/test", "-p", "cheroot.test._pytest_plugin"),
+        # For its tests warnings are errors, and a newer pyOpenSSL deprecates what its adapter calls.
         requirements=(
-            *("jaraco.context==6.0.1", "jaraco.text==4.0.0", "portend==3.2.1", "pyopenssl==26.3.0"),
+            *("jaraco.context==6.0.1", "jaraco.text==4.0.0", "portend==3.2.1", "pyopenssl==25.3.0"),
             *("pypytools==0.6.2", "pytest-mock==3.15.1", "pytest-rerunfailures==16.1", "requests==2.34.2"),
-            *("requests-unixsocket==0.4.1", "requests-toolbelt==1.0.0", "trustme==1.2.1", "cryptography==49.0.0"),
+            *("requests-unixsocket==0.4.1", "requests-toolbelt==1.0.0", "trustme==1.2.1", "cryptography==45.0.7"),
         ),
     ),
     Software(
