@@ -71,6 +71,9 @@ class Comparison:
         """Say why the comparison shows nothing, or "" if it does."""
         if self.stock.status not in COMPLETE:
             return f"the run with the standard library's files ends with status {self.stock.status}"
+        for test, outcome in self.stock.tests.items():
+            if outcome == "died":
+                return f"the run with the standard library's files ends in {name_of(test)}"
         if not self.stock.count("passed"):
             return "no test passes with the standard library's files"
         if not self.stock.files:

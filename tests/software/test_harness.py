@@ -189,6 +189,12 @@ def test_software_is_skipped_with_its_name_if_the_registry_cannot_be_reached(mon
     assert "docker           skipped: the registry cannot be reached" in done[1]
 
 
+def test_a_run_that_ends_inside_a_test_shows_nothing():
+    tests = {"test_it.py::test_same": "passed", "test_it.py::test_hangs": "died"}
+    run = Outcomes(tests, status=1, cpu=1.0, seconds=1.0, files=1)  # the status is that of faulthandler's exit
+    assert Comparison(run, run).nothing_shown == "the run with the standard library's files ends in test_hangs"
+
+
 def test_a_wanted_difference_is_printed_with_its_reason():
     run = Outcomes({"test_it.py::A::test_repr": "passed"}, status=0, cpu=1.0, seconds=1.0, files=1)
     result = Comparison(run, run, broken=["test_it.py::A::test_repr", "test_it.py::A::test_other"])
