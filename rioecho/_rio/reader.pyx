@@ -235,7 +235,7 @@ cdef class Reader(Receiver):
         cdef rio_buffer *b = &self.inp
         cdef size_t least = 1   # room for one read
         cdef size_t most = min(b.base - 1, <size_t>AHEAD)
-        if self.transport is not None:
+        if self.transport is not None and not takes_no_more(self):
             least = self.transport.least_room()
             most = max(most, least)
         most = n + min(most, PY_SSIZE_T_MAX - n)   # the number of bytes to hold

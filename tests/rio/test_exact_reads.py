@@ -41,7 +41,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "not blocking"])
-@pytest.mark.parametrize("kind", ["pipe", "socketpair", "tcp", "pty", "file"])
+@pytest.mark.parametrize("kind", ["pipe", "socketpair", "tcp", "pty", "file", "socket-like"])
 @pytest.mark.parametrize("call", CALLS)
 def test_what_the_caller_does_not_want_stays_in_the_kernel(wire, kind, call, blocking):
     method, wanted = CALLS[call]

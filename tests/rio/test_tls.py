@@ -72,6 +72,18 @@ def test_records_of_any_size_arrive_whole(tls, size, background):
     assert Rio(near, bufsize=4096, timeout=REST).readexactly(size) == data
 
 
+@pytest.mark.parametrize("kind", ["Rio", "file"])
+@pytest.mark.parametrize("size", [5, 40_000])
+def test_with_a_bufsize_of_1_the_socket_s_own_methods_get_what_follows(tls, background, kind, size):
+    near, far = tls
+    background(far.sendall, b"220 ready\r\n" + b"x" * size + b"rest")
+    rio = Rio(near, bufsize=1, timeout=REST) if kind == "Rio" else rioecho.makefile(near, "rb", 1)
+    with rio:
+        assert rio.readline() == b"220 ready\r\n"
+        assert rio.read(size) == b"x" * size
+        assert recv_exactly(near, 4) == b"rest"
+
+
 @pytest.mark.parametrize("timeout", [0, 0.001])
 def test_a_timeout_loses_nothing_at_any_byte(tls, timeout):
     near, far = tls
