@@ -43,6 +43,8 @@ cdef class Tls(Transport):
     cdef void restore(self, object muted) noexcept
     cdef bint is_settled(self, object inner) except -1
     cdef void set_begun(self, bytes record) noexcept
+    cdef bint from_handler(self, object error) except -1
+    cdef ssize_t fail_read(self, object error) except -2
     cdef Window into(self, char *data, size_t n)
     cdef ssize_t recv_plain(self, char *data, size_t n, int64_t patience) except -2
     cdef ssize_t recv_some(self, object inner, char *data, size_t n, int64_t patience) except -2

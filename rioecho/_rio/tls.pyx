@@ -277,6 +277,17 @@ cdef class Tls(Transport):
         self.begun = record
         rio_bool_set(&self.half_sent, record is not None)
 
+    cdef bint from_handler(self, object error) except -1:
+        """Report whether an exception caught in this module is that of a signal handler and not the ssl module's.
+
+        A handler may raise what the ssl module reports a state with: that of an alarm often raises ``TimeoutError``.
+        The ssl module's exceptions come from C, so their innermost frame is one of this module; a handler has its own.
+        """
+        place = error.__traceback__
+        while place.tb_next is not None:
+            place = place.tb_next
+        return place.tb_frame.f_globals is not globals()
+
     # ---- receiving
 
     cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2:
@@ -332,10 +343,20 @@ cdef class Tls(Transport):
         self.window.n = n
         return self.window
 
+    cdef ssize_t fail_read(self, object error) except -2:
+        """End a read that has received nothing: raise the exception, but keep a handler's for ``recv()`` to raise."""
+        if not self.from_handler(error):
+            raise error
+        self.keep(error)
+        return -1
+
     cdef ssize_t recv_plain(self, char *data, size_t n, int64_t patience) except -2:
         if patience == OWN_TIMEOUT or fd_ready(self.fd, POLLIN):
-            # Written in C, so that no handler can run before the return.
-            return plain_socket.recv_into(self.sock, self.into(data, n))
+            try:
+                # Written in C, so that no handler can run before the return.
+                return plain_socket.recv_into(self.sock, self.into(data, n))
+            except BaseException as error:
+                return self.fail_read(error)
         return -1
 
     cdef ssize_t recv_some(self, object inner, char *data, size_t n, int64_t patience) except -2:
@@ -374,10 +395,10 @@ cdef class Tls(Transport):
                 return 0
         except BaseException as error:
             self.wait_ends()
-            if data[0] == <char>UNTOUCHED and not inner.pending():
-                raise
-            self.keep(error)
-            return 1
+            if data[0] != <char>UNTOUCHED or inner.pending():
+                self.keep(error)
+                return 1
+            return self.fail_read(error)
         self.wait_ends()
         try:   # the first byte was received: raise nothing before it is counted
             pending = inner.pending()
@@ -395,7 +416,7 @@ cdef class Tls(Transport):
         except BaseException as error:
             taken = pending - <size_t>inner.pending()
             if taken == 0:
-                raise
+                return self.fail_read(error)
             self.keep(error)
             return taken
 
@@ -463,23 +484,23 @@ cdef class Tls(Transport):
                 muted = self.mute()
             inner.write(record)
             self.set_begun(None)
-        except self.want_read:
-            self.set_begun(record)
-            want[0] = POLLIN
-        except (self.want_write, TimeoutError):
-            self.set_begun(record)
-            want[0] = POLLOUT
-        except self.eof as error:   # the ssl module's translation of EPIPE
-            self.set_begun(None)
-            raise BrokenPipeError(EPIPE, "the TLS connection was closed by the peer") from error
         except BaseException as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                self.set_begun(None)   # an error of the connection: the record cannot be completed
+            if self.from_handler(error) or not isinstance(error, OSError):
+                # OpenSSL's result is lost. If the record was not sure to fit, signals of this thread are blocked, and
+                # this was another one's: assume that it was begun unless there is room for more.
+                self.set_begun(None if fits or fd_ready(self.fd, POLLOUT) else record)
+                self.keep(error)
+            elif isinstance(error, self.want_read):
+                self.set_begun(record)
+                want[0] = POLLIN
+            elif isinstance(error, (self.want_write, TimeoutError)):
+                self.set_begun(record)
+                want[0] = POLLOUT
+            else:   # an error of the connection: the record cannot be completed
+                self.set_begun(None)
+                if isinstance(error, self.eof):   # the ssl module's translation of EPIPE
+                    raise BrokenPipeError(EPIPE, "the TLS connection was closed by the peer") from error
                 raise
-            # A handler raised, so OpenSSL's result is lost. If the record was not sure to fit, signals of this thread
-            # are blocked, and this was another one's: assume that it was begun unless there is room for more.
-            self.set_begun(None if fits or fd_ready(self.fd, POLLOUT) else record)
-            self.keep(error)
         finally:
             self.restore(muted)
         return 0

@@ -438,6 +438,31 @@ def test_a_signal_handler_that_raises_ends_a_read_and_loses_nothing(cut, alarm, 
         assert rio.readline() == b"the beginning and the end\n"
 
 
+@pytest.mark.parametrize(
+    "error", [TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLEOFError, ConnectionResetError]
+)
+@pytest.mark.parametrize("kind", ["Rio", "Rio without a limit", "file"])
+def test_an_exception_of_a_handler_is_raised_even_if_the_ssl_module_raises_its_like(tls, on_alarm, kind, error):
+    near, far = tls
+    mine = error("of the handler")
+
+    def ring(*_):
+        raise mine
+
+    with rioecho.makefile(near, "rb") if kind == "file" else Rio(near, timeout=REST if kind == "Rio" else None) as rio:
+        on_alarm(ring, 0.05)
+        waker = threading.Timer(5, far.sendall, [b"too late\n"])
+        waker.start()
+        try:
+            with pytest.raises(error) as caught:
+                rio.readline()
+        finally:
+            waker.cancel()
+        assert caught.value is mine
+        far.sendall(b"line\n")
+        assert rio.readline() == b"line\n"
+
+
 @pytest.mark.parametrize("call", ["read", "write"])
 @pytest.mark.parametrize("kind", ["Rio", "Rio without a limit", "file"])
 def test_the_first_call_makes_the_handshake(certificate, background, kind, call):
