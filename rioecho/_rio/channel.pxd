@@ -35,6 +35,7 @@ cdef struct rio_call:
     bint per_wait      # the timeout is the socket's and for each wait, as in socket.makefile(), not for the whole call
     int64_t deadline   # on the monotonic clock; 0: the clock has not been read yet
     size_t turns       # number of system calls made so far
+    size_t waits       # number of waits since bytes were moved
 
 
 # Each flag guards the fields named beside it. Only a caller that holds `reading` and `writing` may close the Rio or
@@ -99,6 +100,7 @@ cdef inline int enter(Channel self, rio_flag *side) except -1:
 
 cdef inline void begin_wait(rio_call *call) noexcept:
     """Let the next wait have a timeout of its own, if it is for each wait. Called where bytes have been moved."""
+    call.waits = 0
     if call.per_wait:
         call.deadline = 0
 

@@ -207,7 +207,7 @@ cdef class Channel:
     cdef int start(self, rio_call *call, object timeout) except -1:
         """Initialise a call from its ``timeout`` argument; ``...`` selects the timeout of the Rio."""
         call.deadline = 0
-        call.turns = 0
+        call.turns = call.waits = 0
         call.per_wait = False
         if timeout is not ...:
             call.timeout = to_nanoseconds(timeout)

@@ -59,7 +59,7 @@ from rioecho.errors import ConcurrentCall
 
 
 cdef enum:
-    YIELDS = 1000   # how many times a call with timeout 0 yields to the holder of the lock before it raises
+    YIELDS = 1000   # how many times a call with timeout 0 yields to another one that is in its way before it raises
 
 
 cdef class Output(Channel):
@@ -434,6 +434,9 @@ cdef class Output(Channel):
         if call.per_wait and call.deadline == 0 and self.transport is not None:
             self.ask_clock(call)
         self.expired(call)
+        call.waits += 1
+        if call.timeout == 0 and call.waits > YIELDS:
+            self.give_up(call)   # the descriptor is ready, but another thread is inside the TLS connection
         deadline = 0 if call.timeout == 0 else INT64_MAX if call.timeout < 0 else call.deadline
         while True:
             events = want

@@ -438,6 +438,29 @@ def test_a_signal_handler_that_raises_ends_a_read_and_loses_nothing(cut, alarm, 
         assert rio.readline() == b"the beginning and the end\n"
 
 
+@pytest.mark.parametrize("timeout", [0, 0.05])
+def test_a_write_ends_in_time_while_an_interrupted_read_is_inside_openssl(tls, on_alarm, background, timeout):
+    near, far = tls
+    reader, writer = Rio(near), Rio(near)
+    results = []
+
+    def write():
+        try:
+            writer.writen(b"x", timeout=timeout)
+        except OSError as error:
+            results.append(type(error))
+
+    def ring(*_):
+        far.sendall(b"line\n")
+        select.select([near], [], [], REST)  # from now on the read is in the way
+        background(write).join(5)
+        results.append("the end")
+
+    on_alarm(ring, 0.05)
+    assert reader.readline() == b"line\n"
+    assert results == [TimeoutError if timeout else BlockingIOError, "the end"]
+
+
 @pytest.mark.parametrize(
     "error", [TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLEOFError, ConnectionResetError]
 )
