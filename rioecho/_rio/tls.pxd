@@ -45,6 +45,7 @@ cdef class Tls(Transport):
     cdef void set_begun(self, bytes record) noexcept
     cdef bint from_handler(self, object error) except -1
     cdef ssize_t fail_read(self, object error) except -2
+    cdef bint is_at_end(self) noexcept
     cdef Window into(self, char *data, size_t n)
     cdef ssize_t recv_plain(self, char *data, size_t n, int64_t patience) except -2
     cdef ssize_t recv_some(self, object inner, char *data, size_t n, int64_t patience) except -2

@@ -34,11 +34,11 @@ from _thread import RLock
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport ECONNABORTED, EPIPE
+from libc.errno cimport ECONNABORTED, EINTR, EPIPE
 from libc.stdint cimport int64_t, uintptr_t
 
 from rioecho._core.convert cimport to_nanoseconds
-from rioecho._core.fdio cimport fd_ready
+from rioecho._core.fdio cimport FD_SOCKET, fd_peek, fd_ready, rio_fd, would_block
 from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     POLLIN,
@@ -316,15 +316,17 @@ cdef class Tls(Transport):
         except self.want_write:
             want[0] = POLLOUT
         except self.eof:
-            self.ended = True
-            if not self.sock.suppress_ragged_eofs:
-                raise
-            got = 0
+            if self.is_at_end():
+                self.ended = True
+                if not self.sock.suppress_ragged_eofs:
+                    raise
+                got = 0
+            # else a send beside the read has changed how OpenSSL reports the end of the wait
         except TimeoutError:
             if patience == OWN_TIMEOUT:
                 raise
         except (BlockingIOError, InterruptedError):
-            pass   # a send beside the read has changed how OpenSSL reports the end of the wait
+            pass   # for the same reason
         except OSError:
             self.ended = True
             raise
@@ -336,6 +338,17 @@ cdef class Tls(Transport):
             self.ended = self.ended or got == 0
             self.raise_late()
         return got
+
+    cdef bint is_at_end(self) noexcept:
+        """Report whether the socket's input has ended, so that OpenSSL can have met its end."""
+        cdef rio_fd f
+        cdef char ignored
+        cdef int err = 0
+        cdef ssize_t n
+        f.fd = self.fd
+        f.kind = FD_SOCKET
+        n = fd_peek(&f, &ignored, 1, &err)
+        return n == 0 or (n < 0 and not would_block(err) and err != EINTR)
 
     cdef Window into(self, char *data, size_t n):
         """Return the buffer object for a read of up to n bytes into ``data``."""
