@@ -73,6 +73,7 @@ cdef class Channel:
     cdef bint await_return(self) except -1
     cdef int wait_turn(self, rio_flag *side) except -1
     cdef bint take_in_turn(self, rio_flag *side) except -1
+    cdef bint stands_in_way(self) noexcept
     cdef object new_gate(self)
     cdef bint enter_both(self) except -1
     cdef void call_waiting(self) noexcept

@@ -31,7 +31,7 @@ from rioecho._core.posix cimport (
     rio_time_get,
     sched_yield,
 )
-from rioecho._rio.transport cimport OWN_TIMEOUT
+from rioecho._rio.transport cimport OWN_TIMEOUT, Transport
 
 from rioecho.errors import ConcurrentCall
 
@@ -116,7 +116,8 @@ cdef class Channel:
 
         If another call is in progress, raises ``ConcurrentCall``, or for a file of makefile() waits until it has ended:
         the calls of several threads take turns, as on the standard library's file, which has a lock. Signal handlers
-        run in the meantime. A call that interrupted the other one, in the same thread, cannot wait for it.
+        run in the meantime. A call that interrupted the other one, in the same thread, cannot wait for it, nor one that
+        interrupted this thread's attempt inside OpenSSL, for whose end the other one may be waiting.
 
         The other call wakes this one when it has waited itself. With the GIL that is enough, and costs a call that
         finds its bytes in the buffer nothing: it keeps the GIL until it leaves. Only if Python code runs in it, a
@@ -128,13 +129,19 @@ cdef class Channel:
                 return False
             if side == &self.reading and self.await_return():
                 return True
-            if self.own != AS_FILE or rio_flag_mine(side):
+            if self.own != AS_FILE or rio_flag_mine(side) or self.stands_in_way():
                 self.refuse(side)
             if gate is None:   # and then look again: the holder may have left before it could see this one
                 gate = self.new_gate()
             elif gate.acquire(timeout=LOOK_AGAIN):
                 gate = None
         return True
+
+    cdef bint stands_in_way(self) noexcept:
+        cdef Transport transport
+        with cython.critical_section(self):   # another thread may be closing
+            transport = self.transport
+        return transport is not None and transport.stands_in_way()
 
     cdef object new_gate(self):
         """Return a locked lock, which ``call_waiting()`` releases."""

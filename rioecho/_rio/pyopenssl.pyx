@@ -113,6 +113,9 @@ cdef class PyOpenSsl(Transport):
     cdef bint lost(self) noexcept:
         return rio_flag_state(&self.busy) == RIO_LOST
 
+    cdef bint stands_in_way(self) noexcept:
+        return rio_flag_mine(&self.busy)
+
     cdef size_t least_room(self) noexcept:
         return RECORD   # what does not fit stays in OpenSSL, where select() does not report it
 

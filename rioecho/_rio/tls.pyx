@@ -219,6 +219,9 @@ cdef class Tls(Transport):
         """Report whether another thread was in an operation when this process was forked."""
         return rio_flag_state(&self.receiving) == RIO_LOST or rio_flag_state(&self.sending) == RIO_LOST
 
+    cdef bint stands_in_way(self) noexcept:
+        return rio_flag_mine(&self.receiving) or rio_flag_mine(&self.sending)
+
     cdef size_t least_room(self) noexcept:
         return RECORD   # what does not fit stays in OpenSSL, where select() does not report it
 

@@ -23,4 +23,5 @@ cdef class Transport:
     cdef object timeout(self)
     cdef str timed_out(self, bint writing)
     cdef bint lost(self) noexcept
+    cdef bint stands_in_way(self) noexcept
     cdef size_t least_room(self) noexcept

@@ -53,6 +53,10 @@ cdef class Transport:
         """Report whether the source cannot be used since a fork."""
         return False
 
+    cdef bint stands_in_way(self) noexcept:
+        """Report whether an interrupted attempt of this thread keeps other threads from making theirs."""
+        return False
+
     cdef size_t least_room(self) noexcept:
         """Return the size that a buffer for ``recv()`` should have, so that no byte stays where nobody looks for it."""
         return 1

@@ -1,5 +1,6 @@
 """A Rio over an ssl.SSLSocket, which behaves as over a plain socket."""
 
+import contextlib
 import os
 import random
 import select
@@ -436,6 +437,34 @@ def test_a_signal_handler_that_raises_ends_a_read_and_loses_nothing(cut, alarm, 
             rio.readline()
         peer.sock.sendall(second[-5:])
         assert rio.readline() == b"the beginning and the end\n"
+
+
+def test_a_handler_in_a_read_of_a_file_does_not_wait_for_a_write_that_waits_for_the_read(tls, on_alarm, background):
+    near, far = tls
+    file = rioecho.makefile(near, "rwb")
+    size = 4_000_000
+    results = []
+
+    def write():
+        results.append(file.write(b"x" * size))
+
+    def drain():
+        results.append(len(recv_exactly(far, size)))
+
+    def ring(*_):
+        far.sendall(b"line\n")
+        select.select([near], [], [], REST)  # from now on the read is in the way of the write
+        threads.append(background(drain))
+        with contextlib.suppress(ConcurrentCall):  # raised if the read is inside OpenSSL, and not in poll(2)
+            file.write(b"y")
+
+    threads = [background(write)]
+    on_alarm(ring, 0.3)
+    assert file.readline() == b"line\n"
+    for thread in threads:
+        thread.join(REST)
+    assert results == [size, size]
+    file.close()
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05])
