@@ -29,7 +29,7 @@ from rioecho._rio.channel cimport (
     rio_call,
 )
 from rioecho._rio.output cimport NOTHING
-from rioecho._rio.source cimport transport_of
+from rioecho._rio.source cimport file_transport_of, transport_of
 from rioecho._rio.transport cimport Transport
 from rioecho._rio.writer cimport Writer
 
@@ -41,16 +41,15 @@ from rioecho.errors import ConcurrentCall
 cdef bint FINALIZERS_TELL = sys.version_info >= (3, 13)
 
 
-@cython.final
-@cython.internal
-cdef class SocketFile:
-    """What ``Rio()`` takes in place of a descriptor to make a file of ``rioecho.makefile``."""
-    cdef object sock
-    cdef object raw   # the socket.SocketIO that counts as an open file of `sock`
+# What Rio() takes in place of a descriptor to make a file of rioecho.makefile, which open_file() then opens.
+cdef object SOCKET_FILE = object()
 
-    def __cinit__(self, sock, raw):
-        self.sock = sock
-        self.raw = raw
+
+cdef size_t buffer_size(object n) except 0:
+    cdef size_t size = to_size(n, "bufsize")
+    if size == 0:
+        raise ValueError("bufsize must be at least 1")
+    return size
 
 
 @cython.final
@@ -97,13 +96,13 @@ cdef class Rio(Writer):
     """
 
     def __cinit__(self, fd, *, bufsize=65536, timeout=..., max_line=1 << 20, closefd=False):
-        cdef size_t size = to_size(bufsize, "bufsize")
-        cdef size_t longest = SIZE_MAX if max_line is None else to_size(max_line, "max_line")
-        if size == 0 or longest == 0:
-            raise ValueError("bufsize and max_line must be at least 1")
-        if isinstance(fd, SocketFile):
-            self.open_file((<SocketFile>fd).sock, (<SocketFile>fd).raw, size)
+        cdef size_t size, longest
+        if fd is SOCKET_FILE:
             return
+        size = buffer_size(bufsize)
+        longest = SIZE_MAX if max_line is None else to_size(max_line, "max_line")
+        if longest == 0:
+            raise ValueError("max_line must be at least 1")
         self.timeout_ns = -1
         self.transport = transport_of(fd)
         if timeout is not ...:
@@ -116,14 +115,14 @@ cdef class Rio(Writer):
                 raise TypeError("closefd=True needs a descriptor, or an object that can be closed")
             self.own = OWNED
 
-    cdef int open_file(self, object sock, object raw, size_t size) except -1:
-        """Become a file of a socket, with the life time, the abilities and the timeout of the standard library's."""
-        self.transport = transport_of(raw)
+    cdef int open_file(self, object sock, object raw, size_t size, bint reading, bint writing) except -1:
+        """Become a file of a socket, with the life time and the timeout of the standard library's."""
+        self.transport = file_transport_of(sock, reading, writing)
         self.open(raw, -1 if self.waits() else sock.fileno(), size, SIZE_MAX)
         self.clock = sock   # settimeout() after makefile() takes effect, as it does with socket.makefile()
         self.timeout_ns = ASK_CLOCK
-        self.can_read = raw.readable()
-        self.can_write = raw.writable()
+        self.can_read = reading
+        self.can_write = writing
         self.raw = raw
         self.own = AS_FILE
         self.brief = True   # http.client makes a file for each response
@@ -361,7 +360,7 @@ cdef class Rio(Writer):
         Has no effect on a closed or detached Rio, nor, if called by name, while another call reads or writes: a
         finalizer has no caller that could handle an exception.
         """
-        if self.own == BORROWED:
+        if self.own == BORROWED or rio_flag_closed(&self.reading):
             return
         if self.own == AS_FILE:
             try:
@@ -401,9 +400,12 @@ cdef class Rio(Writer):
 io.BufferedIOBase.register(Rio)
 
 
-def _socket_file(sock, raw, bufsize):
+def _socket_file(sock, raw, bufsize, bint reading, bint writing, /):
     """Return a Rio that behaves like the standard library's socket files, for ``rioecho.makefile``.
 
     It owns ``raw``, the ``socket.SocketIO`` that counts as an open file of ``sock``.
     """
-    return Rio(SocketFile(sock, raw), bufsize=bufsize)
+    cdef size_t size = buffer_size(bufsize)
+    cdef Rio rio = Rio.__new__(Rio, SOCKET_FILE)   # without the general constructor, which takes longer than the rest
+    rio.open_file(sock, raw, size, reading, writing)
+    return rio

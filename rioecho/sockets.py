@@ -308,6 +308,7 @@ def makefile(
         return _makefile(sock, mode, 0, encoding=encoding, errors=errors, newline=newline)
     if raw_mode is None:
         raw = _makefile(sock, mode if binary else mode + "b", 0)
+        raw_mode = raw.mode
     else:  # as the standard library's function does it, without the half a microsecond of its other steps
         raw = socket.SocketIO(sock, raw_mode)
         sock._io_refs += 1  # type: ignore[attr-defined]
@@ -316,7 +317,7 @@ def makefile(
         if not binary:
             # A text layer reads and writes ahead, whatever the buffering is.
             size = max(operator.index(size), io.DEFAULT_BUFFER_SIZE)
-        rio = _socket_file(sock, raw, size)
+        rio = _socket_file(sock, raw, size, "r" in raw_mode, "w" in raw_mode)
     except BaseException:
         raw.close()
         raise

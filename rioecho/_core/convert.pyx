@@ -10,7 +10,7 @@ from libc.errno cimport EBADF
 from libc.stdint cimport int64_t
 from libc.string cimport strerror
 
-from rioecho._core.fdio cimport fd_is_stream, fd_open, rio_fd
+from rioecho._core.fdio cimport FD_SOCKET, fd_open, fd_open_socket, rio_fd
 
 
 cdef extern from "Python.h":
@@ -59,10 +59,13 @@ cdef int open_stream(int fd, rio_fd *f) except -1:
 
     Raises ``TypeError`` if it is a socket that carries packets, and ``IsADirectoryError`` for a directory.
     """
-    cdef int err = fd_open(f, fd)
+    cdef int err
+    if fd_open_socket(f, fd):
+        return 0
+    err = fd_open(f, fd)
     if err:
         raise os_error(err)
-    if not fd_is_stream(f):
+    if f.kind == FD_SOCKET:
         raise TypeError(
             "a byte stream is required: this socket is of a type that carries packets (SOCK_DGRAM, SOCK_SEQPACKET), "
             "which a read would cut; use its own recv() and send()"

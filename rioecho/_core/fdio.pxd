@@ -66,6 +66,17 @@ cdef struct rio_fd:
     int access   # O_RDONLY, O_WRONLY or O_RDWR
 
 
+cdef inline bint fd_open_socket(rio_fd *f, int fd) noexcept nogil:
+    """Initialise f for a socket that carries bytes, with one system call. Returns False for anything else."""
+    if rio_socket_type(fd) != SOCK_STREAM:
+        return False
+    f.fd = fd
+    f.kind = FD_SOCKET
+    f.access = O_RDWR
+    rio_no_sigpipe(fd)
+    return True
+
+
 cdef inline int fd_open(rio_fd *f, int fd) noexcept nogil:
     """Initialise f for a descriptor. Returns 0, or the errno: EBADF if it is not open, EISDIR for a directory."""
     cdef stat_t status
@@ -86,11 +97,6 @@ cdef inline int fd_open(rio_fd *f, int fd) noexcept nogil:
     elif S_ISCHR(status.st_mode):
         f.kind = FD_TTY
     return 0
-
-
-cdef inline bint fd_is_stream(const rio_fd *f) noexcept nogil:
-    """Report whether the descriptor carries bytes, and not packets, which a read would cut."""
-    return f.kind != FD_SOCKET or rio_socket_type(f.fd) == SOCK_STREAM
 
 
 cdef inline bint fd_has_position(const rio_fd *f) noexcept nogil:

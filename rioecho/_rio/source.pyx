@@ -7,6 +7,7 @@ it. What was replaced, by a subclass, an attribute of the object or a patched mo
 import sys
 
 cimport cython
+from cpython.object cimport PyTypeObject
 
 from rioecho._core.convert cimport is_tls
 from rioecho._rio.channel cimport Channel
@@ -103,9 +104,7 @@ cdef Py_ssize_t depth(object source, str name) except -2:
 cdef bint is_plain(object source, tuple methods) except -1:
     """Report whether an object is a socket whose ``methods`` are those in C."""
     raw = raw_socket()
-    if raw is None or not isinstance(source, raw) or is_tls(source):
-        return False
-    return is_from(source, raw, methods)
+    return raw is not None and isinstance(source, raw) and is_from(source, raw, methods)
 
 
 cdef bint is_plain_tls(object source) except -1:
@@ -117,16 +116,14 @@ cdef bint is_plain_tls(object source) except -1:
 
 
 cdef bint is_from(object source, object owner, tuple methods) except -1:
-    """Report whether no class below ``owner``, nor the object itself, defines one of the methods."""
-    instance = getattr(source, "__dict__", ())
+    """Report whether the methods of an object are those of ``owner``, a class that it is derived from."""
+    cdef object kind = type(source)
+    cdef object instance = ()
+    if (<PyTypeObject *>kind).tp_dictoffset != 0:   # of a plain socket it is 0, and asking takes longer than the rest
+        instance = getattr(source, "__dict__", ())
     for name in methods:
-        if name in instance:
+        if name in instance or getattr(kind, name) is not getattr(owner, name):
             return False
-        for kind in type(source).__mro__:
-            if kind is owner:
-                break
-            if name in vars(kind):
-                return False
     return True
 
 
