@@ -286,8 +286,9 @@ cdef class Rio(Writer):
             if failed is not None:
                 raise failed
             # If the transport is lost, it and the output are the parent's; if `raw` is closed, there is nobody to send.
-            if (self.transport is None or not self.transport.lost()) and not self.raw_closed():
-                self.flush_held()
+            if may_have_output(self) and not self.raw_closed():
+                if self.transport is None or not self.transport.lost():
+                    self.flush_held()
         finally:
             self.disown()
 
@@ -326,7 +327,7 @@ cdef class Rio(Writer):
     cdef int flush_held(self) except -1:
         """Send the buffered output, for a caller that has entered both sides."""
         cdef rio_call call
-        if buffer_held(&self.out) == 0 and self.out_error is None and self.transport is None:
+        if not may_have_output(self):
             return 0
         self.start(&call, ...)
         self.raise_kept(&call)
@@ -395,6 +396,11 @@ cdef class Rio(Writer):
     def truncate(self, size=None, /):
         """Raise ``io.UnsupportedOperation``."""
         raise io.UnsupportedOperation("a Rio is a stream and cannot be truncated")
+
+
+cdef inline bint may_have_output(Rio self) noexcept:
+    """Report whether closing has anything to send, or an error to raise, for a caller that has entered both sides."""
+    return buffer_held(&self.out) != 0 or self.out_error is not None or self.transport is not None
 
 
 io.BufferedIOBase.register(Rio)

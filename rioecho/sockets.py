@@ -233,8 +233,10 @@ def _interrupted(sock: socket.socket) -> bool:
 # The standard library's function, saved because a program may replace it (`socket.socket.makefile = makefile`).
 _makefile: Any = socket.socket.makefile
 
-# For each usual mode of makefile(), that of the socket.SocketIO under the file.
-_RAW_MODES: dict[str, Any] = {"rb": "r", "wb": "w", "rwb": "rw", "r": "r", "w": "w", "rw": "rw"}
+# For each usual mode of makefile(): that of the socket.SocketIO under the file; whether the file reads, and writes.
+_RAW_MODES: dict[str, Any] = {
+    mode + kind: (mode, "r" in mode, "w" in mode) for mode in ("r", "w", "rw") for kind in ("", "b")
+}
 
 
 if TYPE_CHECKING:
@@ -300,16 +302,17 @@ def makefile(
     read fails, and what it has encoded when a write fails; before Python 3.13 a write also makes it drop what it has
     read ahead.
     """
-    raw_mode = _RAW_MODES.get(mode)
-    if raw_mode is None and not set(mode) <= {"r", "w", "b"}:
+    usual = _RAW_MODES.get(mode)
+    if usual is None and not set(mode) <= {"r", "w", "b"}:
         raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
     binary = "b" in mode
     if buffering == 0:
         return _makefile(sock, mode, 0, encoding=encoding, errors=errors, newline=newline)
-    if raw_mode is None:
+    if usual is None:
         raw = _makefile(sock, mode if binary else mode + "b", 0)
-        raw_mode = raw.mode
+        reading, writing = "r" in raw.mode, "w" in raw.mode
     else:  # as the standard library's function does it, without the half a microsecond of its other steps
+        raw_mode, reading, writing = usual
         raw = socket.SocketIO(sock, raw_mode)
         sock._io_refs += 1  # type: ignore[attr-defined]
     try:
@@ -317,7 +320,7 @@ def makefile(
         if not binary:
             # A text layer reads and writes ahead, whatever the buffering is.
             size = max(operator.index(size), io.DEFAULT_BUFFER_SIZE)
-        rio = _socket_file(sock, raw, size, "r" in raw_mode, "w" in raw_mode)
+        rio = _socket_file(sock, raw, size, reading, writing)
     except BaseException:
         raw.close()
         raise

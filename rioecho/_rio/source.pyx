@@ -20,7 +20,9 @@ from rioecho._core.sources import stream_of
 
 
 cdef tuple METHODS = ("recv", "recv_into", "send", "sendall")
-cdef tuple FILE_METHODS = ("recv_into", "send")   # those that socket.SocketIO calls
+cdef tuple FILE_READS = ("recv_into",)   # what socket.SocketIO calls
+cdef tuple FILE_WRITES = ("send",)
+cdef tuple FILE_METHODS = FILE_READS + FILE_WRITES
 cdef tuple TLS_METHODS = (*METHODS, "read", "write", "pending")
 
 
@@ -71,7 +73,7 @@ cdef Transport file_transport_of(object sock, bint reading, bint writing):
     if reading and writing:
         called = FILE_METHODS
     else:
-        called = FILE_METHODS[:1] if reading else FILE_METHODS[1:]
+        called = FILE_READS if reading else FILE_WRITES
     if is_plain(sock, called):
         return None
     if is_tls(sock) and is_plain_tls(sock):
@@ -83,10 +85,17 @@ cdef Transport file_transport_of(object sock, bint reading, bint writing):
     return socket_like(sock, by_recv=not hasattr(sock, "recv_into"))
 
 
+cdef object RAW_SOCKET = None
+
+
 cdef object raw_socket():
     """Return ``_socket.socket``, the class in C, or None if nothing has imported it: then there is no socket."""
-    module = sys.modules.get("_socket")
-    return None if module is None else module.socket
+    global RAW_SOCKET
+    if RAW_SOCKET is None:
+        module = sys.modules.get("_socket")
+        if module is not None:
+            RAW_SOCKET = module.socket
+    return RAW_SOCKET
 
 
 cdef Py_ssize_t depth(object source, str name) except -2:
