@@ -85,6 +85,7 @@ cdef class Channel:
     cdef bint expired(self, rio_call *call) noexcept
     cdef int give_up(self, rio_call *call) except -1
     cdef object timed_out(self, rio_call *call)
+    cdef int check_owner(self) except -1
     cdef int turn(self, rio_call *call) except -1
     cdef int ask_clock(self, rio_call *call) except -1
     cdef int before_wait(self) except -1

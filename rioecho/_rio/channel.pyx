@@ -251,13 +251,23 @@ cdef class Channel:
             return TimeoutError("timed out")
         return TimeoutError(self.transport.timed_out(rio_flag_mine(&self.writing)))
 
+    cdef int check_owner(self) except -1:
+        """Raise OSError (EBADF) if the descriptor is no longer the source's."""
+        raw = self.raw
+        if raw is not None and self.f.fd >= 0:
+            # The same answer from the socket, in C, as raw.fileno(), in Python, which takes three times as long.
+            sock = raw._sock   # None if `raw` has been closed
+            if sock is not None and sock.fileno() == self.f.fd:
+                return 0
+        return check_source(self.source, self.f.fd)
+
     cdef int turn(self, rio_call *call) except -1:
         """Prepare for a system call that moves data: run signal handlers, check the source and the timeout."""
         if call.turns:
             if call.per_wait and call.deadline == 0 and self.transport is None:
                 self.ask_clock(call)   # a new wait, for which settimeout() counts again
             PyErr_CheckSignals()   # after EINTR, and so that Ctrl-C works even if the peer is never slow
-        check_source(self.source, self.f.fd)
+        self.check_owner()
         if not (call.per_wait and call.deadline == 0) and self.expired(call):   # else the time begins with the wait
             self.give_up(call)
         call.turns += 1
@@ -271,7 +281,7 @@ cdef class Channel:
     cdef int before_wait(self) except -1:
         """Run the handlers of signals that arrived before the wait, which they would not interrupt."""
         PyErr_CheckSignals()
-        return check_source(self.source, self.f.fd)
+        return self.check_owner()
 
     # ---- a source that waits itself
 

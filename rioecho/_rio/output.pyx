@@ -28,7 +28,7 @@ from rioecho._core.buffer cimport (
     buffer_reserve,
     buffer_start,
 )
-from rioecho._core.convert cimport check_source, os_error
+from rioecho._core.convert cimport os_error
 from rioecho._core.fdio cimport (
     FD_SOCKET,
     fd_has_position,
@@ -350,7 +350,7 @@ cdef class Output(Channel):
         try:
             held = buffer_held(&self.inp)
             if held:
-                check_source(self.source, self.f.fd)
+                self.check_owner()
                 if lseek(self.f.fd, -<int64_t>held, SEEK_CUR) < 0:
                     raise os_error(errno)
                 buffer_consume(&self.inp, held)
@@ -430,7 +430,7 @@ cdef class Output(Channel):
         cdef int ready, err = 0
         cdef short events
         cdef int64_t deadline
-        check_source(self.source, self.f.fd)
+        self.check_owner()
         if call.per_wait and call.deadline == 0 and self.transport is not None:
             self.ask_clock(call)
         self.expired(call)
@@ -449,7 +449,7 @@ cdef class Output(Channel):
             if ready < 0 and err != EINTR:
                 raise os_error(err)
             PyErr_CheckSignals()
-            check_source(self.source, self.f.fd)
+            self.check_owner()
             if ready == 0:
                 self.give_up(call)
             if ready > 0 and (ready & ~POLLOUT or want & POLLOUT):

@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memchr
 
 from rioecho._core.buffer cimport buffer_added, buffer_held, buffer_reserve, buffer_room, buffer_trim
-from rioecho._core.convert cimport check_source, os_error
+from rioecho._core.convert cimport os_error
 from rioecho._core.fdio cimport FD_FILE, FD_SOCKET, fd_never_waits, fd_peek, fd_read, fd_read_waiting, would_block
 from rioecho._core.posix cimport POLLIN, rio_assert, rio_flag_mine, rio_monotonic_ns
 from rioecho._rio.channel cimport SLICE, begin_wait, let_others_in, rio_call, show_held
@@ -168,7 +168,7 @@ cdef class Receiver(Output):
         held += got
         if self.inp.data[self.inp.w - 1] == end or held >= limit:
             return got
-        check_source(self.source, self.f.fd)   # a signal handler may have closed it
+        self.check_owner()   # a signal handler may have closed it
         most = min(limit - held, max(held, <size_t>LOOK_AHEAD))
         if buffer_reserve(&self.inp, held + most) < 0:
             raise MemoryError

@@ -10,7 +10,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SI
 from cpython.exc cimport PyErr_CheckSignals
 
 from rioecho._core.buffer cimport buffer_put, buffer_reserve
-from rioecho._core.convert cimport check_source
 from rioecho._core.posix cimport rio_assert, rio_flag_mine, rio_flag_take, sched_yield
 from rioecho._rio.channel cimport enter, leave_writing, rio_call
 from rioecho._rio.lines cimport LineReader
@@ -174,7 +173,7 @@ cdef class Writer(LineReader):
             self.hold_output(&call, data, n)
             taken[0] = n
             if self.has_unsent(&call, size - 1):
-                check_source(self.source, self.f.fd)
+                self.check_owner()
                 self.tied_flush()   # the buffer is full: send what can be sent without blocking
         return 0
 
