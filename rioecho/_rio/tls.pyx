@@ -287,6 +287,8 @@ cdef class Tls(Transport):
         The ssl module's exceptions come from C, so their innermost frame is one of this module; a handler has its own.
         """
         place = error.__traceback__
+        if place is None:   # there was no memory for the frame of this module, which cannot happen to a handler's
+            return False
         while place.tb_next is not None:
             place = place.tb_next
         return place.tb_frame.f_globals is not globals()
