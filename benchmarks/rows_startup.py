@@ -31,4 +31,4 @@ def measure(settings: Settings) -> Measured:
 
 
 def rows() -> list[Row]:
-    return [Row("import rioecho", "import rioecho", "pass", "s", measure, 0.015, difference=True)]
+    return [Row("import rioecho", "import rioecho", "pass", "s", measure, 0.010, difference=True)]
