@@ -37,8 +37,10 @@ from rioecho._core.sources import timed_by
 from rioecho.errors import ConcurrentCall
 
 
-# Whether the io module reports an error of closing in a finalizer, to sys.unraisablehook, or ignores it.
+# Whether the io module reports an error of closing in a finalizer to sys.unraisablehook, or ignores it: for any file,
+# and for one that only reads or only writes.
 cdef bint FINALIZERS_TELL = sys.version_info >= (3, 13)
+cdef bint FINALIZERS_OF_ONE_SIDE_TELL = FINALIZERS_TELL or sys.flags.dev_mode
 
 
 # What Rio() takes in place of a descriptor to make a file of rioecho.makefile, which open_file() then opens.
@@ -372,7 +374,7 @@ cdef class Rio(Writer):
             except ConcurrentCall:
                 pass
             except Exception as error:
-                if FINALIZERS_TELL:
+                if FINALIZERS_TELL or (FINALIZERS_OF_ONE_SIDE_TELL and self.can_read != self.can_write):
                     PyErr_SetObject(type(error), error)
                     PyErr_WriteUnraisable(self)
             return

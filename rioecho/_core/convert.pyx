@@ -57,7 +57,7 @@ cdef int descriptor_of(object source) except -1:
 cdef int open_stream(int fd, rio_fd *f) except -1:
     """Initialise f for a descriptor.
 
-    Raises ``TypeError`` if it is a socket that carries packets, and ``IsADirectoryError`` for a directory.
+    Raises ``TypeError`` if it is a socket that carries packets.
     """
     cdef int err
     if fd_open_socket(f, fd):

@@ -3,7 +3,7 @@
 # Each function makes one attempt and returns what the system call does: a number of bytes, or -1 with the errno in
 # `err`. EINTR is returned as well: the caller runs its signal handlers and calls again with the remaining time.
 
-from libc.errno cimport EAGAIN, EIO, EISDIR, errno
+from libc.errno cimport EAGAIN, EIO, errno
 from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memset
 
@@ -20,7 +20,6 @@ from rioecho._core.posix cimport (
     POLLOUT,
     S_ISBLK,
     S_ISCHR,
-    S_ISDIR,
     S_ISFIFO,
     S_ISREG,
     S_ISSOCK,
@@ -78,14 +77,12 @@ cdef inline bint fd_open_socket(rio_fd *f, int fd) noexcept nogil:
 
 
 cdef inline int fd_open(rio_fd *f, int fd) noexcept nogil:
-    """Initialise f for a descriptor. Returns 0, or the errno: EBADF if it is not open, EISDIR for a directory."""
+    """Initialise f for a descriptor. Returns 0, or the errno: EBADF if it is not open."""
     cdef stat_t status
     f.fd = fd
     f.kind = FD_OTHER
     if fstat(fd, &status) < 0:
         return errno
-    if S_ISDIR(status.st_mode):
-        return EISDIR
     f.access = fcntl(fd, F_GETFL) & O_ACCMODE
     if S_ISSOCK(status.st_mode):
         f.kind = FD_SOCKET

@@ -108,7 +108,6 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     bint S_ISCHR(mode_t mode)
     bint S_ISREG(mode_t mode)
     bint S_ISBLK(mode_t mode)
-    bint S_ISDIR(mode_t mode)
 
     # <string.h>, <limits.h>, <sched.h>, <signal.h>
     void *memmem(const void *haystack, size_t n, const void *needle, size_t length)

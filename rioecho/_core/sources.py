@@ -29,10 +29,11 @@ def stream_of(source: Any) -> Any:
     """
     if isinstance(source, int):
         return source
-    if any(hasattr(source, name) for name in _OF_MESSAGES):
-        raise TypeError(
-            f"a byte stream is required: a {type(source).__name__} carries messages, which a read would cut"
-        )
+    for name in _OF_MESSAGES:
+        if hasattr(source, name):
+            raise TypeError(
+                f"a byte stream is required: a {type(source).__name__} carries messages, which a read would cut"
+            )
     if hasattr(source, "read_buffered"):
         return _empty_rio(source)
     file = source
