@@ -283,7 +283,7 @@ cdef class Rio(Writer):
         if self.own == AS_FILE and rio_flag_busy(&self.reading):
             try:
                 self.flush_first()
-            except OSError as error:
+            except Exception as error:   # a source may raise any
                 failed = error
         if not self.enter_both():
             return

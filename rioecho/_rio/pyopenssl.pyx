@@ -162,8 +162,8 @@ cdef class PyOpenSsl(Transport):
         try:
             PyErr_CheckSignals()
             openssl = sys.modules["OpenSSL.SSL"]
-            timeout = self.begin()
             view = PyMemoryView_FromMemory(data, n, PyBUF_WRITE)
+            timeout = self.begin()
             try:
                 got = self.connection.recv_into(view)
             except openssl.WantReadError:

@@ -13,6 +13,7 @@ import pytest
 
 import rioecho
 from rioecho import Rio
+from support.procfs import needs_proc, sleeps, until
 
 TEXTS = pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "utf-16-le", "cp1252"])
 
@@ -114,22 +115,24 @@ def test_a_text_file_can_be_iterated_over_to_its_end(ends):
 # Timeouts.
 
 
+@pytest.mark.slow
 def test_the_timeout_is_for_one_wait_and_a_slow_download_ends_well(ends, background):
     near, far = ends
-    near.settimeout(0.3)
+    near.settimeout(1)
 
     def drip():
         for _ in range(8):
-            time.sleep(0.06)
+            time.sleep(0.15)
             far.sendall(b"x" * 100)
 
     background(drip)
     with rioecho.makefile(near, "rb") as file:
         start = time.monotonic()
         assert file.read(800) == b"x" * 800
-        assert time.monotonic() - start > 0.3
+        assert time.monotonic() - start > 1
 
 
+@pytest.mark.slow
 def test_urlopen_with_a_timeout_reads_a_slow_page(background, monkeypatch):
     monkeypatch.setattr(socket.socket, "makefile", rioecho.makefile)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -140,13 +143,13 @@ def test_urlopen_with_a_timeout_reads_a_slow_page(background, monkeypatch):
                 client.recv(65536)
                 client.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 60\r\n\r\n")
                 for _ in range(6):
-                    time.sleep(0.08)
+                    time.sleep(0.2)
                     client.sendall(b"0123456789")
 
         background(serve)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=0.4) as page:
+        with opener.open(url, timeout=1) as page:
             assert page.read() == b"0123456789" * 6
 
 
@@ -225,6 +228,7 @@ def test_reads_after_many_timeouts_lose_nothing_with_two_files(ends):
 # Closing.
 
 
+@needs_proc
 @pytest.mark.parametrize("mode", ["rb", "rwb", "r", "rw"])
 def test_close_after_a_shutdown_waits_for_the_thread_that_reads(mode):
     near, far = socket.socketpair()
@@ -241,7 +245,7 @@ def test_close_after_a_shutdown_waits_for_the_thread_that_reads(mode):
     reader = threading.Thread(target=read)
     reader.start()
     entered.wait(10)
-    time.sleep(0.01)
+    until(lambda: sleeps(reader), "the reader to wait")
     near.shutdown(socket.SHUT_RDWR)
     near.close()
     file.close()
