@@ -17,6 +17,14 @@ cdef class Writer(LineReader):
     cdef int reserve_output(self) except -1
     cdef void keep_rest(self, const char *data, size_t n) noexcept
 
+    cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
+    cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
+    cdef void unclaim(self, ssize_t put, bint reset) noexcept
+    cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1
+    cdef int borrow_reading(self, rio_call *call) except -1
+    cdef void return_reading(self) noexcept
+    cdef int push(self, rio_call *call, ssize_t keep) except -1
+
 
 cdef inline bint put_at_once(Channel self, const char *data, size_t n) noexcept:
     """Copy ``data`` to the buffer if that is all that ``put()`` would do: no allocation, no error, no system call.

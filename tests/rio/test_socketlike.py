@@ -12,7 +12,7 @@ import pytest
 import rioecho
 from rioecho import ConcurrentCall, Rio
 
-REST = 30  # seconds after which a test fails
+REST = 3  # seconds after which a test fails
 
 
 class Counting(socket.socket):
@@ -571,3 +571,35 @@ def test_a_child_process_goes_on_where_its_parent_waited(ends, wrap, background)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     ends[1].sendall(b"the parent's\n")
     thread.join(REST)
+
+
+def test_a_child_process_sends_what_its_parent_was_sending(ends, wrap, background):
+    parent = os.getpid()
+    begun, finish = threading.Event(), threading.Event()
+
+    class Held(Timed):
+        def send(self, data):
+            if os.getpid() == parent:
+                begun.set()
+                assert finish.wait(REST)
+            return super().send(data)
+
+    rio = Rio(wrap(Held))
+    rio.write(b"question\n")
+    thread = background(rio.flush)
+    assert begun.wait(REST)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if rio.readline(timeout=REST) == b"answer\n":
+                status = 0
+        finally:
+            os._exit(status)
+    ends[1].settimeout(REST)
+    assert ends[1].recv(100) == b"question\n"
+    ends[1].sendall(b"answer\n")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finish.set()
+    thread.join(REST)
+    assert ends[1].recv(100) == b"question\n"
