@@ -553,6 +553,7 @@ def test_a_handler_that_raises_while_the_timeout_is_put_back_loses_no_byte(ends)
     assert caught.value.characters_written == 4
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_process_goes_on_where_its_parent_waited(ends, wrap, background):
     source = wrap(Timed)
     rio = Rio(source)
@@ -573,6 +574,7 @@ def test_a_child_process_goes_on_where_its_parent_waited(ends, wrap, background)
     thread.join(REST)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_process_sends_what_its_parent_was_sending(ends, wrap, background):
     parent = os.getpid()
     begun, finish = threading.Event(), threading.Event()
