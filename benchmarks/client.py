@@ -19,12 +19,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # -P leaves it out
 
-from clients.bare import BareFile
+from clients import bare
 from measure import Meter, Spent
 
 import rioecho
 
-MAKEFILES = {"rioecho": rioecho.makefile, "stdlib": socket.socket.makefile, "bare": BareFile}
+MAKEFILES = {"rioecho": rioecho.makefile, "stdlib": socket.socket.makefile, "bare": bare.makefile}
 
 
 def main() -> None:
