@@ -125,24 +125,26 @@ def do_nothing(signum, frame):
 def on_alarm():
     """Return a function that runs a signal handler after some seconds, ``on_alarm(handler, 0.01)``.
 
-    With an interval the handler runs repeatedly. Without one, the timer repeats until the handler has run once, because
-    a signal that arrives just before a system call does not interrupt it. The cyclic garbage collector is disabled: an
-    exception that the handler raises in one of its callbacks would not reach the test.
+    With an interval the handler runs repeatedly. Without one it runs once, in the call that the test makes next: not
+    before two signals in a row have found the main thread in the same call, however long the test takes to get there,
+    or before ten signals where there is no such call. The cyclic garbage collector is disabled: an exception that the
+    handler raises in one of its callbacks would not reach the test.
     """
     before = signal.getsignal(signal.SIGALRM)
     gc.disable()
 
     def arm(handler, first, interval=0.0):
-        ran = []
+        places, ran = [], []
 
         def once(signum, frame):
-            if not ran:
+            places.append((id(frame), frame.f_lasti))
+            if (len(places) > 10 or places[-1] in places[-2:-1]) and not ran:
                 ran.append(True)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 handler(signum, frame)
 
         signal.signal(signal.SIGALRM, handler if interval else once)
-        signal.setitimer(signal.ITIMER_REAL, first, interval or first)
+        signal.setitimer(signal.ITIMER_REAL, first if interval else first / 2, interval or first / 2)
 
     yield arm
     # A last signal may be pending. It may still run the test's handler, which may raise, so repeat until the handler is
