@@ -5,6 +5,7 @@ import fcntl
 import os
 import random
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -253,6 +254,15 @@ class Command:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def interrupt(self):
+        """Send SIGINT, as Ctrl-C does, until the process ends: one that arrives before the last is handled is lost."""
+        deadline = time.monotonic() + SECONDS
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, "the process does not end"
+            self.signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.5)
+
     def status(self):
         """Close stdin, wait for the end, and return the exit status. All output has been collected then."""
         if self.stdin and not self.stdin.closed:
@@ -314,7 +324,7 @@ def _status_field(pid, name):
             for line in status:
                 if line.startswith(name + ":"):
                     return int(line.split()[1]) * 1024
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         pass
     return None
 
@@ -324,6 +334,6 @@ def processor_seconds(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat:
             fields = stat.read().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
