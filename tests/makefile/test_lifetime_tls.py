@@ -120,12 +120,12 @@ def test_over_tls_a_file_of_a_closed_socket_is_an_oserror_when_used(encrypted, m
 @pytest.mark.slow
 def test_over_tls_the_timeout_is_for_each_wait(encrypted, makefile, background):
     near, far = encrypted
-    near.settimeout(1)
+    near.settimeout(2)
 
     def drip():
         pause = threading.Event()
         for _ in range(8):
-            pause.wait(0.2)
+            pause.wait(0.4)
             far.sendall(b"x" * 100)
 
     with makefile(near, "rb") as file:

@@ -247,7 +247,7 @@ def in_child(work):
     if not pid:
         status = 1
         try:
-            signal.alarm(10)
+            signal.alarm(int(REST))
             assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
             work()
             assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
