@@ -466,7 +466,7 @@ def test_random_calls_lose_nothing_and_break_nothing(contexts, capsys):
     calls = dict.fromkeys(kinds, 0)
     end = time.monotonic() + SECONDS
     for number, kind in zip(itertools.count(SEED), itertools.cycle(kinds)):
-        if time.monotonic() > end:
+        if time.monotonic() > end and all(calls.values()):
             break
         try:
             calls[kind] += Session(kind, random.Random(number), contexts).run()
@@ -475,4 +475,3 @@ def test_random_calls_lose_nothing_and_break_nothing(contexts, capsys):
             raise
     with capsys.disabled():
         print(f"\n{sum(calls.values())} random calls: {calls}", flush=True)
-    assert all(calls.values())

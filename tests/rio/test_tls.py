@@ -226,7 +226,7 @@ def test_reading_under_a_storm_of_signals_and_timeouts_loses_no_byte(tls, storm,
     rio = Rio(near, bufsize=3000)
     storm(chance, 0.0002)
     parts, size = [], 0
-    end = time.monotonic() + 10  # bytes that are missing by then were lost
+    end = time.monotonic() + REST  # bytes that are missing by then were lost
     while size < len(data) and time.monotonic() < end:
         timeout = chance.choice([0, 0.0002, 0.002])
         want = min(len(data) - size, chance.choice([1, 10, 3000, 3001, 50_000]))
@@ -482,7 +482,7 @@ def test_a_write_ends_in_time_while_an_interrupted_read_is_inside_openssl(tls, o
     def ring(*_):
         far.sendall(b"line\n")
         select.select([near], [], [], REST)  # from now on the read is in the way
-        background(write).join(5)
+        background(write).join(REST)
         results.append("the end")
 
     on_alarm(ring, 0.05)
@@ -534,7 +534,7 @@ def test_the_first_call_makes_the_handshake(certificate, background, kind, call)
     background(answer)
     with client.wrap_socket(near, server_hostname="localhost", do_handshake_on_connect=False) as near:
         near.settimeout(REST)
-        rio = rioecho.makefile(near, "rwb") if kind == "file" else Rio(near, timeout=2 if kind == "Rio" else None)
+        rio = rioecho.makefile(near, "rwb") if kind == "file" else Rio(near, timeout=2 * REST if kind == "Rio" else None)
         with rio:
             if call == "write":
                 rio.write(b"question\n")
