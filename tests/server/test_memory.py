@@ -150,7 +150,7 @@ def test_a_waiting_connection_that_half_closes_gets_its_bytes_back(loop_with):
 
 @pytest.mark.slow
 def test_a_waiting_connection_is_closed_at_its_idle_timeout(loop_with):
-    with loop_with(100_000, idle=1.0) as run:
+    with loop_with(100_000, idle=2.0) as run:
         clients = [run.client(i, kind="tcp") for i in range(3)]
         for sock in clients:
             send_some(sock, b"x" * 200_000)
