@@ -534,7 +534,7 @@ def test_the_first_call_makes_the_handshake(certificate, background, kind, call)
     background(answer)
     with client.wrap_socket(near, server_hostname="localhost", do_handshake_on_connect=False) as near:
         near.settimeout(REST)
-        rio = rioecho.makefile(near, "rwb") if kind == "file" else Rio(near, timeout=2 * REST if kind == "Rio" else None)
+        rio = rioecho.makefile(near, "rwb") if kind == "file" else Rio(near, timeout=60 if kind == "Rio" else None)
         with rio:
             if call == "write":
                 rio.write(b"question\n")
