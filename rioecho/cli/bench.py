@@ -213,12 +213,12 @@ def _measure(arguments: Sequence[str], signals: _Signals) -> int:
     allow_descriptors(plan.connections + 2 * plan.threads)
     result, status, failure = _run(plan, signals)
     if result is not None:
-        if not failure:
-            for warning in result.warnings:
-                complain(PROG, f"warning: {warning}")
         # A test that failed before the first echo has nothing to show.
         undelivered = _deliver(result, options, whole=not failure or result.histogram.count > 0)
         status = status or undelivered
+        if not failure:  # after the result, which a stderr that nobody reads must not withhold
+            for warning in result.warnings:
+                complain(PROG, f"warning: {warning}")
     if failure:
         complain(PROG, failure)
     return status
