@@ -502,9 +502,9 @@ def test_an_exception_of_a_handler_is_raised_even_if_the_ssl_module_raises_its_l
         raise mine
 
     with rioecho.makefile(near, "rb") if kind == "file" else Rio(near, timeout=REST if kind == "Rio" else None) as rio:
-        on_alarm(ring, 0.05)
-        waker = threading.Timer(5, far.sendall, [b"too late\n"])
+        waker = threading.Timer(REST, far.sendall, [b"too late\n"])
         waker.start()
+        on_alarm(ring, 0.05)
         try:
             with pytest.raises(error) as caught:
                 rio.readline()
