@@ -126,7 +126,8 @@ def do_nothing(signum, frame):
 def on_alarm():
     """Return a function that runs a signal handler after some seconds, ``on_alarm(handler, 0.01)``.
 
-    With an interval the handler runs repeatedly. Without one it runs once, in the call that the test makes next: not
+    With an interval the handler runs repeatedly, and in itself no deeper than five times: a handler that waits would
+    exceed the limit of recursion. Without an interval it runs once, in the call that the test makes next: not
     before two signals in a row have found the main thread in the same call, however long the test takes to get there,
     or before ten signals where there is no such call. The cyclic garbage collector is disabled: an exception that the
     handler raises in one of its callbacks would not reach the test.
@@ -136,6 +137,16 @@ def on_alarm():
 
     def arm(handler, first, interval=0.0):
         places, ran = [], []
+        depth = 0
+
+        def repeatedly(signum, frame):
+            nonlocal depth
+            if depth < 5:
+                depth += 1
+                try:
+                    handler(signum, frame)
+                finally:
+                    depth -= 1
 
         def once(signum, frame):
             places.append((id(frame), frame.f_lasti))
@@ -144,7 +155,7 @@ def on_alarm():
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 handler(signum, frame)
 
-        signal.signal(signal.SIGALRM, handler if interval else once)
+        signal.signal(signal.SIGALRM, repeatedly if interval else once)
         signal.setitimer(signal.ITIMER_REAL, first if interval else first / 2, interval or first / 2)
 
     yield arm
