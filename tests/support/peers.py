@@ -255,7 +255,10 @@ class Command:
         self.process.send_signal(number)
 
     def interrupt(self):
-        """Send SIGINT, as Ctrl-C does, until the process ends: one that arrives before the last is handled is lost."""
+        """Send SIGINT, as Ctrl-C does, until the process ends.
+
+        One that arrives before the last is handled is lost, and Python can miss one that arrives just before a wait.
+        """
         deadline = time.monotonic() + SECONDS
         while self.process.poll() is None:
             assert time.monotonic() < deadline, "the process does not end"
