@@ -11,10 +11,12 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memchr
 
-from rioecho._core.characters cimport count_byte, count_characters, starts_character
+from rioecho._core.characters cimport count_byte
 from rioecho._core.posix cimport rio_assert, rio_flag_closed, rio_size_get
+from rioecho._core.utf8 cimport count_characters, starts_character
 from rioecho._rio.channel cimport enter, leave_reading, leave_writing
-from rioecho._rio.textreader cimport ASCII, LATIN1, UTF8, TextReader, attached, charset
+from rioecho._rio.decoding cimport ASCII, LATIN1, UTF8, charset
+from rioecho._rio.textreader cimport TextReader, attached
 from rioecho._rio.writer cimport Writer, note_written, put_at_once
 
 

@@ -3,13 +3,8 @@
 cimport cython
 
 from rioecho._core.posix cimport rio_size_get, rio_size_set
+from rioecho._rio.decoding cimport charset
 from rioecho._rio.writer cimport Writer
-
-
-cdef enum charset:
-    UTF8
-    LATIN1
-    ASCII
 
 
 cdef class TextReader:

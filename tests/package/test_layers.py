@@ -26,6 +26,7 @@ FILES = {
     "_core": [
         "posix",
         "buffer",
+        "utf8",
         "characters",
         "fdio",
         "flag",
@@ -50,6 +51,7 @@ FILES = {
         "reader",
         "lines",
         "writer",
+        "decoding",
         "textreader",
     ],
     "_server": [
