@@ -8,11 +8,11 @@ _rio/capi.pyx.
 import io
 import os
 import sys
-import warnings
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
+from cpython.object cimport PyObject
 from libc.stdint cimport SIZE_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_held, buffer_start
@@ -35,6 +35,11 @@ from rioecho._rio.writer cimport Writer
 
 from rioecho._core.sources import timed_by
 from rioecho.errors import ConcurrentCall
+
+
+cdef extern from "Python.h":
+    # Unlike the module warnings, it need not be imported, which would be too late when the interpreter exits.
+    int PyErr_ResourceWarning(object source, Py_ssize_t stack_level, const char *format, ...) except -1
 
 
 # Whether the io module reports an error of closing in a finalizer to sys.unraisablehook, or ignores it: for any file,
@@ -384,7 +389,7 @@ cdef class Rio(Writer):
         except ConcurrentCall:
             return
         try:
-            warnings.warn(f"unclosed {self!r}: closed, its output not flushed", ResourceWarning, 1, self)
+            PyErr_ResourceWarning(self, 1, "unclosed %R: closed, its output not flushed", <PyObject *>self)
         finally:
             self.disown()
 

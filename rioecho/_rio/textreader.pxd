@@ -22,6 +22,7 @@ cdef class TextReader:
     cdef size_t seen           # the kinds of newlines read, as in _core/characters.pxd
 
     cdef int decode_as(self, charset codec, object errors, object newline) except -1
+    cdef int check_open(self) except -1
     cdef int unreadable(self, Writer rio) except -1
     cdef str next_line(self)
     cdef bint is_simple(self, const char *data, size_t n) noexcept

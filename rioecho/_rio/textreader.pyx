@@ -107,6 +107,12 @@ cdef class TextReader:
         self.translate = newline is None
         return 0
 
+    cdef int check_open(self) except -1:
+        cdef Writer rio = attached(self)
+        if rio_flag_closed(&rio.reading):
+            rio.refuse(&rio.reading)
+        return 0
+
     cdef int unreadable(self, Writer rio) except -1:
         if not rio.can_read:
             raise io.UnsupportedOperation("not readable")
@@ -141,9 +147,7 @@ cdef class TextReader:
             leave_reading(rio)
 
     def __iter__(self):
-        cdef Writer rio = attached(self)
-        if rio_flag_closed(&rio.reading):
-            rio.refuse(&rio.reading)
+        self.check_open()
         return self
 
     def __next__(self):

@@ -115,11 +115,12 @@ def test_any_bytes_read_as_in_the_standard_library(encoding, examples):
 
 # Texts around the character of a line that may be malformed, which are decoded several bytes at a time.
 SURROUNDINGS = [("", ""), ("a", "a"), ("ж" * 7, "ж" * 8), ("x" * 17, "x" * 17), ("ö" * 4, "ö" * 5), ("語", "語😀")]
+FURTHER = (0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0)
 SEQUENCES = [
     bytes([lead, *rest])
     for lead in range(0x80, 0x100)
     for n in range(4)
-    for rest in itertools.product((0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0)[:: 1 if n < 3 else 2], repeat=n)
+    for rest in itertools.product(FURTHER[:: 1 if n < 3 else 2], repeat=n)
 ]
 
 

@@ -53,6 +53,7 @@ FILES = {
         "writer",
         "decoding",
         "textreader",
+        "textwriter",
     ],
     "_server": [
         "notify",
