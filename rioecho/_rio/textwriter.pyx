@@ -12,7 +12,7 @@ from rioecho._core.utf8 cimport count_characters, starts_character
 from rioecho._rio.channel cimport enter, leave_writing
 from rioecho._rio.decoding cimport LATIN1, UTF8
 from rioecho._rio.textreader cimport TextReader, attached
-from rioecho._rio.writer cimport Writer, put_at_once, put_each, put_one
+from rioecho._rio.writer cimport Writer, note_written, put_at_once, put_each
 
 
 cdef extern from "Python.h":
@@ -51,7 +51,12 @@ cdef class TextWriter(TextReader):
         ``BrokenPipeError`` and any other ``OSError``. The error's ``characters_written`` is the number of characters
         that were accepted, sent or buffered; no character is accepted in part.
         """
-        return put_one(self, text, put)
+        cdef size_t taken = 0
+        try:
+            return self.put(text, &taken)
+        except BaseException as error:
+            note_written(error, taken)
+            raise
 
     def writelines(self, lines, /):
         """Write each of the strings in ``lines``, as ``write()`` does. No newline is added.

@@ -9,7 +9,7 @@ from rioecho._rio.lines cimport LineReader
 # Writes one object of the caller's to a file and returns its length. Counts what was accepted of it in ``taken``.
 ctypedef object (*put_function)(object file, object item, size_t *taken)
 
-cdef object put_one(object file, object item, put_function put)
+cdef int note_written(object error, size_t n) except -1
 cdef int put_each(object file, object items, put_function put) except -1
 
 

@@ -42,16 +42,6 @@ cdef int note_written(object error, size_t n) except -1:
     return 0
 
 
-cdef object put_one(object file, object item, put_function put):
-    """Write an object and return its length; an error gets the number that was accepted of it."""
-    cdef size_t taken = 0
-    try:
-        return put(file, item, &taken)
-    except BaseException as error:
-        note_written(error, taken)
-        raise
-
-
 cdef int put_each(object file, object items, put_function put) except -1:
     """Write each of the objects; an error gets the number that was accepted of all together."""
     cdef size_t before = 0, taken = 0
@@ -131,12 +121,17 @@ cdef class Writer(LineReader):
         were accepted, sent or buffered; the others are the caller's. An error that a read met while it sent buffered
         output is raised here, once.
         """
+        cdef size_t taken = 0
         cdef object length   # as in writen()
-        if PyBytes_CheckExact(data):
-            length = PyBytes_GET_SIZE(data)
-            if put_at_once(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
-                return length
-        return put_one(self, data, put)
+        try:
+            if PyBytes_CheckExact(data):
+                length = PyBytes_GET_SIZE(data)
+                if put_at_once(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
+                    return length
+            return self.put_object(data, &taken)
+        except BaseException as error:
+            note_written(error, taken)
+            raise
 
     def writelines(self, lines, /):
         """Write each of the bytes-like objects in ``lines``, as ``write()`` does. No newline is added.
