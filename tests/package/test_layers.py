@@ -39,7 +39,10 @@ FILES = {
     ],
     "_rio": [
         "capi",
+        "registry",
+        "handlers",
         "transport",
+        "tlsturns",
         "tls",
         "socketlike",
         "pyopenssl",
