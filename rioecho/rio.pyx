@@ -17,7 +17,7 @@ from libc.stdint cimport SIZE_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_held, buffer_start
 from rioecho._core.convert cimport check_source, descriptor_of, to_nanoseconds, to_size
-from rioecho._core.posix cimport rio_flag_busy, rio_flag_closed, rio_time_get, rio_time_set
+from rioecho._core.posix cimport rio_bool_get, rio_flag_busy, rio_flag_closed, rio_time_get, rio_time_set
 from rioecho._rio.channel cimport (
     AS_FILE,
     ASK_CLOCK,
@@ -410,7 +410,9 @@ cdef class Rio(Writer):
 
 cdef inline bint may_have_output(Rio self) noexcept:
     """Report whether closing has anything to send, or an error to raise, for a caller that has entered both sides."""
-    return buffer_held(&self.out) != 0 or self.out_error is not None or self.transport is not None
+    if buffer_held(&self.out) != 0 or self.out_error is not None:
+        return True
+    return self.transport is not None and rio_bool_get(&self.transport.half_sent)
 
 
 io.BufferedIOBase.register(Rio)

@@ -11,12 +11,12 @@ After a fork ``forked()`` of each object is called in the child, after the flags
 
 import os
 
+import rioecho._core.flag  # no-cython-lint: imported for its handler of a fork, which is to run first
+
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint64_t, uintptr_t
 
-# It is imported first, so its handler of a fork runs first.
-from rioecho._core.flag cimport flags_link  # noqa: F401
 from rioecho._core.posix cimport RIO_HAS_GIL, rio_assert, rio_mutex, rio_mutex_lock, rio_mutex_unlock
 
 

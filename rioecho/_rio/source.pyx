@@ -69,7 +69,7 @@ cdef Transport over_pyopenssl(object connection):
 
 
 cdef Transport over_methods(object source, bint by_recv):
-    """Return a transport that calls the methods of an object. ``by_recv``: ``recv()`` even if it has ``recv_into()``."""
+    """Return a transport that calls an object's methods. ``by_recv``: ``recv()`` even if it has ``recv_into()``."""
     global socket_like
     if socket_like is None:
         from rioecho._rio import socketlike
@@ -171,7 +171,7 @@ cdef bint is_plain(object source, tuple methods) except -1:
     return raw is not None and isinstance(source, raw) and is_from(source, raw, methods)
 
 
-cdef bint is_known_tls(object source) except -1:
+cdef inline bint is_known_tls(object source) except -1:
     """Report whether ``is_plain_tls()`` is true, for a class of which it was true before; else it may be."""
     cdef unsigned int version = class_version((<PyObject *>source).ob_type)
     return version != 0 and version == version_get(&tls_version) and not sets_any(source, TLS_METHODS)
@@ -208,7 +208,14 @@ cdef bint sets_any(object source, tuple methods) except -1:
     """Report whether any of these attributes is set on the object itself."""
     if (<PyObject *>source).ob_type.tp_dictoffset == 0:   # a plain socket; asking takes longer than the rest
         return False
-    instance = getattr(source, "__dict__", ())
+    instance = getattr(source, "__dict__", None)
+    if instance is None:
+        return False
+    if type(instance) is dict:
+        for name in methods:
+            if name in <dict>instance:
+                return True
+        return False
     for name in methods:
         if name in instance:
             return True

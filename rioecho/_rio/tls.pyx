@@ -77,6 +77,7 @@ def tls_of(sock, /):
         tls = Tls.__new__(Tls)
         tls.source = sock
         tls.fd = sock.fileno()
+        tls.is_stream = True   # the ssl module accepts no other socket
         tls.holds_signals = not RIO_ROOM_KNOWN
         tls = register(tls)
     return tls

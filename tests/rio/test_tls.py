@@ -65,6 +65,45 @@ def test_lines_are_exchanged_and_buffered_output_is_sent_before_a_wait(tls, back
     assert [rio.readline(), rio.readline(), rio.read(5)] == [b"one\n", b"two\n", b"three"]
 
 
+@pytest.mark.parametrize("place", ["class", "object"])
+def test_a_method_that_a_program_replaces_is_called_by_what_is_made_later(tls, monkeypatch, place):
+    near, far = tls
+    far.sendall(b"one\n")
+    with rioecho.makefile(near, "rb") as file:
+        assert file.readline() == b"one\n"
+    with monkeypatch.context() as patch:
+        original = ssl.SSLSocket.recv_into
+
+        def recv_into(*arguments):
+            calls.append(True)
+            return original(*arguments) if place == "class" else original(near, *arguments)
+
+        calls = []
+        patch.setattr(ssl.SSLSocket if place == "class" else near, "recv_into", recv_into, raising=False)
+        far.sendall(b"two\n")
+        with rioecho.makefile(near, "rb") as file:
+            assert file.readline() == b"two\n"
+        assert calls
+    calls.clear()
+    far.sendall(b"three\n")
+    with rioecho.makefile(near, "rb") as file:
+        assert file.readline() == b"three\n"
+    assert not calls
+
+
+def test_what_one_rio_has_begun_to_send_another_one_over_the_same_socket_completes(tls, background):
+    near, far = tls
+    first, second = Rio(near), Rio(near)
+    data = random.Random(1).randbytes(8 << 20)
+    with pytest.raises(TimeoutError) as caught:
+        first.writen(data, timeout=0.05)
+    received = []
+    thread = background(lambda: received.append(recv_exactly(far, len(data))))
+    second.writen(data[caught.value.characters_written :], timeout=REST)
+    thread.join(REST)
+    assert received == [data]
+
+
 @pytest.mark.parametrize("size", [1, 16383, 16384, 16385, 100_000])
 def test_records_of_any_size_arrive_whole(tls, size, background):
     near, far = tls
