@@ -65,7 +65,7 @@ def pyopenssl_of(connection, /):
 
 cdef class PyOpenSsl(Transport):
     def __cinit__(self):
-        self.flags.flags[:] = [&self.busy, NULL, NULL, NULL]
+        self.flags.flags[:] = [&self.busy, NULL, NULL]
         self.flags.orphaned = RIO_LOST
         flags_link(&self.flags)
 

@@ -38,7 +38,7 @@ from rioecho.errors import ConcurrentCall
 
 cdef class TlsTurns(Transport):
     def __cinit__(self):
-        self.flags.flags[:] = [&self.receiving, &self.sending, NULL, NULL]
+        self.flags.flags[:] = [&self.receiving, &self.sending, NULL]
         self.flags.orphaned = RIO_LOST
         flags_link(&self.flags)
 
