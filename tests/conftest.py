@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rioecho import LineTooLong
+from support import certificates
 from support.delivery import Wire
 from support.sampling import mark_the_rest_slow
 
@@ -245,11 +246,6 @@ def certificate(tmp_path_factory):
     if not shutil.which("openssl"):
         pytest.skip("the openssl command is not installed")
     place = tmp_path_factory.mktemp("certificate")
-    key, cert = place / "key.pem", place / "cert.pem"
-    subprocess.run(
-        [*"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split(), key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )
+    cert, key = certificates.make(place)
     cert.write_bytes(cert.read_bytes() + key.read_bytes())
     return cert
