@@ -28,9 +28,24 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
+def pytest_configure(config):
+    # Before the test modules are imported, whose decorators read it (support/properties.py).
+    os.environ.setdefault("RIOECHO_EXAMPLES", "100" if config.option.markexpr == "not slow" else "400")
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(items):
     mark_the_rest_slow(items)
+
+
+def pytest_collection_finish():
+    # The collected tests are 200,000 objects, which every gc.collect() of a test would visit.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # LeakSanitizer would report what the interpreter then keeps at its end
 
 
 def open_descriptors():
@@ -218,6 +233,15 @@ def storm(on_alarm):
     start.armed = False
     start.attempt = attempt
     return start
+
+
+@pytest.fixture
+def often():
+    """Make threads switch so often that one that never waits does not delay the others."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture

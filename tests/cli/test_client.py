@@ -167,6 +167,7 @@ def feed(pipe, data, most):
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="this system has no packet pipes")
 def test_input_in_pieces_of_one_byte_needs_no_more_memory_than_in_larger_ones():
     reader, writer = os.pipe2(os.O_DIRECT)  # a packet pipe: each read returns one write

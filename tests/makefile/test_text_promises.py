@@ -14,7 +14,7 @@ import pytest
 import rioecho
 from support.conversations import LONG, receive
 
-SHORT = 0.02  # timeout in seconds, meant to expire
+SHORT = 0.005  # timeout in seconds, meant to expire
 TEXT = "größe 語 😀"
 
 READINGS = {

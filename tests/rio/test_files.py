@@ -7,10 +7,9 @@ import resource
 import threading
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rioecho import ConcurrentCall, LineTooLong, Rio, echo
+from support.properties import EXAMPLES, given, settings, st
 
 CONTENT = b"line1\nline2\nline3\n"
 
@@ -113,6 +112,7 @@ def test_a_position_that_cannot_be_moved_back_fails_the_write_and_keeps_what_is_
     assert rio.read(12) == b"line2\nline3\n"
 
 
+@pytest.mark.usefixtures("often")
 def test_a_reader_and_a_writer_in_two_threads_disturb_nothing(opened, path, background):
     lines = [b"%07d\n" % i for i in range(200)]
     path.write_bytes(b"".join(lines))
@@ -209,7 +209,7 @@ def outcome(file, name, argument):
     return getattr(file, name)(argument)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=EXAMPLES)
 @given(
     content=st.text("xyz\n", max_size=40).map(str.encode),
     calls=st.lists(CALLS, max_size=12),
