@@ -98,7 +98,8 @@ def run_one(software: Software, folder: Path, wheel: Path, *, quick: bool = Fals
             (sources / name).write_text(string.Template(text).substitute(variables))
         logs = folder / "logs"
         logs.mkdir()
-        result = compare(Runner(environment.python, sources, tests, logs, 120 + 10 * software.seconds, variables))
+        runner = Runner(environment.python, sources, tests, logs, 120 + 10 * software.seconds, variables)
+        result = compare(runner, software.unsteady)
     result.accept(software.wanted)
     return result
 
@@ -213,8 +214,12 @@ def faults(software: Software, result: Comparison) -> str:
 
 def explained(software: Software, result: Comparison) -> list[str]:
     """Return the tests that differ, and the end of the log of a comparison that shows nothing."""
-    lines = [f"{word}: {test}" for word in KINDS if word != "wanted" for test in getattr(result, word)]
-    lines += [f"wanted: {test}: {software.wanted[name_of(test)]}" for test in result.wanted]
+    lines = []
+    for kind in KINDS:
+        reasons = {"wanted": software.wanted, "unsteady": software.unsteady}.get(kind, {})
+        for test in getattr(result, kind):
+            reason = reasons.get(name_of(test))
+            lines.append(f"{kind}: {test}" + (f": {reason}" if reason else ""))
     fault = faults(software, result)
     if fault:
         end = result.stock.log.read_text(errors="replace").splitlines()[-30:]
