@@ -7,7 +7,6 @@ import inspect
 import io
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 import rioecho
 from rioecho import Rio, csapp
 from support.peers import needs_ipv6
+from support.signals import interrupted
 
 LONG = 20.0  # timeout in seconds; expires only if something is broken
 
@@ -66,20 +66,6 @@ def python(code):
         timeout=60,
     )
     return child.returncode, child.stdout, child.stderr
-
-
-def interrupted(on_alarm, call, seconds=0.05):
-    """Have a signal handler raise KeyboardInterrupt during the call. Returns pytest's record of the exception."""
-
-    def interrupt(*_):
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        # Repeat the signal, because one may arrive between Python's check for signals and the system call.
-        on_alarm(interrupt, seconds, interval=0.05)
-        call()
-    return caught
 
 
 # Names

@@ -17,7 +17,6 @@ import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ import pytest
 
 import rioecho
 from rioecho import ConcurrentCall, IncompleteRead, LineTooLong, Rio
+from support import certificates
 
 SECONDS = float(os.environ.get("RIOECHO_SOAK_SECONDS", "10"))
 SEED = int(os.environ.get("RIOECHO_SOAK_SEED", "0"))
@@ -487,18 +487,7 @@ def contexts(tmp_path_factory):
     """Return the SSL contexts of a server and of a client, or None without the openssl command."""
     if not shutil.which("openssl"):
         return None
-    place = tmp_path_factory.mktemp("certificate")
-    key, cert = place / "key.pem", place / "cert.pem"
-    subprocess.run(
-        [*"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split(), key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(cert, key)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(cert)
-    return server, client
+    return certificates.contexts(*certificates.make(tmp_path_factory.mktemp("certificate")))
 
 
 def test_random_calls_lose_nothing_and_break_nothing(contexts, capsys):

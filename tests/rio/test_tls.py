@@ -16,6 +16,7 @@ import pytest
 
 import rioecho
 from rioecho import ConcurrentCall, Rio
+from support import certificates
 from support.delivery import tcp_pair
 
 REST = 30  # seconds after which a test fails
@@ -24,11 +25,8 @@ REST = 30  # seconds after which a test fails
 @pytest.fixture(params=["TLSv1_2", "TLSv1_3"])
 def tls(request, certificate, background):
     """Return the two sockets of a TLS connection: the Rio's and the peer's."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
+    server, client = certificates.contexts(certificate)
     server.minimum_version = server.maximum_version = ssl.TLSVersion[request.param]
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(certificate)
     near, far = tcp_pair()
     ends = {}
     near.settimeout(REST)
@@ -397,10 +395,7 @@ class Cut:
 @pytest.fixture
 def cut(certificate, background):
     """Return a TLS socket and its peer, a ``Cut``."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(certificate)
+    server, client = certificates.contexts(certificate)
     near, far = tcp_pair()
     far.settimeout(REST)
     peer = Cut(far, server)
@@ -557,10 +552,7 @@ def test_an_exception_of_a_handler_is_raised_even_if_the_ssl_module_raises_its_l
 @pytest.mark.parametrize("call", ["read", "write"])
 @pytest.mark.parametrize("kind", ["Rio", "Rio without a limit", "file"])
 def test_the_first_call_makes_the_handshake(certificate, background, kind, call):
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(certificate)
+    server, client = certificates.contexts(certificate)
     near, far = tcp_pair()
     far.settimeout(REST)
 

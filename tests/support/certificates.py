@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -29,3 +30,11 @@ def make(folder: Path, openssl: str = "openssl") -> tuple[Path, Path]:
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
     key.chmod(0o600)
     return certificate, key
+
+
+def contexts(certificate: str | Path, key: str | Path | None = None) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the context of a server with a certificate, and that of a client that trusts only it."""
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server.load_cert_chain(certificate, key)
+    client.load_verify_locations(certificate)
+    return server, client

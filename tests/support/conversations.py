@@ -99,7 +99,6 @@ def contexts(tmp_path_factory):
         pytest.skip("the openssl command, which makes the certificate, is not installed")
     folder = tmp_path_factory.mktemp("certificate")
     certificate, key = certificates.make(folder)
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, key)
+    server, _ = certificates.contexts(certificate, key)
     server.num_tickets = 0  # a client that only writes would close with unread tickets, which causes a reset
     return server, ssl.create_default_context(cafile=certificate)
