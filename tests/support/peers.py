@@ -340,3 +340,11 @@ def processor_seconds(pid):
     except (FileNotFoundError, ProcessLookupError):
         return None
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def assert_waits(pid, clients):
+    """Check that none of the clients receives anything for a while, and that the server uses no processor time then."""
+    before = processor_seconds(pid)
+    assert not select.select(clients, [], [], 0.5)[0]  # time for a busy loop to show
+    if before is not None:
+        assert processor_seconds(pid) - before < 0.1
