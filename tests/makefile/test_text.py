@@ -23,7 +23,7 @@ ENCODINGS = ["utf-8", "latin-1", "ascii"]
 # The handlers with which every input can be decoded.
 LENIENT = ["ignore", "replace", "backslashreplace", "surrogateescape"]
 ENCODING_HANDLERS = ["strict", *LENIENT, "surrogatepass", "xmlcharrefreplace"]
-EXAMPLES = pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [25, pytest.param(250, marks=pytest.mark.slow)])
 
 # Newlines of all kinds; characters of 1 to 4 bytes; surrogates, overlong forms and other invalid bytes.
 PIECES = st.sampled_from(

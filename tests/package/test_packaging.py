@@ -69,7 +69,6 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow
 @needs_sources
 def test_the_sdist_contains_the_sources_and_the_tests_and_nothing_generated(
     tree: Path, sdist: Path, tmp_path: Path
