@@ -5,6 +5,7 @@ import io
 import os
 import resource
 import threading
+import time
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_a_position_that_cannot_be_moved_back_fails_the_write_and_keeps_what_is_
 
 @pytest.mark.usefixtures("often")
 def test_a_reader_and_a_writer_in_two_threads_disturb_nothing(opened, path, background):
-    lines = [b"%07d\n" % i for i in range(200)]
+    lines = [b"%07d\n" % i for i in range(1000)]
     path.write_bytes(b"".join(lines))
     rio = Rio(opened(), bufsize=100)
     got, wrote = [], []
@@ -123,11 +124,13 @@ def test_a_reader_and_a_writer_in_two_threads_disturb_nothing(opened, path, back
     def write():
         while not done.is_set():
             wrote.append(rio.write(b"written\n"))
+            time.sleep(0)  # let the other thread have its turn: else one of them does everything
 
     thread = background(write)
     try:
         while line := rio.readline():
             got.append(line)
+            time.sleep(0)
     finally:
         done.set()
         thread.join(20)
