@@ -181,7 +181,8 @@ class Runner:
 OPTIONS = [
     *("-o", "addopts=", "-p", "no:cacheprovider", "-ra", "--tb=native", "--durations=10"),
     "--continue-on-collection-errors",
-    *("-o", "faulthandler_timeout=90", "-o", "faulthandler_exit_on_timeout=true"),
+    # pg8000 has a test that takes a minute on an idle machine.
+    *("-o", "faulthandler_timeout=300", "-o", "faulthandler_exit_on_timeout=true"),
 ]
 
 
