@@ -2,6 +2,7 @@
 
     from rioecho import Rio, connect      the buffered reader and writer (rio.pyx); connecting one (sockets.py)
     from rioecho import makefile, echo    the drop-in for socket.makefile; the book's echo()
+    from rioecho import Feed              the reading methods for bytes from any event loop (feed.pyx)
     from rioecho.csapp import *           the book's names, lower case and capitalised
     from rioecho import EchoServer        the echo server (server.py)
 
@@ -18,11 +19,12 @@ except ModuleNotFoundError as _error:
         "this is the source tree of rioecho, and it is not built: start Python in another folder to use what is "
         "installed, or build it here with: pip install -e ."
     ) from None
-from rioecho.errors import ConcurrentCall, IncompleteRead, LineTooLong
+from rioecho.errors import ConcurrentCall, FrameTooLong, IncompleteRead, LineTooLong
 
 TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
     from rioecho._server.blocking import echo
+    from rioecho.feed import Feed
     from rioecho.csapp import rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_writen
     from rioecho.server import EchoServer
     from rioecho.sockets import connect, makefile, open_clientfd, open_listenfd
@@ -32,6 +34,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ConcurrentCall",
     "EchoServer",
+    "Feed",
+    "FrameTooLong",
     "IncompleteRead",
     "LineTooLong",
     "Rio",
@@ -51,6 +55,7 @@ __all__ = [
 #: The modules of the names that are imported on first use; the others are those of csapp.
 _HOMES = {
     "EchoServer": "server",
+    "Feed": "feed",
     "connect": "sockets",
     "echo": "_server.blocking",
     "makefile": "sockets",

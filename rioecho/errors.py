@@ -25,6 +25,26 @@ class LineTooLong(ValueError):
         )
 
 
+class FrameTooLong(ValueError):
+    """A frame announces a payload that is longer than the limit. Nothing was consumed: its bytes are in the buffer.
+
+    To continue, call ``readframe()`` with a larger limit, or ``skip()`` the length and the payload.
+    """
+
+    def __init__(self, limit: int, size: int) -> None:
+        super().__init__(limit, size)
+        #: The limit in bytes.
+        self.limit = limit
+        #: The length of the payload in bytes.
+        self.size = size
+
+    def __str__(self) -> str:
+        return (
+            f"a frame of {self.size} bytes exceeds the limit of {self.limit}; its bytes are kept: "
+            "go on with readframe(limit=...) or skip()"
+        )
+
+
 class IncompleteRead(EOFError):
     """The input ended before the requested bytes were complete. ``partial`` holds those that were received."""
 

@@ -23,11 +23,11 @@ from rioecho._rio.channel cimport (
     ASK_CLOCK,
     BORROWED,
     OWNED,
-    leave_reading,
     leave_writing,
     ownership,
     rio_call,
 )
+from rioecho._rio.framing cimport leave_reading, to_line_limit
 from rioecho._rio.output cimport NOTHING
 from rioecho._rio.source cimport file_transport_of, transport_of
 from rioecho._rio.transport cimport Transport
@@ -110,9 +110,7 @@ cdef class Rio(Writer):
         if fd is SOCKET_FILE:
             return
         size = buffer_size(bufsize)
-        longest = SIZE_MAX if max_line is None else to_size(max_line, "max_line")
-        if longest == 0:
-            raise ValueError("max_line must be at least 1")
+        longest = to_line_limit(max_line)
         self.timeout_ns = -1
         self.transport = transport_of(fd)
         if timeout is not ...:
@@ -266,11 +264,6 @@ cdef class Rio(Writer):
         if ns >= 0 and transport is not None and transport.untimed:
             raise ValueError("the source has no settimeout(), so a call cannot have a time limit")
         return ns
-
-    @property
-    def max_line(self):
-        """The maximum length of a line in bytes, including the newline; ``None`` for no limit."""
-        return None if self.line_limit == SIZE_MAX else self.line_limit
 
     # ---- closing
 

@@ -1,7 +1,9 @@
 # The buffer and the framing: memory and separators. No descriptors, no Python objects; the only error is "no memory".
 #
-#       data          r                 w            cap
-#        |  consumed  |  held: readable |    room    |
+#       data  [mark]        r                 w            cap
+#        |      |  consumed  |  held: readable |    room    |
+#
+# If the owner has set a mark, the bytes behind it are kept although they were consumed, and can be held again.
 #
 # The reader, the echo loop and the load loop share this buffer and this search. For any sequence of calls the cost is
 # constant per byte received:
@@ -39,6 +41,7 @@ cdef struct rio_buffer:
     void (*give)(char *data) noexcept nogil   # frees memory that was adopted; NULL if the buffer has allocated it
     size_t r             # index of the next byte to read
     size_t w             # index of the next byte to write
+    size_t mark          # index of the first consumed byte that is kept, or SIZE_MAX, greater than any index
     size_t cap           # number of bytes allocated
     size_t base          # size of the first allocation, and of the next one after a long frame
     size_t mapped        # minimum size in bytes that is mapped by mmap(2)
@@ -84,6 +87,7 @@ cdef inline void buffer_clear(rio_buffer *b) noexcept nogil:
     b.data = NULL
     b.give = NULL
     b.r = b.w = b.cap = b.scanned = b.sep_scanned = 0
+    b.mark = SIZE_MAX
 
 
 cdef inline void buffer_init(rio_buffer *b, size_t base) noexcept nogil:
@@ -124,7 +128,40 @@ cdef inline bint buffer_consistent(const rio_buffer *b) noexcept nogil:
         and (b.data == NULL) == (b.cap == 0)
         and b.scanned <= b.w - b.r
         and b.sep_scanned <= b.w - b.r
+        and (b.mark <= b.r or b.mark == SIZE_MAX)
     )
+
+
+cdef inline size_t buffer_first(const rio_buffer *b) noexcept nogil:
+    """Return the index of the first byte that may not be overwritten: the first one held, or kept behind the mark."""
+    return min(b.r, b.mark)
+
+
+cdef inline void buffer_moved(rio_buffer *b) noexcept nogil:
+    """Adapt the indices after the bytes from the first one that is kept have been moved to the front."""
+    cdef size_t first = buffer_first(b)
+    b.r -= first
+    b.w -= first
+    if b.mark != SIZE_MAX:
+        b.mark = 0
+
+
+cdef inline void buffer_mark(rio_buffer *b) noexcept nogil:
+    """Keep the bytes that are consumed from now on. There is one mark; the owner does not set it twice."""
+    rio_assert(b.mark == SIZE_MAX)
+    b.mark = b.r
+
+
+cdef inline void buffer_unmark(rio_buffer *b) noexcept nogil:
+    """Keep consumed bytes no longer."""
+    b.mark = SIZE_MAX
+
+
+cdef inline void buffer_rewind(rio_buffer *b, size_t kept) noexcept nogil:
+    """Hold again all but the first ``kept`` bytes behind the mark."""
+    rio_assert(b.mark != SIZE_MAX and kept <= b.r - b.mark)
+    b.r = b.mark + kept
+    b.scanned = b.sep_scanned = 0
 
 
 cdef inline void buffer_consume(rio_buffer *b, size_t n) noexcept nogil:
@@ -162,32 +199,37 @@ cdef inline bint buffer_fits(rio_buffer *b, size_t need) noexcept nogil:
     """Report whether the buffer can hold ``need`` bytes, including those held now, without an allocation.
 
     If there is little room behind the held bytes, they are moved to the front, but only if at least as many bytes have
-    been consumed as are moved.
+    been dropped as are moved.
     """
-    cdef size_t held = b.w - b.r
+    cdef size_t first = buffer_first(b)
+    cdef size_t size = b.w - first
     rio_assert(buffer_consistent(b))
-    if held == 0:
-        b.r = b.w = 0
-    elif held <= b.r and need <= b.cap and (b.cap - b.r < need or b.cap - b.w < b.cap // 4):
-        memmove(b.data, b.data + b.r, held)
-        b.r = 0
-        b.w = held
+    if size == 0:
+        buffer_moved(b)
+    elif size <= first and need <= b.cap - (b.r - first) and (b.cap - b.r < need or b.cap - b.w < b.cap // 4):
+        memmove(b.data, b.data + first, size)
+        buffer_moved(b)
     return b.cap != 0 and need <= b.cap - b.r
 
 
 cdef inline size_t buffer_growth(const rio_buffer *b, size_t need) noexcept nogil:
     """Return the size to grow to for ``need`` bytes: at least twice the old one, so that growing is amortised."""
     cdef size_t cap = b.cap * 2 if b.cap <= SIZE_MAX // 2 else SIZE_MAX
-    return max(max(cap, b.base), need)
+    cdef size_t kept = b.r - buffer_first(b)
+    return max(max(cap, b.base), kept + need if need <= SIZE_MAX - kept else SIZE_MAX)
 
 
 cdef inline int buffer_resize(rio_buffer *b, size_t cap) noexcept nogil:
-    """Change the size of the memory to ``cap`` bytes, enough for those held. Returns 0, or -1 with nothing changed."""
-    cdef size_t held = b.w - b.r
+    """Change the size of the memory to ``cap`` bytes, enough for those held and kept.
+
+    Returns 0, or -1 with nothing changed.
+    """
+    cdef size_t first = buffer_first(b)
+    cdef size_t size = b.w - first
     cdef char *data
-    rio_assert(cap and held <= cap)
-    # Resize the block, unless it was adopted or it is cheaper to copy only the held bytes.
-    if b.r == 0 and held >= b.cap // 2 and b.give == NULL:
+    rio_assert(cap and size <= cap)
+    # Resize the block, unless it was adopted or it is cheaper to copy only the bytes that are needed.
+    if first == 0 and size >= b.cap // 2 and b.give == NULL:
         data = memory_resize(b.data, b.cap, cap, b.mapped)
         if data == NULL:
             return -1
@@ -195,10 +237,9 @@ cdef inline int buffer_resize(rio_buffer *b, size_t cap) noexcept nogil:
         data = memory_get(cap, b.mapped)
         if data == NULL:
             return -1
-        memcpy(data, b.data + b.r, held)
+        memcpy(data, b.data + first, size)
         buffer_give(b)
-        b.r = 0
-        b.w = held
+        buffer_moved(b)
     b.data = data
     b.cap = cap
     return 0
@@ -228,6 +269,23 @@ cdef inline void buffer_put(rio_buffer *b, const char *data, size_t n) noexcept 
     buffer_added(b, n)
 
 
+cdef inline void buffer_insert(rio_buffer *b, const char *data, size_t n) noexcept nogil:
+    """Put a copy of n bytes in front of the held ones. Room for n more bytes has been reserved, or as many consumed.
+
+    ``data`` is not in the buffer's memory. Bytes that are kept stay kept, in front of these.
+    """
+    cdef size_t held = b.w - b.r
+    if b.mark == SIZE_MAX and b.r >= n:
+        b.r -= n
+    else:
+        rio_assert(n <= b.cap - b.w)
+        memmove(b.data + b.r + n, b.data + b.r, held)
+        b.w += n
+    memcpy(b.data + b.r, data, n)
+    b.scanned = b.sep_scanned = 0
+    rio_assert(buffer_consistent(b))
+
+
 cdef inline void buffer_adopt(
     rio_buffer *b, char *data, size_t cap, void (*give)(char *data) noexcept nogil, rio_buffer *aside
 ) noexcept nogil:
@@ -236,7 +294,7 @@ cdef inline void buffer_adopt(
     ``aside``, which holds nothing, gets the memory that the buffer had.
     """
     cdef size_t held = b.w - b.r
-    rio_assert(held <= cap and aside.r == aside.w)
+    rio_assert(held <= cap and aside.r == aside.w and b.mark == SIZE_MAX)
     if held:
         memcpy(data, b.data + b.r, held)
     if b.data != NULL:
@@ -257,6 +315,7 @@ cdef inline void buffer_move(rio_buffer *b, rio_buffer *source) noexcept nogil:
 
     The first bytes of both must be equal, as far as both hold any: what was scanned stays scanned.
     """
+    rio_assert(b.mark == SIZE_MAX)
     buffer_give(b)
     b.data = source.data
     b.give = source.give
@@ -270,12 +329,12 @@ cdef inline void buffer_move(rio_buffer *b, rio_buffer *source) noexcept nogil:
 
 
 cdef inline void buffer_trim(rio_buffer *b, size_t need) noexcept nogil:
-    """Free memory that a long frame has left: all that exceeds the base size and twice ``need``.
+    """Free memory that a long frame has left: all that exceeds the base size and twice ``need``. Not while marked.
 
     ``need`` is at least the number of held bytes. The held bytes are copied at most once for each frame that is
     consumed. If there is no memory to copy them to, the buffer stays as it is.
     """
-    if b.cap <= b.base:
+    if b.cap <= b.base or b.mark != SIZE_MAX:
         return
     if b.r == b.w:
         if b.cap > need:

@@ -173,10 +173,15 @@ cdef extern from "rioecho/_core/shared.h" nogil:
     uintptr_t RIO_FREE
     uintptr_t RIO_CLOSED
     uintptr_t RIO_LOST
+    uintptr_t RIO_LEFT
     bint RIO_HAS_GIL
     uintptr_t rio_this_thread()
     bint rio_flag_take(rio_flag *flag)
     void rio_flag_put(rio_flag *flag, uintptr_t state)
+    void rio_flag_release(rio_flag *flag)
+    bint rio_flag_resume(rio_flag *flag, bint any)
+    void rio_flag_keep(rio_flag *flag, bint keep)
+    bint rio_flag_rests(const rio_flag *flag)
     bint rio_flag_take_briefly(rio_flag *flag)
     void rio_flag_put_briefly(rio_flag *flag)
     void rio_flag_fence()

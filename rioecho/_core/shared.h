@@ -66,9 +66,14 @@ static inline uintptr_t rio_this_thread(void)
 #define RIO_CLOSED ((uintptr_t)1) /* final */
 #define RIO_LOST ((uintptr_t)2)   /* final: the holder does not exist in this child of a fork, and the guarded state may
                                      be inconsistent */
+#define RIO_LEFT ((uintptr_t)3)   /* as RIO_RESTING, but that thread does not exist in this child of a fork */
+/* A thread may keep a flag for itself between its calls. The flag then rests in this state, and only that thread can take
+ * it. The identifiers of threads are even, because they are addresses. */
+#define RIO_RESTING(thread) ((thread) | 1)
 
 typedef struct {
     uintptr_t holder;
+    uintptr_t rest; /* the state between two calls: RIO_FREE, or RIO_RESTING of a thread. For the holder only */
 } rio_flag;
 
 #ifdef Py_GIL_DISABLED
@@ -111,6 +116,35 @@ static inline void rio_flag_put(rio_flag *flag, uintptr_t state)
 #endif
 }
 
+/* Release the flag at the end of a call. For its holder only. */
+static inline void rio_flag_release(rio_flag *flag)
+{
+    rio_flag_put(flag, flag->rest);
+}
+
+/* Take a flag that rests for this thread, or whose thread was left behind by a fork; with ``any``, one that rests for any
+ * thread. Reports whether it was. */
+static inline int rio_flag_resume(rio_flag *flag, int any)
+{
+    uintptr_t state = rio_flag_state(flag);
+    int rests = any ? state > RIO_LEFT && state == RIO_RESTING(state) : state == RIO_RESTING(rio_this_thread());
+    if (!rests && state != RIO_LEFT)
+        return 0;
+#ifdef Py_GIL_DISABLED
+    return __atomic_compare_exchange_n(
+        &flag->holder, &state, rio_this_thread(), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+#else
+    flag->holder = rio_this_thread();
+    return 1;
+#endif
+}
+
+/* Let the flag rest for this thread from the next release on, or no longer. For its holder only. */
+static inline void rio_flag_keep(rio_flag *flag, int keep)
+{
+    flag->rest = keep ? RIO_RESTING(rio_this_thread()) : RIO_FREE;
+}
+
 /* Take and release a flag for a few instructions that run no Python code: with the GIL, checking that it is free is
  * enough. */
 static inline int rio_flag_take_briefly(rio_flag *flag)
@@ -137,11 +171,17 @@ static inline void rio_flag_fence(void)
 #endif
 }
 
-/* Report whether another thread holds the flag. */
+/* Report whether another thread holds the flag, or keeps it for itself. */
 static inline int rio_flag_busy(const rio_flag *flag)
 {
     uintptr_t state = rio_flag_state(flag);
-    return state > RIO_LOST && state != rio_this_thread();
+    return state > RIO_LEFT && RIO_RESTING(state) != RIO_RESTING(rio_this_thread());
+}
+
+/* Report whether the flag rests for this thread. */
+static inline int rio_flag_rests(const rio_flag *flag)
+{
+    return rio_flag_state(flag) == RIO_RESTING(rio_this_thread());
 }
 
 /* Report whether this thread holds the flag, in a call that a signal handler, a finalizer or a fileno() interrupted. */
@@ -153,7 +193,13 @@ static inline int rio_flag_mine(const rio_flag *flag)
 /* Set the state of a flag that another thread held, in the child of a fork, which has only the calling thread. */
 static inline void rio_flag_orphan(rio_flag *flag, uintptr_t state)
 {
-    if (flag->holder > RIO_LOST && flag->holder != rio_this_thread())
+    uintptr_t ours = RIO_RESTING(rio_this_thread());
+    if (flag->rest != RIO_FREE && flag->rest != ours) {
+        flag->rest = RIO_FREE;
+        if (state == RIO_FREE)
+            state = RIO_LEFT;
+    }
+    if (flag->holder > RIO_LEFT && RIO_RESTING(flag->holder) != ours)
         flag->holder = state;
 }
 

@@ -2,19 +2,10 @@
 
 from libc.stdint cimport int64_t
 
-from rioecho._core.buffer cimport buffer_held, rio_buffer
+from rioecho._core.buffer cimport rio_buffer
 from rioecho._core.fdio cimport rio_fd
-from rioecho._core.flag cimport flag_set
-from rioecho._core.posix cimport (
-    RIO_FREE,
-    RIO_HAS_GIL,
-    rio_bool_get,
-    rio_flag,
-    rio_flag_fence,
-    rio_flag_put,
-    rio_flag_take,
-    rio_size_set,
-)
+from rioecho._core.posix cimport rio_flag
+from rioecho._rio.framing cimport Framing, leave
 from rioecho._rio.transport cimport Transport
 
 
@@ -38,24 +29,19 @@ cdef struct rio_call:
     size_t waits       # number of waits since bytes were moved
 
 
-# Each flag guards the fields named beside it. Only a caller that holds `reading` and `writing` may close the Rio or
+# Each flag guards the fields named beside it, and `reading` those of class Framing. Only a caller that holds `reading` and `writing` may close the Rio or
 # free memory. Properties take no flag: they read what is constant, what is written with relaxed atomics, or an object
 # that is read and replaced in a critical section.
-cdef class Channel:
+cdef class Channel(Framing):
     cdef rio_fd f
-    cdef rio_flag reading    # `inp` and the state of the reading methods; held for a whole call
     cdef rio_flag writing    # the writing methods; held for a whole call
     cdef rio_flag sending    # `out`, `out_error` and `reset`, for callers of either side
-    cdef flag_set flags
     cdef int lent            # whether a write in a file open for both has borrowed `reading`, or waits for it; atomic
     cdef int at_send         # whether `sending` was taken to send, and not only to check
     cdef bint can_read
     cdef bint can_write
     cdef ownership own
-    cdef rio_buffer inp
     cdef rio_buffer out
-    cdef size_t shown        # without the GIL: number of bytes in `inp`, for callers that do not hold `reading`
-    cdef size_t line_limit
     cdef int64_t timeout_ns  # as in rio_call, or ASK_CLOCK
     cdef object source       # the descriptor as it was passed; kept alive
     cdef object clock        # a socket whose gettimeout() is called for every call, or None
@@ -63,20 +49,16 @@ cdef class Channel:
     cdef object out_error    # an error of sending during a read, for the next write or flush
     cdef bint reset          # a write got ECONNRESET, which the next EOF is reported as
     cdef object raw          # of a file: its socket.SocketIO, until detach()
-    cdef int crowded         # whether `waiting` is not empty; atomic
     cdef list waiting        # a locked lock for each thread that waits until a side is free, or None
     cdef rio_buffer aside    # memory that is not in use, and holds nothing
     cdef object __weakref__
 
     cdef int open(self, object source, int fd, size_t bufsize, size_t line_limit) except -1
-    cdef int refuse(self, rio_flag *side) except -1
     cdef bint await_return(self) except -1
-    cdef int wait_turn(self, rio_flag *side) except -1
     cdef bint take_in_turn(self, rio_flag *side) except -1
     cdef bint stands_in_way(self) noexcept
     cdef object new_gate(self)
     cdef bint enter_both(self) except -1
-    cdef void call_waiting(self) noexcept
     cdef int check_open(self) except -1
     cdef bint raw_closed(self) except -1
     cdef object forget(self)
@@ -93,42 +75,11 @@ cdef class Channel:
     cdef int poll_source(self, rio_call *call, short want, bint blocked) except -1
 
 
-cdef inline int enter(Channel self, rio_flag *side) except -1:
-    """Begin a call of one side. If another call is in progress, wait for it or raise; raise if the Rio is closed."""
-    if not rio_flag_take(side):
-        return self.wait_turn(side)
-    return 0
-
-
 cdef inline void begin_wait(rio_call *call) noexcept:
     """Let the next wait have a timeout of its own, if it is for each wait. Called where bytes have been moved."""
     call.waits = 0
     if call.per_wait:
         call.deadline = 0
-
-
-cdef inline void show_held(Channel self) noexcept:
-    """Publish the number of buffered bytes for callers without ``reading``. With the GIL they can read it directly."""
-    if not RIO_HAS_GIL:
-        rio_size_set(&self.shown, buffer_held(&self.inp))
-
-
-cdef inline void let_others_in(Channel self) noexcept:
-    """Wake the threads that wait for their turn. Called wherever a call has waited."""
-    if rio_bool_get(&self.crowded):
-        self.call_waiting()
-
-
-cdef inline void leave(Channel self, rio_flag *side) noexcept:
-    rio_flag_put(side, RIO_FREE)
-    if not RIO_HAS_GIL:   # with the GIL, nobody can have begun to wait since the last let_others_in()
-        rio_flag_fence()
-        let_others_in(self)
-
-
-cdef inline void leave_reading(Channel self) noexcept:
-    show_held(self)
-    leave(self, &self.reading)
 
 
 cdef inline void leave_writing(Channel self) noexcept:

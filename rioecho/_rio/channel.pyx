@@ -14,7 +14,6 @@ from libc.stdint cimport INT64_MAX, int64_t
 from rioecho._core.buffer cimport buffer_free, buffer_init
 from rioecho._core.convert cimport check_source, open_stream, to_nanoseconds
 from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_has_position, fd_is_stream, fd_wait
-from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     O_RDONLY,
     O_WRONLY,
@@ -31,6 +30,7 @@ from rioecho._core.posix cimport (
     rio_time_get,
     sched_yield,
 )
+from rioecho._rio.framing cimport leave, let_others_in
 from rioecho._rio.transport cimport OWN_TIMEOUT, Transport
 
 from rioecho.errors import ConcurrentCall
@@ -41,13 +41,10 @@ cdef object LOOK_AGAIN = 0.05   # seconds after which a call that waits for its 
 
 cdef class Channel:
     def __cinit__(self):
-        self.flags.flags[:] = [&self.reading, &self.writing, &self.sending]
-        self.flags.orphaned = RIO_FREE   # the other thread's call was waiting or running Python: the state is valid
-        flags_link(&self.flags)
+        self.flags.flags[1] = &self.writing
+        self.flags.flags[2] = &self.sending
 
     def __dealloc__(self):
-        flags_unlink(&self.flags)
-        buffer_free(&self.inp)
         buffer_free(&self.out)
         buffer_free(&self.aside)
 
@@ -130,6 +127,8 @@ cdef class Channel:
         while not rio_flag_take(side):
             if rio_flag_closed(side):
                 return False
+            if side == &self.reading and self.resume():
+                return True
             if side == &self.reading and self.await_return():
                 return True
             if self.own != AS_FILE or rio_flag_mine(side) or self.stands_in_way():

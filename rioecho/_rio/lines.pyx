@@ -10,7 +10,6 @@ from libc.stdint cimport SIZE_MAX
 from rioecho._core.buffer cimport (
     FOUND,
     TOO_LONG,
-    buffer_consume,
     buffer_held,
     buffer_start,
     find_frame,
@@ -18,16 +17,14 @@ from rioecho._core.buffer cimport (
     framing,
 )
 from rioecho._core.posix cimport rio_flag_closed
-from rioecho._rio.channel cimport enter, leave_reading, rio_call
-from rioecho._rio.reader cimport Reader, consume, take
+from rioecho._rio.channel cimport rio_call
+from rioecho._rio.framing cimport MORE, consume, enter, leave_reading, take
+from rioecho._rio.reader cimport Reader
+from rioecho._rio.receiver cimport takes_no_more
 from rioecho._core.convert cimport check_timeout, to_limit, to_size
 
 from rioecho.errors import LineTooLong
 
-
-cdef enum:
-    # Minimum number of bytes beyond max_line that skipline() buffers before it discards the beginning of a line.
-    SKIP_AT_ONCE = 1 << 16
 
 cdef object MINUS_ONE = -1   # the default of a size; compared by identity, so that the usual call converts nothing
 
@@ -147,117 +144,67 @@ cdef class LineReader(Reader):
         discarded at once. The next ``skipline()`` includes those bytes in the number it returns.
         """
         cdef rio_call call
-        cdef size_t n = 0
-        cdef framing answer
-        cdef object count   # created before anything is consumed, because allocating an int can fail
+        cdef ssize_t n
+        check_timeout(timeout)
         enter(self, &self.reading)
         try:
-            self.start(&call, timeout)
-            while True:
-                answer = find_line(&self.inp, SIZE_MAX, &n)
-                if answer == FOUND:
-                    break
-                n = buffer_held(&self.inp)
-                if n > self.line_limit and n - self.line_limit > max(self.inp.base, <size_t>SKIP_AT_ONCE):
-                    buffer_consume(&self.inp, n)
-                    self.skipped += n
-                    n = 0
-                if self.fill_towards(&call, c"\n", SIZE_MAX) == 0:
-                    break
-            count = n + self.skipped
-            consume(self, n)
-            return count
-        finally:
-            leave_reading(self)
-
-    def has_line(self):
-        """Report whether the buffer has a complete line, so that ``readline()`` would not use the descriptor."""
-        cdef size_t n
-        enter(self, &self.reading)
-        try:
-            return find_line(&self.inp, SIZE_MAX, &n) == FOUND
+            n = self.skipline_end(False)
+            if n == MORE:
+                self.start(&call, timeout)
+            while n == MORE:
+                n = self.skipline_end(self.fill_towards(&call, c"\n", SIZE_MAX) == 0)
+            return self.drop(n)
         finally:
             leave_reading(self)
 
     cdef ssize_t wait_line(self, size_t limit, bint cut, object timeout) except -1:
-        """Read until the buffer has a complete line, and return its length; the length of the remaining bytes at EOF.
-
-        The first ``limit`` buffered bytes have no newline yet. When ``limit`` is reached, return it if ``cut``; else
-        raise ``LineTooLong``.
-        """
+        """Read until the buffer has a complete line, and return its length, as ``line_end()`` does."""
         cdef rio_call call
-        cdef size_t n = 0, held
-        cdef framing answer
+        cdef bint ended = False
+        cdef ssize_t n
         self.start(&call, timeout)
         while True:
-            answer = find_line(&self.inp, limit, &n)
-            if answer == FOUND:
+            n = self.line_end(limit, cut, ended)
+            if n != MORE:
                 return n
-            held = buffer_held(&self.inp)
-            if cut and held >= limit:
-                return limit
-            if answer == TOO_LONG:
-                raise LineTooLong(limit, held)
-            if self.fill_towards(&call, c"\n", limit if cut else SIZE_MAX) == 0:
-                return held
-
-    cdef list take_lines(self, size_t n):
-        """Return the first buffered line, of n bytes, and every complete line after it, and remove them."""
-        # Local variables, because the compiler must assume that creating a bytes object changes the fields.
-        cdef list lines = []
-        cdef const char *line = buffer_start(&self.inp)
-        cdef const char *end = line + buffer_held(&self.inp)
-        cdef const char *first = line
-        cdef size_t limit = self.line_limit
-        cdef size_t scanned = 0
-        while n:
-            lines.append(PyBytes_FromStringAndSize(line, n))
-            line += n
-            scanned = 0
-            if find_frame(line, end - line, b"\n", 1, &scanned, limit, &n) != FOUND:
-                break
-        consume(self, line - first)
-        self.inp.scanned = scanned
-        return lines
+            ended = self.fill_towards(&call, c"\n", limit if cut else SIZE_MAX) == 0
 
     # ---- any other separator
 
     def readuntil(self, sep=b"\n", limit=-1, *, timeout=...):
-        """Read through the next separator ``sep``, a bytes-like object of one byte or more.
+        """Read through the next separator ``sep``, a bytes-like object of one byte or more, or a tuple of such objects.
 
-        Returns the bytes, including the separator.
+        Returns the bytes, including the separator; of several, the one that ends first: ``(b"\\r", b"\\r\\n")`` always
+        stops at ``b"\\r"``.
 
         Raises ``IncompleteRead`` if the input ends before a separator; its ``partial`` has the remaining bytes, which
-        are removed from the buffer. Raises ``LineTooLong`` if no separator ends within ``limit`` bytes (by default
-        ``max_line``), and ``TimeoutError``, ``BlockingIOError`` and any other ``OSError`` as ``readline()`` does; the
-        bytes received then stay in the buffer.
+        are removed from the buffer. Raises ``LineTooLong`` if more than ``limit`` bytes (by default, and if ``limit`` is
+        negative or ``None``, ``max_line``) come and no separator ends within them; ``TimeoutError``,
+        ``BlockingIOError`` and any other ``OSError`` as ``readline()`` does; the bytes received then stay in the buffer.
         """
         cdef rio_call call
-        cdef size_t n = 0, held, most
-        cdef framing answer
-        cdef bytes separator
-        if not isinstance(sep, (bytes, bytearray, memoryview)):
-            raise TypeError(f"sep must be bytes, not {type(sep).__name__}")
-        separator = bytes(sep)
-        if not separator:
-            raise ValueError("sep must not be empty")
-        most = self.line_limit if limit is MINUS_ONE or limit is None else to_size(limit, "limit")
+        cdef size_t most = self.line_limit
+        cdef Py_ssize_t size
+        cdef ssize_t n
+        check_timeout(timeout)
         enter(self, &self.reading)
         try:
-            if self.sep != separator:
-                self.sep = separator
-                self.inp.sep_scanned = 0
-            self.start(&call, timeout)
-            while True:
-                held = buffer_held(&self.inp)
-                answer = find_frame(
-                    buffer_start(&self.inp), held, separator, len(separator), &self.inp.sep_scanned, most, &n
-                )
-                if answer == FOUND:
-                    return take(self, n)
-                if held >= most:
-                    raise LineTooLong(most, held)
-                if self.fill_towards(&call, (<const char *>separator)[len(separator) - 1], most) == 0:
-                    self.incomplete(None)
+            self.set_separator(sep)
+            if limit is not MINUS_ONE and (size := to_limit(limit, "limit")) >= 0:
+                most = size
+            n = self.separator_end(most, False)
+            if n == MORE:
+                self.start(&call, timeout)
+            while n == MORE:
+                n = self.separator_end(most, self.fill_for_separator(&call, most) == 0)
+            return take(self, n)
         finally:
             leave_reading(self)
+
+    cdef ssize_t fill_for_separator(self, rio_call *call, size_t limit) except -1:
+        """Make one read for a frame that ends in ``sep``. Returns the number of bytes added, 0 at EOF."""
+        cdef bytes separator
+        if type(self.sep) is tuple:   # with a buffer of one byte, read them one by one
+            return self.fill_once(call, buffer_held(&self.inp) + 1)
+        separator = self.sep
+        return self.fill_towards(call, separator[len(separator) - 1], limit)

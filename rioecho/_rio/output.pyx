@@ -47,7 +47,8 @@ from rioecho._core.posix cimport (
     rio_signals_release,
     sched_yield,
 )
-from rioecho._rio.channel cimport Channel, let_others_in
+from rioecho._rio.channel cimport Channel
+from rioecho._rio.framing cimport let_others_in
 
 from rioecho.errors import ConcurrentCall
 

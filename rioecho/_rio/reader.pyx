@@ -8,6 +8,7 @@ So an exception at any point leaves in the buffer all bytes that were there, fol
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pyport cimport PY_SSIZE_T_MAX
+from libc.stdint cimport SIZE_MAX
 from libc.string cimport memcpy
 
 from rioecho._core.buffer cimport (
@@ -23,13 +24,10 @@ from rioecho._core.buffer cimport (
     rio_buffer,
 )
 from rioecho._core.convert cimport check_timeout, to_limit, to_size
-from rioecho._core.posix cimport RIO_HAS_GIL, rio_flag_closed, rio_size_get
-from rioecho._rio.channel cimport AS_FILE, enter, leave_reading, rio_call
+from rioecho._rio.channel cimport AS_FILE, rio_call
+from rioecho._rio.framing cimport MORE, consume, enter, in_frame, leave_reading, take, to_frame_width
 from rioecho._rio.receiver cimport AHEAD, Receiver, takes_no_more
 from rioecho._rio.result cimport CUT_MIN, result_begin, result_begun, result_end, result_grow
-
-from rioecho.errors import IncompleteRead
-
 
 cdef enum:
     # Maximum size of a large read's result before any byte of it has arrived; then it doubles. So a peer that announces
@@ -173,8 +171,7 @@ cdef class Reader(Receiver):
         cdef rio_call call
         self.start(&call, timeout)
         while buffer_held(&self.inp) < n:
-            # The buffer grows as bytes arrive, whatever n is.
-            if self.fill_once(&call, min(n, max(self.next_step(), self.inp.base))) == 0:
+            if self.fill_once(&call, self.step_towards(n)) == 0:
                 break
         return buffer_held(&self.inp)
 
@@ -192,6 +189,8 @@ cdef class Reader(Receiver):
 
     cdef bytes read_all(self, object timeout):
         cdef rio_call call
+        if in_frame(self):
+            return take(self, self.hold(PY_SSIZE_T_MAX, timeout))
         self.start(&call, timeout)
         while buffer_held(&self.inp) < self.inp.base:
             if self.fill_once(&call, self.inp.base) == 0:
@@ -209,20 +208,14 @@ cdef class Reader(Receiver):
             held = self.fill_result(&call, n, RESULT_START)
         else:
             held = self.hold(n, timeout)
-        if n > held and exactly:
-            self.incomplete(n)
-        return self.take_result(min(n, held))
+        return self.take_result(self.bytes_end(n, exactly, True))
 
     cdef bint goes_direct(self, size_t n) noexcept:
-        """Report whether a read of n bytes should go directly to its destination: the buffer would have to grow."""
-        return n >= self.inp.base or not (self.inp.cap == 0 or buffer_fits(&self.inp, n))
+        """Report whether a read of n bytes should go directly to its destination: the buffer would have to grow.
 
-    cdef int incomplete(self, object expected) except -1:
-        """Raise ``IncompleteRead`` with all buffered bytes. They are consumed after the error has been created."""
-        cdef size_t held = buffer_held(&self.inp)
-        error = IncompleteRead(PyBytes_FromStringAndSize(buffer_start(&self.inp), held), expected)
-        consume(self, held)
-        raise error
+        Not in a frame, whose bytes stay in the buffer.
+        """
+        return not in_frame(self) and (n >= self.inp.base or not (self.inp.cap == 0 or buffer_fits(&self.inp, n)))
 
     # ---- large reads
 
@@ -297,6 +290,65 @@ cdef class Reader(Receiver):
         self.brief = self.own == AS_FILE
         return count
 
+    # ---- frames of a length and a payload, and bytes that nobody wants
+
+    def readframe(self, width=4, byteorder="big", *, limit=..., timeout=...):
+        """Read a frame: a length, an unsigned integer of ``width`` bytes (1 to 8), and a payload of that many bytes.
+
+        Returns the payload, whole; ``None`` at the end of the input between two frames. ``byteorder`` is that of the
+        length, ``"big"`` (network byte order, RFC 1700) or ``"little"``. ``limit`` is the maximum length of a payload,
+        by default ``max_line``; ``None`` means no limit.
+
+        Raises ``FrameTooLong`` if the payload is longer, and ``TimeoutError``, ``BlockingIOError`` and any other
+        ``OSError`` as ``read()`` does: the length and the bytes received stay in the buffer. Raises ``IncompleteRead``
+        if the input ends inside a frame; its ``partial`` has the bytes of the frame, its length included, which are
+        removed from the buffer.
+        """
+        cdef rio_call call
+        cdef bint little = False, ended = False
+        cdef size_t size = to_frame_width(width, byteorder, &little)
+        cdef size_t most = self.line_limit if limit is ... else SIZE_MAX if limit is None else to_size(limit, "limit")
+        cdef size_t need = 0
+        cdef ssize_t n
+        check_timeout(timeout)
+        enter(self, &self.reading)
+        try:
+            n = self.payload_end(size, little, most, False, &need)
+            if n == MORE:
+                self.start(&call, timeout)
+            while n == MORE:
+                ended = self.fill_once(&call, self.step_towards(need)) == 0
+                n = self.payload_end(size, little, most, ended, &need)
+            return self.take_payload(size, n)
+        finally:
+            leave_reading(self)
+
+    def skip(self, n, *, timeout=...):
+        """Discard the next ``n`` bytes, without copying them. Returns their number, fewer only at EOF.
+
+        Raises the errors of ``read()``; the bytes received then stay in the buffer. There is one exception, which bounds
+        the memory: of more than ``bufsize`` bytes and 64 KiB, the beginning is discarded at once. The next ``skip()``
+        includes those bytes in its ``n`` and in the number it returns. In a ``frame()`` all bytes are kept.
+        """
+        cdef rio_call call
+        cdef size_t size = to_size(n, "n")
+        cdef ssize_t found
+        check_timeout(timeout)
+        enter(self, &self.reading)
+        try:
+            found = self.skip_end(size, False)
+            if found == MORE:
+                self.start(&call, timeout)
+            while found == MORE:
+                found = self.skip_end(size, self.fill_once(&call, self.step_towards(size - self.skipped)) == 0)
+            return self.drop(found)
+        finally:
+            leave_reading(self)
+
+    cdef size_t step_towards(self, size_t n) noexcept:
+        """Return how many bytes the next read should make room for, of n: the buffer grows as bytes arrive."""
+        return min(n, max(self.next_step(), self.inp.base))
+
     # ---- the input buffer
 
     def fill(self, n=1, *, timeout=...):
@@ -328,23 +380,5 @@ cdef class Reader(Receiver):
             self.brief = self.own == AS_FILE   # pickle.load() calls peek() for each object: hold little
             held = self.hold_some(timeout, 1)
             return PyBytes_FromStringAndSize(buffer_start(&self.inp), held)
-        finally:
-            leave_reading(self)
-
-    @property
-    def buffered(self):
-        """The number of bytes in the input buffer: received and not yet read.
-
-        ``select()`` and ``poll()`` do not report them. Raises ``ValueError`` if the Rio is closed.
-        """
-        if rio_flag_closed(&self.reading):
-            self.refuse(&self.reading)
-        return buffer_held(&self.inp) if RIO_HAS_GIL else rio_size_get(&self.shown)
-
-    def read_buffered(self):
-        """Return all buffered bytes and remove them from the buffer. Does not use the descriptor."""
-        enter(self, &self.reading)
-        try:
-            return take(self, buffer_held(&self.inp))
         finally:
             leave_reading(self)

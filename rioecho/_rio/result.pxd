@@ -4,6 +4,7 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport SIZE_MAX
 
 from rioecho._core.buffer cimport (
     buffer_adopt,
@@ -29,8 +30,8 @@ cdef enum:
 
 
 cdef inline bint result_begun(const rio_buffer *b) noexcept:
-    """Report whether the held bytes are the beginning of a bytes object."""
-    return b.give != NULL and b.r == 0
+    """Report whether the held bytes are the beginning of a bytes object, which a large read continues."""
+    return b.give != NULL and b.r == 0 and b.mark == SIZE_MAX
 
 
 cdef inline int result_begin(rio_buffer *b, rio_buffer *aside, size_t size) except -1:

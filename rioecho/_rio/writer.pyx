@@ -22,11 +22,13 @@ from rioecho._core.posix cimport (
     rio_assert,
     rio_bool_set,
     rio_flag_mine,
+    rio_flag_rests,
     rio_flag_take,
     sched_yield,
     sigset_t,
 )
-from rioecho._rio.channel cimport begin_wait, enter, leave_reading, leave_writing, let_others_in, rio_call
+from rioecho._rio.channel cimport begin_wait, leave_writing, rio_call
+from rioecho._rio.framing cimport enter, leave_reading, let_others_in
 from rioecho._rio.lines cimport LineReader
 from rioecho._rio.output cimport NOTHING
 
@@ -335,8 +337,10 @@ cdef class Writer(LineReader):
         rio_bool_set(&self.lent, True)
         try:
             while not rio_flag_take(&self.reading):
-                if rio_flag_mine(&self.reading):
-                    raise ConcurrentCall("a call under this one is reading this file, which has one position for both")
+                if rio_flag_mine(&self.reading) or rio_flag_rests(&self.reading):
+                    raise ConcurrentCall(
+                        "this file has one position for both, and a call under this one, or a frame(), is reading it"
+                    )
                 self.let_holder_go_on(call, &yields)
         except BaseException:
             rio_bool_set(&self.lent, False)

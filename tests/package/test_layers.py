@@ -41,6 +41,7 @@ FILES = {
         "capi",
         "registry",
         "handlers",
+        "framing",
         "transport",
         "tlsturns",
         "tls",
