@@ -24,8 +24,8 @@ from rioecho.errors import ConcurrentCall, FrameTooLong, IncompleteRead, LineToo
 TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
     from rioecho._server.blocking import echo
-    from rioecho.feed import Feed
     from rioecho.csapp import rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_writen
+    from rioecho.feed import Feed
     from rioecho.server import EchoServer
     from rioecho.sockets import connect, makefile, open_clientfd, open_listenfd
 

@@ -29,9 +29,9 @@ cdef struct rio_call:
     size_t waits       # number of waits since bytes were moved
 
 
-# Each flag guards the fields named beside it, and `reading` those of class Framing. Only a caller that holds `reading` and `writing` may close the Rio or
-# free memory. Properties take no flag: they read what is constant, what is written with relaxed atomics, or an object
-# that is read and replaced in a critical section.
+# Each flag guards the fields named beside it, and `reading` those of class Framing. Only a caller that holds `reading`
+# and `writing` may close the Rio or free memory. Properties take no flag: they read what is constant, what is written
+# with relaxed atomics, or an object that is read and replaced in a critical section.
 cdef class Channel(Framing):
     cdef rio_fd f
     cdef rio_flag writing    # the writing methods; held for a whole call

@@ -20,8 +20,7 @@ from rioecho._core.posix cimport rio_flag_closed
 from rioecho._rio.channel cimport rio_call
 from rioecho._rio.framing cimport MORE, consume, enter, leave_reading, take
 from rioecho._rio.reader cimport Reader
-from rioecho._rio.receiver cimport takes_no_more
-from rioecho._core.convert cimport check_timeout, to_limit, to_size
+from rioecho._core.convert cimport check_timeout, to_limit
 
 from rioecho.errors import LineTooLong
 
@@ -178,9 +177,10 @@ cdef class LineReader(Reader):
         stops at ``b"\\r"``.
 
         Raises ``IncompleteRead`` if the input ends before a separator; its ``partial`` has the remaining bytes, which
-        are removed from the buffer. Raises ``LineTooLong`` if more than ``limit`` bytes (by default, and if ``limit`` is
-        negative or ``None``, ``max_line``) come and no separator ends within them; ``TimeoutError``,
-        ``BlockingIOError`` and any other ``OSError`` as ``readline()`` does; the bytes received then stay in the buffer.
+        are removed from the buffer. Raises ``LineTooLong`` if more than ``limit`` bytes (``max_line`` by default, and
+        if ``limit`` is negative or ``None``) come and no separator ends within them; ``TimeoutError``,
+        ``BlockingIOError`` and any other ``OSError`` as ``readline()`` does; the bytes received then stay in the
+        buffer.
         """
         cdef rio_call call
         cdef size_t most = self.line_limit

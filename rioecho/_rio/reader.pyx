@@ -326,9 +326,9 @@ cdef class Reader(Receiver):
     def skip(self, n, *, timeout=...):
         """Discard the next ``n`` bytes, without copying them. Returns their number, fewer only at EOF.
 
-        Raises the errors of ``read()``; the bytes received then stay in the buffer. There is one exception, which bounds
-        the memory: of more than ``bufsize`` bytes and 64 KiB, the beginning is discarded at once. The next ``skip()``
-        includes those bytes in its ``n`` and in the number it returns. In a ``frame()`` all bytes are kept.
+        Raises the errors of ``read()``; the bytes received then stay in the buffer. There is one exception, which
+        bounds the memory: of more than ``bufsize`` bytes and 64 KiB, the beginning is discarded at once. The next
+        ``skip()`` includes those bytes in its ``n`` and in the number it returns. In a ``frame()`` all bytes are kept.
         """
         cdef rio_call call
         cdef size_t size = to_size(n, "n")

@@ -82,7 +82,7 @@ FILES = {
         "udp",
     ],
     "_load": ["histogram", "connection", "turns", "loop", "plan", "result", "runner"],
-    "public": ["errors", "rio", "text", "sockets", "csapp", "server", "client", "bench", "__init__"],
+    "public": ["errors", "rio", "feed", "text", "sockets", "csapp", "server", "client", "bench", "__init__"],
 }
 # Every file may import the classes of errors, although they are public.
 ERRORS = ("public", "errors")

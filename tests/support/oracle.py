@@ -42,7 +42,7 @@ class Oracle:
         at = self.data.find(sep, 0, max_size)
         if at >= 0:
             return self.take(at + len(sep))
-        if len(self.data) >= max_size:
+        if len(self.data) > max_size:
             raise TooLong
         self.or_wait(False)
         raise Incomplete(self.take(len(self.data)))
