@@ -19,7 +19,7 @@ except ModuleNotFoundError as _error:
         "this is the source tree of rioecho, and it is not built: start Python in another folder to use what is "
         "installed, or build it here with: pip install -e ."
     ) from None
-from rioecho.errors import ConcurrentCall, FrameTooLong, IncompleteRead, LineTooLong
+from rioecho.errors import ConcurrentCall, FrameTooLong, IncompleteRead, LineTooLong, Woken, written
 
 TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = [
     "IncompleteRead",
     "LineTooLong",
     "Rio",
+    "Woken",
     "connect",
     "echo",
     "makefile",
@@ -49,6 +50,7 @@ __all__ = [
     "rio_readn",
     "rio_readnb",
     "rio_writen",
+    "written",
 ]
 
 

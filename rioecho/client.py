@@ -113,7 +113,8 @@ def dial(host: str, port: int | None = None, *, timeout: float | None = None) ->
 
     The caller owns the socket. ``timeout`` and the errors are those of ``rioecho.connect()``.
     """
-    rio = connect(host, timeout=timeout) if port is None else connect(host, port, timeout=timeout)
+    # A path in bytes is never taken for a host whose port was forgotten.
+    rio = connect(os.fsencode(host), timeout=timeout) if port is None else connect(host, port, timeout=timeout)
     sock: socket.socket = rio.detach()[0]
     return sock
 

@@ -1,7 +1,10 @@
-"""The errors that have no errno. All other errors are OSError and its subclasses.
+"""The errors of this package, and written(), which reads the progress of a failed write from any of them.
 
-No error loses data: the docstring says where the bytes are. The object that raised the error stays usable.
+All other errors are OSError and its subclasses. No error loses data: the docstring says where the bytes are. The object
+that raised the error stays usable.
 """
+
+import errno
 
 
 class LineTooLong(ValueError):
@@ -48,7 +51,7 @@ class FrameTooLong(ValueError):
 class IncompleteRead(EOFError):
     """The input ended before the requested bytes were complete. ``partial`` holds those that were received."""
 
-    def __init__(self, partial: bytes, expected: int | None) -> None:
+    def __init__(self, partial: bytes, expected: int | None = None) -> None:
         super().__init__(partial, expected)
         #: The bytes received before the end of the input. They have been removed from the buffer.
         self.partial = partial
@@ -66,3 +69,21 @@ class ConcurrentCall(RuntimeError):
     It runs in another thread, or it was interrupted by the signal handler that makes this call. The call in progress is
     not affected; the refused call has no effect.
     """
+
+
+class Woken(InterruptedError):
+    """The call would have had to wait, and the descriptor ``wake_fd`` of the Rio is readable. Nothing was lost."""
+
+    def __init__(self, number: int = errno.EINTR, message: str = "woken: wake_fd is readable") -> None:
+        super().__init__(number, message)
+
+
+def written(error: BaseException) -> int:
+    """Return the number of bytes that a failed ``writen()`` sent, or that a failed ``write()`` sent or buffered.
+
+    The rest is still the caller's, so that ``rio.writen(data[written(error):])`` continues. For a text file the number
+    counts characters. This is the attribute ``characters_written`` of the exception; an exception without it, which no
+    write has raised, gives 0.
+    """
+    count = getattr(error, "characters_written", 0)
+    return count if isinstance(count, int) else 0

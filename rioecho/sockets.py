@@ -8,6 +8,7 @@ and errno are unchanged.
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import operator
 import os
@@ -21,6 +22,7 @@ from rioecho._core.addresses import (
     check_path,
     check_port,
     describe_error,
+    in_turn,
     look_up,
     open_socket,
     shown,
@@ -30,14 +32,19 @@ from rioecho.text import open_text
 
 TYPE_CHECKING = False  # importing typing is slower than importing this module
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import EllipsisType
     from typing import Any, Literal, TypeAlias, overload
 
-    from rioecho._core.addresses import Address, Path, Setup
+    from rioecho._core.addresses import Address, Path
     from rioecho.text import TextFile
 
     _BinaryMode: TypeAlias = Literal["b", "rb", "br", "wb", "bw", "rwb", "rbw", "wrb", "wbr", "brw", "bwr"]
     _TextMode: TypeAlias = Literal["", "r", "w", "rw", "wr"]
+    # A host with its port, as sockets give it: with flow information and scope for IPv6.
+    _HostPort: TypeAlias = tuple[str, int | str] | tuple[str, int | str, int, int]
+    # Sets up a socket for an address, until a time as ``in_turn`` yields it.
+    _Setup: TypeAlias = Callable[[float | None, socket.socket, Address], None]
 
 
 def open_clientfd(hostname: str, port: int | str) -> int:
@@ -67,7 +74,7 @@ def open_listenfd(port: int | str, host: str | None = None, *, backlog: int = LI
     if not 0 <= operator.index(backlog) <= 0x7FFFFFFF:
         raise ValueError(f"backlog must be 0 to 2147483647, not {backlog}")
 
-    def listen(sock: socket.socket, address: Address) -> None:
+    def listen(_limit: float | None, sock: socket.socket, address: Address) -> None:
         # Let a server restart at once, while connections of the previous one are in TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if host is None and sock.family == socket.AF_INET6:
@@ -86,16 +93,21 @@ if TYPE_CHECKING:
     ) -> Rio: ...
 
     @overload
-    def connect(host: Path, *, timeout: float | None = None, bufsize: int = ..., max_line: int | None = ...) -> Rio: ...
+    def connect(
+        host: Path | _HostPort, *, timeout: float | None = None, bufsize: int = ..., max_line: int | None = ...
+    ) -> Rio: ...
 
 
 def connect(
-    host: Path, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: Any
+    host: Path | _HostPort, port: int | str | EllipsisType = ..., *, timeout: float | None = None, **rio_options: Any
 ) -> Rio:
     """Return a ``Rio`` that owns a new connection: ``connect(host, port)`` or, for a unix socket, ``connect(path)``.
 
+    ``connect((host, port))`` takes an address as sockets return it; that of an IPv6 socket has four items.
+
     ``timeout`` in seconds limits connecting, over all addresses together, and is then the timeout of each call on the
-    Rio; ``None`` waits without limit. (A name lookup cannot be interrupted, but its time counts.) ``rio_options`` are
+    Rio; ``None`` waits without limit. Each address gets an equal share of the time left, so that one that does not
+    answer leaves time for the next. (A name lookup cannot be interrupted, but its time counts.) ``rio_options`` are
     options of ``Rio``: ``bufsize``, ``max_line``. TCP_NODELAY is set, since the Rio's output buffer does the batching.
 
     Raises the errors of ``open_clientfd``; for a unix socket, an ``OSError`` that names the path. Raises
@@ -103,7 +115,14 @@ def connect(
     No descriptor stays open after an error.
     """
     deadline = _deadline(timeout)
-    sock = _dial_unix(host, deadline) if isinstance(port, type(...)) else _dial(host, port, deadline, nodelay=True)
+    if isinstance(host, tuple):
+        host, port = _host_and_port(host, port)
+    if not isinstance(port, type(...)):
+        sock = _dial(host, port, deadline, nodelay=True)
+    elif isinstance(host, str | bytes | os.PathLike):
+        sock = _dial_unix(host, deadline)
+    else:
+        raise TypeError(f"{_CONNECT}, not connect({type(host).__name__})")
     try:
         return Rio(sock, timeout=timeout, closefd=True, **rio_options)
     except BaseException:
@@ -111,13 +130,28 @@ def connect(
         raise
 
 
+_CONNECT = "the call is connect(host, port), connect((host, port)) or connect(path)"
+
+
+def _host_and_port(address: Any, port: Any) -> tuple[str, int | str]:
+    """Return the host and the port of a socket's address, which has four items for IPv6."""
+    if not isinstance(port, type(...)):
+        raise TypeError(f"{_CONNECT}, not connect((host, port), port)")
+    match address:
+        case (host, port):
+            return host, port
+        case (str(host), port, _, int(scope)):
+            return f"{host}%{scope}" if scope and "%" not in host else host, port
+    raise TypeError(f"{_CONNECT}; this tuple has {len(address)} items")
+
+
 def _dial(host: Path, port: int | str, deadline: float | None, *, nodelay: bool = False) -> socket.socket:
     """Connect to the first address of ``host`` that answers."""
 
-    def call(sock: socket.socket, address: Address) -> None:
+    def call(limit: float | None, sock: socket.socket, address: Address) -> None:
         if nodelay:  # before connecting: macOS refuses it on a connection that the peer has already reset
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(_left(deadline))
+        sock.settimeout(_left(limit))
         sock.connect(address)
         # TCP connects a socket to itself if its ephemeral port happens to be the port it connects to. The data that
         # comes back then looks like an echo, but nobody is listening.
@@ -125,11 +159,12 @@ def _dial(host: Path, port: int | str, deadline: float | None, *, nodelay: bool 
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
     # Unlike the book's, without AI_ADDRCONFIG, which hides ::1 on a host that has no other IPv6 address.
-    return _first("connect to", check_host(host), port, 0, call)
+    return _first("connect to", check_host(host), port, 0, call, deadline)
 
 
 def _dial_unix(path: Path, deadline: float | None) -> socket.socket:
     """Connect to the unix socket ``path``."""
+    maybe_host = isinstance(path, str) and "/" not in path
     path = check_path(path)
 
     def call(sock: socket.socket, address: Address) -> None:
@@ -154,10 +189,16 @@ def _dial_unix(path: Path, deadline: float | None) -> socket.socket:
     try:
         return open_socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, path, call)
     except OSError as exc:
-        raise describe_error(exc, f"cannot connect to {shown(os.fsdecode(path))}") from None
+        error = describe_error(exc, f"cannot connect to {shown(os.fsdecode(path))}")
+        if exc.errno == errno.ENOENT and maybe_host:
+            hint = "without a port this is a path; to connect to a host, use connect(host, port)"
+            error = FileNotFoundError(errno.ENOENT, f"{error.strerror} ({hint})")
+        raise error from None
 
 
-def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: Setup) -> socket.socket:
+def _first(
+    doing: str, host: str | None, port: int | str, flags: int, set_up: _Setup, deadline: float | None = None
+) -> socket.socket:
     """Return a socket for the first address of ``host`` and ``port`` for which ``set_up`` succeeds."""
     port = check_port(port)
     what = f"cannot {doing} {'' if host is None else shown(check_host(host)) + ' '}port {shown(str(port))}"
@@ -166,10 +207,10 @@ def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: Se
         # One IPv6 socket serves both families; the IPv4 address is for hosts without IPv6. (The book's version uses
         # getaddrinfo's first address, 0.0.0.0 with glibc, and cannot be reached over IPv6.)
         found.sort(key=lambda info: info[0] != socket.AF_INET6)
-    for info in found:
+    for info, limit in in_turn(found, deadline):
         family, kind, protocol, _, address = info
         try:
-            return open_socket(family, kind, protocol, address, set_up)
+            return open_socket(family, kind, protocol, address, functools.partial(set_up, limit))
         except OSError as exc:
             # Listening on the next address instead would share the port with an unrelated server.
             in_use = flags & socket.AI_PASSIVE and exc.errno == errno.EADDRINUSE

@@ -10,10 +10,11 @@ import errno
 import operator
 import os
 import socket
+from time import monotonic
 
 TYPE_CHECKING = False  # importing typing is slower than importing this module
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, TypeAlias
 
     Address: TypeAlias = Any  # an argument for bind() and connect(); its type depends on the address family
@@ -32,6 +33,20 @@ def look_up(host: str | None, port: int | str, flags: int, what: str) -> list[An
         raise socket.gaierror(socket.EAI_NONAME, f"{what}: not a host name") from None
     except OSError as exc:
         raise describe_error(exc, what) from None
+
+
+def in_turn(found: list[Any], deadline: float | None) -> Iterator[tuple[Any, float | None]]:
+    """Yield the addresses of ``look_up``, each with the time until which it may be tried.
+
+    Each gets an equal share of the time that is left when its turn comes, so that an address that does not answer
+    leaves time for the next. A deadline of None (no limit) or 0 (never wait) holds for every address.
+    """
+    for tried, info in enumerate(found):
+        if deadline:
+            now = monotonic()
+            yield info, now + (deadline - now) / (len(found) - tried)
+        else:
+            yield info, deadline
 
 
 def open_socket(family: int, kind: int, protocol: int, address: Address, set_up: Setup) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import site
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import rioecho
 
 HERE = Path(__file__).parents[1] / "support"
+README = Path(__file__).parents[2] / "README.md"
 EXAMPLES = HERE / "typing_examples.py"
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
@@ -43,6 +45,17 @@ def folder(tmp_path_factory):
 def test_mypy_accepts_the_examples_and_finds_every_mistake_in_them(folder):
     said, status = run("mypy", folder, "--strict", EXAMPLES)
     assert status == 0, said
+
+
+@pytest.mark.skipif(not README.is_file(), reason="the source tree is not available")
+def test_mypy_accepts_the_programs_of_the_readme(folder):
+    programs = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(programs) >= 2
+    for number, text in enumerate(programs):
+        program = folder / f"readme{number}.py"
+        program.write_text(text)
+        said, status = run("mypy", folder, "--strict", program)
+        assert status == 0, text + said
 
 
 def test_mypy_finds_a_wrong_example(folder):

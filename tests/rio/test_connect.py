@@ -641,3 +641,96 @@ def test_signals_do_not_renew_the_timeout_for_a_busy_unix_socket(full_unix_liste
 
 def test_signal_handler_that_raises_leaks_no_unix_socket(full_unix_listener, on_alarm):
     interrupted(on_alarm, lambda: connect(full_unix_listener.getsockname()))
+
+
+# The forms of the call
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "localhost:8000", "example.org"])
+def test_host_without_a_port_is_a_missing_path_whose_message_shows_the_call_with_a_port(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        connect(name)
+    assert caught.value.errno == errno.ENOENT
+    assert caught.value.strerror.startswith(f"cannot connect to {name}: {os.strerror(errno.ENOENT)} (without a port ")
+    assert "connect(host, port)" in caught.value.strerror
+
+
+@pytest.mark.parametrize("path", ["./nobody", b"nobody", Path("nobody")], ids=repr)
+def test_path_that_cannot_be_a_host_gets_no_hint_about_ports(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        connect(path)
+    assert caught.value.strerror.endswith(f": {os.strerror(errno.ENOENT)}")
+
+
+def test_address_is_a_tuple_as_sockets_return_it(host, listener):
+    for address in (listener.getsockname(), listener.getsockname()[:2], (host, str(listener.getsockname()[1]))):
+        with connect(address, timeout=LONG) as rio:
+            server, _ = listener.accept()
+            with server:
+                rio.writen(b"hello\n")
+                assert server.recv(16) == b"hello\n"
+
+
+def test_scope_of_an_ipv6_address_is_kept(monkeypatch):
+    asked = []
+
+    def getaddrinfo(host, port, **_):
+        asked.append((host, port))
+        raise socket.gaierror(socket.EAI_NONAME, "not looked up")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    for address in (("fe80::1", 80, 0, 3), ("fe80::1%eth0", 80, 0, 3), ("::1", 80, 0, 0)):
+        with pytest.raises(socket.gaierror):
+            connect(address)
+    assert asked == [("fe80::1%3", 80), ("fe80::1%eth0", 80), ("::1", 80)]
+
+
+WRONG_CALLS = {
+    "a tuple and a port": lambda: connect(("localhost", 80), 80),
+    "a tuple of one": lambda: connect(("localhost",)),
+    "a tuple of three": lambda: connect(("localhost", 80, 0)),
+    "a list": lambda: connect(["localhost", 80]),
+    "None": lambda: connect(None),
+    "a number": lambda: connect(8000),
+}
+
+
+@pytest.mark.parametrize("call", WRONG_CALLS.values(), ids=WRONG_CALLS)
+def test_wrong_call_is_a_type_error_that_shows_the_right_ones(call):
+    with pytest.raises(TypeError, match=r"connect\(host, port\), connect\(\(host, port\)\) or connect\(path\)"):
+        call()
+
+
+def test_port_of_a_tuple_is_checked_as_any_other():
+    with pytest.raises(ValueError, match="0 to 65535"):
+        connect(("localhost", 70000))
+    with pytest.raises(TypeError, match="a host name must be a str"):
+        connect((b"localhost", 80))
+
+
+# Addresses that do not answer
+
+
+@pytest.mark.slow
+@needs_ipv6
+def test_address_that_does_not_answer_leaves_time_for_the_next(full_listener, resolves):
+    port = full_listener.getsockname()[1]
+    with listening("::1", port) as answers:
+        resolves("127.0.0.1", "::1")
+        start = time.monotonic()
+        with connect("many.test", port, timeout=2.0) as rio:
+            assert 1.0 <= time.monotonic() - start < 2.0
+            answers.accept()[0].close()
+            assert rio.readline() == b""
+
+
+@needs_ipv6
+def test_address_that_refuses_at_once_leaves_its_share_to_the_next(full_listener, resolves):
+    port = full_listener.getsockname()[1]
+    resolves("::1", "127.0.0.1")
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        connect("many.test", port, timeout=0.4)
+    assert time.monotonic() - start >= 0.4

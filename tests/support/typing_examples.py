@@ -19,9 +19,11 @@ import rioecho
 from rioecho import (
     ConcurrentCall,
     EchoServer,
+    FrameTooLong,
     IncompleteRead,
     LineTooLong,
     Rio,
+    Woken,
     connect,
     csapp,
     echo,
@@ -33,6 +35,7 @@ from rioecho import (
     rio_readn,
     rio_readnb,
     rio_writen,
+    written,
 )
 from rioecho.text import TextFile
 
@@ -143,10 +146,15 @@ def dial(path: Path) -> None:
     assert_type(connect("/run/socket"), Rio)
     assert_type(connect(path, timeout=None), Rio)
     assert_type(connect(b"\0abstract"), Rio)
+    assert_type(connect(("localhost", 8000), timeout=1), Rio)
+    assert_type(connect(("::1", 8000, 0, 0)), Rio)
     with connect("localhost", 8000) as rio:
         assert_type(rio, Rio)
     connect()  # type: ignore[call-overload]
     connect(path, 8000)  # type: ignore[call-overload]
+    connect(8000)  # type: ignore[call-overload]
+    connect(("localhost", 8000), 8000)  # type: ignore[call-overload]
+    connect(("localhost", 8000, 0))  # type: ignore[arg-type]
     connect("localhost", None)  # type: ignore[call-overload]
     connect("localhost", 8000, 5)  # type: ignore[call-overload]
     connect("localhost", 8000, closefd=True)  # type: ignore[call-overload]
@@ -233,6 +241,10 @@ def runtime_error(error: RuntimeError) -> RuntimeError:
     return error
 
 
+def os_error(error: OSError) -> OSError:
+    return error
+
+
 def errors(rio: Rio) -> None:
     try:
         rio.readline()
@@ -242,10 +254,27 @@ def errors(rio: Rio) -> None:
     except IncompleteRead as error:
         assert_type((error.partial, error.expected), tuple[bytes, int | None])
         assert_type(eof_error(error), EOFError)
+    except FrameTooLong as error:
+        assert_type((error.limit, error.size), tuple[int, int])
+        assert_type(value_error(error), ValueError)
     except ConcurrentCall as error:
         assert_type(runtime_error(error), RuntimeError)
         value_error(error)  # type: ignore[arg-type]
+    except Woken as error:
+        assert_type(error.errno, int | None)
+        os_error(error)
     LineTooLong("text", 1)  # type: ignore[arg-type]
+    IncompleteRead(b"partial")
+    IncompleteRead("text")  # type: ignore[arg-type]
+
+
+def go_on(rio: Rio, data: bytes) -> None:
+    try:
+        rio.writen(data)
+    except TimeoutError as error:
+        assert_type(written(error), int)
+        rio.writen(data[written(error) :])
+    written(1)  # type: ignore[arg-type]
 
 
 # ---- the book's functions
