@@ -1,4 +1,4 @@
-# The types of class Rio. The contract of each method is its docstring, in rio.pyx, _rio/reader.pyx and _rio/lines.pyx.
+# The types of class Rio. The contract of each method is its docstring: help(rioecho.Rio).
 
 import io
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-# The types of class TextFile. The contract of each method is its docstring, in text.pyx and textreader.pyx.
+# The types of class TextFile. The contract of each method is its docstring: help(rioecho.text.TextFile).
 
 import io
 from collections.abc import Iterable

@@ -25,6 +25,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -325,6 +326,20 @@ static inline int rio_socket_type(int fd)
     int type;
     socklen_t size = sizeof type;
     return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 ? type : -1;
+}
+
+/* Return the limit in nanoseconds that a socket has in the kernel for each wait: SO_SNDTIMEO, or SO_RCVTIMEO if not
+ * sending. Returns -1 if it has none, and for any other descriptor. */
+static inline int64_t rio_socket_limit_ns(int fd, int sending)
+{
+    struct timeval limit = {0, 0};
+    socklen_t size = sizeof limit;
+    if (getsockopt(fd, SOL_SOCKET, sending ? SO_SNDTIMEO : SO_RCVTIMEO, &limit, &size) < 0 ||
+        (limit.tv_sec == 0 && limit.tv_usec == 0))
+        return -1;
+    if (limit.tv_sec >= INT64_MAX / 1000000000)
+        return INT64_MAX;
+    return (int64_t)limit.tv_sec * 1000000000 + (int64_t)limit.tv_usec * 1000;
 }
 
 /* Return and clear the pending error of a socket, or 0. */

@@ -141,6 +141,7 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     bint rio_nothing_yet(int fd)
     bint rio_hung_up(int fd)
     int rio_socket_type(int fd)
+    int64_t rio_socket_limit_ns(int fd, bint sending)
     int rio_socket_error(int fd)
     int rio_bit_length(uint64_t n)
     void rio_wait_ns(int fd, int64_t ns)

@@ -5,8 +5,9 @@
 # The signatures are the book's (CS:APP 10.5). The functions that read or write return a number of bytes, 0 at EOF, or
 # -1 with errno set. They retry after EINTR (Python signal handlers do not run, because the GIL is not held), wait for a
 # descriptor with O_NONBLOCK, and raise no SIGPIPE. They wait for a terminal that has no data (VMIN=0), and for a FIFO
-# that has not been opened for writing yet. A socket must be of type SOCK_STREAM. The caller owns the descriptor and
-# every buffer.
+# that has not been opened for writing yet. A socket must be of type SOCK_STREAM. If the socket has a time limit of its
+# own (SO_RCVTIMEO, SO_SNDTIMEO), a wait for the next bytes ends after it, with errno EAGAIN; the wait has no limit
+# otherwise. The caller owns the descriptor and every buffer.
 
 cdef enum:
     RIO_BUFSIZE = 8192

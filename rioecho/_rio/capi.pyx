@@ -4,12 +4,12 @@ With class Rio they share only the functions of _core/fdio.pxd: their buffer is 
 of each function is in capi.pxd.
 """
 
-from libc.errno cimport EINTR, EINVAL
-from libc.stdint cimport INT64_MAX
+from libc.errno cimport EAGAIN, EINTR, EINVAL
+from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memchr, memcpy
 
 from rioecho._core.fdio cimport fd_open, fd_wait, fd_write, read_once, rio_fd, would_block
-from rioecho._core.posix cimport POLLIN, POLLOUT, rio_set_errno
+from rioecho._core.posix cimport POLLIN, POLLOUT, rio_monotonic_ns, rio_set_errno, rio_socket_limit_ns
 
 
 cdef void rio_readinitb(rio_t *rp, int fd) noexcept nogil:
@@ -99,6 +99,7 @@ cdef ssize_t rio_writen(int fd, const void *usrbuf, size_t n) noexcept nogil:
     cdef rio_fd f
     cdef size_t done = 0
     cdef ssize_t put
+    cdef int64_t started = rio_monotonic_ns()
     cdef int err = 0
     err = fd_open(&f, fd)
     if err:
@@ -108,7 +109,8 @@ cdef ssize_t rio_writen(int fd, const void *usrbuf, size_t n) noexcept nogil:
         put = fd_write(&f, <const char *>usrbuf + done, n - done, &err)
         if put >= 0:
             done += put
-        elif not go_on(fd, POLLOUT, &err):
+            started = rio_monotonic_ns()
+        elif not go_on(fd, POLLOUT, started, &err):
             return -1
     return n
 
@@ -116,21 +118,36 @@ cdef ssize_t rio_writen(int fd, const void *usrbuf, size_t n) noexcept nogil:
 cdef ssize_t read_waiting(int fd, char *data, size_t n) noexcept nogil:
     """Make one read, retry after EINTR and wait while there is no data. Returns its result, with errno set for -1."""
     cdef ssize_t got
+    cdef int64_t started = rio_monotonic_ns()
     cdef int err = 0
     while True:
         got = read_once(fd, data, n, &err)
         if got >= 0:
             return got
-        if not go_on(fd, POLLIN, &err):
+        if not go_on(fd, POLLIN, started, &err):
             return -1
 
 
-cdef bint go_on(int fd, short event, int *err) noexcept nogil:
-    """Report whether to retry a call that failed with ``err``. If the call would block, first wait for ``event``.
+cdef bint go_on(int fd, short event, int64_t started, int *err) noexcept nogil:
+    """Report whether to retry a call that failed with ``err``, after waiting for ``event`` if it would block.
 
-    If not, errno is the error.
+    ``started`` is the time at which the bytes were first asked for: the socket's own time limit counts from there,
+    whether the kernel has waited already (a blocking socket) or not, and whatever signals arrive. If the result is
+    False, errno is the error: EAGAIN at the limit.
     """
-    if (would_block(err[0]) and fd_wait(fd, event, INT64_MAX, err) > 0) or err[0] == EINTR:
-        return True
+    cdef int64_t limit
+    cdef int64_t deadline = INT64_MAX
+    cdef int ready
+    if would_block(err[0]) or err[0] == EINTR:
+        limit = rio_socket_limit_ns(fd, event == POLLOUT)
+        if limit < 0 and err[0] == EINTR:
+            return True
+        if 0 <= limit < INT64_MAX - started:
+            deadline = started + limit
+        ready = fd_wait(fd, event, deadline, err)
+        if ready > 0 or (ready < 0 and err[0] == EINTR):
+            return True
+        if ready == 0:
+            err[0] = EAGAIN
     rio_set_errno(err[0])
     return False

@@ -1,13 +1,19 @@
 """The book's functions at C level, called from a module compiled against the installed package."""
 
+import errno
 import os
+import re
 import socket
+import struct
 import termios
 import threading
+import time
 import tty
+from pathlib import Path
 
 import pytest
 
+import rioecho
 from support.outside import compile_outside, needs_compiler
 
 OUTSIDE = """\
@@ -195,3 +201,77 @@ def test_a_terminal_without_data_is_waited_for_at_c_level_until_it_hangs_up(outs
         os.close(near)
         if far >= 0:
             os.close(far)
+
+
+def limit(sock: socket.socket, option: int, seconds: float) -> None:
+    """Set the time limit that a socket has in the kernel."""
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6)))
+
+
+@needs_compiler
+@pytest.mark.parametrize("call", ["readn", "readnb", "readlineb"])
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "not blocking"])
+def test_the_kernel_s_time_limit_of_a_read_is_minus_one_with_eagain_and_no_buffered_byte_is_lost(
+    outside, pair, call: str, blocking: bool
+) -> None:
+    ours, theirs = pair
+    ours.setblocking(blocking)
+    limit(ours, socket.SO_RCVTIMEO, 0.1)
+    book = outside.Book(ours.fileno())
+    calls = {
+        "readn": lambda: outside.readn(ours.fileno(), 4),
+        "readnb": lambda: book.readnb(4),
+        "readlineb": lambda: book.readlineb(10),
+    }
+    start = time.monotonic()
+    with pytest.raises(BlockingIOError) as caught:
+        calls[call]()
+    assert caught.value.errno == errno.EAGAIN
+    assert time.monotonic() - start >= 0.1
+    theirs.sendall(b"abc\nrest")
+    assert calls[call]().rstrip(b"\0") == b"abc\n"
+
+
+@needs_compiler
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "not blocking"])
+def test_the_kernel_s_time_limit_of_a_write_is_minus_one_with_eagain(outside, pair, blocking: bool) -> None:
+    ours, _ = pair
+    ours.setblocking(blocking)
+    limit(ours, socket.SO_SNDTIMEO, 0.1)
+    start = time.monotonic()
+    with pytest.raises(BlockingIOError) as caught:
+        outside.writen(ours.fileno(), bytearray(1 << 24))
+    assert caught.value.errno == errno.EAGAIN
+    assert time.monotonic() - start >= 0.1
+
+
+@needs_compiler
+def test_signals_do_not_renew_the_kernel_s_time_limit(outside, pair, on_alarm) -> None:
+    ours, _ = pair
+    limit(ours, socket.SO_RCVTIMEO, 0.2)
+    on_alarm(lambda *_: None, 0.03, interval=0.03)
+    with pytest.raises(BlockingIOError):
+        outside.readn(ours.fileno(), 1)
+
+
+@needs_compiler
+def test_a_socket_without_a_limit_is_waited_for_although_another_direction_has_one(outside, pair) -> None:
+    ours, theirs = pair
+    limit(ours, socket.SO_SNDTIMEO, 0.01)
+    sending = threading.Timer(0.1, theirs.sendall, (b"data",))
+    sending.start()
+    assert outside.readn(ours.fileno(), 4) == b"data"
+    sending.join(20)
+
+
+def test_the_contract_of_every_function_is_in_the_pxd_files_of_the_package() -> None:
+    package = Path(rioecho.__file__).parent
+    for name in ("__init__.pxd", "rio.pxd", "_rio/capi.pxd"):
+        text = (package / name).read_text()
+        mentioned = re.findall(r"[\w/]+\.(?:pxd|pyx)\b", text)
+        assert [file for file in mentioned if not (package / file).is_file() or file.endswith(".pyx")] == []
+    lines = (package / "_rio" / "capi.pxd").read_text().splitlines()
+    functions = [number for number, line in enumerate(lines) if re.match(r"cdef .*\(", line)]
+    assert len(functions) == 5
+    for number in functions:
+        assert re.match(r"# \w", lines[number - 1]), lines[number]
