@@ -1,22 +1,26 @@
-"""An echo that counts the bytes of all clients: echo_cnt.c of CS:APP section 12.5.5, line for line.
+"""An echo that counts the bytes of all clients: echo_cnt.c of CS:APP section 12.5.5, line for line."""
 
-Importing this module, which happens once, takes the place of the book's Pthread_once.
-"""
+from rioecho.csapp import *
 
-from sbuf import P, Semaphore, V
+byte_cnt: int  # byte counter
+mutex: sem_t  # and the mutex that protects it
 
-from rioecho.csapp import MAXLINE, Rio_readinitb, Rio_readlineb, Rio_writen
 
-byte_cnt = 0  # byte counter
-mutex = Semaphore(1)  # and the mutex that protects it
+def init_echo_cnt():
+    global byte_cnt, mutex
+    mutex = Sem_init(1)
+    byte_cnt = 0
 
 
 def echo_cnt(connfd):
     global byte_cnt
+    buf = bytearray(MAXLINE)
+
+    Pthread_once(init_echo_cnt)
     rio = Rio_readinitb(connfd)
-    while (buf := Rio_readlineb(rio, MAXLINE)) != b"":
+    while (n := Rio_readlineb(rio, buf, MAXLINE)) != 0:
         P(mutex)
-        byte_cnt += len(buf)
-        print(f"server received {len(buf)} ({byte_cnt} total) bytes on fd {connfd}", flush=True)
+        byte_cnt += n
+        print(f"server received {n} ({byte_cnt} total) bytes on fd {connfd}", flush=True)
         V(mutex)
-        Rio_writen(connfd, buf)
+        Rio_writen(connfd, buf, n)

@@ -6,12 +6,9 @@ It sends each line of stdin and prints the echo. As in the book, it waits withou
 has no newline, because the server echoes whole lines only; rioecho-client does not.
 """
 
-import signal
 import sys
 
-from rioecho.csapp import MAXLINE, Close, Fgets, Fputs, Open_clientfd, Rio_readinitb, Rio_readlineb, Rio_writen
-
-stdin, stdout = sys.stdin.buffer, sys.stdout.buffer  # bytes, independent of the encoding
+from rioecho.csapp import *
 
 
 def main(argv):
@@ -25,14 +22,13 @@ def main(argv):
     rio = Rio_readinitb(clientfd)
 
     while (buf := Fgets(MAXLINE, stdin)) is not None:
-        Rio_writen(clientfd, buf)
+        Rio_writen(clientfd, buf, len(buf))
         buf = Rio_readlineb(rio, MAXLINE)
         Fputs(buf, stdout)
-        stdout.flush()
     Close(clientfd)
     sys.exit(0)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it as it ends a C program, without a traceback
+    Signal(SIGINT, SIG_DFL)  # as it is when a C program starts
     main(sys.argv)

@@ -6,17 +6,17 @@ It serves one client at a time; the others wait in the listen queue. As in the b
 as a reset by the client, ends the server, but with status 1. rioecho-server continues after such errors.
 """
 
-import signal
 import sys
 
-from rioecho.csapp import MAXLINE, Accept, Close, Getnameinfo, Open_listenfd, Rio_readinitb, Rio_readlineb, Rio_writen
+from rioecho.csapp import *
 
 
 def echo(connfd):
+    buf = bytearray(MAXLINE)
     rio = Rio_readinitb(connfd)
-    while (buf := Rio_readlineb(rio, MAXLINE)) != b"":
-        print(f"server received {len(buf)} bytes\n", end="", flush=True)  # one write, because threads call this too
-        Rio_writen(connfd, buf)
+    while (n := Rio_readlineb(rio, buf, MAXLINE)) != 0:
+        print(f"server received {n} bytes\n", end="", flush=True)  # one write, because threads call this too
+        Rio_writen(connfd, buf, n)
 
 
 def main(argv):
@@ -34,5 +34,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it as it ends a C program, without a traceback
+    Signal(SIGINT, SIG_DFL)  # as it is when a C program starts
     main(sys.argv)

@@ -10,17 +10,16 @@ program has no threads, because a fork copies only the calling thread.
 
 import contextlib
 import os
-import signal
 import sys
 
 from echoserveri import echo
 
-from rioecho.csapp import Accept, Close, Open_listenfd
+from rioecho.csapp import *
 
 
-def sigchld_handler(sig, frame):
+def sigchld_handler(sig):
     with contextlib.suppress(ChildProcessError):  # no child is left
-        while os.waitpid(-1, os.WNOHANG)[0] > 0:  # reap all that have exited: signals do not queue
+        while os.waitpid(-1, WNOHANG)[0] > 0:  # reap all that have exited: signals do not queue
             pass
 
 
@@ -29,11 +28,11 @@ def main(argv):
         print("usage: echoserverp.py <port>", file=sys.stderr)
         sys.exit(1)
 
-    signal.signal(signal.SIGCHLD, sigchld_handler)
+    Signal(SIGCHLD, sigchld_handler)
     listenfd = Open_listenfd(argv[1])
     while True:
         connfd, _clientaddr = Accept(listenfd)
-        if os.fork() == 0:
+        if Fork() == 0:
             Close(listenfd)  # child closes its listening socket
             echo(connfd)  # child services client
             Close(connfd)  # child closes connection with client
@@ -42,5 +41,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it as it ends a C program, without a traceback
+    Signal(SIGINT, SIG_DFL)  # as it is when a C program starts
     main(sys.argv)

@@ -12,20 +12,17 @@ As in the book, an error on one connection, such as a reset by the client, ends 
 client that sends and never reads blocks all others in Rio_writen. rioecho-server has neither limit.
 """
 
-import select
-import signal
 import sys
 
-from rioecho.csapp import MAXLINE, Accept, Close, Open_listenfd, Rio_readinitb, Rio_readlineb, Rio_writen
-
-FD_SETSIZE = 1024  # from <sys/select.h>: select handles only descriptors below it
+from rioecho.csapp import *
 
 
 class Pool:
     """Represents a pool of connected descriptors."""
 
-    read_set: set  # set of all active descriptors
-    ready_set: list  # subset of descriptors ready for reading
+    read_set: fd_set  # set of all active descriptors
+    ready_set: fd_set  # subset of descriptors ready for reading
+    maxfd: int  # largest descriptor in read_set
     nready: int  # number of ready descriptors from select
     maxi: int  # high-water index into client array
     clientfd: list  # set of active descriptors
@@ -33,6 +30,7 @@ class Pool:
 
 
 byte_cnt = 0  # counts total bytes received by server
+buf = bytearray(MAXLINE)
 
 
 def main(argv):
@@ -45,11 +43,11 @@ def main(argv):
 
     while True:
         # Wait for listening/connected descriptor(s) to become ready
-        pool.ready_set, _, _ = select.select(pool.read_set, [], [])
-        pool.nready = len(pool.ready_set)
+        pool.ready_set = pool.read_set.copy()
+        pool.nready = Select(pool.maxfd + 1, pool.ready_set, None, None)
 
         # If listening descriptor ready, add new client to pool
-        if listenfd in pool.ready_set:
+        if FD_ISSET(listenfd, pool.ready_set):
             connfd, _clientaddr = Accept(listenfd)
             add_client(connfd, pool)
 
@@ -65,14 +63,17 @@ def init_pool(listenfd):
     p.clientrio = [None] * FD_SETSIZE
 
     # Initially, listenfd is only member of select read set
-    p.read_set = {listenfd}
+    p.maxfd = listenfd
+    p.read_set = fd_set()
+    FD_ZERO(p.read_set)
+    FD_SET(listenfd, p.read_set)
     return p
 
 
 def add_client(connfd, p):
     p.nready -= 1
     if connfd >= FD_SETSIZE:  # the book's FD_SET writes past the end of the set
-        sys.exit("add_client error: Too many clients")
+        app_error("add_client error: Too many clients")
     for i in range(FD_SETSIZE):  # find an available slot; there are as many as descriptors
         if p.clientfd[i] < 0:
             # Add connected descriptor to the pool
@@ -80,9 +81,10 @@ def add_client(connfd, p):
             p.clientrio[i] = Rio_readinitb(connfd)
 
             # Add the descriptor to descriptor set
-            p.read_set.add(connfd)
+            FD_SET(connfd, p.read_set)
 
-            # Update pool high-water mark
+            # Update max descriptor and pool high-water mark
+            p.maxfd = max(p.maxfd, connfd)
             p.maxi = max(p.maxi, i)
             break
 
@@ -95,7 +97,7 @@ def check_clients(p):
         rio = p.clientrio[i]
 
         # If the descriptor is ready, echo the text lines from it
-        if connfd >= 0 and connfd in p.ready_set:
+        if connfd >= 0 and FD_ISSET(connfd, p.ready_set):
             p.nready -= 1
             eof = not fill(rio)
             while rio.has_line() or rio.buffered >= MAXLINE - 1 or (eof and rio.buffered):
@@ -104,7 +106,7 @@ def check_clients(p):
             # EOF detected, remove descriptor from pool
             if eof:
                 Close(connfd)
-                p.read_set.remove(connfd)
+                FD_CLR(connfd, p.read_set)
                 p.clientfd[i] = -1
                 p.clientrio[i] = None
 
@@ -116,19 +118,19 @@ def fill(rio):
         return rio.fill(held + 1, timeout=0) > held
     except BlockingIOError:  # nothing has arrived: select may report a descriptor by mistake, see its man page
         return True
-    except OSError as exc:
-        sys.exit(f"Rio_readlineb error: {exc.strerror}")
+    except OSError:
+        unix_error("Rio_readlineb error")
 
 
 def echo_line(rio, connfd):
     """Echo a line in the buffer, or the rest at EOF, so that Rio_readlineb does not block."""
     global byte_cnt
-    buf = Rio_readlineb(rio, MAXLINE)
-    byte_cnt += len(buf)
-    print(f"Server received {len(buf)} ({byte_cnt} total) bytes on fd {connfd}", flush=True)
-    Rio_writen(connfd, buf)
+    n = Rio_readlineb(rio, buf, MAXLINE)
+    byte_cnt += n
+    print(f"Server received {n} ({byte_cnt} total) bytes on fd {connfd}", flush=True)
+    Rio_writen(connfd, buf, n)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it as it ends a C program, without a traceback
+    Signal(SIGINT, SIG_DFL)  # as it is when a C program starts
     main(sys.argv)

@@ -4,17 +4,15 @@ usage: echoservert_pre.py <port>
 
 It serves NTHREADS clients at a time. SBUFSIZE more wait in the shared buffer, and the rest in the listen queue. As in
 the book, an error on one connection, such as a reset by the client, ends the server with all its threads, but with
-status 1: the wrappers of rioecho.csapp end the process, whereas sys.exit() would end only the thread.
+status 1.
 """
 
-import signal
 import sys
-import threading
 
 from echo_cnt import echo_cnt
 from sbuf import sbuf_init, sbuf_insert, sbuf_remove
 
-from rioecho.csapp import Accept, Close, Open_listenfd
+from rioecho.csapp import *
 
 NTHREADS = 4
 SBUFSIZE = 16
@@ -30,14 +28,15 @@ def main(argv):
     listenfd = Open_listenfd(argv[1])
 
     for _ in range(NTHREADS):  # create worker threads
-        threading.Thread(target=thread, daemon=True).start()
+        Pthread_create(thread)
 
     while True:
         connfd, _clientaddr = Accept(listenfd)
         sbuf_insert(sbuf, connfd)  # insert connfd in buffer
 
 
-def thread():
+def thread(_vargp):
+    Pthread_detach(pthread_self())
     while True:
         connfd = sbuf_remove(sbuf)  # remove connfd from buffer
         echo_cnt(connfd)  # service client
@@ -45,5 +44,5 @@ def thread():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it as it ends a C program, without a traceback
+    Signal(SIGINT, SIG_DFL)  # as it is when a C program starts
     main(sys.argv)

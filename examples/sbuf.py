@@ -3,10 +3,7 @@
 sbuf_init returns the buffer. There is no sbuf_deinit, because Python frees the memory.
 """
 
-from threading import Semaphore
-
-P = Semaphore.acquire
-V = Semaphore.release
+from rioecho.csapp import *
 
 
 class Sbuf:
@@ -16,9 +13,9 @@ class Sbuf:
     n: int  # maximum number of slots
     front: int  # buf[(front+1)%n] is first item
     rear: int  # buf[rear%n] is last item
-    mutex: Semaphore  # protects accesses to buf
-    slots: Semaphore  # counts available slots
-    items: Semaphore  # counts available items
+    mutex: sem_t  # protects accesses to buf
+    slots: sem_t  # counts available slots
+    items: sem_t  # counts available items
 
 
 def sbuf_init(n):
@@ -27,9 +24,9 @@ def sbuf_init(n):
     sp.buf = [None] * n
     sp.n = n  # buffer holds max of n items
     sp.front = sp.rear = 0  # empty buffer iff front == rear
-    sp.mutex = Semaphore(1)  # binary semaphore for locking
-    sp.slots = Semaphore(n)  # initially, buf has n empty slots
-    sp.items = Semaphore(0)  # initially, buf has zero data items
+    sp.mutex = Sem_init(1)  # binary semaphore for locking
+    sp.slots = Sem_init(n)  # initially, buf has n empty slots
+    sp.items = Sem_init(0)  # initially, buf has zero data items
     return sp
 
 

@@ -28,12 +28,11 @@ import html
 import os
 import signal
 import socket
-import stat
 import sys
 import time
 
 from rioecho import LineTooLong, Rio
-from rioecho.csapp import MAXLINE, RIO_BUFSIZE, Accept, Close, Getnameinfo, Open_listenfd, rio_readn
+from rioecho.csapp import *
 
 TIMEOUT = 10.0  # seconds for the whole request, and for each write of the response
 CGI_TIMEOUT = 60.0  # seconds that a CGI program may run
@@ -95,13 +94,13 @@ def doit(rio):
         clienterror(rio, filename, "404", "Not found", "Tiny couldn't find this file")
         return
 
-    permission = stat.S_IRUSR if is_static else stat.S_IXUSR
-    if not stat.S_ISREG(sbuf.st_mode) or not permission & sbuf.st_mode:
+    permission = S_IRUSR if is_static else S_IXUSR
+    if not S_ISREG(sbuf.st_mode) or not permission & sbuf.st_mode:
         clienterror(rio, filename, "403", "Forbidden", reason)
         return
     if is_static:  # serve static content
         try:
-            srcfd = os.open(filename, os.O_RDONLY)
+            srcfd = os.open(filename, O_RDONLY)
         except OSError:  # unreadable, or removed in the meantime
             clienterror(rio, filename, "403", "Forbidden", reason)
             return
@@ -202,17 +201,11 @@ def serve_dynamic(rio, filename, cgiargs):
 
     pid = os.fork()
     if pid == 0:  # child
-        try:
-            # Real server would set all CGI vars here
-            environ = {**os.environb, b"QUERY_STRING": cgiargs}
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores SIGPIPE, and execve keeps that
-            signal.setitimer(signal.ITIMER_REAL, CGI_TIMEOUT)  # execve keeps the timer: SIGALRM ends the program
-            os.dup2(rio.fileno(), 1)  # redirect stdout to client
-            os.execve(filename, [filename], environ)  # noqa: S606 - run CGI program
-        except OSError as exc:
-            print(f"Execve error: {exc}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(1)
+        # Real server would set all CGI vars here
+        os.environb[b"QUERY_STRING"] = cgiargs
+        signal.setitimer(signal.ITIMER_REAL, CGI_TIMEOUT)  # Execve keeps the timer: SIGALRM ends the program
+        Dup2(rio.fileno(), STDOUT_FILENO)  # redirect stdout to client
+        Execve(filename, [filename], environ)  # run CGI program
     _, status = os.waitpid(pid, 0)  # parent waits for and reaps child
     if status != 0:
         print(f"CGI program ended with {os.waitstatus_to_exitcode(status)}", file=sys.stderr, flush=True)
@@ -248,5 +241,5 @@ def hang_up(rio):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it as it ends a C program, without a traceback
+    Signal(SIGINT, SIG_DFL)  # as it is when a C program starts
     main(sys.argv)

@@ -82,7 +82,26 @@ FILES = {
         "udp",
     ],
     "_load": ["histogram", "connection", "turns", "loop", "plan", "result", "runner"],
-    "public": ["errors", "rio", "feed", "text", "sockets", "csapp", "server", "client", "bench", "__init__"],
+    # A folder of the public interface: its files have its name in front; its __init__ is the name alone.
+    "public": [
+        "errors",
+        "rio",
+        "feed",
+        "text",
+        "sockets",
+        "csapp._calls",
+        "csapp._constants",
+        "csapp._rio",
+        "csapp._sockets",
+        "csapp._files",
+        "csapp._processes",
+        "csapp._threads",
+        "csapp",
+        "server",
+        "client",
+        "bench",
+        "__init__",
+    ],
 }
 # Every file may import the classes of errors, although they are public.
 ERRORS = ("public", "errors")
@@ -129,18 +148,21 @@ def places(module: str, name: str) -> set[tuple[str, str, str]]:
     top, _, inner = module.partition(".")
     if top != "rioecho":
         return set()
-    if not inner and name in {*FILES["public"], *RANK}:
-        inner, name = name, ""
+    file_of_public = f"{inner}.{name}" if inner else name
+    if file_of_public in FILES["public"] or (not inner and name in RANK):
+        inner, name = file_of_public, ""
     folder, _, file = inner.partition(".")
     if folder in RANK:
         return {(folder, file, name)} if file else {(folder, name, "")}
-    return {("public", folder or "__init__", name)}
+    return {("public", inner or "__init__", name)}
 
 
 def place_of(path: Path) -> tuple[str, str]:
     """Return the folder and the file of a source."""
     *folders, file = path.relative_to(ROOT / "rioecho").with_suffix("").parts
-    return folders[0] if folders else "public", file
+    if folders and folders[0] in RANK:
+        return folders[0], file
+    return "public", ".".join(folders if folders and file == "__init__" else [*folders, file])
 
 
 def source_files() -> list[Path]:
@@ -161,6 +183,8 @@ def source_files() -> list[Path]:
         ("from . import rio", {("public", "rio", "")}),
         ("from rioecho import rio, __version__", {("public", "rio", ""), ("public", "__init__", "__version__")}),
         ("import os, rioecho.server as s", {("public", "server", "")}),
+        ("from rioecho.csapp._calls import raises", {("public", "csapp._calls", "raises")}),
+        ("from rioecho.csapp import _calls, Read", {("public", "csapp._calls", ""), ("public", "csapp", "Read")}),
         ("cimport rioecho.rio", {("public", "rio", "")}),
         ("from rioecho.cli.server import main", {("cli", "server", "main")}),
         ("from rioecho._core.buffer cimport rio_buffer", {("_core", "buffer", "rio_buffer")}),
