@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     def rio_readlineb(rp: Rio, buf: WriteableBuffer, maxlen: int) -> int: ...
 
 
-@raises("n = rio_readlineb(rio, buf, maxlen)", "line = rio_readlineb(rio, maxlen), with rio = rio_readinitb(fd)")
+@raises("n = rio_readlineb(rio, buf, MAXLINE)", "line = rio_readlineb(rio, MAXLINE), with rio = rio_readinitb(fd)")
 def rio_readlineb(rp: Rio, buf: Any = ..., maxlen: Any = ...) -> Any:
     """Read a line, including its newline; an unterminated last line as it is; nothing at EOF.
 
