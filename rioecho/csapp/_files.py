@@ -218,22 +218,20 @@ if TYPE_CHECKING:
 
 
 @exits("nready = Select(n, readfds, writefds, exceptfds, timeout)", "r, w, x = Select(rlist, wlist, xlist, timeout)")
-def Select(first_or_n: Any, *rest: Any) -> Any:
+def Select(n: Any, readfds: Any, writefds: Any, exceptfds: Any = ..., timeout: Any = None, /) -> Any:
     """Wait until a descriptor is ready, or ``timeout`` seconds have passed (None: no limit).
 
     ``Select(rlist, wlist, xlist, timeout=None)`` returns three lists of what is ready, as ``select.select`` does.
     ``Select(n, readfds, writefds, exceptfds, timeout=None)``, the book's form, removes from each ``fd_set`` (or None)
     the descriptors that are not ready, and returns the number of those that are; only descriptors below ``n`` count.
     """
-    if not hasattr(first_or_n, "__index__"):
-        return select.select(first_or_n, *rest)
-    if not 3 <= len(rest) <= 4:
-        raise TypeError(f"Select() takes 4 or 5 arguments, not {1 + len(rest)}")
-    sets = rest[:3]
+    if not hasattr(n, "__index__"):
+        return select.select(n, readfds, writefds, None if exceptfds is ... else exceptfds)
+    sets = readfds, writefds, exceptfds
     if not all(fds is None or isinstance(fds, set) for fds in sets):
         raise TypeError("the sets of descriptors must be of type fd_set, or None")
-    rlist, wlist, xlist = ([fd for fd in fds or () if fd < first_or_n] for fds in sets)
-    ready = select.select(rlist, wlist, xlist, *rest[3:])
+    rlist, wlist, xlist = ([fd for fd in fds or () if fd < n] for fds in sets)
+    ready = select.select(rlist, wlist, xlist, timeout)
     for fds, those in zip(sets, ready, strict=True):
         if fds is not None:
             fds.intersection_update(those)

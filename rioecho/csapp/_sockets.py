@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import os
 import socket
+from socket import NI_NAMEREQD, NI_NUMERICHOST
 
 from rioecho._core.addresses import check_host, check_port
 from rioecho.csapp._calls import capitalized, exits
-from rioecho.csapp._constants import NI_NAMEREQD, NI_NUMERICHOST
 from rioecho.sockets import _interrupted, open_clientfd, open_listenfd
 
 TYPE_CHECKING = False

@@ -291,7 +291,7 @@ def test_a_type_error_of_a_stream_of_the_program_is_not_taken_for_one_of_the_cal
         def readline(self, limit):
             raise TypeError("mine")
 
-    with pytest.raises(TypeError, match="^mine$"):
+    with pytest.raises(TypeError, match=r"^mine$"):
         csapp.Fgets(10, Stream())
 
 

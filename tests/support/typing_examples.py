@@ -287,12 +287,19 @@ def book(sock: socket.socket) -> None:
     assert_type(rio, Rio)
     assert_type(rio_readlineb(rio), bytes)
     assert_type(rio_readlineb(rio, 100), bytes)
+    assert_type(rio_readlineb(rio, maxlen=100), bytes)
     assert_type(rio_readnb(rio, 10), bytes)
     assert_type(rio_readn(0, 10), bytes)
     assert_type(rio_writen(sock, memoryview(b"data")), int)
+    buf = bytearray(csapp.MAXLINE)
+    assert_type(rio_readlineb(rio, buf, csapp.MAXLINE), int)
+    assert_type(rio_readnb(rio, buf, 10), int)
+    assert_type(rio_readn(0, buf, n=10), int)
+    assert_type(rio_writen(0, buf, 10), int)
+    rio_readnb(rio, buf)  # type: ignore[call-overload]
     open_clientfd("localhost")  # type: ignore[call-arg]
     open_clientfd(b"localhost", 8000)  # type: ignore[arg-type]
-    rio_readlineb(0)  # type: ignore[arg-type]
+    rio_readlineb(0)  # type: ignore[call-overload]
     rio_writen(1, "text")  # type: ignore[arg-type]
 
 
@@ -324,6 +331,41 @@ def capitals(text: io.TextIOWrapper, binary: BinaryIO) -> None:
     csapp.Listen(fd)  # type: ignore[call-arg]
     csapp.Open_clientfd("localhost")  # type: ignore[call-arg]
     csapp.Fgets(text, 100)  # type: ignore[arg-type]
+    csapp.Fputs(csapp.Fgets(100, csapp.stdin) or b"", csapp.stdout)
+
+
+def further_wrappers(path: Path) -> None:
+    fd = csapp.Open(path, csapp.O_CREAT | csapp.O_RDWR, csapp.DEF_MODE)
+    assert_type(fd, int)
+    assert_type(csapp.Read(fd, 10), bytes)
+    assert_type(csapp.Read(csapp.STDIN_FILENO, bytearray(csapp.MAXBUF), csapp.MAXBUF), int)
+    assert_type(csapp.Rio_readlineb(csapp.Rio_readinitb(fd), bytearray(10), 10), int)
+    assert_type(csapp.Write(fd, b"data"), int)
+    assert_type(csapp.Lseek(fd, 0, csapp.SEEK_SET), int)
+    assert_type(csapp.S_ISREG(csapp.Stat(path).st_mode) or csapp.S_ISDIR(csapp.Fstat(fd).st_mode), bool)
+    assert_type(csapp.Dup2(fd, csapp.STDOUT_FILENO), int)
+    csapp.Setsockopt(fd, csapp.SOL_SOCKET, csapp.SO_REUSEADDR, 1)
+    fds = csapp.fd_set()
+    csapp.FD_SET(fd, fds)
+    assert_type(csapp.FD_ISSET(fd, fds), bool)
+    assert_type(csapp.Select(fd + 1, fds, None, None), int)
+    assert_type(csapp.Select([fd], [], [], 1.5), tuple[list[Any], list[Any], list[Any]])
+    if csapp.Fork() == 0:
+        csapp.Execve("/bin/true", ["true"], csapp.environ)
+    assert_type(csapp.Wait(), tuple[int, int])
+    assert_type(csapp.Waitpid(-1, csapp.WNOHANG), tuple[int, int])
+    csapp.Signal(csapp.SIGCHLD, lambda sig: None)
+    csapp.Signal(csapp.SIGINT, csapp.SIG_DFL)
+    tid = csapp.Pthread_create(lambda vargp: vargp, 1)
+    csapp.Pthread_join(tid)
+    csapp.Pthread_detach(csapp.Pthread_self())
+    mutex = csapp.Sem_init(1)
+    assert_type(mutex, csapp.sem_t)
+    csapp.P(mutex)
+    csapp.V(mutex)
+    csapp.P(1)  # type: ignore[arg-type]
+    csapp.Pthread_create(1)  # type: ignore[arg-type]
+    csapp.Select(fd, [fd], None, None)  # type: ignore[call-overload]
 
 
 # ---- the package
