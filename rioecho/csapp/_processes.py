@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 from rioecho.csapp._calls import exits, fail, reason
 
@@ -96,6 +97,13 @@ def _with_frame(handler: Any) -> Any:
 
     with_frame.book_handler = handler  # type: ignore[attr-defined]
     return with_frame
+
+
+@exits("Sleep(seconds)")
+def Sleep(seconds: float) -> int:
+    """Suspend the calling thread for this many seconds, whatever signals arrive; return 0, the seconds left."""
+    time.sleep(seconds)
+    return 0
 
 
 # Error handling (8.3, appendix A)
