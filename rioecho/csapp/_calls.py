@@ -48,8 +48,8 @@ def _checked(function: _Function, name: str, forms: tuple[str, ...], refused: tu
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except TypeError as exc:
-            if not _of_the_arguments(exc):
+        except (TypeError, AttributeError) as exc:
+            if not _of_the_arguments(exc, [*args, *kwargs.values()]):
                 raise
             text = str(exc).replace(f"{function.__name__}()", f"{name}()")
             raise TypeError(f"{text}; call {' or '.join(forms)}") from None
@@ -62,11 +62,14 @@ def _checked(function: _Function, name: str, forms: tuple[str, ...], refused: tu
     return wrapper  # type: ignore[return-value]
 
 
-def _of_the_arguments(exc: TypeError) -> bool:
+def _of_the_arguments(exc: TypeError | AttributeError, arguments: list[Any]) -> bool:
     """Report whether wrong arguments caused the error, and not code of the program that ran during the call.
 
     Such code, a signal handler for example, has frames that are neither of this package nor of the standard library.
+    An argument of a wrong type may lack an attribute.
     """
+    if isinstance(exc, AttributeError) and not any(exc.obj is argument for argument in arguments):
+        return False
     traceback = exc.__traceback__
     while traceback is not None:
         module = traceback.tb_frame.f_globals.get("__name__", "").partition(".")[0]

@@ -10,8 +10,8 @@ import select
 import sys
 from stat import S_ISREG
 
-from rioecho.csapp._calls import buffer_and_size, count, exits, fill, first, without_nul
-from rioecho.csapp._constants import FD_SETSIZE
+from rioecho.csapp._calls import buffer_and_size, count, exits, fill, first, raises, without_nul
+from rioecho.csapp._constants import DEF_MODE, FD_SETSIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @exits("fd = Open(filename, flags, mode)")
-def Open(filename: _Path, flags: int, mode: int = 0) -> int:
+def Open(filename: _Path, flags: int, mode: int = DEF_MODE) -> int:
     """Open a file and return its descriptor, which is close-on-exec. ``mode`` is the permissions of a new file."""
     return os.open(filename, flags, mode)
 
@@ -174,11 +174,13 @@ class fd_set(set[int]):
     """A set of descriptors for ``Select``. To copy one, as C does by assignment, call ``copy()``."""
 
 
+@raises("FD_ZERO(fds), with fds = fd_set()")
 def FD_ZERO(fds: fd_set) -> None:
     """Remove all descriptors from the set."""
     fds.clear()
 
 
+@raises("FD_SET(fd, fds), with fds = fd_set()")
 def FD_SET(fd: int, fds: fd_set) -> None:
     """Add a descriptor to the set. ``ValueError`` if it is FD_SETSIZE or greater, which the book leaves unchecked."""
     if not 0 <= fd < FD_SETSIZE:
@@ -186,11 +188,13 @@ def FD_SET(fd: int, fds: fd_set) -> None:
     fds.add(fd)
 
 
+@raises("FD_CLR(fd, fds), with fds = fd_set()")
 def FD_CLR(fd: int, fds: fd_set) -> None:
     """Remove a descriptor from the set."""
     fds.discard(fd)
 
 
+@raises("FD_ISSET(fd, fds), with fds = fd_set()")
 def FD_ISSET(fd: int, fds: fd_set) -> bool:
     """Report whether a descriptor is in the set."""
     return fd in fds
@@ -241,7 +245,7 @@ def Select(n: Any, readfds: Any, writefds: Any, exceptfds: Any = ..., timeout: A
 # Standard I/O
 
 
-@exits("line = Fgets(n, stream)")
+@exits("buf = Fgets(MAXLINE, stdin)")
 def Fgets(n: int, stream: _HasReadline[_T]) -> _T | None:
     """Read a line, including its newline, of at most ``n - 1`` characters (bytes from a binary stream).
 
@@ -252,7 +256,7 @@ def Fgets(n: int, stream: _HasReadline[_T]) -> _T | None:
     return stream.readline(without_nul(n, "n")) or None
 
 
-@exits("Fputs(text, stream)")
+@exits("Fputs(buf, stdout)")
 def Fputs(text: _T, stream: _HasWrite[_T]) -> None:
     """Write ``text`` to a stream, or bytes to a binary stream.
 

@@ -137,11 +137,16 @@ def test_files_are_opened_read_and_written(path):
 def test_a_new_file_has_the_permissions_asked_for(tmp_path):
     before = os.umask(csapp.DEF_UMASK)
     try:
-        fd = Open(str(tmp_path / "new"), O_CREAT | O_TRUNC | O_WRONLY, DEF_MODE)
+        fds = [
+            Open(str(tmp_path / "default"), O_CREAT | O_TRUNC | O_WRONLY),
+            Open(str(tmp_path / "book's"), O_CREAT | O_TRUNC | O_WRONLY, DEF_MODE),
+            Open(str(tmp_path / "private"), O_CREAT | O_TRUNC | O_WRONLY, csapp.S_IRUSR),
+        ]
     finally:
         os.umask(before)
-    assert Fstat(fd).st_mode & 0o777 == 0o644
-    Close(fd)
+    assert [Fstat(fd).st_mode & 0o777 for fd in fds] == [0o644, 0o644, 0o400]
+    for fd in fds:
+        Close(fd)
 
 
 def test_dup2_makes_both_descriptors_share_one_position(path):
