@@ -343,7 +343,7 @@ def test_the_kernel_s_time_limit_of_sending_is_that_of_the_book_s_names(function
         raise AssertionError("the call waits without limit")
 
     on_alarm(too_late, 1.0, interval=1.0)
-    ours, theirs = pair
+    ours, _ = pair
     ours.settimeout(None)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 100_000))
     with pytest.raises(TimeoutError if function("rio_writen") is csapp.rio_writen else SystemExit):
