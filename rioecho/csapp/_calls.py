@@ -52,7 +52,7 @@ def _checked(function: _Function, name: str, forms: tuple[str, ...], refused: tu
             if not _of_the_arguments(exc, [*args, *kwargs.values()]):
                 raise
             text = str(exc).replace(f"{function.__name__}()", f"{name}()")
-            raise TypeError(f"{text}; call {' or '.join(forms)}") from None
+            raise TypeError(f"{text}; the call is {' or '.join(forms)}") from None
         except refused as exc:
             fail(f"{name} error: {reason(exc)}")
 

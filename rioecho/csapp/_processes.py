@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from rioecho.csapp._calls import exits, fail, reason
+from rioecho.csapp._calls import exits, fail, raises, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,17 +109,20 @@ def Sleep(seconds: float) -> int:
 # Error handling (8.3, appendix A)
 
 
+@raises("unix_error(message)")
 def unix_error(message: str) -> NoReturn:
     """Print the message and the reason of the exception that is being handled, and end the process with status 1."""
     exc = sys.exception() if sys.version_info >= (3, 12) else sys.exc_info()[1]
     fail(message if exc is None else f"{message}: {reason(exc)}")
 
 
+@raises("posix_error(code, message)")
 def posix_error(code: int, message: str) -> NoReturn:
     """Print the message and the text of the error number ``code``, and end the process with status 1."""
     fail(f"{message}: {os.strerror(code)}")
 
 
+@raises("app_error(message)")
 def app_error(message: str) -> NoReturn:
     """Print the message, and end the process with status 1."""
     fail(message)

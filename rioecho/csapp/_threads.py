@@ -14,7 +14,7 @@ import sys
 import threading
 from queue import Empty, SimpleQueue
 
-from rioecho.csapp._calls import end_process, exits
+from rioecho.csapp._calls import end_process, exits, raises
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def Pthread_self() -> threading.Thread:
 pthread_self = Pthread_self  # the book's programs call both
 
 
+@raises("Pthread_exit(value)")
 def Pthread_exit(value: Any = None) -> NoReturn:
     """End the calling thread; ``Pthread_join`` returns ``value``. The main thread first waits for all others."""
     if threading.current_thread() is threading.main_thread():

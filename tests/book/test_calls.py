@@ -230,7 +230,7 @@ def test_a_wrong_call_is_a_type_error_that_shows_the_right_one_and_reads_nothing
     theirs.sendall(b"line\n")
     rio = csapp.rio_readinitb(ours)
     wrong = getattr(csapp, name.replace("rio", letters))
-    with pytest.raises(TypeError, match=f"call .*{right.format(Rio=letters)}$"):
+    with pytest.raises(TypeError, match=f"the call is .*{right.format(Rio=letters)}$"):
         wrong(*arguments(ours.fileno(), rio))
     assert csapp.rio_readlineb(rio) == b"line\n"
 
@@ -276,10 +276,17 @@ def test_a_wrong_call_of_a_wrapper_shows_the_right_one_too(call, right):
         call()
 
 
-def test_every_function_with_arguments_knows_its_right_call():
+def test_every_function_of_csapp_knows_its_right_call():
+    of_the_system = {"htonl", "htons", "inet_ntop", "inet_pton", "ntohl", "ntohs", "open_clientfd", "open_listenfd"}
     for name in csapp.__all__:
         value = getattr(csapp, name)
-        if hasattr(value, "forms"):
+        module = getattr(value, "__module__", "")
+        if (
+            callable(value)
+            and not isinstance(value, type)
+            and module.startswith("rioecho")
+            and name not in of_the_system
+        ):
             assert all(re.search(rf"\b{value.__name__}\(", form) for form in value.forms), name
 
 
