@@ -40,7 +40,7 @@ def test_every_public_exception_is_among_them(name):
 
 
 def test_messages_contain_the_numbers():
-    assert "10 bytes" in str(FrameTooLong(10, 12))
+    assert "limit of 10" in str(FrameTooLong(10, 12))
     assert "12 bytes" in str(FrameTooLong(10, 12))
     assert str(IncompleteRead(b"half")) == "end of input after 4 bytes; a separator expected"
     assert "wake_fd" in str(Woken())
