@@ -77,6 +77,7 @@ def test_practice_problems_on_descriptors_have_the_book_s_answers(folder, name, 
 # Network programming
 
 
+@pytest.mark.slow
 def test_addresses_are_converted():
     assert run(typed("hex2dd", "0x8002c2f2")) == (0, b"128.2.194.242\n", b"")
     assert run(typed("dd2hex", "128.2.194.242")) == (0, b"0x8002c2f2\n", b"")
@@ -146,6 +147,7 @@ THREADED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", THREADED)
 def test_threaded_program_prints_what_the_book_says(name):
     arguments, said = THREADED[name]
@@ -172,6 +174,7 @@ def test_norace_prints_every_number_once():
     assert sorted(out.splitlines()) == [b"Hello from thread %d" % i for i in range(4)]
 
 
+@pytest.mark.slow
 def test_exit_in_a_thread_ends_the_process_with_its_status_and_output():
     for status, call in ((0, "exit(0)"), (3, "exit(3)"), (0, "exit()"), (1, "exit('reason')")):
         code = f"""
