@@ -94,7 +94,8 @@ def rio_readlineb(rp: Rio, buf: Any = ..., maxlen: Any = ...) -> Any:
     most = without_nul(maxlen, "maxlen")
     if buf is ...:
         return rio.readline(most)
-    return fill(buf, most + 1, lambda room: _store(room, rio.readline(most)))
+    with rio.frame():  # a signal handler that raises before the line is in ``buf`` leaves it in the Rio
+        return fill(buf, most + 1, lambda room: _store(room, rio.readline(most)))
 
 
 if TYPE_CHECKING:
