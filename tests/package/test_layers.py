@@ -71,6 +71,7 @@ FILES = {
         "acceptor",
         "lifecycle",
         "folderlock",
+        "passed",
         "listeners",
         "udp",
     ],
