@@ -115,6 +115,7 @@ class EchoServer:
         if not hosts and unix is None and not passed:
             raise ValueError("nothing to listen on: pass a port, or the path of a unix socket")
         self._closed = False
+        self._active_at_stop: int | None = None  # the number of connections when the stop was requested
         self._closing = threading.RLock()  # a signal handler may call close() during close()
         with contextlib.ExitStack() as opened:
             self._listeners, datagrams = _listen(hosts, port or 0, unix, unix_mode, passed, backlog, udp=udp)
@@ -208,6 +209,9 @@ class EchoServer:
 
         May be called from any thread and from a signal handler.
         """
+        if not self._life.stop.requested:
+            with contextlib.suppress(Exception):  # no memory for a number
+                self._active_at_stop = self._acceptor.active()
         self._life.stop.request()
 
     def kill(self) -> None:
@@ -220,6 +224,7 @@ class EchoServer:
         Do not call it from a signal handler that interrupts ``serve_forever()``; call ``stop()`` there.
         """
         self._closed = True
+        self.stop()
         served = self._life.close()
         with self._closing:
             if not served:
@@ -252,7 +257,7 @@ class EchoServer:
 
     def _report_stopping(self) -> None:
         if self._life.has_begun:
-            active = self._acceptor.active()
+            active = self._acceptor.active() if self._active_at_stop is None else self._active_at_stop
             log_line(logging.INFO, "Stopping: %d active", active, event="stopping", active=active)
 
     def _report_stopped(self) -> None:
