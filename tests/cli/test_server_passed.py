@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -26,6 +25,7 @@ from support.peers import (
     lines,
     receive_all,
 )
+from support.visitors import Visitors
 
 MODULE = "rioecho.cli.server"
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract names are Linux only")
@@ -54,75 +54,44 @@ def connection():
 # ---- listening sockets
 
 
-class Crowd:
-    """Clients that connect, exchange a line and close, all the time, and note how each ended."""
-
-    def __init__(self, address, n=8):
-        self.address = address
-        self.outcomes = []
-        self.ended = threading.Event()
-        self.running = [Running(self.visit) for _ in range(n)]
-
-    def visit(self):
-        while not self.ended.is_set():
-            outcome = "served"
-            try:
-                with dial(self.address) as sock:
-                    ask(sock, b"a line\n")
-            except (OSError, AssertionError) as error:
-                outcome = str(error)
-            self.outcomes.append(outcome)
-
-    def wait_for(self, n):
-        """Wait until this many more clients have been served."""
-        until, deadline = len(self.outcomes) + n, time.monotonic() + SECONDS
-        while len(self.outcomes) < until:
-            assert time.monotonic() < deadline
-            os.sched_yield()
-
-    def end(self):
-        self.ended.set()
-        for each in self.running:
-            each.result()
-
-
 @pytest.mark.slow
 @pytest.mark.sampled(2)
 def test_the_queue_of_a_passed_socket_is_left_to_the_next_instance(engine):
     """No client notices the change, although clients come all the time."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
-        crowd = Crowd(listener.getsockname())
+        visitors = Visitors(listener.getsockname(), 8)
         try:
             old = passed(listener, "-q", "--engine", engine)
             with old:
                 old.out.wait_for("Listening on")
-                crowd.wait_for(200)
+                visitors.wait_for(200)
                 with passed(listener, "-q", "--engine", engine) as new:
                     new.out.wait_for("Listening on")
                     old.signal(signal.SIGTERM)
                     assert old.status() == 0
-                    crowd.wait_for(100)
-                    crowd.end()
-                    assert set(crowd.outcomes) == {"served"}
+                    visitors.wait_for(100)
+                    visitors.end()
+                    assert {outcome for _, outcome in visitors.visits} == {"served"}
         finally:
-            crowd.ended.set()
+            visitors.ended.set()
 
 
 def test_what_waits_in_the_queue_of_a_passed_socket_is_not_accepted_at_the_stop(engine):
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
-        with passed(listener, "--engine", "iterative") as old, dial(listener.getsockname()) as first:
-            ask(first)
-            with dial(listener.getsockname()) as second:
-                second.sendall(b"for the next\n")
-                second.shutdown(socket.SHUT_WR)
-                acknowledged(second)
-                old.signal(signal.SIGTERM)
-                assert receive_all(first) == b""
-                first.close()
-                assert old.status() == 0
-                assert old.err.text.count("Connected to") == 1
-                with passed(listener, "--engine", engine):
-                    assert receive_all(second) == b"for the next\n"
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
+        old = stack.enter_context(passed(listener, "--engine", "iterative"))
+        first, second = (stack.enter_context(dial(listener.getsockname())) for _ in range(2))
+        ask(first)
+        second.sendall(b"for the next\n")
+        second.shutdown(socket.SHUT_WR)
+        acknowledged(second)
+        old.signal(signal.SIGTERM)
+        assert receive_all(first) == b""
+        first.close()
+        assert old.status() == 0
+        assert old.err.text.count("Connected to") == 1
+        stack.enter_context(passed(listener, "--engine", engine))
+        assert receive_all(second) == b"for the next\n"
 
 
 def test_the_file_of_a_passed_unix_socket_outlives_the_server(tmp_path):
@@ -188,15 +157,16 @@ def test_a_connected_unix_socket_is_served(way):
     "arguments", [["-v"], ["-v", "--log-format", "json"], ["--stats", "0.01"], ["--framing", "xml"]]
 )
 def test_nothing_but_the_echo_reaches_the_peer_even_where_stderr_is_the_socket(way, arguments):
-    with connection() as (client, accepted):
-        with passed_connection(way, accepted, *arguments, everywhere=True) as server:
-            accepted.close()
-            wrong = "xml" in arguments
-            if wrong:
-                assert receive_all(client) == b""
-            else:
-                assert exchange(client, b"one\ntwo\nthree") == b"one\ntwo\nthree"
-            assert server.status() == (2 if wrong else 0)
+    wrong = "xml" in arguments
+    with contextlib.ExitStack() as stack:
+        client, accepted = stack.enter_context(connection())
+        server = stack.enter_context(passed_connection(way, accepted, *arguments, everywhere=True))
+        accepted.close()
+        if wrong:
+            assert receive_all(client) == b""
+        else:
+            assert exchange(client, b"one\ntwo\nthree") == b"one\ntwo\nthree"
+        assert server.status() == (2 if wrong else 0)
 
 
 def test_a_stop_drains_a_passed_connection(way):

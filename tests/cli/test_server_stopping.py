@@ -11,6 +11,7 @@ import time
 import pytest
 
 from support.peers import SECONDS, Running, Server, acknowledged, ask, binary, dial, fill, lines, receive, receive_all
+from support.visitors import Visitors
 
 
 @pytest.fixture(params=["SIGTERM", "SIGINT", "SIGHUP"])
@@ -251,3 +252,22 @@ def test_a_signal_during_a_transfer_is_not_lost(number, engine):
             ask(sock)
             server.signal(number)
             assert server.status() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.sampled(2)
+def test_clients_in_the_queue_at_the_stop_are_served_and_no_later_ones(engine):
+    """Clients come all the time. Whoever has connected before the signal gets its echo; few others are accepted."""
+    with Server("-q", "--engine", engine, "--drain-timeout", SECONDS) as server:
+        visitors = Visitors(server.address, 16)
+        try:
+            visitors.wait_for(300)
+            signalled = time.monotonic()
+            server.signal(signal.SIGTERM)
+            assert server.status() == 0
+            visitors.end()
+        finally:
+            visitors.ended.set()
+    lost = [outcome for began, outcome in visitors.visits if began < signalled - 0.01 and outcome != "served"]
+    assert lost == []
+    assert sum(began > signalled and outcome == "served" for began, outcome in visitors.visits) < 200
