@@ -207,6 +207,9 @@ class EchoServer:
     def stop(self) -> None:
         """Request the stop: stop accepting, echo the bytes that have arrived, close. Does not block.
 
+        The clients in the listen queue at that moment are still served. A client that has sent nothing yet is given a
+        quarter of a second, but at most half of ``drain_timeout``, to send its first bytes.
+
         May be called from any thread and from a signal handler.
         """
         if not self._life.stop.requested:

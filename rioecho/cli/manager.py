@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 
-from rioecho._server.passed import FIRST_PASSED, detach_streams, passed_sockets, stdin_socket
+from rioecho._server.passed import FIRST_PASSED, detach_streams, listens, passed_sockets, stdin_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ def take_sockets(*, inetd: bool) -> list[socket.socket]:
     stdin = stdin_socket()
     detach_streams(stdin.fileno())
     return [stdin]
+
+
+def is_connection(passed: Sequence[socket.socket]) -> bool:
+    """Report whether what was passed in is one connection, to be served, rather than sockets to listen on."""
+    return len(passed) == 1 and passed[0].type == socket.SOCK_STREAM and not listens(passed[0])
 
 
 class Notifier:

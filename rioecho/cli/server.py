@@ -21,7 +21,7 @@ from rioecho._server.engine import log_line
 from rioecho._server.engines import ENGINES
 from rioecho.cli import Parser, allow_descriptors, complain, leave, open_standard_streams
 from rioecho.cli.logs import LOG_FORMATS, LogWriter, StatsLine
-from rioecho.cli.manager import Notifier, is_inetd, protect_peer, take_sockets
+from rioecho.cli.manager import Notifier, is_connection, is_inetd, protect_peer, take_sockets
 from rioecho.cli.units import count, interval, mode, port, seconds, size
 from rioecho.server import EchoServer
 
@@ -128,10 +128,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         log_writer.start()
         passed = take_sockets(inetd=options.inetd)
+        one_connection = is_connection(passed)
         if options.port is None and options.unix is None and not passed:
             p.error("give a PORT, or --unix PATH")
         if options.port is None and options.host:
             p.error("--host needs a PORT")
+        if one_connection and (options.port, options.unix) != (None, None):
+            p.error("a connection was passed in, which is served alone: give no PORT and no --unix PATH")
         if options.unix_mode is not None and options.unix is None:
             p.error("--unix-mode needs --unix PATH")
         server = EchoServer(
@@ -168,7 +171,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         complain(PROG, error)
         leave(2)
     try:
-        _report_ready(server, passed, as_event=options.log_format == "json")
+        if not one_connection:
+            _report_ready(server, as_event=options.log_format == "json")
     except (OSError, UnicodeError) as error:
         logging.disable(logging.INFO)  # the error is one line
         server.close()
@@ -221,11 +225,9 @@ def _stop_on_signals(server: EchoServer, notifier: Notifier) -> None:
             signal.signal(number, stop)
 
 
-def _report_ready(server: EchoServer, passed: list[socket.socket], *, as_event: bool) -> None:
-    """Print where the server listens, if it does, and log it as an event if requested."""
+def _report_ready(server: EchoServer, *, as_event: bool) -> None:
+    """Print where the server listens, and log it as an event if requested."""
     places = [*map(_shown, server.addresses), *map(shown_path, server.paths)]
-    if not places and not any(sock.type == socket.SOCK_DGRAM for sock in passed):
-        return  # the connection that was passed in is all there is
     text = ", ".join(places) or "the datagram sockets that were passed"
     print("Listening on", text, flush=True)
     if as_event:

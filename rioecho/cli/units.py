@@ -15,7 +15,7 @@ OCTAL = re.compile("0{0,4}[0-7]{1,3}")
 QUANTITY = re.compile(r"((?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)([A-Za-z\u00b5\u03bc/]*)")
 
 #: The number of bytes in each unit, in lower case.
-SIZES = {"": 1, "b": 1} | {k + b: 1024**i for i, k in enumerate("kmgt", 1) for b in ("", "b", "ib")}
+SIZES = {"": 1, "b": 1} | {k + b: 1 << 10 * i for i, k in enumerate("kmgt", 1) for b in ("", "b", "ib")}
 #: The number of seconds in each unit of at least a second, and the number of units in a second of the shorter ones.
 LONG_TIMES = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 SHORT_TIMES = {"ms": 10**3, "us": 10**6, "\u00b5s": 10**6, "\u03bcs": 10**6, "ns": 10**9}

@@ -217,6 +217,13 @@ def test_a_stdin_that_is_no_connection_is_one_line_and_status_1(what):
         assert command.out.text == ""
 
 
+@pytest.mark.parametrize("more", [["0"], ["--unix", "socket"]])
+def test_a_connection_that_is_passed_in_is_served_alone(way, more, tmp_path):
+    with connection() as (_, accepted), passed_connection(way, accepted, *more) as server:
+        assert server.status() == 2
+        assert server.complaint().startswith("rioecho-server: a connection was passed in, which is served alone")
+
+
 def test_inetd_may_wait_with_a_listening_socket():
     with socket.create_server(("127.0.0.1", 0)) as listener, Command(MODULE, "--inetd", stdin=listener) as server:
         server.out.wait_for(f"Listening on 127.0.0.1:{listener.getsockname()[1]}\n")
