@@ -72,7 +72,7 @@ example: {PROG} 7 --host '*' --raw --udp     RFC 862, on the network
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog=PROG)
     p.help_text = HELP
     option = p.add_argument
@@ -129,31 +129,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         log_writer.start()
         passed = take_sockets(inetd=options.inetd)
         one_connection = is_connection(passed)
-        if options.port is None and options.unix is None and not passed:
-            p.error("give a PORT, or --unix PATH")
-        if options.port is None and options.host:
-            p.error("--host needs a PORT")
-        if one_connection and (options.port, options.unix) != (None, None):
-            p.error("a connection was passed in, which is served alone: give no PORT and no --unix PATH")
-        if options.unix_mode is not None and options.unix is None:
-            p.error("--unix-mode needs --unix PATH")
-        server = EchoServer(
-            options.port,
-            options.host or "localhost",
-            unix=options.unix,
-            sockets=passed,
-            udp=options.udp,
-            engine=options.engine,
-            framing=options.framing,
-            workers=options.workers,
-            backlog=options.backlog,
-            max_connections=options.max_connections,
-            idle_timeout=options.idle_timeout,
-            max_line=options.max_line,
-            drain_timeout=options.drain_timeout,
-            max_memory=options.max_memory,
-            unix_mode=options.unix_mode,
-        )
+        try:
+            server = _server(p, options, passed)
+        except BaseException:
+            for sock in passed:
+                sock.close()
+            raise
         allow_descriptors(options.max_connections)
         _stop_on_signals(server, notifier)
         try:
@@ -192,6 +173,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     if failure is not None:
         complain(PROG, str(failure) or "out of memory")
     leave(failure is not None)
+
+
+def _server(p: Parser, options: argparse.Namespace, passed: list[socket.socket]) -> EchoServer:
+    """Return the server that the options ask for. Exits if they do not fit together or what was passed in."""
+    if options.port is None and options.unix is None and not passed:
+        p.error("give a PORT, or --unix PATH")
+    if options.port is None and options.host:
+        p.error("--host needs a PORT")
+    if is_connection(passed) and (options.port, options.unix) != (None, None):
+        p.error("a connection was passed in, which is served alone: give no PORT and no --unix PATH")
+    if options.unix_mode is not None and options.unix is None:
+        p.error("--unix-mode needs --unix PATH")
+    return EchoServer(
+        options.port,
+        options.host or "localhost",
+        unix=options.unix,
+        sockets=passed,
+        udp=options.udp,
+        engine=options.engine,
+        framing=options.framing,
+        workers=options.workers,
+        backlog=options.backlog,
+        max_connections=options.max_connections,
+        idle_timeout=options.idle_timeout,
+        max_line=options.max_line,
+        drain_timeout=options.drain_timeout,
+        max_memory=options.max_memory,
+        unix_mode=options.unix_mode,
+    )
 
 
 def _set_up_signals() -> None:
