@@ -28,8 +28,9 @@ class Terminal:
         self.text = ""
         self.wait_for("Listening on")  # the shell has opened it by then
         os.close(slave)
-        self.wait_for("]:")
-        self.address = "127.0.0.1", int(re.search(r"Listening on 127.0.0.1:(\d+)", self.text)[1])
+        while not (ready := re.search(r"Listening on 127.0.0.1:(\d+), [^\n]*\n", self.text)):
+            self.read()
+        self.address = "127.0.0.1", int(ready[1])
 
     def __enter__(self):
         return self
@@ -43,8 +44,12 @@ class Terminal:
     def wait_for(self, words, times=1):
         """Wait until the terminal shows the words this many times."""
         while self.text.count(words) < times:
-            assert select.select([self._master], [], [], SECONDS)[0], self.text
-            self.text += os.read(self._master, 1 << 16).decode()
+            self.read()
+
+    def read(self):
+        """Wait for more output."""
+        assert select.select([self._master], [], [], SECONDS)[0], self.text
+        self.text += os.read(self._master, 1 << 16).decode()
 
     def close(self):
         """Hang up."""
