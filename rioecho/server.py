@@ -135,9 +135,10 @@ class EchoServer:
                     self._listeners.hide,
                     self._take_the_queue,
                     self._serve_the_queue,
-                    self._listeners.close,
+                    self._listeners.stop_listening,
                     self._join_engine,
                     self._join_datagrams,
+                    self._listeners.close,
                     self._report_stopped,
                 ),
                 drain=self.drain_timeout,
@@ -272,7 +273,7 @@ class EchoServer:
     def _take_the_queue(self) -> None:
         # Close early: a client that connects later is refused at once, rather than reset.
         if self._life.has_begun and self._acceptor.take_the_queue():
-            self._listeners.close()
+            self._listeners.stop_listening()
 
     def _serve_the_queue(self) -> None:
         if self._life.has_begun:
