@@ -312,36 +312,10 @@ class EchoServer:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close, and let the event loop run meanwhile, on which the clients may depend to disconnect."""
-        import asyncio  # slow to import, and imported by the caller
-
-        loop = asyncio.get_running_loop()
-        closed = loop.create_future()
-
-        def report(error: BaseException | None) -> None:
-            if closed.done():  # cancelled
-                return
-            if error is None:
-                closed.set_result(None)
-            else:
-                closed.set_exception(error)
-
-        def close() -> None:
-            failure = None
-            try:
-                self.close()
-            except BaseException as error:
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(report, failure)
+        from rioecho._server.loopcall import call_in_thread  # it imports asyncio
 
         self.stop()
-        try:
-            Task(close, name="rioecho close").begin()
-        except (RuntimeError, MemoryError):  # no thread is to be had: close, although that blocks the loop
-            self.close()
-            return
-        await closed
+        await call_in_thread(self.close)
 
     # ---- counts
 

@@ -55,6 +55,7 @@ FILES = {
     "_server": [
         "notify",
         "tasks",
+        "loopcall",
         "accepted",
         "echo",
         "blocking",
