@@ -11,6 +11,8 @@ modules in this folder are the public interface; cli holds the commands. Each fi
 
 from __future__ import annotations
 
+from rioecho._core import early as _early  # noqa: F401, before the others, which take time
+
 try:
     from rioecho.rio import Rio
 except ModuleNotFoundError as _error:

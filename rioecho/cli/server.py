@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import rioecho.cli.early  # noqa: F401, before the other imports
-
-# isort: split
 import argparse
 import contextlib
 import errno
