@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 MAX_WORKERS = 1024
 
+#: The counts that the last line of the log leaves out if they are 0.
+TROUBLES = {"active", "refused", "errors", "dropped"}
+
 
 class EchoServer:
     """An echo server: sends back to each client what it receives (CS:APP 11.4.9; RFC 862 with ``framing="raw"``).
@@ -267,7 +270,8 @@ class EchoServer:
     def _report_stopped(self) -> None:
         if self._life.has_begun:
             counts = self.stats()
-            text = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if name != "active")
+            shown = [name for name, n in counts.items() if n or name not in TROUBLES]
+            text = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in shown)
             log_line(logging.INFO, "Stopped: %s", text, event="stopped", **counts)
 
     def _take_the_queue(self) -> None:

@@ -204,7 +204,7 @@ def test_the_stop_is_logged_with_the_totals(engine):
         assert server.status() == 0
     log = [line.partition(" INFO ")[2] for line in server.err.text.splitlines()]
     assert "Stopping: 1 active" in log
-    totals = "1 accepted, 0 refused, 1 closed, 0 errors, 14 bytes in, 14 bytes out, 2 lines"
+    totals = "1 accepted, 1 closed, 14 bytes in, 14 bytes out, 2 lines"
     assert log[-1] == f"Stopped: {totals}"
 
 
