@@ -28,8 +28,8 @@ from measure import Row, Settings, Skipped, evaluated, faults_of, figure, goal_o
 from services import Services
 
 from rioecho import __version__
-from rioecho.cli import interval, seconds
 from rioecho.cli.results import check_all_writable
+from rioecho.cli.units import interval, seconds
 from rioecho.client import WrongEchoError
 
 COLUMNS = (

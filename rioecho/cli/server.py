@@ -17,14 +17,11 @@ from rioecho.cli import (
     Parser,
     allow_descriptors,
     complain,
-    count,
-    interval,
     leave,
     open_standard_streams,
-    port,
-    seconds,
 )
 from rioecho.cli.logs import LOG_FORMATS, LogWriter, StatsLine
+from rioecho.cli.units import count, interval, port, seconds, size
 from rioecho.server import EchoServer
 
 TYPE_CHECKING = False
@@ -86,8 +83,8 @@ def parser() -> argparse.ArgumentParser:
     option("--backlog", type=count, default=1024)
     option("--max-connections", type=count, default=10_000)
     option("--idle-timeout", type=seconds, default=300.0)
-    option("--max-line", type=count, default=1 << 20)
-    option("--max-memory", type=count, default=256 << 20)
+    option("--max-line", type=size, default=1 << 20)
+    option("--max-memory", type=size, default=256 << 20)
     option("--drain-timeout", type=seconds, default=5.0)
     option("--stats", type=interval)
     option("--log-format", choices=LOG_FORMATS, default="text")
