@@ -20,6 +20,7 @@ except ModuleNotFoundError as _error:
         "this is the source tree of rioecho, and it is not built: start Python in another folder to use what is "
         "installed, or build it here with: pip install -e ."
     ) from None
+from rioecho._core.version import __version__
 from rioecho.errors import ConcurrentCall, IncompleteRead, LineTooLong
 from rioecho.sockets import connect, makefile, open_clientfd, open_listenfd
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from rioecho._server.blocking import echo
     from rioecho.csapp import rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_writen
     from rioecho.server import EchoServer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ConcurrentCall",

@@ -7,17 +7,16 @@ from libc.stdint cimport int64_t, uint64_t
 from rioecho._core.poller cimport READY_MAX, poller_wait, ready_t
 from rioecho._core.posix cimport (
     POLLOUT,
-    rio_assert,
     rio_bool_get,
     rio_bool_set,
     rio_monotonic_ns,
-    rio_store_relaxed,
     rio_thread_ns,
     rio_wait_ns,
     rio_wake_exactly,
     write,
 )
 from rioecho._load.connection cimport (
+    ARRIVED,
     DRAINING,
     FAILED,
     OVER,
@@ -26,6 +25,8 @@ from rioecho._load.connection cimport (
     conn_fill_window,
     conn_receive,
     conn_send_pending,
+    conn_take_back,
+    conn_take_over,
     load_conn,
     load_due,
     load_fail,
@@ -100,26 +101,27 @@ cdef inline void load_turn(load_t *l, int64_t now) noexcept nogil:
             return
     # Compare with the time before the wait, and not after an interrupted wait. This process may have been suspended
     # (Ctrl-Z), and data that arrived in the meantime must be read first.
-    if n >= 0 and l.in_flight and now - l.last >= l.stall and not rio_bool_get(&l.stopping):
+    if n >= 0 and (l.in_flight or l.down == l.n) and now - l.last >= l.stall and not rio_bool_get(&l.stopping):
         load_fail(l, STALLED, NULL, l.in_flight, 0)
 
 
 cdef inline void load_drain(load_t *l) noexcept nogil:
     """Stop sending new messages, but complete those begun, so that the server receives whole messages."""
-    cdef load_conn *c
-    cdef uint64_t rest, whole
     cdef size_t i
     l.phase = DRAINING
     for i in range(l.n):
-        c = &l.conns[i]
-        rest = l.size - c.out_part if c.out_part else 0
-        if c.unsent > rest:
-            whole = (c.unsent - rest) // l.size
-            rio_assert(whole <= c.in_flight and whole <= l.in_flight)
-            c.unsent = rest
-            c.in_flight -= whole
-            c.owed += whole
-            rio_store_relaxed(&l.in_flight, l.in_flight - whole)
+        conn_take_back(l, &l.conns[i])
+
+
+cdef inline bint load_attend(load_t *l) noexcept nogil:
+    """Take over the sockets that replace those of lost connections; return whether the loop goes on sending."""
+    cdef size_t i
+    rio_bool_set(&l.attention, False)
+    if l.down:
+        for i in range(l.n):
+            if rio_bool_get(&l.conns[i].link) == ARRIVED:
+                conn_take_over(l, &l.conns[i])
+    return l.phase == SENDING and not rio_bool_get(&l.stopping)
 
 
 cdef inline void conn_count_owed(load_t *l, const load_conn *c) noexcept nogil:
@@ -172,11 +174,11 @@ cdef inline void load_run(load_t *l) noexcept nogil:
             conn_fill_window(l, &l.conns[i], rio_monotonic_ns())
     while l.phase == SENDING:
         now = rio_monotonic_ns()
-        if now >= l.end or rio_bool_get(&l.stopping):
+        if now >= l.end or (rio_bool_get(&l.attention) and not load_attend(l)):
             break
         if l.interval > 0:
             load_schedule_due(l, now)
-        if l.in_flight == 0:
+        if l.in_flight == 0 and l.down < l.n:
             l.last = now
         load_turn(l, now)
     l.end = min(l.end, rio_monotonic_ns())

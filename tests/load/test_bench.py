@@ -21,7 +21,8 @@ from support.peers import SECONDS, Running, answering, receive, reset
 
 SHOWN = [
     "target connections message_bytes pipeline threads duration_s rate_asked messages rate mb_per_s errors",
-    "latency_us latency_uncorrected_us",
+    "latency_us latency_uncorrected_us reconnects lost warnings version date interrupted error",
+    "histogram histogram_uncorrected",
 ]
 LATENCIES = ["mean", "p50", "p90", "p99", "p99.9", "max"]
 
