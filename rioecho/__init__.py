@@ -20,7 +20,7 @@ except ModuleNotFoundError as _error:
         "this is the source tree of rioecho, and it is not built: start Python in another folder to use what is "
         "installed, or build it here with: pip install -e ."
     ) from None
-from rioecho._core.version import __version__
+from rioecho._core.version import __version__ as __version__
 from rioecho.errors import ConcurrentCall, IncompleteRead, LineTooLong
 from rioecho.sockets import connect, makefile, open_clientfd, open_listenfd
 

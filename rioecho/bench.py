@@ -10,8 +10,8 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from rioecho._load.histogram import Histogram
 from rioecho._load.connector import Connector
+from rioecho._load.histogram import Histogram
 from rioecho._load.plan import MAX_SECONDS, Plan, check_number
 from rioecho._load.result import Progress, Result
 from rioecho._load.runner import Outcome, Runner, nothing, timestamp
@@ -73,9 +73,10 @@ def run(
 ) -> Result:
     """Run a load test and return its result.
 
-    The connections are established first, side by side. ``on_progress`` is called meanwhile too. The load runs in ``plan.threads`` threads of its own, while this thread waits and calls ``on_progress`` every
-    ``every`` seconds, and a last time at the end. An exception of ``on_progress`` ends the test and is raised. ``stop``
-    may be set in any thread: the test then ends early, and the result of the time measured so far is returned.
+    The connections are established first, side by side. Then the load runs in ``plan.threads`` threads of its own.
+    Meanwhile this thread waits and calls ``on_progress`` every ``every`` seconds, and a last time at the end. An
+    exception of ``on_progress`` ends the test and is raised. ``stop`` may be set in any thread: the test then ends
+    early, and the result of the time measured so far is returned.
 
     Raises ``OSError`` that names the target, with the class and errno of the system's error, if a connection cannot be
     established; ``WrongEchoError``, ``EchoLostError`` or ``Stalled`` if the test fails; ``Interrupted`` on Ctrl-C. Each

@@ -1,4 +1,4 @@
-"""The sockets of a load test: connected side by side over all addresses of the target, and connected again after a loss.
+"""The sockets of a load test: connected side by side over all addresses of the target, and again after a loss.
 
 Everything happens in the caller's thread, in step(); nothing blocks but the lookup of the name.
 """
@@ -34,8 +34,8 @@ LEAST_DELAY, MOST_DELAY = 0.02, 1.0
 ADVICE = {
     errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer connections (-c)",
     errno.ENFILE: "use fewer connections (-c)",
-    errno.EADDRNOTAVAIL: "no local port is left: use fewer connections (-c), more addresses of the server, or more ports "
-    "(sysctl net.ipv4.ip_local_port_range)",
+    errno.EADDRNOTAVAIL: "no local port is left: use fewer connections (-c), a server with more addresses, or more "
+    "ports (sysctl net.ipv4.ip_local_port_range)",
     errno.ETIMEDOUT: "use fewer connections (-c), or spread them over more time (--ramp)",
 }
 
@@ -270,9 +270,7 @@ class Connector:
 
     def close(self) -> None:
         """Close all sockets."""
-        for fd in list(self._pending):
-            self._drop(fd)
-        for sock in self.sockets:
+        for sock in (*self.sockets, *(attempt.sock for attempt in self._pending.values())):
             if sock is not None:
                 sock.close()
 

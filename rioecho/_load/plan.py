@@ -21,7 +21,7 @@ MAX_SECONDS = 1e6
 class Plan:
     """The parameters of a load test. An invalid one raises ``ValueError`` or ``TypeError`` with the reason.
 
-    - ``target``: ``HOST:PORT``, ``[ADDRESS]:PORT`` (IPv6), ``unix:PATH`` or, on Linux, ``unix:@NAME`` (an abstract name).
+    - ``target``: ``HOST:PORT``, ``[ADDRESS]:PORT`` (IPv6), ``unix:PATH`` or, for an abstract name, ``unix:@NAME``.
     - ``connections``: number of connections, which alternate over all addresses of the host; ``threads``: number of
       threads that share them.
     - ``ramp``: seconds over which the connects are spread; the warm-up begins when all connections are established.

@@ -66,7 +66,6 @@ class Result:
     latency_uncorrected_us: dict[str, float]
     reconnects: int  #: number of lost connections that were established again
     lost: int  #: number of messages that were sent, at least in part, on a lost connection, and never echoed
-    warnings: list[str]  #: reasons to treat the figures with care, one sentence each
     version: str  #: of rioecho
     date: str  #: when the test began: ISO 8601, UTC
     interrupted: bool  #: whether the test was ended early, by ``stop`` or a signal
@@ -74,16 +73,18 @@ class Result:
     histogram: Histogram
     histogram_uncorrected: Histogram  #: the same object as ``histogram`` if there was no rate
     samples: list[tuple[float, float, float]]  #: (seconds measured, rate and p99 in us since the last), about 200
+    warnings: list[str]  #: reasons to treat the figures with care, one sentence each
     total_messages: int  #: number of all messages echoed, including the warm-up and those after the end
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``--json`` as a dict for ``json.dumps()``."""
         names = list(Result.__dataclass_fields__)
         corrected, uncorrected = self.histogram, self.histogram_uncorrected
-        return {name: getattr(self, name) for name in names[: names.index("histogram")]} | {
-            "histogram": corrected.to_json(),
-            "histogram_uncorrected": None if uncorrected is corrected else uncorrected.to_json(),
-        }
+        data = {name: getattr(self, name) for name in names[: names.index("histogram")]}
+        data["histogram"] = corrected.to_json()
+        if uncorrected is not corrected:
+            data["histogram_uncorrected"] = uncorrected.to_json()
+        return data
 
     def write_hgrm(self, path: str | os.PathLike[str]) -> None:
         """Write the latencies by percentile, in microseconds, to a ``.hgrm`` file for HdrHistogram's plotters.

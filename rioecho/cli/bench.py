@@ -52,38 +52,27 @@ HELP = f"""\
 usage: {PROG} [options] HOST:PORT
        {PROG} compare A.json B.json ... [--fail-above 10%] [--plot FILE]
        {PROG} merge A.json B.json ... [--json [FILE]]
-
 Load an echo server, check every byte, and measure the latencies of the echoes.
-
-  --unix PATH            connect to a unix socket (@NAME: an abstract one)
-  -c, --connections N    connections, over all addresses of HOST (50)
-  --ramp S               spread the connects over S seconds (0)
-  --reconnect            count a lost connection, make it again, and go on
-  -d, --duration S       measured time, as 10s or 2m (10)
-  --warmup S             warm-up (a tenth of -d, at most 1; at most -d)
-  -s, --size N           size of a message in bytes, as 64 or 4k (64)
-  --pipeline N           messages in flight on each connection (1)
-  --rate N               open loop: N messages a second in all, as 500 or 5k;
-                         latency counts from the scheduled time of a message
-  --threads N            threads that share the connections (1)
-  --stall-timeout S      fail after S seconds without a received byte (5)
-  --connect-timeout S    time for each connect, over all addresses (10)
-  --max-p99 T            exit with 4 if the p99 is above T, as 1ms
-  --min-rate N           exit with 4 if the rate is below N, as 10k
-  --json [FILE]          write the result as JSON; without FILE only to stdout
-  --hdr FILE             write latencies for HdrHistogram's plotters (.hgrm)
-  --plot FILE            draw a .png or .svg: pip install 'rioecho[bench]'
-  -q, --quiet            print the result and errors only
-  -h, --version          show this help; show the version
-
-compare warns of runs that failed or were cut short; with --fail-above P it
-exits with 4 if a p99 is higher or a rate lower than the first by more than P.
-merge adds runs that were made at the same time on several hosts.
-
-exit status: 1 not reached, lost or stalled, 2 usage, 3 wrong echo,
-             4 a limit was missed, 130 Ctrl-C
-examples: {PROG} localhost:8000 -c 100 --pipeline 32 --plot run.png
-          {PROG} [::1]:8000 --rate 20k --json run.json --max-p99 1ms
+  --unix PATH              connect to a unix socket (@NAME: an abstract one)
+  -c, --connections N      connections (50) over all addresses of HOST
+  --ramp S, --reconnect    spread the connects; go on after a lost connection
+  -d, --duration S         measured time (10)
+  --warmup S               warm-up (a tenth of -d, at most 1)
+  -s, --size N             size of a message (64)
+  --pipeline N             messages in flight on each connection (1)
+  --rate N                 open loop: N messages per second in all; latency
+                           counts from the scheduled time of a message
+  --threads N              threads that share the connections (1)
+  --connect-timeout S      maximum time to connect, over all addresses (10)
+  --stall-timeout S        fail after this time without a received byte (5)
+  --max-p99 T, --min-rate N  limits: exit with 4 if the result misses one
+  --json [FILE]            write the result as JSON; without FILE to stdout
+  --hdr FILE, --plot FILE  write .hgrm; draw .png or .svg (rioecho[bench])
+  -q, -h, --version        no progress and warnings; this help; the version
+compare warns of failed runs; merge adds runs that several hosts made together.
+units: 500ms 10s 2m, 4k 1M (bytes), 5k (messages per second)
+exit status: 1 failed, 2 usage, 3 wrong echo, 4 a limit missed, 130 Ctrl-C
+example: {PROG} localhost:8000 -c 100 --rate 20k --max-p99 1ms --json a
 """
 
 

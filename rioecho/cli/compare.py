@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 from datetime import datetime, timedelta
 
 from rioecho._load.result import latencies
@@ -131,7 +131,7 @@ def merge(p: argparse.ArgumentParser, arguments: Sequence[str], width: int, bloc
         merged, corrected = add(runs)
     except ValueError as error:
         p.error(str(error))
-    for warning in (*flaws(runs), *merged["warnings"]):
+    for warning in (*flaws(runs), *_apart(runs)):
         complain(p.prog, f"warning: {warning}")
     status = 0
     if options.json is not None:
@@ -170,7 +170,7 @@ def add(runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], Histogram]:
     targets = list(dict.fromkeys(str(run["target"]) for run in data))
     failed = [f"{name}: {run['error']}" for name, run in runs if run.get("error")]
     open_loop = first["rate_asked"] is not None
-    return {
+    merged = {
         "target": ", ".join(targets),
         "connections": _sum(data, "connections"),
         "message_bytes": first["message_bytes"],
@@ -186,14 +186,15 @@ def add(runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], Histogram]:
         "latency_uncorrected_us": latencies(uncorrected),
         "reconnects": _sum(data, "reconnects"),
         "lost": _sum(data, "lost"),
-        "warnings": _apart(runs),
         "version": first.get("version"),
         "date": min((str(run["date"]) for run in data if run.get("date")), default=None),
         "interrupted": any(run.get("interrupted") for run in data),
         "error": "; ".join(failed) or None,
         "histogram": corrected.to_json(),
-        "histogram_uncorrected": uncorrected.to_json() if open_loop else None,
-    }, corrected
+    }
+    if open_loop:
+        merged["histogram_uncorrected"] = uncorrected.to_json()
+    return merged, corrected
 
 
 def _sum(data: Sequence[Run], key: str) -> Any:
@@ -210,7 +211,7 @@ def _apart(runs: Sequence[tuple[str, Run]]) -> list[str]:
             spans.sort()
         except (KeyError, TypeError, ValueError, OverflowError):
             continue
-    for (_, end, name), (begun, _, other) in zip(spans, spans[1:], strict=False):
+    for (_, end, name), (begun, _, other) in itertools.pairwise(spans):
         if begun > end:
             return [f"{name} had ended when {other} began: the rates of runs made one after the other do not add up"]
     return []

@@ -83,7 +83,7 @@ def _replace(path: str, writer: Callable[[str], object]) -> None:
     if (exists and not os.path.isfile(target)) or not os.access(folder, os.W_OK | os.X_OK):
         writer(path)  # a device or a pipe; or a file in a directory that does not allow another one
         return
-    temporary = os.path.join(folder, f".{os.path.basename(target)[:200]}.{os.getpid()}.part")
+    temporary = os.path.join(folder, f".{os.getpid()}-{os.path.basename(target)[-200:]}")  # with its suffix
     try:
         writer(temporary)
         if exists:

@@ -125,7 +125,7 @@ def test_messages_due_while_the_connection_is_down_count_from_their_scheduled_ti
 
 def test_a_server_that_does_not_come_back_stalls_the_test_and_the_reason_is_given():
     with EchoServer() as server:
-        target = "127.0.0.1:{}".format(server.addresses[0][1])
+        target = f"127.0.0.1:{server.addresses[0][1]}"
         seen = []
 
         def stop(progress):
@@ -207,7 +207,7 @@ def test_the_loop_reports_a_lost_connection_once_and_continues_on_another_socket
         with pytest.raises(ValueError, match="connection 0 is not a lost one"):
             load.replace(0, two.fileno())
         assert running.result()[0] == "done"
-        measured, echoed, in_flight = load.counts()
+        _, echoed, in_flight = load.counts()
         assert echoed > 10
         assert in_flight == 0
         assert load.lost_messages in (1, 2)  # the second message may follow the first echo
