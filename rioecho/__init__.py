@@ -11,6 +11,8 @@ modules in this folder are the public interface; cli holds the commands. Each fi
 
 from __future__ import annotations
 
+from rioecho._core import startup as _startup  # noqa: F401, first: it acts when it is imported
+
 try:
     from rioecho.rio import Rio
 except ModuleNotFoundError as _error:

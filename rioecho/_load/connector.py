@@ -69,7 +69,7 @@ class Connector:
             self._addresses: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, where[0])]
         else:
             self._what = f"cannot connect to {shown(where[0])} port {where[1]}"
-            found = look_up(*where, 0, self._what)
+            found = look_up(where[0], where[1], 0, self._what)
             self._addresses = [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
         self._bad: set[Any] = set()  # addresses that failed last time
         #: The connected sockets by the number of their connection; None for one that is not connected.

@@ -15,6 +15,8 @@ import select
 import signal
 import sys
 
+from rioecho._core import startup
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from _typeshed import SupportsWrite
 
-FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+FAILED, USAGE_ERROR = 1, 2
 #: Seconds to wait for the reader of a non-blocking stdout.
 PATIENCE = 5.0
 
@@ -163,15 +165,14 @@ def finish(prog: str, command: Callable[[], int]) -> NoReturn:
     status = FAILED
     try:
         try:
-            if signal.getsignal(signal.SIGINT) is _exit_at_once:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+            startup.end()
             open_standard_streams()
             status = command()
         except NO_MEMORY as error:
             complain(prog, error)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is already exiting
-            status = INTERRUPTED
+            status = startup.INTERRUPTED
         leave(status)
     except NO_MEMORY:
         os._exit(status)
@@ -196,20 +197,3 @@ def leave(status: int) -> NoReturn:
         sys.exit(status)
     except NO_MEMORY:
         os._exit(status)
-
-
-def _exit_at_once(number: int, frame: object) -> NoReturn:
-    os._exit(INTERRUPTED)
-
-
-def _is_command() -> bool:
-    """Report whether this process was started as one of the commands, by its script or by ``python -m``."""
-    name = os.path.basename(sys.argv[0]) if sys.argv else ""
-    if name == "-m":
-        return any(argument.startswith("rioecho.cli.") for argument in sys.orig_argv)
-    return name in ("rioecho-server", "rioecho-client", "rioecho-bench")
-
-
-# Until finish() is called, Ctrl-C would print a traceback through whatever is being imported.
-if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _exit_at_once)

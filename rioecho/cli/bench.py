@@ -14,6 +14,7 @@ import os
 import sys
 
 from rioecho import __version__
+from rioecho._load.runner import nothing, timestamp
 from rioecho.bench import Interrupted, Plan, run
 from rioecho.cli import (
     FAILED,
@@ -216,7 +217,10 @@ def _run(plan: Plan, signals: Signals, *, quiet: bool) -> tuple[Result | None, i
         }
     )
     try:
-        with view(title, plan.warmup_s + plan.duration, plan.connections, quiet=quiet) as shown:
+        with signals.held():  # an exception that is raised during an import may be lost
+            shown = view(title, plan.warmup_s + plan.duration, plan.connections, quiet=quiet)
+        signals.check()
+        with shown:
             signals.abandon = shown.abandon
 
             def show(progress: Progress) -> None:
@@ -230,6 +234,8 @@ def _run(plan: Plan, signals: Signals, *, quiet: bool) -> tuple[Result | None, i
             return result, 0, ""
     except Interrupted as error:
         return error.result, signals.status, signals.name
+    except KeyboardInterrupt:  # before or after the test itself
+        return dataclasses.replace(nothing(plan, timestamp()), interrupted=True), signals.status, signals.name
     except WrongEchoError as error:
         return _partial(error), WRONG, str(error)
     except (OSError, ValueError, *NO_MEMORY) as error:

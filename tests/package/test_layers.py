@@ -25,6 +25,7 @@ RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 FILES = {
     "_core": [
         "version",
+        "startup",
         "posix",
         "buffer",
         "characters",
