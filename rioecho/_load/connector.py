@@ -85,7 +85,8 @@ class Connector:
         self._pending: dict[int, _Attempt] = {}  # by descriptor
         self._retries: list[_Attempt] = []
         self._poller = select.poll()
-        self._strict = True  # an error ends connect_all()
+        self._strict = True  # an error ends connect_all(), when the attempts begun before it have ended
+        self._fatal: OSError | None = None
         self._made: list[int] = []
 
     def connect_all(
@@ -130,7 +131,7 @@ class Connector:
         """
         self._made = []
         now = monotonic()
-        while self._due and self._due[0][0] <= now and len(self._pending) + len(self._retries) < AT_ONCE:
+        while self._may_begin() and self._due[0][0] <= now:
             _, number = heapq.heappop(self._due)
             self._begin(number)
         retries, self._retries = self._retries, []
@@ -138,13 +139,18 @@ class Connector:
             self._connect(attempt)
         if not self._made:
             self._wait(seconds, wake)
+        if self._fatal is not None and not self._pending and not self._retries:
+            raise self._explained(self._fatal)
         return self._made
 
+    def _may_begin(self) -> bool:
+        return bool(self._due) and self._fatal is None and len(self._pending) + len(self._retries) < AT_ONCE
+
     def _wait(self, seconds: float, wake: int) -> None:
-        until = monotonic() + max(seconds, 0.0)
+        until = monotonic() + (max(seconds, 0.0) if self._fatal is None or self._pending else 0.0)
         if self._retries:
             until = min(until, monotonic() + RETRY)
-        if self._due and len(self._pending) + len(self._retries) < AT_ONCE:
+        if self._may_begin():
             until = min(until, self._due[0][0])
         for attempt in self._pending.values():
             until = min(until, attempt.until)
@@ -241,17 +247,21 @@ class Connector:
     def _failed(self, number: int, error: OSError) -> None:
         """End an attempt for which all addresses failed."""
         described = describe_error(error, self._what)
-        if not self._strict:
+        if self._strict:
+            self._fatal = self._fatal or described
+        else:
             self.last_error = described
             self._try_again(number)
-            return
+
+    def _explained(self, described: OSError) -> OSError:
+        """Return an error that ends connect_all(), with the number of connections made, and what to do."""
         n = self._plan.connections
         message = described.strerror or str(described)
         if self.connected:
             message += f": {self.connected} of {n} connections were made"
-        if error.errno in ADVICE and n > 1:
-            message += f"; {ADVICE[error.errno]}"
-        raise type(described)(described.errno, message)
+        if described.errno in ADVICE and n > 1:
+            message += f"; {ADVICE[described.errno]}"
+        return type(described)(described.errno, message)
 
     def _try_again(self, number: int) -> None:
         delay = self._delays.get(number, 0.0)

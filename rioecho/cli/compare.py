@@ -95,19 +95,15 @@ def worse(runs: Sequence[tuple[str, Run]], fraction: float) -> list[str]:
     for name, run in others:
         p99, least = run["latency_us"]["p99"], first["latency_us"]["p99"]
         if p99 > least * (1 + fraction):
-            found.append(f"{name}: p99 is {micros(p99)}, more than {fraction:.12%} above the {micros(least)} of {base}")
+            found.append(
+                f"{name}: p99 is {micros(p99)}, more than {100 * fraction:.6g}% above the {micros(least)} of {base}"
+            )
         if run["rate"] < first["rate"] * (1 - fraction):
             found.append(
-                f"{name}: the rate is {number(run['rate'])}/s, more than {fraction:.12%} "
+                f"{name}: the rate is {number(run['rate'])}/s, more than {100 * fraction:.6g}% "
                 f"below the {number(first['rate'])}/s of {base}"
             )
-    return [_without_zeros(line) for line in found]
-
-
-def _without_zeros(line: str) -> str:
-    """Write 10.000000000000% as 10%."""
-    before, dot, after = line.partition(".000000000000%")
-    return f"{before}%{after}" if dot else line
+    return found
 
 
 # ---- merge
