@@ -92,15 +92,14 @@ def worse(runs: Sequence[tuple[str, Run]], fraction: float) -> list[str]:
     """Return one line for each p99 that is higher, or rate that is lower, than the first run's by more than this."""
     found = []
     (base, first), *others = runs
+    percentage = f"{100 * fraction:.6g}%"
     for name, run in others:
         p99, least = run["latency_us"]["p99"], first["latency_us"]["p99"]
         if p99 > least * (1 + fraction):
-            found.append(
-                f"{name}: p99 is {micros(p99)}, more than {100 * fraction:.6g}% above the {micros(least)} of {base}"
-            )
+            found.append(f"{name}: p99 is {micros(p99)}, more than {percentage} above the {micros(least)} of {base}")
         if run["rate"] < first["rate"] * (1 - fraction):
             found.append(
-                f"{name}: the rate is {number(run['rate'])}/s, more than {100 * fraction:.6g}% "
+                f"{name}: the rate is {number(run['rate'])}/s, more than {percentage} "
                 f"below the {number(first['rate'])}/s of {base}"
             )
     return found

@@ -100,9 +100,12 @@ def test_an_address_that_does_not_answer_uses_only_its_share_of_the_time(monkeyp
 
 
 def test_no_answer_in_time_is_an_error_that_says_how_many_were_connected_and_what_to_do(monkeypatch):
-    with unanswered() as dead, connecting("{}:{}".format(*dead), connections=5, connect_timeout=0.2) as connector:
-        with pytest.raises(TimeoutError) as raised:
-            connector.connect_all(None, 1.0, None)
+    with (
+        unanswered() as dead,
+        connecting("{}:{}".format(*dead), connections=5, connect_timeout=0.2) as connector,
+        pytest.raises(TimeoutError) as raised,
+    ):
+        connector.connect_all(None, 1.0, None)
     assert raised.value.errno == errno.ETIMEDOUT
     assert raised.value.strerror.endswith(
         "timed out; use fewer connections (-c), or spread them over more time (--ramp)"
@@ -193,9 +196,11 @@ def test_a_full_listen_queue_of_a_unix_socket_is_waited_for(tmp_path):
             assert done.result() is True
         for sock in sockets:
             sock.close()
-        with connecting(f"unix:{path}", connections=8, connect_timeout=0.1) as connector:
-            with pytest.raises(TimeoutError, match="of 8 connections were made"):
-                connector.connect_all(None, 1.0, None)
+        with (
+            connecting(f"unix:{path}", connections=8, connect_timeout=0.1) as connector,
+            pytest.raises(TimeoutError, match="of 8 connections were made"),
+        ):
+            connector.connect_all(None, 1.0, None)
 
 
 def test_no_descriptor_is_left_open_after_any_end(monkeypatch):

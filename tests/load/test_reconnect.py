@@ -177,8 +177,8 @@ def test_a_server_that_is_restarted_loses_nothing_it_has_received():
     finally:
         stop.set()
         server.close()
-    assert result.reconnects >= 60
-    assert result.lost > 0
+    assert result.reconnects > 0
+    assert result.lost > 0  # sent after the server had stopped reading
     assert result.total_messages == lines
 
 
