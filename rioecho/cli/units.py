@@ -1,4 +1,4 @@
-"""Numbers on the command lines: ports, counts, sizes, times and rates, with or without a unit.
+"""Numbers on the command lines: ports, modes, counts, sizes, times and rates, with or without a unit.
 
 Each function is the ``type`` of an argparse option: it raises ``argparse.ArgumentTypeError`` with the reason. Digits
 are ASCII; int() and float() accept more: 1_0, blanks, a sign, the digits of other scripts.
@@ -11,10 +11,11 @@ import math
 import re
 
 WHOLE = re.compile("[0-9]{1,100}")
+OCTAL = re.compile("0{0,4}[0-7]{1,3}")
 QUANTITY = re.compile(r"((?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)([A-Za-z\u00b5\u03bc/]*)")
 
 #: The number of bytes in each unit, in lower case.
-SIZES = {"": 1, "b": 1} | {k + b: 1024**i for i, k in enumerate("kmgt", 1) for b in ("", "b", "ib")}
+SIZES = {"": 1, "b": 1} | {k + b: 1 << 10 * i for i, k in enumerate("kmgt", 1) for b in ("", "b", "ib")}
 #: The number of seconds in each unit of at least a second, and the number of units in a second of the shorter ones.
 LONG_TIMES = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 SHORT_TIMES = {"ms": 10**3, "us": 10**6, "\u00b5s": 10**6, "\u03bcs": 10**6, "ns": 10**9}
@@ -34,6 +35,13 @@ def count(text: str) -> int:
     if not WHOLE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
+
+
+def mode(text: str) -> int:
+    """Convert an argument to the mode of a file: octal digits, ``660`` or ``0660``."""
+    if not OCTAL.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mode: use octal digits, such as 0660")
+    return int(text, 8)
 
 
 def size(text: str) -> int:

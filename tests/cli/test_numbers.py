@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from rioecho._load.plan import parse_target
-from rioecho.cli.units import count, interval, port, rate, seconds, size
+from rioecho.cli.units import count, interval, mode, port, rate, seconds, size
 
 EVERY = [port, count, size, seconds, interval, rate]
 
@@ -71,6 +71,14 @@ def test_a_size_has_units_that_are_powers_of_1024(text, value):
 )
 def test_a_rate_has_units_that_are_powers_of_1000(text, value):
     assert rate(text) == value
+
+
+def test_a_mode_is_octal():
+    assert mode("660") == mode("0660") == 0o660
+    assert mode("0") == 0
+    for text in ("", "0o660", "0x1", "668", "1777", "rw-rw----", "-660", " 660", "66\u0660"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a mode"):
+            mode(text)
 
 
 @pytest.mark.parametrize("convert", [port, count])

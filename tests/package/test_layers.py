@@ -73,6 +73,7 @@ FILES = {
         "acceptor",
         "lifecycle",
         "folderlock",
+        "passed",
         "listeners",
         "udp",
     ],
