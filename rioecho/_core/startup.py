@@ -1,4 +1,4 @@
-"""Ctrl-C while a command starts: it exits with status 130, instead of a traceback through what is being imported.
+"""Ctrl-C while a command starts: it ends, without a traceback through what is being imported.
 
 The package imports this module first. It does nothing in a process that is not one of the commands.
 """
@@ -16,12 +16,13 @@ def _exit_at_once(number: int, frame: object) -> None:
     os._exit(INTERRUPTED)
 
 
-def _is_command() -> bool:
-    """Report whether this process was started as one of the commands, by its script or by ``python -m``."""
+def _command() -> str:
+    """Return the name of the command, if this process was started as one by its script or by ``python -m``."""
     name = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
     if name == "-m":
-        return any(argument.startswith("rioecho.cli.") for argument in sys.orig_argv)
-    return name in ("rioecho-server", "rioecho-client", "rioecho-bench")
+        names = (argument.removeprefix("rioecho.cli.") for argument in sys.orig_argv if "rioecho.cli." in argument)
+        return next(names, "")
+    return name.removeprefix("rioecho-") if name.startswith("rioecho-") else ""
 
 
 def end() -> None:
@@ -30,5 +31,9 @@ def end() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _exit_at_once)
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    match _command():
+        case "client" | "bench":
+            signal.signal(signal.SIGINT, _exit_at_once)
+        case "server":
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
