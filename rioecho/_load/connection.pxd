@@ -248,8 +248,6 @@ cdef inline void conn_send_pending(load_t *l, load_conn *c, int64_t now) noexcep
                 continue
             if not would_block(err) and err != ENOBUFS:
                 c.broken = True   # the echoes received before can still be read, and then the error
-                conn_take_back(l, c)
-                c.unsent = 0
                 break
             n = 0
         conn_note_sent(l, c, <size_t>n, now)

@@ -101,7 +101,7 @@ cdef inline void load_turn(load_t *l, int64_t now) noexcept nogil:
             return
     # Compare with the time before the wait, and not after an interrupted wait. This process may have been suspended
     # (Ctrl-Z), and data that arrived in the meantime must be read first.
-    if n >= 0 and (l.in_flight or l.down == l.n) and now - l.last >= l.stall and not rio_bool_get(&l.stopping):
+    if n >= 0 and l.in_flight and now - l.last >= l.stall and not rio_bool_get(&l.stopping):
         load_fail(l, STALLED, NULL, l.in_flight, 0)
 
 
@@ -111,6 +111,14 @@ cdef inline void load_drain(load_t *l) noexcept nogil:
     l.phase = DRAINING
     for i in range(l.n):
         conn_take_back(l, &l.conns[i])
+
+
+cdef inline void load_note_idle(load_t *l, int64_t now) noexcept nogil:
+    """Start the stall timeout again, because nothing is in flight, or fail if there is no connection for that long."""
+    if l.down < l.n:
+        l.last = now
+    elif now - l.last >= l.stall:
+        load_fail(l, STALLED, NULL, 0, 0)
 
 
 cdef inline bint load_attend(load_t *l) noexcept nogil:
@@ -160,6 +168,20 @@ cdef inline void load_count_missing(load_t *l, int64_t now) noexcept nogil:
             conn_count_owed(l, c)
 
 
+cdef inline void load_send_until_called(load_t *l) noexcept nogil:
+    """Take turns until the measurement ends, the load fails, or `attention` is set."""
+    cdef int64_t now
+    while l.phase == SENDING:
+        now = rio_monotonic_ns()
+        if now >= l.end or rio_bool_get(&l.attention):
+            break
+        if l.interval > 0:
+            load_schedule_due(l, now)
+        if l.in_flight == 0:
+            load_note_idle(l, now)
+        load_turn(l, now)
+
+
 cdef inline void load_run(load_t *l) noexcept nogil:
     cdef int64_t begun = rio_monotonic_ns()
     cdef int64_t used = rio_thread_ns()
@@ -173,14 +195,9 @@ cdef inline void load_run(load_t *l) noexcept nogil:
         for i in range(l.n):
             conn_fill_window(l, &l.conns[i], rio_monotonic_ns())
     while l.phase == SENDING:
-        now = rio_monotonic_ns()
-        if now >= l.end or (rio_bool_get(&l.attention) and not load_attend(l)):
+        load_send_until_called(l)
+        if l.phase != SENDING or rio_monotonic_ns() >= l.end or not load_attend(l):
             break
-        if l.interval > 0:
-            load_schedule_due(l, now)
-        if l.in_flight == 0 and l.down < l.n:
-            l.last = now
-        load_turn(l, now)
     l.end = min(l.end, rio_monotonic_ns())
     if l.interval > 0:
         load_schedule_due(l, l.end - 1)   # sends nothing any more, but counts what was due
