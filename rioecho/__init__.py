@@ -11,7 +11,7 @@ modules in this folder are the public interface; cli holds the commands. Each fi
 
 from __future__ import annotations
 
-from rioecho._core import early as _early  # noqa: F401, before the others, which take time
+from rioecho._core import startup as _startup  # noqa: F401, first: it acts when it is imported
 
 try:
     from rioecho.rio import Rio
@@ -22,6 +22,7 @@ except ModuleNotFoundError as _error:
         "this is the source tree of rioecho, and it is not built: start Python in another folder to use what is "
         "installed, or build it here with: pip install -e ."
     ) from None
+from rioecho._core.version import __version__ as __version__
 from rioecho.errors import ConcurrentCall, IncompleteRead, LineTooLong
 from rioecho.sockets import connect, makefile, open_clientfd, open_listenfd
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from rioecho._server.blocking import echo
     from rioecho.csapp import rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_writen
     from rioecho.server import EchoServer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ConcurrentCall",

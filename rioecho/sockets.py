@@ -24,6 +24,7 @@ from rioecho._core.addresses import (
     look_up,
     open_socket,
     shown,
+    shown_path,
 )
 from rioecho.rio import Rio, _socket_file
 from rioecho.text import open_text
@@ -154,7 +155,7 @@ def _dial_unix(path: Path, deadline: float | None) -> socket.socket:
     try:
         return open_socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, path, call)
     except OSError as exc:
-        raise describe_error(exc, f"cannot connect to {shown(os.fsdecode(path))}") from None
+        raise describe_error(exc, f"cannot connect to {shown_path(os.fsdecode(path))}") from None
 
 
 def _first(doing: str, host: str | None, port: int | str, flags: int, set_up: Setup) -> socket.socket:

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import resource
+import select
+import signal
 import sys
+
+from rioecho._core import startup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 FAILED, USAGE_ERROR = 1, 2
+#: Seconds to wait for the reader of a non-blocking stdout.
+PATIENCE = 5.0
 
 #: Number of descriptors besides those of connections: standard streams, listeners, pipes, files that Python opens.
 OWN_DESCRIPTORS = 64
@@ -79,18 +86,45 @@ def reason(error: BaseException | str) -> str:
 
 
 def put_out(prog: str, text: str) -> int:
-    """Write text to stdout; return the exit status. A reader that has closed the pipe (``| head``) is not an error."""
+    """Write text to stdout; return the exit status: all of it is written, or an error is reported.
+
+    A reader that has closed the pipe (``| head``) is not an error.
+    """
     if sys.stdout is None:
         return 0
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        try:
+            fd = sys.stdout.fileno()
+        except (OSError, ValueError):  # replaced by the caller of main(), or closed
+            fd = -1
+        if fd < 0:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            sys.stdout.flush()
+            _write_all(fd, text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
     except BrokenPipeError:
         return 0
     except OSError as error:
         complain(prog, f"stdout: {reason(error)}")
         return FAILED
     return 0
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """Write all data. Python's stdout loses what a short write or a full non-blocking pipe leaves over.
+
+    Raises TimeoutError if a non-blocking descriptor accepts nothing for PATIENCE seconds; a blocking one is waited for.
+    """
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            poller = select.poll()
+            poller.register(fd, select.POLLOUT)
+            if not poller.poll(PATIENCE * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, f"nobody has read from the pipe for {PATIENCE:g} s") from None
 
 
 def in_one_line(text: str) -> str:
@@ -124,14 +158,21 @@ def allow_descriptors(connections: int) -> None:
 
 
 def finish(prog: str, command: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with the status that it returns. Out of memory is one line and status 1."""
+    """Run a command and exit with the status that it returns.
+
+    Out of memory is one line and status 1. Ctrl-C that the command does not handle is status 130 without a traceback.
+    """
     status = FAILED
     try:
         try:
+            startup.end()
             open_standard_streams()
             status = command()
         except NO_MEMORY as error:
             complain(prog, error)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is already exiting
+            status = startup.INTERRUPTED
         leave(status)
     except NO_MEMORY:
         os._exit(status)

@@ -85,6 +85,14 @@ def rate(text: str) -> float:
     return value
 
 
+def percent(text: str) -> float:
+    """Convert an argument to a fraction of 0 or more: ``10%`` or ``10`` is 0.1."""
+    value, unit = _quantity(text.removesuffix("%"))
+    if unit or not value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage of 0 or more, such as 10%")
+    return value / 100
+
+
 def _quantity(text: str) -> tuple[float, str]:
     """Split a number of 0 or more from its unit; the number is infinite if the text is something else."""
     match = QUANTITY.fullmatch(text)

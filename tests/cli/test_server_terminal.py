@@ -11,7 +11,6 @@ import sys
 
 import pytest
 
-from rioecho._core.early import runs_command
 from support.peers import SECONDS, Command, Running, acknowledged, ask, dial, lines, receive_all
 
 MODULE = "rioecho.cli.server"
@@ -111,21 +110,6 @@ def test_an_interrupt_while_the_command_is_imported_prints_no_traceback(tmp_path
     with Command(MODULE, "0", environment={"PYTHONPATH": path}) as command:
         assert command.status() == -signal.SIGINT
         assert command.err.text == ""
-
-
-@pytest.mark.parametrize(
-    ("argv", "original", "expected"),
-    [
-        (["/usr/bin/rioecho-server", "0"], ["python", "/usr/bin/rioecho-server", "0"], True),
-        (["-m", "0"], ["python", "-X", "dev", "-m", "rioecho.cli.server", "0"], True),
-        (["-m"], ["python", "-m", "pytest"], False),
-        (["script.py", "rioecho-server"], ["python", "script.py", "rioecho-server"], False),
-        ([], ["python"], False),
-        ([""], ["python"], False),
-    ],
-)
-def test_only_the_command_itself_ends_without_a_traceback(argv, original, expected):
-    assert runs_command(argv, original) == expected
 
 
 def test_an_interrupt_while_a_program_imports_the_command_is_its_own():

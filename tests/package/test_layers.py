@@ -24,7 +24,8 @@ RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 # Within a folder a file imports only from files before it.
 FILES = {
     "_core": [
-        "early",
+        "version",
+        "startup",
         "posix",
         "buffer",
         "characters",
@@ -77,7 +78,7 @@ FILES = {
         "listeners",
         "udp",
     ],
-    "_load": ["histogram", "connection", "turns", "loop", "plan", "result", "runner"],
+    "_load": ["histogram", "connection", "turns", "loop", "plan", "connector", "result", "runner"],
     "public": ["errors", "rio", "text", "sockets", "csapp", "server", "client", "bench", "__init__"],
 }
 # Every file may import the classes of errors, although they are public.

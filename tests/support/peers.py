@@ -225,8 +225,7 @@ class Command:
     """A command of the project as a child process; leaving the block kills it."""
 
     def __init__(self, module, *arguments, code=None, prelude=None, environment=None, **options):
-        program = ["-c", code] if code else ["-m", module]
-        command = [sys.executable, "-X", "faulthandler", "-W", "error", *program, *map(str, arguments)]
+        command = self.program(module, *arguments, code=code)
         if prelude:  # shell code that runs before the command, or a redirection
             command = [
                 "/bin/sh",
@@ -241,6 +240,12 @@ class Command:
         self.pid = self.process.pid
         self.stdin = self.process.stdin
         self.out, self.err = (p and Output(p) for p in (self.process.stdout, self.process.stderr))
+
+    @staticmethod
+    def program(module, *arguments, code=None):
+        """Return the command line."""
+        program = ["-c", code] if code else ["-m", module]
+        return [sys.executable, "-X", "faulthandler", "-W", "error", *program, *map(str, arguments)]
 
     def __enter__(self):
         return self
