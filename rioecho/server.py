@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import math
 import operator
 import sys
@@ -16,6 +17,7 @@ import threading
 from rioecho._core.addresses import LISTENQ
 from rioecho._core.budget import MemoryBudget
 from rioecho._server.acceptor import Acceptor
+from rioecho._server.engine import log_line
 from rioecho._server.engines import ENGINES
 from rioecho._server.lifecycle import Lifecycle
 from rioecho._server.listeners import LISTEN_ATTEMPTS, Listeners
@@ -43,10 +45,14 @@ class EchoServer:
     """An echo server: sends back to each client what it receives (CS:APP 11.4.9; RFC 862 with ``framing="raw"``).
 
     It listens on ``port`` of every address of ``host``, a name or an address, or a sequence of them; ``localhost``
-    stands for both loopback addresses. Port 0 chooses one free port for all addresses; None disables TCP. ``unix`` is
-    the path of a unix socket to listen on as well. ``sockets`` are sockets that listen already, which the server takes
-    over and closes (``passed_sockets()``). ``udp`` echoes datagrams too, on the same addresses and ports and
-    on the datagram sockets among ``sockets``.
+    stands for both loopback addresses and ``*`` for every address of both families. Port 0 chooses one free port for
+    all addresses; None disables TCP. ``unix`` is the path of a unix socket to listen on as well, on Linux also an
+    abstract name that begins with a NUL; ``unix_mode`` is the mode of its file (``0o660``), by default the umask's.
+    ``udp`` echoes datagrams too, on the same addresses and ports and on the datagram sockets among ``sockets``.
+
+    ``sockets`` are sockets that others have opened, which the server takes over and closes (``passed_sockets()``). The
+    clients in the listen queue of such a socket are left there at the stop, for the next process that has it. A
+    connected socket is served; with no other socket, serving ends when it is closed.
 
     ``engine`` is ``"event"``, ``workers`` event loops, each in a thread of its own and without the GIL (CS:APP 12.2);
     ``"thread"``, a thread for each connection (12.3.8); ``"process"``, a child process for each connection (12.1); or
@@ -60,7 +66,8 @@ class EchoServer:
     bound a connection that holds the beginning of a line is not read from until memory is free. 0 means no limit for
     ``max_connections``, ``idle_timeout``, ``max_line``, ``drain_timeout`` and ``max_memory``.
 
-    As a context manager it serves in a thread of its own for the length of the block. Raises ``OSError``, which names
+    As a context manager it serves in a thread of its own for the length of the block; ``async with`` does so too, and
+    leaving the block does not block asyncio's loop, on which the clients may run. Raises ``OSError``, which names
     the address, if it cannot listen; ``ValueError`` or ``TypeError`` for an invalid argument.
     """
 
@@ -81,6 +88,7 @@ class EchoServer:
         max_line: int = 1 << 20,
         drain_timeout: float = 5.0,
         max_memory: int = 256 << 20,
+        unix_mode: int | None = None,
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(sorted(ENGINES))}, not {engine!r}")
@@ -96,6 +104,10 @@ class EchoServer:
         self.memory = MemoryBudget(_limit("max_memory", _integer("max_memory", max_memory), sys.maxsize))
         limit = _limit("max_connections", _integer("max_connections", max_connections), sys.maxsize)
         backlog = _limit("backlog", _integer("backlog", backlog), 0x7FFFFFFF)
+        if unix_mode is not None:
+            unix_mode = _limit("unix_mode", _integer("unix_mode", unix_mode), 0o777)
+            if unix is None:
+                raise ValueError("unix_mode is for a unix socket; pass its path")
         hosts = () if port is None else (host,) if isinstance(host, str) else tuple(host)
         passed = list(sockets)
         if port is not None and not hosts:
@@ -103,9 +115,10 @@ class EchoServer:
         if not hosts and unix is None and not passed:
             raise ValueError("nothing to listen on: pass a port, or the path of a unix socket")
         self._closed = False
+        self._active_at_stop: int | None = None  # the number of connections when the stop was requested
         self._closing = threading.RLock()  # a signal handler may call close() during close()
         with contextlib.ExitStack() as opened:
-            self._listeners, datagrams = _listen(hosts, port or 0, unix, passed, backlog, udp=udp)
+            self._listeners, datagrams = _listen(hosts, port or 0, unix, unix_mode, passed, backlog, udp=udp)
             opened.callback(self._listeners.close)
             for sock in datagrams:
                 opened.callback(sock.close)
@@ -118,11 +131,14 @@ class EchoServer:
                 self._begin,
                 self._serve,
                 (
+                    self._report_stopping,
                     self._listeners.hide,
+                    self._take_the_queue,
                     self._serve_the_queue,
                     self._listeners.close,
                     self._join_engine,
                     self._join_datagrams,
+                    self._report_stopped,
                 ),
                 drain=self.drain_timeout,
             )
@@ -135,6 +151,8 @@ class EchoServer:
                 backlog=backlog,
                 stop=self._life.stop,
                 closings=self.closings,
+                connected=self._listeners.connected,
+                shared=self._listeners.shared,
             )
             opened.callback(self._acceptor.close)
             opened.pop_all()
@@ -189,8 +207,14 @@ class EchoServer:
     def stop(self) -> None:
         """Request the stop: stop accepting, echo the bytes that have arrived, close. Does not block.
 
+        The clients in the listen queue at that moment are still served. A client that has sent nothing yet is given a
+        quarter of a second, but at most half of ``drain_timeout``, to send its first bytes.
+
         May be called from any thread and from a signal handler.
         """
+        if not self._life.stop.requested:
+            with contextlib.suppress(Exception):  # no memory for a number
+                self._active_at_stop = self._acceptor.active()
         self._life.stop.request()
 
     def kill(self) -> None:
@@ -203,6 +227,7 @@ class EchoServer:
         Do not call it from a signal handler that interrupts ``serve_forever()``; call ``stop()`` there.
         """
         self._closed = True
+        self.stop()
         served = self._life.close()
         with self._closing:
             if not served:
@@ -232,6 +257,22 @@ class EchoServer:
 
     def _serve(self) -> None:
         self._acceptor.run()
+
+    def _report_stopping(self) -> None:
+        if self._life.has_begun:
+            active = self._acceptor.active() if self._active_at_stop is None else self._active_at_stop
+            log_line(logging.INFO, "Stopping: %d active", active, event="stopping", active=active)
+
+    def _report_stopped(self) -> None:
+        if self._life.has_begun:
+            counts = self.stats()
+            text = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if name != "active")
+            log_line(logging.INFO, "Stopped: %s", text, event="stopped", **counts)
+
+    def _take_the_queue(self) -> None:
+        # Close early: a client that connects later is refused at once, rather than reset.
+        if self._life.has_begun and self._acceptor.take_the_queue():
+            self._listeners.close()
 
     def _serve_the_queue(self) -> None:
         if self._life.has_begun:
@@ -264,6 +305,43 @@ class EchoServer:
     ) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close, and let the event loop run meanwhile, on which the clients may depend to disconnect."""
+        import asyncio  # slow to import, and imported by the caller
+
+        loop = asyncio.get_running_loop()
+        closed = loop.create_future()
+
+        def report(error: BaseException | None) -> None:
+            if closed.done():  # cancelled
+                return
+            if error is None:
+                closed.set_result(None)
+            else:
+                closed.set_exception(error)
+
+        def close() -> None:
+            failure = None
+            try:
+                self.close()
+            except BaseException as error:
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(report, failure)
+
+        self.stop()
+        try:
+            Task(close, name="rioecho close").begin()
+        except (RuntimeError, MemoryError):  # no thread is to be had: close, although that blocks the loop
+            self.close()
+            return
+        await closed
+
     # ---- counts
 
     def stats(self) -> dict[str, int]:
@@ -292,13 +370,21 @@ class EchoServer:
 
 
 def _listen(
-    hosts: Sequence[str], port: int | str, unix: Path | None, passed: list[socket.socket], backlog: int, *, udp: bool
+    hosts: Sequence[str],
+    port: int | str,
+    unix: Path | None,
+    unix_mode: int | None,
+    passed: list[socket.socket],
+    backlog: int,
+    *,
+    udp: bool,
 ) -> tuple[Listeners, list[socket.socket]]:
     """Listen on TCP and, if requested, on the same ports over UDP. Returns the listeners and the datagram sockets."""
     attempt = 0
     while True:
         attempt += 1
-        listeners = Listeners(hosts, port, paths=() if unix is None else (unix,), passed=passed, backlog=backlog)
+        paths = () if unix is None else (unix,)
+        listeners = Listeners(hosts, port, paths=paths, passed=passed, backlog=backlog, unix_mode=unix_mode)
         try:
             if not udp:
                 if listeners.datagrams:

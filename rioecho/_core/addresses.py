@@ -10,6 +10,7 @@ import errno
 import operator
 import os
 import socket
+import sys
 
 TYPE_CHECKING = False  # importing typing is slower than importing this module
 if TYPE_CHECKING:
@@ -68,6 +69,26 @@ def check_path(path: Path) -> str | bytes:
     if 0 in os.fsencode(path)[1:]:  # a leading NUL means an abstract name (Linux); any other would truncate the path
         raise ValueError(f"the path of a unix socket contains a NUL: {path!r}")
     return path
+
+
+def parse_path(text: str) -> str:
+    """Return the path of a unix socket given on a command line, where ``@NAME`` stands for an abstract name (unix(7)).
+
+    An abstract name is a NUL and the name. A file whose name begins with ``@`` is given as ``./@NAME``. Raises
+    ``ValueError`` if the text is empty or if the system has no abstract names.
+    """
+    if not text or text == "@":
+        raise ValueError(f"{text!r} is not the path or the @NAME of a unix socket")
+    if text[0] != "@":
+        return text
+    if not sys.platform.startswith("linux"):
+        raise ValueError(f"{text}: only Linux has abstract names; for a file use ./{text}")
+    return "\0" + text[1:]
+
+
+def shown_path(path: str) -> str:
+    """Return the path of a unix socket for use in a message, an abstract name as ``@NAME``."""
+    return shown("@" + path[1:] if path[:1] == "\0" and len(path) > 1 else path)
 
 
 def check_port(port: int | str) -> int | str:

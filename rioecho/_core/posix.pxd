@@ -133,6 +133,7 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     int rio_unacknowledged(int fd)
     int rio_pipe(int *ends)
     int rio_accept(int listener, sockaddr_storage *peer)
+    void rio_adopt(int fd, sockaddr_storage *peer)
     void rio_peer_name(const sockaddr_storage *peer, char *text, size_t n)
     int rio_listen_queue(int listener)
     void rio_set_errno(int err)

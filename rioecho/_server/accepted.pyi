@@ -1,6 +1,7 @@
 # Types of accept() and its result; for their contracts see the docstrings in _server/accepted.pyx.
 
 from collections.abc import Callable
+from socket import socket
 from typing import final
 
 from rioecho._core.counts import Counts
@@ -30,4 +31,5 @@ class Accepted:
     def close(self, *, failed: bool = False) -> None: ...
 
 def accept(listener: int, tally: AcceptCounts) -> Accepted | None: ...
+def adopt(sock: socket, tally: AcceptCounts) -> Accepted: ...
 def queue_length(listener: int) -> int | None: ...

@@ -15,6 +15,7 @@ from rioecho._core.posix cimport (
     RIO_FREE,
     close,
     rio_accept,
+    rio_adopt,
     rio_atomic_add,
     rio_atomic_load,
     rio_flag_put,
@@ -100,7 +101,7 @@ cdef class Accepted:
 
     @property
     def peer(self):
-        """The peer's name for the log: a numeric ``(host, port)``, or ``(unix socket)``."""
+        """The peer's name for the log: ``(host, port)``, ``(unix socket)``, or ``(unknown)`` if it is lost."""
         cdef char text[96]
         rio_peer_name(&self.address, text, sizeof(text))
         return text.decode("ascii", "replace")
@@ -145,6 +146,14 @@ def accept(int listener, AcceptCounts tally not None):
     if err in (EAGAIN, EINTR, ECONNABORTED, EPROTO):
         return None
     raise os_error(err)
+
+
+def adopt(sock, AcceptCounts tally not None):
+    """Return the connection of a connected socket object, which is detached."""
+    accepted = Accepted(tally)
+    accepted.fd = sock.detach()
+    rio_adopt(accepted.fd, &accepted.address)
+    return accepted
 
 
 def queue_length(int listener):

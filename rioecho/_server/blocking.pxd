@@ -33,6 +33,7 @@ cdef struct echo_t:
     int64_t timeout      # nanoseconds without progress; -1: no limit
     int64_t drain        # nanoseconds for draining and lingering
     int64_t deadline     # 0: progress was made, set it again; fixed once draining
+    int64_t patience     # until then draining waits for the first bytes
     int unacknowledged   # bytes sent and not acknowledged, at the last check; see peer_took()
     int err
     uint64_t bytes_in

@@ -85,6 +85,7 @@ from rioecho._server.echo cimport (
     held_free,
     held_resize,
     held_shrink,
+    patience,
     peer_took,
 )
 
@@ -153,6 +154,7 @@ cdef ssize_t echo_room(echo_t *e) noexcept nogil:
 cdef void echo_drain(echo_t *e) noexcept nogil:
     e.phase = DRAINING
     e.deadline = deadline_after(e.drain)
+    e.patience = patience(e.drain)
 
 
 cdef answer echo_turn(echo_t *e) noexcept nogil:
@@ -227,7 +229,9 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                     return INTERRUPTED
                 if count < 0 and not would_block(e.err):
                     return FAILED
-                if count == 0 or e.phase == DRAINING:
+                if count == 0 or (
+                    e.phase == DRAINING and (rio_load_relaxed(&e.bytes_in) or rio_monotonic_ns() >= e.patience)
+                ):
                     e.ended = True
                     continue
                 events = POLLIN
@@ -262,6 +266,8 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
             until = min(until, deadline_after(SPARE_KEPT))
         if events == PAUSED:
             until = min(until, deadline_after(e.nap * <int64_t>1_000_000))
+        if events == POLLIN and e.phase == DRAINING:
+            until = min(until, e.patience)
         ready = fd_wait_or_wake(e.f.fd, events, wake_fd, until, &e.err)
         e.slept = ready == 0
         if ready < 0:

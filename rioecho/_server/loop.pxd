@@ -109,6 +109,7 @@ cdef struct loop_t:
     int64_t pause        # interval between two checks for progress: a LOOKS-th of the idle timeout
     int64_t drain        # nanoseconds for draining and lingering
     int64_t drained      # the drain deadline
+    int64_t patience     # until then draining waits for the first bytes of a connection
     size_t max_line      # a longer line is sent in pieces; 0: raw
     counts_t *counts
     share_t memory       # the budget of the connections' buffers
@@ -164,6 +165,11 @@ cdef inline void conn_progress(loop_t *l, conn_t *c) noexcept nogil:
 cdef inline size_t conn_ready(const conn_t *c) noexcept nogil:
     """Return the number of bytes in the buffer that may be sent now."""
     return 0 if c.kept == NULL else c.kept.ready
+
+
+cdef inline bint conn_is_silent(const conn_t *c) noexcept nogil:
+    """Report whether nothing has come from the peer: what has come was sent back or is in the buffer."""
+    return c.bytes_out == 0 and c.kept == NULL
 
 
 cdef inline size_t conn_held(const conn_t *c) noexcept nogil:

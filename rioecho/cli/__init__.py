@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
-import re
 import resource
 import sys
 
@@ -30,10 +28,6 @@ OWN_DESCRIPTORS = 64
 NO_MEMORY = (MemoryError, SystemError)
 #: The line printed if there is no memory to format another one.
 OUT_OF_MEMORY = b"out of memory\n"
-
-#: The numbers of the command line. int() and float() accept more: 1_0, blanks, a sign, the digits of other scripts.
-WHOLE = re.compile("[0-9]{1,100}")
-DECIMAL = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,36 +121,6 @@ def allow_descriptors(connections: int) -> None:
     if allowed != infinity and (wanted == infinity or wanted > allowed):
         with contextlib.suppress(OSError, ValueError):  # macOS allows less than it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-
-
-def port(text: str) -> int:
-    """Convert an argument to a port number."""
-    if not WHOLE.fullmatch(text) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 0 to 65535")
-    return int(text)
-
-
-def count(text: str) -> int:
-    """Convert an argument to a whole number of 0 or more."""
-    if not WHOLE.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """Convert an argument to a number of seconds of 0 or more."""
-    value = float(text) if DECIMAL.fullmatch(text) else math.inf
-    if value == math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of 0 or more")
-    return value
-
-
-def interval(text: str) -> float:
-    """Convert an argument to a number of seconds above 0."""
-    with contextlib.suppress(argparse.ArgumentTypeError):
-        if value := seconds(text):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
 def finish(prog: str, command: Callable[[], int]) -> NoReturn:

@@ -23,18 +23,16 @@ from rioecho.cli import (
     Parser,
     allow_descriptors,
     complain,
-    count,
     finish,
-    interval,
     leave,
     plots,
     put_out,
     reason,
     results,
-    seconds,
 )
 from rioecho.cli.live import view
 from rioecho.cli.tables import BLOCKS, PLAIN_BLOCKS, comparison, differences, report, setting
+from rioecho.cli.units import count, interval, rate, seconds, size
 from rioecho.client import WrongEchoError
 
 TYPE_CHECKING = False
@@ -88,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     option("-c", "--connections", metavar="N", type=count, default=50)
     option("-d", "--duration", metavar="S", type=interval, default=10.0)
     option("--warmup", metavar="S", type=seconds)
-    option("-s", "--size", metavar="N", type=count, default=64)
+    option("-s", "--size", metavar="N", type=size, default=64)
     option("--pipeline", metavar="N", type=count, default=1)
     option("--rate", metavar="N", type=rate)
     option("--threads", metavar="N", type=count, default=1)
@@ -106,13 +104,6 @@ def comparison_parser() -> argparse.ArgumentParser:
     p.add_argument("files", metavar="FILE", nargs="*")
     p.add_argument("--plot", metavar="FILE", type=picture)
     return p
-
-
-def rate(text: str) -> float:
-    """Convert an argument to a number of messages per second."""
-    with contextlib.suppress(argparse.ArgumentTypeError):
-        return interval(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of messages per second above 0")
 
 
 def picture(text: str) -> str:

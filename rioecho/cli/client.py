@@ -7,7 +7,8 @@ import os
 import signal
 
 from rioecho import IncompleteRead, Rio, __version__
-from rioecho.cli import Parser, complain, finish, port, seconds
+from rioecho.cli import Parser, complain, finish
+from rioecho.cli.units import port, seconds
 from rioecho.client import EchoLostError, WrongEchoError, dial, pump
 
 TYPE_CHECKING = False

@@ -77,6 +77,7 @@ FILES = {
         "acceptor",
         "lifecycle",
         "folderlock",
+        "passed",
         "listeners",
         "udp",
     ],

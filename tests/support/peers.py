@@ -266,6 +266,15 @@ class Command:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.5)
 
+    def signal_until_it_ends(self, number):
+        """Send a signal again and again. The first of them that is a second after an earlier stop ends a server."""
+        deadline = time.monotonic() + SECONDS
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline
+            self.signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.05)
+
     def status(self):
         """Close stdin, wait for the end, and return the exit status. All output has been collected then."""
         if self.stdin and not self.stdin.closed:
@@ -309,7 +318,7 @@ class Server(Command):
                 self.__exit__()
                 raise
             shown = self.out.text.removeprefix("Listening on ").split(", ")
-            pairs = (each.strip().rpartition(":") for each in shown if "/" not in each)  # a unix socket's path
+            pairs = (each.strip().rpartition(":") for each in shown if "/" not in each and each[0] != "@")  # TCP
             self.addresses = [(host.strip("[]"), int(number)) for host, _, number in pairs]
             self.address = self.addresses[0]
 
