@@ -20,7 +20,8 @@ from rioecho._core.posix cimport (
 
 @cython.final
 cdef class Counts:
-    """Five counters: ``closed`` connections, ``errors`` among them, ``bytes_in``, ``bytes_out`` and ``lines``."""
+    """Six counters: ``closed`` connections, ``errors`` and ``refused`` among them, ``bytes_in``, ``bytes_out``, ``lines``.
+    """
 
     def __cinit__(self):
         cdef void *page = mmap(
@@ -34,6 +35,10 @@ cdef class Counts:
         if self.c != NULL:
             munmap(self.c, sizeof(counts_t))
 
+    def one_refused(self):
+        """Count a connection that is about to be closed unserved."""
+        rio_atomic_add(&self.c.refused, 1)
+
     def one_closed(self, *, bint failed):
         """Count a closed connection; ``failed`` is true if it ended with an error."""
         if failed:
@@ -45,6 +50,7 @@ cdef class Counts:
         return {
             # Read in the opposite order of counting, so that errors <= closed and bytes_out <= bytes_in.
             "errors": rio_atomic_load(&self.c.errors),
+            "refused": rio_atomic_load(&self.c.refused),
             "closed": rio_atomic_load(&self.c.closed),
             "bytes_out": rio_atomic_load(&self.c.bytes_out),
             "bytes_in": rio_atomic_load(&self.c.bytes_in),

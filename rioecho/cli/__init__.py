@@ -12,6 +12,8 @@ import os
 import resource
 import sys
 
+from rioecho._core.limits import OWN_DESCRIPTORS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 FAILED, USAGE_ERROR = 1, 2
-
-#: Number of descriptors besides those of connections: standard streams, listeners, pipes, files that Python opens.
-OWN_DESCRIPTORS = 64
 
 #: The errors of a failed allocation: CPython sometimes loses a MemoryError and raises SystemError instead.
 NO_MEMORY = (MemoryError, SystemError)

@@ -35,6 +35,7 @@ FILES = {
         "convert",
         "budget",
         "addresses",
+        "limits",
         "sources",
     ],
     "_rio": [
@@ -61,6 +62,8 @@ FILES = {
     "_server": [
         "notify",
         "tasks",
+        "hosts",
+        "proxy",
         "accepted",
         "echo",
         "blocking",
@@ -80,6 +83,7 @@ FILES = {
         "passed",
         "listeners",
         "udp",
+        "metrics",
     ],
     "_load": ["histogram", "connection", "turns", "loop", "plan", "result", "runner"],
     "public": ["errors", "rio", "text", "sockets", "csapp", "server", "client", "bench", "__init__"],
