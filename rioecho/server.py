@@ -68,12 +68,12 @@ class EchoServer:
     bound a connection that holds the beginning of a line is not read from until memory is free. 0 means no limit for
     ``max_connections``, ``idle_timeout``, ``max_line``, ``drain_timeout``, ``max_memory`` and ``max_per_host``.
 
-    No address has more than ``max_per_host`` connections; what is more is closed and counted as refused. Unix sockets
-    have no such limit. With ``proxy_protocol`` each connection begins with a PROXY header, of version 1 or 2, with which
-    a load balancer passes on its client's address; the address is logged and counted for ``max_per_host``, the header is
-    not echoed, and a connection that does not begin with one is closed. ``metrics`` is a port or a ``(host, port)``, by
-    default on 127.0.0.1, where the counts are served in the OpenMetrics format, and ``/healthz``, which fails from the
-    stop on (install ``rioecho[metrics]``).
+    No address has more than ``max_per_host`` connections: what is more is closed and counted as refused. Unix sockets
+    have no such limit. With ``proxy_protocol`` each connection begins with a PROXY header (version 1 or 2), by which a
+    load balancer passes on the address of its client. That address is logged and counts for ``max_per_host``; the
+    header is not echoed; a connection without one is closed. ``metrics`` is a port of 127.0.0.1, or ``(host, port)``,
+    where the counts are served over HTTP in the OpenMetrics format, at ``/metrics``; ``/healthz`` fails from the stop
+    on. It needs the package prometheus-client (``rioecho[metrics]``).
 
     As a context manager it serves in a thread of its own for the length of the block; ``async with`` does so too, and
     leaving the block does not block asyncio's loop, on which the clients may run. Raises ``OSError``, which names
@@ -395,10 +395,12 @@ class EchoServer:
     def stats(self) -> dict[str, int]:
         """Return the counts so far, by name.
 
-        ``accepted``, ``active``, ``refused`` (closed unserved; those that the address in their PROXY header is the reason
-        for are counted as accepted and closed too), ``closed``, ``errors`` (those closed because of an error, but not by
-        a reset before their first byte) count connections; ``bytes_in``, ``bytes_out`` and ``lines`` what they carried. With UDP there are also
+        ``accepted``, ``active``, ``refused`` (closed unserved), ``closed``, ``errors`` (those closed because of an
+        error) count connections; ``bytes_in``, ``bytes_out`` and ``lines`` what they carried. With UDP there are also
         ``datagrams`` (answered) and ``dropped`` (not answered), whose bytes are included in the byte counts.
+
+        A reset before the first byte is no error. A connection that is refused because of its PROXY header counts as
+        accepted and closed too.
         """
         # Read again if a connection was accepted in between, so that `active` is neither negative nor above the limit.
         admitted = self._acceptor.counts

@@ -20,8 +20,8 @@ from rioecho._core.posix cimport (
 
 @cython.final
 cdef class Counts:
-    """Six counters: ``closed`` connections, ``errors`` and ``refused`` among them, ``bytes_in``, ``bytes_out``, ``lines``.
-    """
+    """Six counters: ``closed`` connections, ``errors`` and ``refused`` among them, ``bytes_in``, ``bytes_out`` and
+    ``lines``."""
 
     def __cinit__(self):
         cdef void *page = mmap(

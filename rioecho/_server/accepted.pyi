@@ -19,6 +19,7 @@ class AcceptCounts:
 
 @final
 class Accepted:
+    announced: bool
     def __new__(cls, tally: AcceptCounts) -> Accepted: ...
     @property
     def fd(self) -> int: ...

@@ -247,6 +247,8 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                     opened = INTERRUPTED
                     if e.opening:
                         opened = echo_open(e)
+                        if opened == NO_HEADER:
+                            return opened
                         count = buffer_held(&e.b)
                     if count and e.phase == ECHOING:   # a PROXY header is no progress
                         e.deadline = 0

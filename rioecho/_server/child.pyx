@@ -114,13 +114,13 @@ cdef void report(int fd, uint64_t outcome, const echo_t *e, uint64_t n, bint fai
 
 cdef bint is_permitted(int verdict_fd) noexcept nogil:
     """Wait for the parent's answer to the address in the PROXY header; report whether it permits the connection."""
-    cdef char answer = 0
+    cdef char verdict = 0
     cdef int ignored
-    while read(verdict_fd, &answer, 1) < 0:
+    while read(verdict_fd, &verdict, 1) < 0:
         if errno != EINTR and not would_block(errno):
             return False
         fd_wait(verdict_fd, POLLIN, INT64_MAX, &ignored)
-    return answer == c'y'   # EOF: the parent has died
+    return verdict == c'y'   # EOF: the parent has died
 
 
 cdef void child_main(echo_t *e, int fd, int report_fd, int verdict_fd) noexcept nogil:
@@ -269,7 +269,7 @@ cdef class Child:
         Returns whether the child has read bytes to be echoed.
         """
         cdef claim granted
-        cdef char answer
+        cdef char verdict
         if self.last.source.kind != RIO_SOURCE_UNKNOWN:
             self.peer = source_name(PyBytes_FromStringAndSize(<const char *>&self.last.source, sizeof(rio_source)))
         if self.verdict[1] >= 0 and not self.is_answered:
@@ -277,9 +277,9 @@ cdef class Child:
             if hosts is not None and self.host == NULL:
                 granted = hosts_claim(&hosts.h, &self.last.source, &self.host)
                 self.hosts = hosts
-            answer = c'y' if granted == CLAIM_GRANTED else c'n'
+            verdict = c'y' if granted == CLAIM_GRANTED else c'n'
             self.is_answered = True
-            write(self.verdict[1], &answer, 1)   # the pipe is empty
+            write(self.verdict[1], &verdict, 1)   # the pipe is empty
         return self.last.first != 0
 
     @property

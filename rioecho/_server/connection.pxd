@@ -278,7 +278,10 @@ cdef inline ssize_t conn_open(loop_t *l, conn_t *c, size_t n) noexcept nogil:
                 rio_source_of_peer(c.fd, &source)
             granted = hosts_claim(l.hosts, &source, &c.host)
             if granted != CLAIM_GRANTED:
-                conn_close(l, c, CROWDED if granted == CLAIM_REFUSED else BROKEN, ENOMEM)
+                if granted == CLAIM_REFUSED:
+                    conn_close(l, c, CROWDED, 0)
+                else:
+                    conn_close(l, c, BROKEN, ENOMEM)
                 return -1
         if n == used:
             return -1

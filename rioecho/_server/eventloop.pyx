@@ -50,7 +50,7 @@ from rioecho._core.posix cimport (
     write,
 )
 from rioecho._server.accepted cimport Accepted
-from rioecho._server.connection cimport CUT_OFF, REASONS_N, conn_close
+from rioecho._server.connection cimport CROWDED, CUT_OFF, REASONS_N, conn_close
 from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK, OPENING
 from rioecho._server.hosts cimport HostTable
 from rioecho._server.proxy cimport proxy_t
@@ -96,13 +96,13 @@ cdef class EventLoop:
 
     - ``on_closed(peer, reason, errno, bytes_out)`` for each closed connection that was adopted with a peer, and after
       ``report_closings(True)`` for every one; ``reason`` is one of ``REASONS``.
-    - ``on_opened(peer, source)``, if not None, when the first bytes of a connection that was adopted with a peer arrive;
-      ``source`` is the address in its PROXY header, if there is one, as bytes, else None. What it returns replaces the
-      peer. It is called again when the connection is closed.
+    - ``on_opened(peer, source)``, if not None, when the first bytes of a connection that was adopted with a peer
+      arrive; ``source`` is the address in its PROXY header, if there is one, as bytes, else None. What it returns
+      replaces the peer. It is called again when the connection is closed.
     - ``on_line(n)``, if not None, for each line of n bytes, a few hundred in one turn of the loop.
 
-    With ``proxied`` each connection begins with a PROXY header, which is not echoed. ``hosts`` counts the connections of
-    each address: of those that are admitted, and with ``proxied`` of the headers.
+    With ``proxied`` each connection begins with a PROXY header, which is not echoed. ``hosts`` counts the connections
+    of each address: of those that are admitted, and with ``proxied`` of the headers.
 
     on_closed is called again later if it raises ``MemoryError``. Other exceptions are logged, at most one in ten
     seconds.
@@ -343,7 +343,7 @@ cdef class EventLoop:
     cdef bint report_closing(self, conn_t *c) noexcept:
         """Report a closed connection; return False if there is no memory for that."""
         rio_assert(c.why < REASONS_N)
-        if c.peer != NULL and c.phase != OPENING:
+        if c.peer != NULL and (c.phase != OPENING or c.why == CROWDED):
             self.report_opening(c)
         try:
             peer = None if c.peer == NULL else <object>c.peer

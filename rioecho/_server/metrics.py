@@ -140,7 +140,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     render: Callable[[], tuple[str, bytes]]
     is_healthy: Callable[[], bool]
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         kind, status = "text/plain; charset=utf-8", 200
         path = self.path.partition("?")[0]
         if path == "/metrics":

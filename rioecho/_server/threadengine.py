@@ -69,7 +69,8 @@ class ThreadEngine:
         hosts = self._owner.hosts
         if hosts is not None and not connection.admit(hosts):
             raise Crowded("too many connections from its address")
-        if first:
+        if first and not connection.announced:
+            connection.announced = True
             opened(connection.peer)
 
     def _run(self, connection: Accepted, echo: Echo) -> None:
@@ -98,7 +99,7 @@ class ThreadEngine:
         if is_unused:
             unused(peer, reason)
             return
-        if echo.bytes_in == 0:  # not logged yet
+        if not connection.announced:
             opened(peer)
         closed(peer, reason, echo.bytes_out)
 
