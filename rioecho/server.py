@@ -409,12 +409,12 @@ class EchoServer:
             counts = [count.now() for count in self._engine.counts]
             if accepted == admitted.accepted:
                 break
-        total = dict.fromkeys(("refused", "closed", "errors", "bytes_in", "bytes_out", "lines"), 0)
+        total = dict.fromkeys(("closed", "errors", "bytes_in", "bytes_out", "lines"), 0)
         for each in counts:
             for name in total:
                 total[name] += each[name]
-        total["refused"] += admitted.refused
-        stats = {"accepted": accepted, "active": accepted - total["closed"], **total}
+        refused = admitted.refused + sum(count.refused for count in self._engine.counts)
+        stats = {"accepted": accepted, "active": accepted - total["closed"], "refused": refused, **total}
         if self._udp is not None:
             for name, n in self._udp.counts().items():
                 stats[name] = stats.get(name, 0) + n

@@ -120,16 +120,17 @@ def parse_place(place: int | str | tuple[str, int]) -> tuple[str, int | str]:
 
     Raises ``ValueError`` or ``TypeError`` if it is something else.
     """
-    if isinstance(place, tuple):
-        host, port = place
-    elif isinstance(place, str):
-        host, colon, port = place.rpartition(":")
+    host: str
+    port: int | str
+    if isinstance(place, str):
+        host, colon, digits = place.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
-            raise ValueError(f"put an IPv6 address in brackets: [{host}]:{port}")
-        if (colon and not host) or not (port.isascii() and port.isdigit()):
+            raise ValueError(f"put an IPv6 address in brackets: [{host}]:{digits}")
+        if (colon and not host) or not (digits.isascii() and digits.isdigit()):
             raise ValueError(f"{place!r} is not [HOST:]PORT")
+        port = int(digits)
     else:
-        host, port = "", place
-    return check_host(host or "127.0.0.1"), check_port(int(port) if isinstance(port, str) else port)
+        host, port = place if isinstance(place, tuple) else ("", place)
+    return check_host(host or "127.0.0.1"), check_port(port)

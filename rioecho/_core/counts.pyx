@@ -35,6 +35,11 @@ cdef class Counts:
         if self.c != NULL:
             munmap(self.c, sizeof(counts_t))
 
+    @property
+    def refused(self):
+        """The number of closed connections that were refused after they had been accepted."""
+        return rio_atomic_load(&self.c.refused)
+
     def one_refused(self):
         """Count a connection that is about to be closed unserved."""
         rio_atomic_add(&self.c.refused, 1)
@@ -46,11 +51,10 @@ cdef class Counts:
         rio_atomic_add(&self.c.closed, 1)
 
     def now(self):
-        """Return the counters by name."""
+        """Return the counters by name, without ``refused``."""
         return {
             # Read in the opposite order of counting, so that errors <= closed and bytes_out <= bytes_in.
             "errors": rio_atomic_load(&self.c.errors),
-            "refused": rio_atomic_load(&self.c.refused),
             "closed": rio_atomic_load(&self.c.closed),
             "bytes_out": rio_atomic_load(&self.c.bytes_out),
             "bytes_in": rio_atomic_load(&self.c.bytes_in),
