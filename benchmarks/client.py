@@ -1,10 +1,11 @@
 """Run one side of a row in a process of its own: a program that reads with the files of ``socket.makefile``.
 
-    client.py rioecho|stdlib MODULE FUNCTION ARGUMENTS
+    client.py SIDE MODULE FUNCTION ARGUMENTS
 
-The function of the package ``clients`` connects to its peer; with "rioecho", ``rioecho.makefile`` is in place of
-``socket.socket.makefile``. Each line on stdin is a number of operations to run. The answer is a line of JSON: what they
-cost. A process of its own, because the cost of memory depends on what the allocator was asked for before.
+The function of the package ``clients`` connects to its peer; with the side "rioecho", ``rioecho.makefile`` is in place
+of ``socket.socket.makefile``, and with "bare" a file that only receives. Each line on stdin is a number of operations
+to run. The answer is a line of JSON: what they cost. A process of its own, because the cost of memory depends on what
+the allocator was asked for before.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # -P leaves it out
 
+from clients import bare
 from measure import Meter, Spent
 
 import rioecho
+
+MAKEFILES = {"rioecho": rioecho.makefile, "stdlib": socket.socket.makefile, "bare": bare.makefile}
 
 
 def main() -> None:
     side, module, function, arguments = sys.argv[1:]
     opened = 0
-    makefile = rioecho.makefile if side == "rioecho" else socket.socket.makefile
+    makefile = MAKEFILES[side]
 
     def counting(*args, **options):
         nonlocal opened

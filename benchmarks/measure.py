@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from services import Services
+    from support.services import Services
 
 Pairs = list[tuple[float, float]]  # our figure and the peer's, measured one after the other
 

@@ -22,11 +22,21 @@ def rows() -> list[Row]:
             row(f"a line, then a body of {name}", "files.body", 0.8, arguments={"size": size})
             for name, size in (
                 ("64 KiB", 64 * KIB),
+                ("300 kB", 300_000),
                 ("1 MiB", MIB),
                 ("4 MiB", 4 * MIB),
                 ("16 MiB", 16 * MIB),
                 ("64 MiB", 64 * MIB),
             )
+        ),
+        *(
+            row(f"TCP: a line, then a body of {name}", "files.body", 1.0, arguments={"size": size, "tcp": True})
+            for name, size in (("1 MiB", MIB), ("4 MiB", 4 * MIB), ("16 MiB", 16 * MIB))
+        ),
+        # The same without a file: only the system calls that receive into one piece of memory.
+        *(
+            row(f"limit: a line, then a body of {name}", "files.body", ours="bare", arguments={"size": size})
+            for name, size in (("64 KiB", 64 * KIB), ("300 kB", 300_000), ("1 MiB", MIB), ("16 MiB", 16 * MIB))
         ),
         row('makefile("rb").close()', "files.close", 1.0, arguments={"line": False}),
         row('makefile("rb"), a line, close()', "files.close", arguments={"line": True}),

@@ -5,39 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from measure import Row, Settings
-from services import MAIL
+from processes import PEERS
 from sides import row
 
+from support.services import MAIL, PASSWORD, Server
+
+HTTP_SERVER = PEERS / "http_server.py"
 MARIADB_ROWS = "select seq, concat('row ', seq), seq / 7 from seq_1_to_20000"
 POSTGRESQL_ROWS = "select n, 'row ' || n, n / 7.0 from generate_series(1, 20000) n"
 
 
 def site(settings: Settings) -> dict:
-    return settings.services.http()
+    return _reached(settings.services.http(HTTP_SERVER), settings)
 
 
 def secure_site(settings: Settings) -> dict:
-    return settings.services.https() | {"certificate": settings.services.certificate()[0]}
+    return _reached(settings.services.https(HTTP_SERVER), settings, tls=True)
 
 
 def mariadb(tls: bool) -> Callable[[Settings], dict]:
-    return lambda settings: settings.services.mariadb() | _certificate(settings, tls)
+    return lambda settings: _reached(settings.services.mariadb(), settings, tls)
 
 
 def postgresql(tls: bool) -> Callable[[Settings], dict]:
-    return lambda settings: settings.services.postgresql() | _certificate(settings, tls)
+    return lambda settings: _reached(settings.services.postgresql(), settings, tls, password=PASSWORD)
 
 
 def dovecot(tls: bool) -> Callable[[Settings], dict]:
-    def start(settings: Settings) -> dict:
-        ports = settings.services.dovecot()
-        return {"port": ports["tls_port" if tls else "port"]} | _certificate(settings, tls)
-
-    return start
+    return lambda settings: _reached(settings.services.dovecot(), settings, tls, password=PASSWORD)
 
 
-def _certificate(settings: Settings, tls: bool) -> dict:
-    return {"certificate": settings.services.certificate()[0]} if tls else {}
+def _reached(server: Server, settings: Settings, tls: bool = False, **more: str) -> dict:
+    """Return the arguments with which a client reaches a server."""
+    if not tls:
+        return {"port": server.port, **more}
+    return {"port": server.tls_port or server.port, "certificate": settings.services.certificate()[0], **more}
 
 
 def rows() -> list[Row]:

@@ -18,6 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+
 import rows_files
 import rows_load
 import rows_reader
@@ -25,12 +27,12 @@ import rows_server
 import rows_software
 import rows_startup
 from measure import Row, Settings, Skipped, evaluated, faults_of, figure, goal_of, ratio, ratio_of
-from services import Services
 
 from rioecho import __version__
 from rioecho.cli.results import check_all_writable
 from rioecho.cli.units import interval, seconds
 from rioecho.client import WrongEchoError
+from support.services import NotInstalledError, ServiceError, Services
 
 COLUMNS = (
     f"{'':52} {'ours':>9} {'peer':>9} {'ratio':>7}  {'quartiles':>15}  {'goal':>10}  {'':6} "
@@ -172,10 +174,10 @@ def measured(row: Row, settings: Settings) -> dict[str, Any]:
     """Run a row, print it, and return its result for the JSON."""
     try:
         result = evaluated(row, row.measure(settings))
-    except Skipped as reason:
+    except (Skipped, NotInstalledError) as reason:
         print(f"{row.name:52} skipped: {reason}", flush=True)
         return {"skipped": str(reason)}
-    except (RuntimeError, OSError, WrongEchoError, subprocess.CalledProcessError) as error:
+    except (RuntimeError, OSError, ServiceError, WrongEchoError, subprocess.SubprocessError) as error:
         print(f"{row.name:52} failed: {error}", flush=True)
         return {"failed": str(error)}
     unit = result["unit"]

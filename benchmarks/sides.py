@@ -39,8 +39,9 @@ class Side:
 class Sides:
     """A comparison of ``socket.makefile`` with rioecho's under the same program, a function of the package clients.
 
-    ``ours`` is "stdlib" in a row about the noise. ``service`` starts the program that it talks to and returns further
-    arguments for the function. ``module`` is what the function imports and may not be installed.
+    ``ours`` is "stdlib" in a row about the noise, and "bare" in one about the least that is possible. ``service``
+    starts the program that it talks to and returns further arguments for the function. ``module`` is what the function
+    imports and may not be installed.
     """
 
     function: str  # "module.name"

@@ -13,7 +13,11 @@ SOCKET_BUFFER = 1 << 20
 HELD = 1 << 16  # bytes that the socket buffer certainly holds
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
+def pair(tcp: bool = False) -> tuple[socket.socket, socket.socket]:
+    """Return a pair of connected sockets, of the Unix family unless ``tcp``."""
+    if tcp:  # with the buffers that the kernel chooses
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            return socket.create_connection(server.getsockname()), server.accept()[0]
     ends = socket.socketpair()
     for sock in ends:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
@@ -22,9 +26,9 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 @contextmanager
-def child(work: Callable[[socket.socket], None]) -> Iterator[socket.socket]:
+def child(work: Callable[[socket.socket], None], tcp: bool = False) -> Iterator[socket.socket]:
     """Run ``work`` with one end of a socket pair in a child process; yield the other end."""
-    near, far = pair()
+    near, far = pair(tcp)
     pid = os.fork()
     if pid == 0:
         near.close()

@@ -9,8 +9,6 @@ Layers, bottom up: _core is shared by all; _rio, _server and _load implement Rio
 modules in this folder are the public interface; cli holds the commands. Each file begins with a summary of its content.
 """
 
-from __future__ import annotations
-
 from rioecho._core import startup as _startup  # noqa: F401, first: it acts when it is imported
 
 try:
@@ -24,13 +22,13 @@ except ModuleNotFoundError as _error:
     ) from None
 from rioecho._core.version import __version__ as __version__
 from rioecho.errors import ConcurrentCall, IncompleteRead, LineTooLong
-from rioecho.sockets import connect, makefile, open_clientfd, open_listenfd
 
 TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
     from rioecho._server.blocking import echo
     from rioecho.csapp import rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_writen
     from rioecho.server import EchoServer
+    from rioecho.sockets import connect, makefile, open_clientfd, open_listenfd
 
 __all__ = [
     "ConcurrentCall",
@@ -51,23 +49,27 @@ __all__ = [
 ]
 
 
+#: The modules of the names that are imported on first use; the others are those of csapp.
+_HOMES = {
+    "EchoServer": "server",
+    "connect": "sockets",
+    "echo": "_server.blocking",
+    "makefile": "sockets",
+    "open_clientfd": "sockets",
+    "open_listenfd": "sockets",
+}
+
 if not TYPE_CHECKING:  # with a __getattr__, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """Import the server and the book's names on first use: they take longer to import than the rest."""
-        if name == "EchoServer":
-            from rioecho.server import EchoServer
-
-            return EchoServer
-        if name == "echo":
-            from rioecho._server.blocking import echo
-
-            return echo
-        if name == "csapp" or name in __all__:
-            import rioecho.csapp as csapp
-
-            return csapp if name == "csapp" else getattr(csapp, name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        """Import a name on first use: a Rio needs neither the socket module nor the servers, which take longer."""
+        if name in ("csapp", "sockets", "text"):  # modules that are attributes as soon as the package is imported
+            return __import__(f"rioecho.{name}", fromlist=[name])  # importlib would take longer
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = __import__(f"rioecho.{_HOMES.get(name, 'csapp')}", fromlist=[name])
+        value = globals()[name] = getattr(module, name)
+        return value
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -8,16 +8,16 @@ _rio/capi.pyx.
 import io
 import os
 import sys
-import warnings
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
+from cpython.object cimport PyObject
 from libc.stdint cimport SIZE_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_held, buffer_start
 from rioecho._core.convert cimport check_source, descriptor_of, to_nanoseconds, to_size
-from rioecho._core.posix cimport rio_flag_busy, rio_flag_closed, rio_time_get, rio_time_set
+from rioecho._core.posix cimport rio_bool_get, rio_flag_busy, rio_flag_closed, rio_time_get, rio_time_set
 from rioecho._rio.channel cimport (
     AS_FILE,
     ASK_CLOCK,
@@ -35,6 +35,11 @@ from rioecho._rio.writer cimport Writer
 
 from rioecho._core.sources import timed_by
 from rioecho.errors import ConcurrentCall
+
+
+cdef extern from "Python.h":
+    # Unlike the module warnings, it need not be imported, which would be too late when the interpreter exits.
+    int PyErr_ResourceWarning(object source, Py_ssize_t stack_level, const char *format, ...) except -1
 
 
 # Whether the io module reports an error of closing in a finalizer to sys.unraisablehook, or ignores it: for any file,
@@ -384,7 +389,7 @@ cdef class Rio(Writer):
         except ConcurrentCall:
             return
         try:
-            warnings.warn(f"unclosed {self!r}: closed, its output not flushed", ResourceWarning, 1, self)
+            PyErr_ResourceWarning(self, 1, "unclosed %R: closed, its output not flushed", <PyObject *>self)
         finally:
             self.disown()
 
@@ -405,7 +410,9 @@ cdef class Rio(Writer):
 
 cdef inline bint may_have_output(Rio self) noexcept:
     """Report whether closing has anything to send, or an error to raise, for a caller that has entered both sides."""
-    return buffer_held(&self.out) != 0 or self.out_error is not None or self.transport is not None
+    if buffer_held(&self.out) != 0 or self.out_error is not None:
+        return True
+    return self.transport is not None and rio_bool_get(&self.transport.half_sent)
 
 
 io.BufferedIOBase.register(Rio)

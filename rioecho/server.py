@@ -14,11 +14,13 @@ import operator
 import sys
 import threading
 
+from rioecho._core import limits
 from rioecho._core.addresses import LISTENQ
 from rioecho._core.budget import MemoryBudget
 from rioecho._server.acceptor import Acceptor
 from rioecho._server.engine import log_line
 from rioecho._server.engines import ENGINES
+from rioecho._server.hosts import HostTable
 from rioecho._server.lifecycle import Lifecycle
 from rioecho._server.listeners import LISTEN_ATTEMPTS, Listeners
 from rioecho._server.listeners import passed_sockets as passed_sockets
@@ -29,7 +31,7 @@ from rioecho._server.udp import UdpEcho, udp_sockets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Literal, Self, TypeVar
 
@@ -67,7 +69,14 @@ class EchoServer:
     closed. A line longer than ``max_line`` bytes is echoed in pieces. ``drain_timeout`` is the maximum time in seconds
     that stopping takes. ``max_memory`` is the maximum number of bytes that all connections together hold; at that
     bound a connection that holds the beginning of a line is not read from until memory is free. 0 means no limit for
-    ``max_connections``, ``idle_timeout``, ``max_line``, ``drain_timeout`` and ``max_memory``.
+    ``max_connections``, ``idle_timeout``, ``max_line``, ``drain_timeout``, ``max_memory`` and ``max_per_host``.
+
+    No address has more than ``max_per_host`` connections: what is more is closed and counted as refused. Unix sockets
+    have no such limit. With ``proxy_protocol`` each connection begins with a PROXY header (version 1 or 2), by which a
+    load balancer passes on the address of its client. That address is logged and counts for ``max_per_host``; the
+    header is not echoed; a connection without one is closed. ``metrics`` is a port of 127.0.0.1, or ``(host, port)``,
+    where the counts are served over HTTP in the OpenMetrics format, at ``/metrics``; ``/healthz`` fails from the stop
+    on. It needs the package prometheus-client (``rioecho[metrics]``).
 
     As a context manager it serves in a thread of its own for the length of the block; ``async with`` does so too, and
     leaving the block does not block asyncio's loop, on which the clients may run. Raises ``OSError``, which names
@@ -91,6 +100,9 @@ class EchoServer:
         max_line: int = 1 << 20,
         drain_timeout: float = 5.0,
         max_memory: int = 256 << 20,
+        max_per_host: int = 0,
+        proxy_protocol: bool = False,
+        metrics: int | str | tuple[str, int] | None = None,
         unix_mode: int | None = None,
     ) -> None:
         if engine not in ENGINES:
@@ -106,11 +118,15 @@ class EchoServer:
         self.drain_timeout = _limit("drain_timeout", drain_timeout, math.inf) or math.inf
         self.memory = MemoryBudget(_limit("max_memory", _integer("max_memory", max_memory), sys.maxsize))
         limit = _limit("max_connections", _integer("max_connections", max_connections), sys.maxsize)
+        max_per_host = _limit("max_per_host", _integer("max_per_host", max_per_host), sys.maxsize)
+        self.proxy_protocol = bool(proxy_protocol)
+        self.hosts = HostTable(max_per_host) if max_per_host else None
         backlog = _limit("backlog", _integer("backlog", backlog), 0x7FFFFFFF)
         if unix_mode is not None:
             unix_mode = _limit("unix_mode", _integer("unix_mode", unix_mode), 0o777)
             if unix is None:
                 raise ValueError("unix_mode is for a unix socket; pass its path")
+        self._backlog = backlog
         hosts = () if port is None else (host,) if isinstance(host, str) else tuple(host)
         passed = list(sockets)
         if port is not None and not hosts:
@@ -142,11 +158,18 @@ class EchoServer:
                     self._join_engine,
                     self._join_datagrams,
                     self._listeners.close,
+                    self._stop_metrics,
                     self._report_stopped,
                 ),
                 drain=self.drain_timeout,
             )
             opened.callback(self._life.stop.close)
+            self._metrics = None
+            if metrics is not None:
+                from rioecho._server.metrics import Metrics  # imports a package that may not be installed
+
+                self._metrics = Metrics(metrics, self.stats, lambda: not self._life.stop.requested)
+                opened.callback(self._metrics.close)
             self._udp = UdpEcho(datagrams, stop_fd=self.stop_fd) if datagrams else None
             self._acceptor = Acceptor(
                 self._listeners.sockets,
@@ -155,6 +178,7 @@ class EchoServer:
                 backlog=backlog,
                 stop=self._life.stop,
                 closings=self.closings,
+                hosts=None if self.proxy_protocol else self.hosts,
                 connected=self._listeners.connected,
                 shared=self._listeners.shared,
             )
@@ -167,7 +191,10 @@ class EchoServer:
             self.closings.close,
             *(sock.close for sock in datagrams),
             self._listeners.close,
+            *(() if self._metrics is None else (self._metrics.stop, self._metrics.close)),
         )
+        #: The ``(host, port)`` of the metrics, or None.
+        self.metrics_address = None if self._metrics is None else self._metrics.address
         #: The ``(host, port)`` pairs that the server listens on.
         self.addresses: list[tuple[str, int]] = []
         #: The paths of the unix sockets that it listens on.
@@ -258,6 +285,27 @@ class EchoServer:
         self._engine.start()
         if self._udp is not None:
             Task(self._serve_datagrams, self._udp, name="rioecho udp", group=self._threads).start()
+        if self._metrics is not None:
+            self._metrics.start()
+        for text in self._shortages():
+            log_line(logging.WARNING, text, event="shortage")
+
+    def _shortages(self) -> Iterator[str]:
+        """Yield what the system allows less of than the arguments ask for."""
+        limit = self._acceptor.limit
+        most = limits.descriptors()
+        if limit and most is not None and most < limit + limits.OWN_DESCRIPTORS:
+            yield f"{most} file descriptors are allowed, too few for max_connections ({limit}): raise ulimit -n"
+        longest = limits.longest_queue()
+        if self._listeners.sockets and longest is not None and longest < self._backlog:
+            yield (
+                f"the kernel limits the listen queue to {longest}, below the backlog ({self._backlog}): "
+                "raise net.core.somaxconn"
+            )
+
+    def _stop_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.stop()
 
     def _serve(self) -> None:
         self._acceptor.run()
@@ -329,6 +377,9 @@ class EchoServer:
         ``accepted``, ``active``, ``refused`` (closed unserved), ``closed``, ``errors`` (those closed because of an
         error) count connections; ``bytes_in``, ``bytes_out`` and ``lines`` what they carried. With UDP there are also
         ``datagrams`` (answered) and ``dropped`` (not answered), whose bytes are included in the byte counts.
+
+        A reset before the first byte is no error. A connection that is refused because of its PROXY header counts as
+        accepted and closed too.
         """
         # Read again if a connection was accepted in between, so that `active` is neither negative nor above the limit.
         admitted = self._acceptor.counts
@@ -341,7 +392,8 @@ class EchoServer:
         for each in counts:
             for name in total:
                 total[name] += each[name]
-        stats = {"accepted": accepted, "active": accepted - total["closed"], "refused": admitted.refused, **total}
+        refused = admitted.refused + sum(count.refused for count in self._engine.counts)
+        stats = {"accepted": accepted, "active": accepted - total["closed"], "refused": refused, **total}
         if self._udp is not None:
             for name, n in self._udp.counts().items():
                 stats[name] = stats.get(name, 0) + n

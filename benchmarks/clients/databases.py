@@ -25,8 +25,8 @@ def pymysql(meter: Meter, query: str, rows: int, port: int, certificate: str | N
     connection = pymysql.connect(
         host="127.0.0.1",
         port=port,
-        user="bench",
-        database="bench",
+        user="root",
+        database="test1",
         ssl=context(certificate),
         ssl_disabled=not certificate,
     )
@@ -41,9 +41,11 @@ def pymysql(meter: Meter, query: str, rows: int, port: int, certificate: str | N
 
 
 @contextmanager
-def pg8000(meter: Meter, query: str, rows: int, port: int, certificate: str | None = None) -> Iterator[Run]:
+def pg8000(
+    meter: Meter, query: str, rows: int, port: int, password: str, certificate: str | None = None
+) -> Iterator[Run]:
     """Run a query and fetch its rows; over TLS with the server's ``certificate``."""
-    with pg8000_connected(port, certificate) as connection:
+    with pg8000_connected(port, password, certificate) as connection:
 
         def run(times: int) -> None:
             for _ in repeat(None, times):
@@ -53,9 +55,9 @@ def pg8000(meter: Meter, query: str, rows: int, port: int, certificate: str | No
 
 
 @contextmanager
-def pg8000_copy(meter: Meter, query: str, rows: int, port: int) -> Iterator[Run]:
+def pg8000_copy(meter: Meter, query: str, rows: int, port: int, password: str) -> Iterator[Run]:
     """Copy the rows of a query out of the server."""
-    with pg8000_connected(port, None) as connection:
+    with pg8000_connected(port, password, None) as connection:
 
         def run(times: int) -> None:
             for _ in repeat(None, times):
@@ -67,11 +69,11 @@ def pg8000_copy(meter: Meter, query: str, rows: int, port: int) -> Iterator[Run]
 
 
 @contextmanager
-def pg8000_connected(port: int, certificate: str | None) -> Iterator:
+def pg8000_connected(port: int, password: str, certificate: str | None) -> Iterator:
     import pg8000.native
 
     connection = pg8000.native.Connection(
-        "bench", host="127.0.0.1", port=port, database="postgres", ssl_context=context(certificate) or False
+        "postgres", host="127.0.0.1", port=port, password=password, ssl_context=context(certificate) or False
     )
     with contextlib.closing(connection):
         yield connection

@@ -20,14 +20,14 @@ Run = Callable[[int], None]
 
 
 @contextmanager
-def body(meter: Meter, size: int, head: str = "head\n") -> Iterator[Run]:
+def body(meter: Meter, size: int, head: str = "head\n", tcp: bool = False) -> Iterator[Run]:
     """Read a line and the ``size`` bytes after it; without ``head``, only those."""
 
     def send(sock: socket.socket) -> None:
         # Made in the child process: how the allocator treats a size depends on what it was asked for before.
         flood(sock, head.encode() + bytes(size))
 
-    with child(send) as sock, sock.makefile("rb") as file:
+    with child(send, tcp) as sock, sock.makefile("rb") as file:
 
         def run(times: int) -> None:
             for _ in repeat(None, times):

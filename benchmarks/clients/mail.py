@@ -17,21 +17,21 @@ Run = Callable[[int], None]
 
 
 @contextmanager
-def connected(port: int, certificate: str | None) -> Iterator[imaplib.IMAP4]:
+def connected(port: int, password: str, certificate: str | None) -> Iterator[imaplib.IMAP4]:
     if certificate is None:
         connection = imaplib.IMAP4("127.0.0.1", port)
     else:
         context = ssl.create_default_context(cafile=certificate)
         connection = imaplib.IMAP4_SSL("127.0.0.1", port, ssl_context=context)
     with connection:
-        connection.login("bench", "bench")
+        connection.login("bench", password)
         connection.select(readonly=True)
         yield connection
 
 
 @contextmanager
-def noop(meter: Meter, port: int, certificate: str | None = None) -> Iterator[Run]:
-    with connected(port, certificate) as connection:
+def noop(meter: Meter, port: int, password: str, certificate: str | None = None) -> Iterator[Run]:
+    with connected(port, password, certificate) as connection:
 
         def run(times: int) -> None:
             for _ in repeat(None, times):
@@ -41,9 +41,9 @@ def noop(meter: Meter, port: int, certificate: str | None = None) -> Iterator[Ru
 
 
 @contextmanager
-def fetch(meter: Meter, size: int, port: int, certificate: str | None = None) -> Iterator[Run]:
+def fetch(meter: Meter, size: int, port: int, password: str, certificate: str | None = None) -> Iterator[Run]:
     """Fetch the first mail of the mailbox, which has at least ``size`` bytes."""
-    with connected(port, certificate) as connection:
+    with connected(port, password, certificate) as connection:
 
         def run(times: int) -> None:
             for _ in repeat(None, times):

@@ -113,3 +113,24 @@ def check_port(port: int | str) -> int | str:
 def shown(text: str) -> str:
     """Return ``text`` for use in a message, quoted if it is empty or not printable."""
     return text if text and text.isprintable() else repr(text)
+
+
+def parse_place(place: int | str | tuple[str, int]) -> tuple[str, int | str]:
+    """Return the host and the port of ``PORT``, ``HOST:PORT``, ``[HOST]:PORT`` or a ``(host, port)``.
+
+    Raises ``ValueError`` or ``TypeError`` if it is something else.
+    """
+    host: str
+    port: int | str
+    if isinstance(place, str):
+        host, colon, digits = place.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"put an IPv6 address in brackets: [{host}]:{digits}")
+        if (colon and not host) or not (digits.isascii() and digits.isdigit()):
+            raise ValueError(f"{place!r} is not [HOST:]PORT")
+        port = int(digits)
+    else:
+        host, port = place if isinstance(place, tuple) else ("", place)
+    return check_host(host or "127.0.0.1"), check_port(port)

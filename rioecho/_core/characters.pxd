@@ -3,8 +3,9 @@
 # A cut between two characters is safe for decoding: both parts together decode to what the whole does, even if some of
 # the bytes are invalid.
 
-from libc.stdint cimport uint32_t
 from libc.string cimport memchr, memcpy
+
+from rioecho._core.utf8 cimport starts_character
 
 
 cdef enum:
@@ -12,11 +13,6 @@ cdef enum:
     CR = 1
     LF = 2
     CRLF = 4
-
-
-cdef inline bint starts_character(char c) noexcept nogil:
-    """Report whether a byte of UTF-8 is not a continuation byte."""
-    return <signed char>c >= -64
 
 
 cdef inline bint find_any_newline(
@@ -76,21 +72,6 @@ cdef inline int newlines_in(const char *data, size_t n) noexcept nogil:
                 kinds |= CR
         i += 1
     return kinds
-
-
-cdef inline size_t count_characters(const char *data, size_t n) noexcept nogil:
-    """Return the number of characters in valid UTF-8."""
-    cdef size_t i, stop, count = 0
-    cdef unsigned char few   # a single byte, so that the compiler can vectorise the loop
-    i = 0
-    while i < n:
-        stop = min(n, i + 255)
-        few = 0
-        while i < stop:
-            few += starts_character(data[i])
-            i += 1
-        count += few
-    return count
 
 
 cdef inline size_t count_byte(const char *data, size_t n, char byte) noexcept nogil:
@@ -167,37 +148,3 @@ cdef inline size_t copy_with_lf(char *to, const char *data, size_t n) noexcept n
             size += 1
             i += 2 if i + 1 < n and data[i + 1] == c'\n' else 1
     return size
-
-
-cdef inline ssize_t decode_short_utf8(const char *data, size_t n, uint32_t *to, uint32_t *ored) noexcept nogil:
-    """Decode n bytes of UTF-8. Returns the number of characters, or -1 if the bytes are not valid or not complete.
-
-    ``to`` has room for n characters; all of them are ORed into ``ored``. For short texts CPython's decoder is slower.
-    """
-    cdef size_t i = 0
-    cdef ssize_t count = 0
-    cdef uint32_t c, all = 0
-    cdef const unsigned char *b = <const unsigned char *>data
-    while i < n:
-        c = b[i]
-        if c < 0x80:
-            i += 1
-        elif c < 0xE0:
-            if c < 0xC2 or n - i < 2 or (b[i + 1] & 0xC0) != 0x80:
-                return -1
-            c = (c & 0x1F) << 6 | (b[i + 1] & 0x3F)
-            i += 2
-        elif c < 0xF0:
-            if n - i < 3 or (b[i + 1] & 0xC0) != 0x80 or (b[i + 2] & 0xC0) != 0x80:
-                return -1
-            c = (c & 0x0F) << 12 | (b[i + 1] & 0x3F) << 6 | (b[i + 2] & 0x3F)
-            if c < 0x800 or 0xD800 <= c < 0xE000:
-                return -1
-            i += 3
-        else:
-            return -1   # rare: left to CPython
-        to[count] = c
-        all |= c
-        count += 1
-    ored[0] = all
-    return count

@@ -137,12 +137,20 @@ static inline int rio_pipe(int *ends)
 #endif
 }
 
-/* Accept a connection, close-on-exec, with TCP_NODELAY. Returns its descriptor, or -1 with errno. macOS rejects the
- * option if the client has already disconnected; the first read will report that. */
+/* Set TCP_NODELAY and SO_KEEPALIVE of a TCP connection. macOS rejects them if the client has already disconnected; the
+ * first read will report that. */
+static inline void rio_set_up_connection(int fd)
+{
+    int on = 1;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+}
+
+/* Accept a connection, close-on-exec, and set it up. Returns its descriptor, or -1 with errno. */
 static inline int rio_accept(int listener, struct sockaddr_storage *peer)
 {
     socklen_t length = sizeof *peer;
-    int on = 1, fd;
+    int fd;
     memset(peer, 0, sizeof *peer);
 #ifdef __linux__
     fd = accept4(listener, (struct sockaddr *)peer, &length, SOCK_CLOEXEC);
@@ -152,7 +160,7 @@ static inline int rio_accept(int listener, struct sockaddr_storage *peer)
         (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
 #endif
     if (fd >= 0 && peer->ss_family != AF_UNIX)
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        rio_set_up_connection(fd);
     return fd;
 }
 
@@ -161,12 +169,11 @@ static inline int rio_accept(int listener, struct sockaddr_storage *peer)
 static inline void rio_adopt(int fd, struct sockaddr_storage *peer)
 {
     socklen_t length = sizeof *peer;
-    int on = 1;
     memset(peer, 0, sizeof *peer);
     if (getpeername(fd, (struct sockaddr *)peer, &length) < 0)
         memset(peer, 0, sizeof *peer);
     if (peer->ss_family == AF_INET || peer->ss_family == AF_INET6)
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        rio_set_up_connection(fd);
 }
 
 /* Format the numeric address of a TCP peer as "(HOST, PORT)", a link-local one with its interface; "(unix socket)" for

@@ -3,7 +3,6 @@
 The conversion of sizes is inline, in convert.pxd, because it is on the hot path.
 """
 
-import math
 import sys
 
 from libc.errno cimport EBADF
@@ -28,7 +27,8 @@ cdef object os_error(int err):
 
 cdef int64_t to_nanoseconds(object timeout) except -2:
     """Convert a timeout, seconds or None, to the nanoseconds of ``rio_call``; -1 for no limit."""
-    cdef double seconds
+    cdef double seconds, nanoseconds
+    cdef int64_t whole
     if timeout is None:
         return -1
     try:
@@ -36,12 +36,14 @@ cdef int64_t to_nanoseconds(object timeout) except -2:
     except TypeError:
         raise TypeError(f"timeout must be None or a number of seconds, not {type(timeout).__name__}") from None
     except OverflowError:
-        seconds = math.inf if timeout > 0 else -1
-    if math.isnan(seconds) or seconds < 0:
+        seconds = 1e300 if timeout > 0 else -1
+    if not seconds >= 0:   # negative, or not a number
         raise ValueError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
     if seconds >= 9e9:   # 285 years: adding it to the clock could overflow
         return -1
-    return <int64_t>math.ceil(seconds * 1e9)
+    nanoseconds = seconds * 1e9
+    whole = <int64_t>nanoseconds
+    return whole + (whole < nanoseconds)
 
 
 cdef int descriptor_of(object source) except -1:

@@ -65,14 +65,19 @@ cdef struct rio_fd:
     int access   # O_RDONLY, O_WRONLY or O_RDWR
 
 
-cdef inline bint fd_open_socket(rio_fd *f, int fd) noexcept nogil:
-    """Initialise f for a socket that carries bytes, with one system call. Returns False for anything else."""
-    if rio_socket_type(fd) != SOCK_STREAM:
-        return False
+cdef inline void fd_is_stream(rio_fd *f, int fd) noexcept nogil:
+    """Initialise f for what is known to be a socket that carries bytes."""
     f.fd = fd
     f.kind = FD_SOCKET
     f.access = O_RDWR
     rio_no_sigpipe(fd)
+
+
+cdef inline bint fd_open_socket(rio_fd *f, int fd) noexcept nogil:
+    """Initialise f for a socket that carries bytes, with one system call. Returns False for anything else."""
+    if rio_socket_type(fd) != SOCK_STREAM:
+        return False
+    fd_is_stream(f, fd)
     return True
 
 

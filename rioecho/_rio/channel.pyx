@@ -13,7 +13,7 @@ from libc.stdint cimport INT64_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_free, buffer_init
 from rioecho._core.convert cimport check_source, open_stream, to_nanoseconds
-from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_has_position, fd_wait
+from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_has_position, fd_is_stream, fd_wait
 from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     O_RDONLY,
@@ -68,7 +68,10 @@ cdef class Channel:
             self.f.kind = FD_SOCKET
             self.can_read = self.can_write = True
             return 0
-        open_stream(fd, &self.f)
+        if self.transport is not None and self.transport.is_stream:
+            fd_is_stream(&self.f, fd)
+        else:
+            open_stream(fd, &self.f)
         if fd_has_position(&self.f):
             # A file that is open for both has one position: output is written at once, before a read moves it.
             buffer_init(&self.out, 0)

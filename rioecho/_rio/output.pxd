@@ -1,4 +1,4 @@
-# The output buffer and its lock, sending, and the wait for either direction; see _rio/output.pyx.
+# The output buffer and its lock, what a read sends, and the wait for either direction; see _rio/output.pyx.
 
 from rioecho._core.posix cimport sigset_t
 from rioecho._rio.channel cimport Channel, rio_call
@@ -9,7 +9,7 @@ cdef enum:
 
 
 cdef class Output(Channel):
-    cdef bint claimed   # a writer is sending the bytes of `out` without holding `sending`, which guards this
+    cdef bint claimed   # whether a writer has begun to send the bytes of `out` without `sending`, which guards this
     cdef int lock(self, rio_call *call, sigset_t *before) except -1
     cdef int let_holder_go_on(self, rio_call *call, size_t *yields) except -1
     cdef void unlock(self, const sigset_t *before) noexcept
@@ -18,6 +18,7 @@ cdef class Output(Channel):
     cdef void release_signals(self, const sigset_t *before) noexcept
 
     cdef bint owes(self, ssize_t keep) noexcept
+    cdef bint is_claimed(self) noexcept
     cdef bint has_unsent(self, rio_call *call, ssize_t keep) except -1
     cdef bint may_owe(self) except -1
     cdef int raise_kept(self, rio_call *call) except -1
@@ -26,13 +27,6 @@ cdef class Output(Channel):
     cdef size_t take_back(self, size_t n) noexcept
 
     cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2
-    cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
-    cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
-    cdef void unclaim(self, ssize_t put, bint reset) noexcept
-    cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1
-    cdef int borrow_reading(self, rio_call *call) except -1
-    cdef void return_reading(self) noexcept
-    cdef int push(self, rio_call *call, ssize_t keep) except -1
     cdef short tied_flush(self) except -1
     cdef short send_held(self) except -1
     cdef int wait_for(self, rio_call *call, short want, bint tied) except -1

@@ -1,6 +1,8 @@
-"""The output side of a Rio, and the tie between the two directions.
+"""The output buffer with its lock, and the tie between the two directions: what a read sends, and every wait.
 
-A Rio waits only here and in ``recv_some()`` of _rio/reader.pyx, always in the same order. First it tries without
+What only a writer does is in _rio/writer.pyx.
+
+A Rio waits only here and in ``recv_some()`` of _rio/receiver.pyx, always in the same order. First it tries without
 blocking and with the GIL: there usually is data, and releasing the GIL next to a busy thread costs milliseconds. If
 the call would block, it sends buffered output until the socket buffer is full. Then it releases the GIL and waits for
 either direction. After every wait it runs Python's signal handlers and checks the source again, because a handler or
@@ -16,7 +18,7 @@ not yet read.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, ECONNRESET, EINTR, errno
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR
 from libc.stdint cimport INT64_MAX, int64_t
 
 from rioecho._core.buffer cimport (
@@ -29,31 +31,23 @@ from rioecho._core.buffer cimport (
     buffer_start,
 )
 from rioecho._core.convert cimport os_error
-from rioecho._core.fdio cimport (
-    FD_SOCKET,
-    fd_has_position,
-    fd_never_waits,
-    fd_try_write,
-    fd_wait,
-    fd_write,
-    would_block,
-)
+from rioecho._core.fdio cimport FD_SOCKET, fd_never_waits, fd_try_write, fd_wait, fd_write, would_block
 from rioecho._core.posix cimport (
     POLLOUT,
     RIO_FREE,
-    SEEK_CUR,
-    lseek,
+    RIO_HAS_GIL,
     rio_assert,
     rio_bool_get,
     rio_bool_set,
     rio_flag_mine,
     rio_flag_put,
+    rio_flag_state,
     rio_flag_take,
     rio_signals_hold,
     rio_signals_release,
     sched_yield,
 )
-from rioecho._rio.channel cimport Channel, begin_wait, leave_reading, let_others_in
+from rioecho._rio.channel cimport Channel, let_others_in
 
 from rioecho.errors import ConcurrentCall
 
@@ -141,6 +135,14 @@ cdef class Output(Channel):
             return buffer_held(&self.out) > <size_t>keep
         return buffer_held(&self.out) > 0 or (self.transport is not None and rio_bool_get(&self.transport.half_sent))
 
+    cdef bint is_claimed(self) noexcept:
+        """Report whether a writer, which holds ``writing``, is sending the buffered bytes without the lock.
+
+        In the child of a fork nobody holds ``writing`` for a thread of the parent.
+        """
+        rio_assert(rio_flag_mine(&self.sending))
+        return self.claimed and rio_flag_state(&self.writing) != RIO_FREE
+
     cdef bint has_unsent(self, rio_call *call, ssize_t keep) except -1:
         """Report what ``owes()`` does. The result may be out of date when the caller receives it."""
         cdef bint answer
@@ -152,6 +154,9 @@ cdef class Output(Channel):
     cdef bint may_owe(self) except -1:
         """Report whether anything is unsent, without waiting for the lock: true if another caller has it."""
         cdef bint answer = True
+        # With the GIL no other thread comes in between, and looking takes less than the lock.
+        if RIO_HAS_GIL and buffer_held(&self.out) == 0 and rio_flag_state(&self.sending) == RIO_FREE:
+            return self.transport is not None and rio_bool_get(&self.transport.half_sent) and self.out_error is None
         if self.lock_at_once(NULL):
             answer = self.owes(NOTHING) and self.out_error is None
             self.unlock(NULL)
@@ -231,144 +236,6 @@ cdef class Output(Channel):
             self.reset = True
         return put
 
-    cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1:
-        """Make one write, and wait if it would block.
-
-        Writes n bytes of the caller's data and adds the number of bytes sent to ``sent``. If ``data`` is NULL, writes
-        buffered output instead, provided that there are more than ``keep`` bytes of it.
-        """
-        cdef sigset_t before
-        cdef int err = 0
-        cdef short want = POLLOUT
-        cdef ssize_t put = 0
-        cdef size_t yields = 0
-        self.turn(call)
-        if self.transport is not None and self.transport.waits:
-            return self.send_waiting(call, data, n, keep, sent)
-        while not self.lock_at_once(&before):
-            self.let_holder_go_on(call, &yields)
-            self.turn(call)   # the source may have been closed in the meantime
-        try:
-            if data != NULL:
-                put = self.send_once(call, data, n, &err, &want)
-                if put > 0:
-                    sent[0] += put
-            elif self.owes(keep):
-                put = self.send_once(call, buffer_start(&self.out), buffer_held(&self.out), &err, &want)
-                if put > 0:
-                    buffer_consume(&self.out, put)
-        finally:
-            self.unlock(&before)
-            let_others_in(self)
-        if self.transport is not None:
-            self.transport.raise_late()
-        if put >= 0:
-            begin_wait(call)
-        elif would_block(err):
-            self.wait_for(call, want, tied=False)
-        elif err != EINTR:
-            raise os_error(err)
-        return 0
-
-    cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1:
-        """Make one write, as ``send()`` does, to a source that waits itself.
-
-        ``sending`` is not held meanwhile: the reader may be another greenlet of this thread. The caller's data is
-        nobody else's, and buffered output is claimed: a read then leaves it alone, and only a writer, which is this
-        call, adds to it.
-        """
-        cdef bint buffered = data == NULL
-        cdef bint reset = False
-        cdef ssize_t put = -1
-        cdef short want = 0
-        if buffered:
-            self.lock(call, NULL)
-            buffered = self.claimed = self.owes(keep)   # still set where a fork left the thread behind that sent
-            data = buffer_start(&self.out)
-            n = buffer_held(&self.out)
-            self.unlock(NULL)
-            if not buffered:
-                return 0
-        try:
-            put = self.transport.send(data, n, self.patience(call), &want)
-        except ConnectionResetError:
-            reset = True
-            raise
-        finally:
-            if buffered or reset:
-                self.unclaim(put if buffered else 0, reset)
-        if put >= 0:
-            if not buffered:
-                sent[0] += put
-            self.transport.raise_late()
-            begin_wait(call)
-        else:
-            self.poll_source(call, want, False)
-        return 0
-
-    cdef void unclaim(self, ssize_t put, bint reset) noexcept:
-        """End a write of claimed output, of which ``put`` bytes were sent."""
-        while not rio_flag_take(&self.sending):   # no Python code runs under it while the output is claimed
-            with nogil:
-                sched_yield()
-        if put > 0:
-            buffer_consume(&self.out, put)
-        self.claimed = False
-        self.reset = self.reset or reset
-        self.unlock(NULL)
-
-    cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1:
-        """Send all n bytes of the caller's data, while ``out`` is empty. Updates ``sent`` after each write."""
-        cdef bint borrows = n > 0 and fd_has_position(&self.f)
-        if borrows:
-            self.borrow_reading(call)
-        try:
-            while sent[0] < n:
-                self.send(call, data + sent[0], n - sent[0], NOTHING, sent)
-        finally:
-            if borrows:
-                self.return_reading()
-        return 0
-
-    cdef int borrow_reading(self, rio_call *call) except -1:
-        """Enter the reading side, and move the file's position back to the first byte that has not been read.
-
-        For a file that is open for both: the write goes where the caller has read to, and a later read sees what was
-        written. The bytes read ahead are still in the file.
-        """
-        cdef size_t yields = 0, held
-        rio_assert(rio_flag_mine(&self.writing))
-        rio_bool_set(&self.lent, True)
-        try:
-            while not rio_flag_take(&self.reading):
-                if rio_flag_mine(&self.reading):
-                    raise ConcurrentCall("a call under this one is reading this file, which has one position for both")
-                self.let_holder_go_on(call, &yields)
-        except BaseException:
-            rio_bool_set(&self.lent, False)
-            raise
-        try:
-            held = buffer_held(&self.inp)
-            if held:
-                self.check_owner()
-                if lseek(self.f.fd, -<int64_t>held, SEEK_CUR) < 0:
-                    raise os_error(errno)
-                buffer_consume(&self.inp, held)
-        except BaseException:
-            self.return_reading()
-            raise
-        return 0
-
-    cdef void return_reading(self) noexcept:
-        leave_reading(self)
-        rio_bool_set(&self.lent, False)
-
-    cdef int push(self, rio_call *call, ssize_t keep) except -1:
-        """Send buffered output until at most ``keep`` bytes are left; for NOTHING, until all is sent."""
-        while self.has_unsent(call, keep):
-            self.send(call, NULL, 0, keep, NULL)
-        return 0
-
     # ---- output that a read sends
 
     cdef short tied_flush(self) except -1:
@@ -387,7 +254,7 @@ cdef class Output(Channel):
                 with nogil:
                     sched_yield()
                 continue
-            if self.claimed or not self.owes(NOTHING) or self.out_error is not None:
+            if self.is_claimed() or not self.owes(NOTHING) or self.out_error is not None:
                 self.unlock(before)
                 return 0
             if before != NULL:

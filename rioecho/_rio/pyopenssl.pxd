@@ -8,14 +8,13 @@ from rioecho._rio.transport cimport Transport
 
 
 cdef class PyOpenSsl(Transport):
-    cdef object connection
+    # `source` is the connection.
     cdef rio_flag busy         # guards the connection and the fields below, except those marked atomic
     cdef flag_set flags
     cdef bytes begun           # a record that OpenSSL has begun to send, or None
     cdef int broken            # the errno of the end of the connection; EPIPE if the peer ended it in order
     cdef int64_t own_timeout   # the socket's own timeout in nanoseconds, -1 for none; atomic
     cdef rio_sigpipe sigpipe   # signal state of the thread in an operation: OpenSSL's writes may raise SIGPIPE
-    cdef object __weakref__
 
     cdef bint take(self) except -1
     cdef void put(self) noexcept
@@ -25,6 +24,3 @@ cdef class PyOpenSsl(Transport):
     cdef bint is_over(self, object error) except -1
     cdef object plain_error(self, object error)
     cdef ssize_t send_record(self, bytes record, short *want) except -2
-
-
-cdef PyOpenSsl pyopenssl_of(object connection)

@@ -10,9 +10,7 @@ along what OpenSSL has done. Therefore signals are blocked in this thread during
 send. A handler of a signal that the kernel delivers to another thread is not kept out by that.
 """
 
-import os
 import sys
-from _thread import RLock
 
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -43,6 +41,7 @@ from rioecho._core.posix cimport (
     rio_time_set,
     sigset_t,
 )
+from rioecho._rio.registry cimport register, registered
 from rioecho._rio.socketlike cimport ENDED, reason_of
 
 from rioecho.errors import ConcurrentCall
@@ -52,44 +51,31 @@ cdef enum:
     RECORD = 16384   # maximum payload of a TLS record (RFC 8446, 5.1)
 
 
-cdef object registering = RLock()
-cdef object live = None   # WeakValueDictionary: the id of a connection -> its PyOpenSsl, which keeps it alive
-
-
-cdef PyOpenSsl pyopenssl_of(object connection):
+def pyopenssl_of(connection, /):
     """Return the transport of a connection, which all its Rios share."""
-    global live
-    with registering:
-        if live is None:
-            import weakref   # slow to import
-            live = weakref.WeakValueDictionary()
-        return live.setdefault(id(connection), PyOpenSsl(connection))
-
-
-def _after_fork_in_child():
-    """Leak each connection that another thread was using: freeing its OpenSSL object is unsafe."""
-    cdef PyOpenSsl transport
-    if not registering._is_owned():   # else the fork was under a call that is in there, and goes on
-        registering._at_fork_reinit()
-    for transport in list((live or {}).values()):
-        if transport.lost():
-            Py_INCREF(transport.connection)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+    cdef PyOpenSsl made = registered(connection, PyOpenSsl)
+    if made is None:
+        made = PyOpenSsl.__new__(PyOpenSsl)
+        made.source = connection
+        made.own_errors = made.holds_signals = True
+        rio_time_set(&made.own_timeout, to_nanoseconds(connection.gettimeout()))
+        made = register(made)
+    return made
 
 
 cdef class PyOpenSsl(Transport):
-    def __cinit__(self, connection):
-        self.own_errors = self.holds_signals = True
-        self.connection = connection
-        rio_time_set(&self.own_timeout, to_nanoseconds(connection.gettimeout()))
+    def __cinit__(self):
         self.flags.flags[:] = [&self.busy, NULL, NULL]
         self.flags.orphaned = RIO_LOST
         flags_link(&self.flags)
 
     def __dealloc__(self):
         flags_unlink(&self.flags)
+
+    cdef void forked(self) noexcept:
+        """Leak the connection if another thread was using it: freeing its OpenSSL object is unsafe."""
+        if self.lost():
+            Py_INCREF(self.source)
 
     cdef bint take(self) except -1:
         """Begin an operation. Returns False if another thread is in one, and raises as ``Tls.take()`` does."""
@@ -123,7 +109,7 @@ cdef class PyOpenSsl(Transport):
         cdef int64_t ns
         if rio_flag_take(&self.busy):
             try:
-                return self.connection.gettimeout()
+                return self.source.gettimeout()
             finally:
                 rio_flag_put(&self.busy, RIO_FREE)
         ns = rio_time_get(&self.own_timeout)
@@ -131,16 +117,16 @@ cdef class PyOpenSsl(Transport):
 
     cdef object begin(self):
         """Make the socket non-blocking. Returns its own timeout, for ``restore()``."""
-        timeout = self.connection.gettimeout()
+        timeout = self.source.gettimeout()
         rio_time_set(&self.own_timeout, to_nanoseconds(timeout))
         if timeout is None:
-            self.connection.settimeout(0)
+            self.source.settimeout(0)
         return timeout
 
     cdef void restore(self, object timeout) noexcept:
         if timeout is None:
             try:
-                self.connection.settimeout(None)
+                self.source.settimeout(None)
             except OSError:
                 pass   # another thread has closed the socket; the bytes that were read are still delivered
             except BaseException as error:
@@ -165,7 +151,7 @@ cdef class PyOpenSsl(Transport):
             view = PyMemoryView_FromMemory(data, n, PyBUF_WRITE)
             timeout = self.begin()
             try:
-                got = self.connection.recv_into(view)
+                got = self.source.recv_into(view)
             except openssl.WantReadError:
                 want[0] = POLLIN
             except openssl.WantWriteError:
@@ -222,7 +208,7 @@ cdef class PyOpenSsl(Transport):
         cdef Py_ssize_t put
         openssl = sys.modules["OpenSSL.SSL"]
         try:
-            put = self.connection.send(record)
+            put = self.source.send(record)
         except openssl.WantReadError:
             self.set_begun(record)
             want[0] = POLLIN

@@ -16,7 +16,6 @@ If the object's methods are written in Python, a signal handler that raises insi
 before they return, takes these bytes along. They cannot be known outside.
 """
 
-import os
 import sys
 from _thread import RLock
 
@@ -29,6 +28,8 @@ from libc.string cimport memcpy
 
 from rioecho._core.convert cimport to_nanoseconds
 from rioecho._core.posix cimport POLLIN, POLLOUT, rio_monotonic_ns
+from rioecho._rio.handlers cimport raised_by_handler, runs_handlers
+from rioecho._rio.registry cimport register, registered
 from rioecho._rio.transport cimport OWN_TIMEOUT
 
 
@@ -43,31 +44,19 @@ cdef enum:
     DAY = 86_400_000_000_000   # the longest timeout that is set, in nanoseconds: C sockets refuse more than 24 days
 
 
-cdef object registering = RLock()   # guards `live` and every Patience
-cdef object live = None   # WeakValueDictionary: the id of an object -> its Patience, which keeps the object alive
+cdef str MODULES = "rioecho._rio.socketlike"   # for raised_by_handler()
 
 
-cdef Patience patience_of(object sock):
+cdef Patience patience_of(object source):
     """Return the Patience of an object, which all its Rios share."""
-    global live
-    with registering:
-        if live is None:
-            import weakref   # slow to import
-            live = weakref.WeakValueDictionary()
-        return live.setdefault(id(sock), Patience(sock))
-
-
-def _after_fork_in_child():
-    """Forget the attempts of the threads that the child does not have."""
-    cdef Patience patience
-    if registering._is_owned():
-        return   # the fork was under a call that is in there, and goes on
-    registering._at_fork_reinit()
-    for patience in list((live or {}).values()):
-        patience.users[:] = [0, 0]
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+    cdef Patience made = registered(source, Patience)
+    if made is None:
+        made = Patience.__new__(Patience)
+        made.source = source
+        made.guard = RLock()
+        made.settable = hasattr(source, "settimeout")
+        made = register(made)
+    return made
 
 
 cdef reason reason_of(object error) except *:
@@ -94,12 +83,14 @@ cdef reason reason_of(object error) except *:
     return FAILED
 
 
-cdef class Patience:
+cdef class Patience(Registered):
     """The timeout of one object, and the attempts that have set it."""
 
-    def __cinit__(self, sock):
-        self.sock = sock
-        self.settable = hasattr(sock, "settimeout")
+    cdef void forked(self) noexcept:
+        """Forget the attempts of the threads that the child does not have."""
+        if not self.guard._is_owned():   # else the fork was under a call that is in there, and goes on
+            self.guard._at_fork_reinit()
+            self.users[:] = [0, 0]
 
     cdef int64_t shortest(self) noexcept:
         """Return the shortest time that any attempt in progress may wait."""
@@ -116,10 +107,10 @@ cdef class Patience:
         Reports whether it may end earlier because of another attempt. ``leave()`` must follow, unless this raises.
         """
         cdef int64_t limit = INT64_MAX if patience < 0 else patience
-        with registering:
+        with self.guard:
             if not self.altered:
                 # Without gettimeout() there is no way to know; None is what an object begins with.
-                self.own = self.current = self.sock.gettimeout() if hasattr(self.sock, "gettimeout") else None
+                self.own = self.current = self.source.gettimeout() if hasattr(self.source, "gettimeout") else None
             self.users[side] += 1
             self.limits[side] = limit
             try:
@@ -135,7 +126,7 @@ cdef class Patience:
         cdef object late = None
         for _ in range(3):   # a handler may raise inside settimeout(), before it has taken effect
             try:
-                with registering:
+                with self.guard:
                     if not counted:
                         counted = True
                         self.users[side] = max(self.users[side] - 1, 0)
@@ -144,11 +135,11 @@ cdef class Patience:
                     elif self.altered:
                         if (
                             self.current is self
-                            or not hasattr(self.sock, "gettimeout")
-                            or self.sock.gettimeout() == self.current
+                            or not hasattr(self.source, "gettimeout")
+                            or self.source.gettimeout() == self.current
                         ):
                             self.changes += 1
-                            self.sock.settimeout(self.own)
+                            self.source.settimeout(self.own)
                         # else somebody has set another one meanwhile
                         self.altered = False
                 return late
@@ -164,23 +155,23 @@ cdef class Patience:
         if timeout == self.current:
             return 0
         if not self.settable:
-            raise ValueError(f"{type(self.sock).__name__} has no settimeout(), so a call cannot have a time limit")
+            raise ValueError(f"{type(self.source).__name__} has no settimeout(), so a call cannot have a time limit")
         self.altered = True
         self.changes += 1
         self.current = self   # unknown: what follows may raise before or after it has taken effect
-        self.sock.settimeout(timeout)
-        self.current = self.sock.gettimeout() if hasattr(self.sock, "gettimeout") else timeout
+        self.source.settimeout(timeout)
+        self.current = self.source.gettimeout() if hasattr(self.source, "gettimeout") else timeout
         return 0
 
     cdef object timeout(self):
         """Return the object's own timeout, even while an attempt has set another one."""
-        with registering:
+        with self.guard:
             if self.altered:
                 return self.own
-            return self.sock.gettimeout() if hasattr(self.sock, "gettimeout") else None
+            return self.source.gettimeout() if hasattr(self.source, "gettimeout") else None
 
 
-cdef SocketLike socket_like(object source, bint by_recv):
+def socket_like(source, bint by_recv, /):
     """Return a transport over an object. ``by_recv``: use its ``recv()`` even if it has ``recv_into()``.
 
     Raises ``TypeError`` for an object whose methods are coroutine functions.
@@ -347,6 +338,8 @@ cdef class SocketLike(Transport):
         ``began``: the time of its beginning. ``early``: another attempt has shortened the object's timeout.
         """
         cdef reason why = reason_of(error)
+        if why != FAILED and runs_handlers(&self.other_thread) and raised_by_handler(error, MODULES):
+            raise error
         if why == ENDED and event == POLLIN:
             return 0
         if early and (why == WOULD_BLOCK or why == TIMED_OUT):

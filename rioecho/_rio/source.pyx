@@ -7,16 +7,34 @@ it. What was replaced, by a subclass, an attribute of the object or a patched mo
 import sys
 
 cimport cython
-from cpython.object cimport PyTypeObject
+from cpython.object cimport PyObject, PyTypeObject
 
 from rioecho._core.convert cimport is_tls
 from rioecho._rio.channel cimport Channel
-from rioecho._rio.pyopenssl cimport pyopenssl_of
-from rioecho._rio.socketlike cimport socket_like
-from rioecho._rio.tls cimport tls_of
 from rioecho._rio.transport cimport Transport
 
 from rioecho._core.sources import stream_of
+
+
+cdef extern from *:
+    """
+    /* A number that no other class has, nor this one after a change in it or in a base. 0: it has none now. */
+    static inline unsigned int rio_class_version(PyTypeObject *kind)
+    {
+        return __atomic_load_n(&kind->tp_version_tag, __ATOMIC_RELAXED);
+    }
+    static inline unsigned int rio_version_get(const unsigned int *version)
+    {
+        return __atomic_load_n(version, __ATOMIC_RELAXED);
+    }
+    static inline void rio_version_set(unsigned int *version, unsigned int value)
+    {
+        __atomic_store_n(version, value, __ATOMIC_RELAXED);
+    }
+    """
+    unsigned int class_version "rio_class_version"(PyTypeObject *kind) noexcept
+    unsigned int version_get "rio_version_get"(const unsigned int *version) noexcept
+    void version_set "rio_version_set"(unsigned int *version, unsigned int value) noexcept
 
 
 cdef tuple METHODS = ("recv", "recv_into", "send", "sendall")
@@ -24,6 +42,39 @@ cdef tuple FILE_READS = ("recv_into",)   # what socket.SocketIO calls
 cdef tuple FILE_WRITES = ("send",)
 cdef tuple FILE_METHODS = FILE_READS + FILE_WRITES
 cdef tuple TLS_METHODS = (*METHODS, "read", "write", "pending")
+
+# The version of the last class of which is_plain_tls() was true, as long as the class is not changed.
+cdef unsigned int tls_version = 0
+
+# Functions of the modules of the transports. A module is loaded with the first source that needs it.
+cdef object tls_of = None
+cdef object pyopenssl_of = None
+cdef object socket_like = None
+
+
+cdef Transport over_tls(object sock):
+    global tls_of
+    if tls_of is None:
+        from rioecho._rio import tls
+        tls_of = tls.tls_of
+    return tls_of(sock)
+
+
+cdef Transport over_pyopenssl(object connection):
+    global pyopenssl_of
+    if pyopenssl_of is None:
+        from rioecho._rio import pyopenssl
+        pyopenssl_of = pyopenssl.pyopenssl_of
+    return pyopenssl_of(connection)
+
+
+cdef Transport over_methods(object source, bint by_recv):
+    """Return a transport that calls an object's methods. ``by_recv``: ``recv()`` even if it has ``recv_into()``."""
+    global socket_like
+    if socket_like is None:
+        from rioecho._rio import socketlike
+        socket_like = socketlike.socket_like
+    return socket_like(source, by_recv)
 
 
 cdef Transport transport_of(object source):
@@ -45,12 +96,14 @@ cdef Transport transport_of(object source):
             return other.transport
     if module is not None and isinstance(source, module.SocketIO):   # below a buffered file
         return file_transport_of(source._sock, source.readable(), source.writable())
+    if is_known_tls(source):
+        return over_tls(source)
     if is_plain(source, METHODS):
         return None
     if is_tls(source) and is_plain_tls(source):
-        return tls_of(source)
+        return over_tls(source)
     if is_pyopenssl(source):
-        return pyopenssl_of(source)
+        return over_pyopenssl(source)
     if not (hasattr(source, "recv") or hasattr(source, "recv_into") or hasattr(source, "send")):
         return None
     for missing in ("send", "recv"):
@@ -64,12 +117,14 @@ cdef Transport transport_of(object source):
             f"a byte stream is required: this {type(source).__name__} is of a type that carries packets "
             "(SOCK_DGRAM, SOCK_SEQPACKET), which a read would cut; use its own recv() and send()"
         )
-    return socket_like(source, by_recv=depth(source, "recv") < depth(source, "recv_into"))
+    return over_methods(source, depth(source, "recv") < depth(source, "recv_into"))
 
 
 cdef Transport file_transport_of(object sock, bint reading, bint writing):
     """Return the transport for a file of ``sock``, which reads and sends by the methods that a ``SocketIO`` calls."""
     cdef tuple called
+    if is_known_tls(sock):
+        return over_tls(sock)
     if reading and writing:
         called = FILE_METHODS
     else:
@@ -77,12 +132,12 @@ cdef Transport file_transport_of(object sock, bint reading, bint writing):
     if is_plain(sock, called):
         return None
     if is_tls(sock) and is_plain_tls(sock):
-        return tls_of(sock)
+        return over_tls(sock)
     if is_pyopenssl(sock):
-        return pyopenssl_of(sock)
+        return over_pyopenssl(sock)
     if not (hasattr(sock, "recv") or hasattr(sock, "recv_into") or hasattr(sock, "send")):
         return None
-    return socket_like(sock, by_recv=not hasattr(sock, "recv_into"))
+    return over_methods(sock, not hasattr(sock, "recv_into"))
 
 
 cdef object RAW_SOCKET = None
@@ -116,24 +171,55 @@ cdef bint is_plain(object source, tuple methods) except -1:
     return raw is not None and isinstance(source, raw) and is_from(source, raw, methods)
 
 
+cdef inline bint is_known_tls(object source) except -1:
+    """Report whether ``is_plain_tls()`` is true, for a class of which it was true before; else it may be."""
+    cdef unsigned int version = class_version((<PyObject *>source).ob_type)
+    return version != 0 and version == version_get(&tls_version) and not sets_any(source, TLS_METHODS)
+
+
 cdef bint is_plain_tls(object source) except -1:
     """Report whether the methods of an ``SSLSocket`` are those of the ssl module, and that is the original one."""
-    for kind in type(source).__mro__:
-        if kind.__module__ == "ssl" and kind.__name__ == "SSLSocket":
-            return issubclass(kind, raw_socket()) and is_from(source, kind, TLS_METHODS)
+    cdef object kind = type(source)
+    cdef unsigned int version = class_version(<PyTypeObject *>kind)
+    module = vars(sys.modules["ssl"])
+    for owner in kind.__mro__:
+        if owner.__module__ == "ssl" and owner.__name__ == "SSLSocket":
+            if not issubclass(owner, raw_socket()) or not is_from(source, owner, TLS_METHODS):
+                return False
+            for name in TLS_METHODS:   # a program may have set another function in the class itself
+                if getattr(getattr(owner, name), "__globals__", None) is not module:
+                    return False
+            if version == class_version(<PyTypeObject *>kind):   # it was not changed in the meantime
+                version_set(&tls_version, version)
+            return True
     return False
 
 
 cdef bint is_from(object source, object owner, tuple methods) except -1:
     """Report whether the methods of an object are those of ``owner``, a class that it is derived from."""
     cdef object kind = type(source)
-    cdef object instance = ()
-    if (<PyTypeObject *>kind).tp_dictoffset != 0:   # of a plain socket it is 0, and asking takes longer than the rest
-        instance = getattr(source, "__dict__", ())
     for name in methods:
-        if name in instance or getattr(kind, name) is not getattr(owner, name):
+        if getattr(kind, name) is not getattr(owner, name):
             return False
-    return True
+    return not sets_any(source, methods)
+
+
+cdef bint sets_any(object source, tuple methods) except -1:
+    """Report whether any of these attributes is set on the object itself."""
+    if (<PyObject *>source).ob_type.tp_dictoffset == 0:   # a plain socket; asking takes longer than the rest
+        return False
+    instance = getattr(source, "__dict__", None)
+    if instance is None:
+        return False
+    if type(instance) is dict:
+        for name in methods:
+            if name in <dict>instance:
+                return True
+        return False
+    for name in methods:
+        if name in instance:
+            return True
+    return False
 
 
 cdef bint is_of_packets(object source) except -1:

@@ -3,13 +3,8 @@
 cimport cython
 
 from rioecho._core.posix cimport rio_size_get, rio_size_set
+from rioecho._rio.decoding cimport charset
 from rioecho._rio.writer cimport Writer
-
-
-cdef enum charset:
-    UTF8
-    LATIN1
-    ASCII
 
 
 cdef class TextReader:
@@ -27,6 +22,7 @@ cdef class TextReader:
     cdef size_t seen           # the kinds of newlines read, as in _core/characters.pxd
 
     cdef int decode_as(self, charset codec, object errors, object newline) except -1
+    cdef int check_open(self) except -1
     cdef int unreadable(self, Writer rio) except -1
     cdef str next_line(self)
     cdef bint is_simple(self, const char *data, size_t n) noexcept

@@ -10,8 +10,7 @@ import io
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.number cimport PyNumber_AsSsize_t
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr
 
 from rioecho._core.buffer cimport FOUND, buffer_held, buffer_start, find_frame
 from rioecho._core.characters cimport (
@@ -19,28 +18,21 @@ from rioecho._core.characters cimport (
     CRLF,
     LF,
     copy_with_lf,
-    decode_short_utf8,
     find_any_newline,
     newline_at_end,
     newlines_in,
     span_characters,
 )
 from rioecho._core.posix cimport rio_flag_closed
+from rioecho._core.utf8 cimport is_ascii
 from rioecho._rio.channel cimport enter, leave_reading, rio_call
+from rioecho._rio.decoding cimport UTF8, charset, decode, decode_begun
 from rioecho._rio.reader cimport consume
 from rioecho._rio.writer cimport Writer
 
 
 cdef extern from "Python.h":
-    ctypedef unsigned char Py_UCS1
-    ctypedef unsigned short Py_UCS2
     const Py_ssize_t PY_SSIZE_T_MAX
-    object PyUnicode_DecodeUTF8(const char *data, Py_ssize_t n, const char *errors)
-    object PyUnicode_DecodeUTF8Stateful(const char *data, Py_ssize_t n, const char *errors, Py_ssize_t *used)
-    object PyUnicode_DecodeLatin1(const char *data, Py_ssize_t n, const char *errors)
-    object PyUnicode_New(Py_ssize_t n, Py_UCS4 highest)
-    void *PyUnicode_DATA(object text)
-    object PyUnicode_DecodeASCII(const char *data, Py_ssize_t n, const char *errors)
 
 
 cdef object MINUS_ONE = -1   # as in lines.pyx
@@ -48,7 +40,7 @@ cdef bytes ONE_CR = b"\r"
 
 
 cdef enum:
-    SHORT = 256   # maximum size in bytes of a text that is decoded here, on the stack
+    SIMPLE = 256   # maximum size in bytes of a read for which is_simple() looks at the data
 
 
 cdef inline bint find_end(
@@ -73,70 +65,10 @@ cdef inline bint find_next(TextReader self, Writer rio, bint eof, size_t *n):
     )
 
 
-cdef inline bint is_ascii(const char *data, size_t n) noexcept nogil:
-    cdef uint64_t word, ored = 0
-    cdef size_t i = 0
-    while n - i >= 8:
-        memcpy(&word, data + i, 8)
-        ored |= word
-        i += 8
-    while i < n:
-        ored |= <unsigned char>data[i]
-        i += 1
-    return ored & 0x8080808080808080ULL == 0
-
-
-cdef str decode_here(const char *data, size_t n):
-    """Decode a short text in UTF-8 that is not ASCII. Returns None where this is left to CPython."""
-    cdef uint32_t characters[SHORT]
-    cdef uint32_t ored = 0   # ORed code points, which need as much space as the highest of them
-    cdef ssize_t count
-    cdef size_t i
-    cdef Py_UCS1 *narrow
-    cdef Py_UCS2 *wide
-    cdef object text
-    count = decode_short_utf8(data, n, characters, &ored)
-    if count < 0 or ored < 128:
-        return None
-    text = PyUnicode_New(count, ored)
-    n = count
-    if ored < 256:
-        narrow = <Py_UCS1 *>PyUnicode_DATA(text)
-        for i in range(n):
-            narrow[i] = <Py_UCS1>characters[i]
-    else:
-        wide = <Py_UCS2 *>PyUnicode_DATA(text)
-        for i in range(n):
-            wide[i] = <Py_UCS2>characters[i]
-    return text
-
-
-cdef inline str decode_short(const char *data, size_t n):
-    """Decode a short text in UTF-8. Returns None where this is left to CPython."""
-    cdef object text
-    if not 2 < n <= SHORT:   # CPython has an object for each of the shortest
-        return None
-    if not is_ascii(data, n):
-        return decode_here(data, n)
-    text = PyUnicode_New(n, 127)
-    memcpy(PyUnicode_DATA(text), data, n)
-    return text
-
-
-cdef inline str decode(TextReader self, const char *data, size_t n):
-    cdef str text
-    if self.codec == UTF8:
-        text = decode_short(data, n)
-        return text if text is not None else PyUnicode_DecodeUTF8(data, n, self.handler)
-    if self.codec == LATIN1:
-        return PyUnicode_DecodeLatin1(data, n, self.handler)
-    return PyUnicode_DecodeASCII(data, n, self.handler)
-
-
 cdef inline str line_text(TextReader self, char *data, size_t n, int newline):
     """Decode a line of n bytes and translate its newline, of the kind ``newline``."""
     if newline == 0 or newline == LF or not self.translate:
-        return decode(self, data, n)
+        return decode(self.codec, self.handler, data, n)
     return translated_line(self, data, n - 2 if newline == CRLF else n - 1)
 
 
@@ -144,10 +76,10 @@ cdef str translated_line(TextReader self, char *data, size_t n):
     """Decode the n bytes before the newline of a line, and append an LF."""
     cdef str line
     if self.handler != NULL:
-        return decode(self, data, n) + "\n"
+        return decode(self.codec, self.handler, data, n) + "\n"
     data[n] = c'\n'   # for as long as the line is decoded, during which no Python code runs
     try:
-        line = decode(self, data, n + 1)
+        line = decode(self.codec, self.handler, data, n + 1)
     finally:
         data[n] = c'\r'
     return line
@@ -173,6 +105,12 @@ cdef class TextReader:
         self.newline = newline
         self.sep = newline.encode() if newline else None
         self.translate = newline is None
+        return 0
+
+    cdef int check_open(self) except -1:
+        cdef Writer rio = attached(self)
+        if rio_flag_closed(&rio.reading):
+            rio.refuse(&rio.reading)
         return 0
 
     cdef int unreadable(self, Writer rio) except -1:
@@ -209,9 +147,7 @@ cdef class TextReader:
             leave_reading(rio)
 
     def __iter__(self):
-        cdef Writer rio = attached(self)
-        if rio_flag_closed(&rio.reading):
-            rio.refuse(&rio.reading)
+        self.check_open()
         return self
 
     def __next__(self):
@@ -315,7 +251,7 @@ cdef class TextReader:
                 return self.read_all(rio)
             data = buffer_start(&rio.inp)
             if self.plain and 0 < <size_t>most <= buffer_held(&rio.inp) and self.is_simple(data, most):
-                text = decode(self, data, most)
+                text = decode(self.codec, self.handler, data, most)
                 self.book(rio, most, None, False)
                 return text
             return self.gather(rio, most, False)
@@ -325,7 +261,7 @@ cdef class TextReader:
     cdef bint is_simple(self, const char *data, size_t n) noexcept:
         """Report whether each of n bytes is a character, none of them a CR that may be read as something else."""
         return (
-            n <= SHORT
+            n <= SIMPLE
             and is_ascii(data, n)
             and (self.sep is not None or n == 0 or memchr(data, c'\r', n) == NULL)
         )
@@ -432,12 +368,10 @@ cdef class TextReader:
                 size = copy_with_lf(copy, data, n)
                 data = copy
             complete = size
-            if final or self.codec != UTF8:
-                text = decode(self, data, size)
+            if final:
+                text = decode(self.codec, self.handler, data, size)
             else:
-                text = decode_short(data, size)
-                if text is None:
-                    text = PyUnicode_DecodeUTF8Stateful(data, size, self.handler, &complete)
+                text = decode_begun(self.codec, self.handler, data, size, &complete)
         finally:
             PyMem_RawFree(copy)
         used[0] = n - (size - <size_t>complete)   # a character that is cut off has no newline in it

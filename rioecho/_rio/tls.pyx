@@ -1,17 +1,13 @@
 """The transport of a Rio over an ``ssl.SSLSocket``: reads and writes that never lose a byte.
 
 The descriptor carries ciphertext, so every byte goes through the inner object of the socket, without Python code in
-between that a signal handler could interrupt. Four rules make that fast and robust:
+between that a signal handler could interrupt. Whose turn it is there, see _rio/tlsturns.pyx. Three
+rules make the rest fast and robust:
 
 * The ssl module waits for up to the socket's own timeout, once per record. A read that may wait that long does so
   inside OpenSSL, as the socket's own methods do. Any other one is made when poll(2) has reported data, with the timeout
   set to 0 and then restored, since a part of a record would make it wait. A send is made when poll(2) has reported
   room, with a record that surely fits (``rio_sure_room``); only where that is unknown the timeout is set to 0.
-* OpenSSL's object may not be used by two threads at once. The flags ``receiving`` and ``sending`` are each held for a
-  whole operation and exclude each other, and all Rios over one socket share them (see ``tls_of``). A caller that finds
-  another thread in an operation retries after poll(2), so its deadline and signal handlers work as usual. The exception
-  is a read that waits inside OpenSSL, for any time: a record is sent beside it while the socket has nothing to read.
-  The reading thread then sleeps in the kernel; the ssl module itself allows more.
 * The ssl module runs Python's signal handlers after OpenSSL has returned bytes, and loses their number if one raises.
   This happens only in the thread that runs handlers. There the first byte of a record is read alone, and the number of
   the others is known before they are read.
@@ -26,53 +22,37 @@ is full afterwards, and is sent twice if it had been sent. While signals are blo
 handler starts inherits that.
 """
 
-import os
 import _signal
-import sys
-from _thread import RLock
+from _socket import socket as _raw_socket
+from _ssl import SSLEOFError as _eof, SSLWantReadError as _want_read, SSLWantWriteError as _want_write
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.ref cimport Py_INCREF
-from libc.errno cimport ECONNABORTED, EINTR, EPIPE
-from libc.stdint cimport int64_t, uintptr_t
+from libc.errno cimport EINTR, EPIPE
+from libc.stdint cimport int64_t
 
 from rioecho._core.convert cimport to_nanoseconds
 from rioecho._core.fdio cimport FD_SOCKET, fd_peek, fd_ready, rio_fd, would_block
-from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     POLLIN,
     POLLOUT,
-    RIO_FREE,
-    RIO_LOST,
     RIO_ROOM_KNOWN,
     rio_assert,
     rio_bool_set,
-    rio_flag,
     rio_flag_mine,
-    rio_flag_put,
-    rio_flag_state,
-    rio_flag_take,
-    rio_mutex_lock,
-    rio_mutex_unlock,
     rio_sigpipe,
     rio_sigpipe_block,
     rio_sigpipe_restore,
-    rio_size_get,
-    rio_size_set,
     rio_sure_room,
     rio_this_thread,
     rio_thread_get,
-    rio_thread_set,
-    rio_time_get,
-    rio_time_set,
-    sched_yield,
 )
-
+from rioecho._rio.handlers cimport raised_outside, runs_handlers
+from rioecho._rio.registry cimport register, registered
 from rioecho._rio.transport cimport OWN_TIMEOUT
 
-from rioecho.errors import ConcurrentCall
 
+cdef str MODULES = "rioecho._rio.tls"   # this one and tlsturns, of raised_outside()
 
 cdef enum:
     UNTOUCHED = 0xC1   # marks a byte of the buffer as not received; occurs in no text in UTF-8
@@ -84,188 +64,32 @@ cdef object get_signal = _signal.getsignal
 cdef object PIPE = _signal.SIGPIPE
 cdef object IGNORED = _signal.SIG_IGN
 
-cdef object plain_socket = None   # _socket.socket, the base class in C; imported with the first TLS socket
-cdef object registering = RLock()
-cdef uintptr_t main_thread = 0   # the thread that runs Python's signal handlers; 0 while unknown; atomic
-cdef object live = None   # WeakValueDictionary: the id of a socket -> its Tls, which keeps the socket alive
+cdef object raw_socket = _raw_socket   # the base class in C of all sockets
+cdef object SSLEOFError = _eof
+cdef object SSLWantReadError = _want_read
+cdef object SSLWantWriteError = _want_write
 
 
-cdef Tls tls_of(object sock):
-    """Return the Tls of an ``ssl.SSLSocket``, which all its Rios share."""
-    global live, plain_socket
-    with registering:   # setdefault() is written in Python, so it is not atomic
-        if live is None:   # imported late, because weakref is slow to import
-            import _socket
-            import weakref
-            plain_socket = _socket.socket
-            live = weakref.WeakValueDictionary()
-        return live.setdefault(id(sock), Tls(sock))
+def tls_of(sock, /):
+    """Return the transport of an ``ssl.SSLSocket``, which all its Rios share."""
+    cdef Tls tls = registered(sock, Tls)
+    if tls is None:
+        tls = Tls.__new__(Tls)
+        tls.source = sock
+        tls.fd = sock.fileno()
+        tls.is_stream = True   # the ssl module accepts no other socket
+        tls.holds_signals = not RIO_ROOM_KNOWN
+        tls = register(tls)
+    return tls
 
 
-cdef int find_main_thread() except -1:
-    """Record this thread as the one that runs Python's signal handlers, if it is."""
-    try:
-        _signal.set_wakeup_fd(-2)   # refused, before anything is changed, with an error that tells
-    except ValueError:
-        pass   # "only works in main thread of the main interpreter"
-    except OSError:
-        rio_thread_set(&main_thread, rio_this_thread())
-    return 0
-
-
-def _after_fork_in_child():
-    """Reinitialise ``registering`` if another thread held it.
-
-    Leak each OpenSSL object that another thread was using: freeing it is unsafe.
-    """
-    cdef Tls tls
-    rio_thread_set(&main_thread, 0)   # it is now the thread that forked
-    if not registering._is_owned():   # else the fork was under a call that is in there, and goes on
-        registering._at_fork_reinit()
-    for tls in list((live or {}).values()):
-        rio_thread_set(&tls.other_thread, 0)
-        if tls.lost():
-            Py_INCREF(tls.sock._sslobj)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)   # runs after that of _core/flag.pyx, imported before
-
-
-cdef class Window:
-    """The memory of one read, passed to the ssl module: cheaper than a memoryview for each read."""
-
+cdef class Tls(TlsTurns):
     def __getbuffer__(self, Py_buffer *view, int flags):
+        """Give the ssl module the memory of one read, which ``into()`` has set: cheaper than a memoryview for each."""
         PyBuffer_FillInfo(view, self, self.data, self.n, False, flags)
-
-
-cdef class Tls(Transport):
-    def __cinit__(self, sock):
-        self.window = Window()
-        ssl = sys.modules["ssl"]
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.want_read = ssl.SSLWantReadError
-        self.want_write = ssl.SSLWantWriteError
-        self.eof = ssl.SSLEOFError
-        self.holds_signals = not RIO_ROOM_KNOWN
-        self.flags.flags[:] = [&self.receiving, &self.sending, NULL]
-        self.flags.orphaned = RIO_LOST
-        flags_link(&self.flags)
-
-    def __dealloc__(self):
-        flags_unlink(&self.flags)
-
-    cdef bint begin(self, bint sending) except -1:
-        """Begin an operation of one direction. Returns False if another thread's operation is in the way.
-
-        Raises ``ConcurrentCall`` if this call interrupted an operation of this thread, and ``ConnectionAbortedError``
-        if the socket is lost. No byte is lost: they are in ``begun`` and in the caller's buffer.
-        """
-        cdef rio_flag *flag = &self.sending if sending else &self.receiving
-        cdef bint begun
-        rio_mutex_lock(&self.gate)
-        begun = rio_flag_take(flag)
-        if begun and self.blocked_by_other(sending):
-            rio_flag_put(flag, RIO_FREE)
-            begun = False
-        rio_mutex_unlock(&self.gate)
-        if begun:
-            return True
-        if rio_flag_mine(flag) or (rio_flag_mine(&self.sending if not sending else &self.receiving)):
-            raise ConcurrentCall("a TLS call of this thread is in progress; a signal handler cannot join it")
-        if self.lost():
-            raise ConnectionAbortedError(
-                ECONNABORTED,
-                "another thread was inside this TLS connection when the process was forked: "
-                "it cannot be used in the child",
-            )
-        return False
-
-    cdef bint blocked_by_other(self, bint sending) noexcept:
-        """Report whether an operation of the other direction excludes this one.
-
-        A read that waits for the peer inside OpenSSL does not: a record may be sent beside it, by the signal handler
-        that interrupted it or, while the socket has nothing to read, by another thread.
-        """
-        if not sending:
-            return rio_flag_state(&self.sending) != RIO_FREE
-        if rio_flag_state(&self.receiving) == RIO_FREE:
-            return False
-        if not self.waiting:
-            return True
-        return not rio_flag_mine(&self.receiving) and fd_ready(self.fd, POLLIN)
-
-    cdef void end(self, bint sending) noexcept:
-        rio_flag_put(&self.sending if sending else &self.receiving, RIO_FREE)
-
-    cdef void wait_begins(self) noexcept:
-        """Let senders in: this read is about to wait inside OpenSSL."""
-        rio_mutex_lock(&self.gate)
-        self.waiting = True
-        rio_mutex_unlock(&self.gate)
-
-    cdef void wait_ends(self) noexcept:
-        """Keep further senders out, and wait for one that is in: it does not block."""
-        if not self.waiting:
-            return
-        rio_mutex_lock(&self.gate)
-        self.waiting = False
-        rio_mutex_unlock(&self.gate)
-        while rio_flag_state(&self.sending) > RIO_LOST:
-            with nogil:
-                sched_yield()
-
-    cdef bint lost(self) noexcept:
-        """Report whether another thread was in an operation when this process was forked."""
-        return rio_flag_state(&self.receiving) == RIO_LOST or rio_flag_state(&self.sending) == RIO_LOST
-
-    cdef bint stands_in_way(self) noexcept:
-        return rio_flag_mine(&self.receiving) or rio_flag_mine(&self.sending)
 
     cdef size_t least_room(self) noexcept:
         return RECORD   # what does not fit stays in OpenSSL, where select() does not report it
-
-    # ---- the socket's own timeout
-
-    cdef object timeout(self):
-        """Return the socket's own timeout, even while an operation has set it to 0."""
-        cdef size_t before = rio_size_get(&self.mutes)
-        cdef int64_t ns
-        if before % 2 == 0:
-            timeout = self.sock.gettimeout()
-            if rio_size_get(&self.mutes) == before:
-                return timeout
-        ns = rio_time_get(&self.own_timeout)
-        return None if ns < 0 else ns / 1e9
-
-    cdef str timed_out(self, bint writing):
-        return f"The {'write' if writing else 'read'} operation timed out"   # the ssl module's
-
-    cdef object mute(self):
-        """Set the socket's timeout to 0, so that its calls do not wait. Returns what ``restore()`` needs."""
-        timeout = self.sock.gettimeout()
-        if timeout == 0:
-            return None
-        rio_time_set(&self.own_timeout, to_nanoseconds(timeout))
-        rio_size_set(&self.mutes, self.mutes + 1)
-        try:
-            self.sock.settimeout(0)
-        except BaseException:
-            rio_size_set(&self.mutes, self.mutes + 1)
-            raise
-        return (timeout,)
-
-    cdef void restore(self, object muted) noexcept:
-        """Restore the socket's timeout. An exception of that is stored: the bytes of the call are not counted yet."""
-        if muted is None:
-            return
-        try:
-            self.sock.settimeout(muted[0])
-        except OSError:
-            pass   # another thread has closed the socket; the bytes that were read are still delivered
-        except BaseException as error:
-            self.keep(error)
-        rio_size_set(&self.mutes, self.mutes + 1)
 
     cdef bint is_settled(self, object inner) except -1:
         """Report whether the handshake is complete. Until then, reading also writes and writing also reads."""
@@ -273,25 +97,10 @@ cdef class Tls(Transport):
             self.settled = inner.version() is not None
         return self.settled
 
-    # ---- exceptions of signal handlers
-
     cdef void set_begun(self, bytes record) noexcept:
         rio_assert(rio_flag_mine(&self.sending))
         self.begun = record
         rio_bool_set(&self.half_sent, record is not None)
-
-    cdef bint from_handler(self, object error) except -1:
-        """Report whether an exception caught in this module is that of a signal handler and not the ssl module's.
-
-        A handler may raise what the ssl module reports a state with: that of an alarm often raises ``TimeoutError``.
-        The ssl module's exceptions come from C, so their innermost frame is one of this module; a handler has its own.
-        """
-        place = error.__traceback__
-        if place is None:   # there was no memory for the frame of this module, which cannot happen to a handler's
-            return False
-        while place.tb_next is not None:
-            place = place.tb_next
-        return place.tb_frame.f_globals is not globals()
 
     # ---- receiving
 
@@ -311,19 +120,19 @@ cdef class Tls(Transport):
             rio_sigpipe_block(&guard)
         try:
             want[0] = POLLIN
-            inner = self.sock._sslobj
+            inner = self.source._sslobj
             if inner is None:   # not encrypted yet, or no longer: use a plain socket's methods
                 got = self.recv_plain(data, n, patience)
             else:
                 got = self.recv_some(inner, data, n, patience)
-        except self.want_read:
+        except SSLWantReadError:
             pass
-        except self.want_write:
+        except SSLWantWriteError:
             want[0] = POLLOUT
-        except self.eof:
+        except SSLEOFError:
             if self.is_at_end():
                 self.ended = True
-                if not self.sock.suppress_ragged_eofs:
+                if not self.source.suppress_ragged_eofs:
                     raise
                 got = 0
             # else a send beside the read has changed how OpenSSL reports the end of the wait
@@ -355,15 +164,15 @@ cdef class Tls(Transport):
         n = fd_peek(&f, &ignored, 1, &err)
         return n == 0 or (n < 0 and not would_block(err) and err != EINTR)
 
-    cdef Window into(self, char *data, size_t n):
+    cdef Tls into(self, char *data, size_t n):
         """Return the buffer object for a read of up to n bytes into ``data``."""
-        self.window.data = data
-        self.window.n = n
-        return self.window
+        self.data = data
+        self.n = n
+        return self
 
     cdef ssize_t fail_read(self, object error) except -2:
         """End a read that has received nothing: raise the exception, but keep a handler's for ``recv()`` to raise."""
-        if not self.from_handler(error):
+        if not raised_outside(error, MODULES):
             raise error
         self.keep(error)
         return -1
@@ -372,7 +181,7 @@ cdef class Tls(Transport):
         if patience == OWN_TIMEOUT or fd_ready(self.fd, POLLIN):
             try:
                 # Written in C, so that no handler can run before the return.
-                return plain_socket.recv_into(self.sock, self.into(data, n))
+                return raw_socket.recv_into(self.source, self.into(data, n))
             except BaseException as error:
                 return self.fail_read(error)
         return -1
@@ -397,13 +206,13 @@ cdef class Tls(Transport):
 
     cdef bint waits_at_most(self, int64_t patience) except -1:
         """Report whether the socket's own timeout is at most ``patience`` nanoseconds."""
-        cdef int64_t own = to_nanoseconds(self.sock.gettimeout())
+        cdef int64_t own = to_nanoseconds(self.source.gettimeout())
         return 0 <= own <= patience
 
     cdef ssize_t recv_record(self, object inner, char *data, size_t n) except -2:
         """Read a record, in a thread in which a handler can raise so that its size is known nevertheless."""
         cdef size_t pending
-        if not self.runs_handlers():
+        if not runs_handlers(&self.other_thread):
             return inner.read(n, self.into(data, n))
         # Reading one byte makes OpenSSL decrypt the record and know how many bytes follow. If a handler raises, the
         # byte was received if its place has changed or others are pending.
@@ -438,15 +247,6 @@ cdef class Tls(Transport):
             self.keep(error)
             return taken
 
-    cdef bint runs_handlers(self) except -1:
-        """Report whether this thread runs Python's signal handlers: the main thread of the main interpreter."""
-        cdef uintptr_t me = rio_this_thread()
-        if rio_thread_get(&main_thread) == 0 and rio_thread_get(&self.other_thread) != me:
-            find_main_thread()
-            if rio_thread_get(&main_thread) == 0:
-                rio_thread_set(&self.other_thread, me)
-        return rio_thread_get(&main_thread) == me
-
     # ---- sending
 
     cdef ssize_t send(self, const char *data, size_t n, int64_t patience, short *want) except -2:
@@ -462,7 +262,7 @@ cdef class Tls(Transport):
             return -1
         rio_sigpipe_block(&guard)
         try:
-            inner = self.sock._sslobj
+            inner = self.source._sslobj
             if inner is None:
                 self.set_begun(None)   # after unwrap() it cannot be completed
             elif self.begun is not None:
@@ -503,20 +303,20 @@ cdef class Tls(Transport):
             inner.write(record)
             self.set_begun(None)
         except BaseException as error:
-            if self.from_handler(error) or not isinstance(error, OSError):
+            if raised_outside(error, MODULES) or not isinstance(error, OSError):
                 # OpenSSL's result is lost. If the record was not sure to fit, signals of this thread are blocked, and
                 # this was another one's: assume that it was begun unless there is room for more.
                 self.set_begun(None if fits or fd_ready(self.fd, POLLOUT) else record)
                 self.keep(error)
-            elif isinstance(error, self.want_read):
+            elif isinstance(error, SSLWantReadError):
                 self.set_begun(record)
                 want[0] = POLLIN
-            elif isinstance(error, (self.want_write, TimeoutError)):
+            elif isinstance(error, (SSLWantWriteError, TimeoutError)):
                 self.set_begun(record)
                 want[0] = POLLOUT
             else:   # an error of the connection: the record cannot be completed
                 self.set_begun(None)
-                if isinstance(error, self.eof):   # the ssl module's translation of EPIPE
+                if isinstance(error, SSLEOFError):   # the ssl module's translation of EPIPE
                     raise BrokenPipeError(EPIPE, "the TLS connection was closed by the peer") from error
                 raise
         finally:
@@ -526,7 +326,7 @@ cdef class Tls(Transport):
     cdef ssize_t send_plain(self, bytes data, short *want) except -2:
         muted = self.mute()
         try:
-            return plain_socket.send(self.sock, data)
+            return raw_socket.send(self.source, data)
         except BlockingIOError:
             want[0] = POLLOUT
             return -1

@@ -2,14 +2,17 @@
 
 from libc.stdint cimport int64_t, uintptr_t
 
+from rioecho._rio.registry cimport Registered
+
 
 cdef enum:
     OWN_TIMEOUT = -2   # as a `patience` argument: wait as the source's own timeout says, once
 
 
-cdef class Transport:
+cdef class Transport(Registered):
     cdef bint waits      # whether it waits itself, as long as `patience` says; else poll(2) waits between its attempts
     cdef bint untimed    # of those that wait: whether they have no time limit that could be set
+    cdef bint is_stream   # of those that do not wait: whether the descriptor is known to be a socket that carries bytes
     cdef bint own_errors   # whether its errors need not be OSErrors
     cdef bint holds_signals   # whether the caller of send() must block signals in this thread until it has counted
     cdef object raised   # an exception raised in the middle of an attempt, for raise_late()

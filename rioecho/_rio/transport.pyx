@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t
 from rioecho._core.posix cimport rio_this_thread, rio_thread_get, rio_thread_set
 
 
-cdef class Transport:
+cdef class Transport(Registered):
     cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2:
         """Read up to n bytes. Returns their number, 0 at EOF, or -1. Only a caller that reads may call it."""
         raise NotImplementedError

@@ -18,12 +18,17 @@ from rioecho._core.posix cimport (
     rio_adopt,
     rio_atomic_add,
     rio_atomic_load,
+    rio_source,
+    rio_source_address,
+    rio_source_of,
     rio_flag_put,
     rio_flag_state,
     rio_flag_take,
     rio_listen_queue,
     rio_peer_name,
+    sockaddr_storage,
 )
+from rioecho._server.hosts cimport CLAIM_NO_MEMORY, CLAIM_REFUSED, HostTable, hosts_claim, hosts_release
 from rioecho._server.notify cimport WakePipe
 
 
@@ -83,9 +88,17 @@ cdef class Accepted:
         self.fd = -1
         return fd
 
+    cdef host_t *detach_host(self) noexcept:
+        """Transfer the claim of the connection's address, which may be NULL, to the engine."""
+        cdef host_t *host = self.host
+        self.host = NULL
+        return host
+
     cdef void finish(self, bint failed) noexcept:
         close(self.fd)   # before the count, so that a caller that sees the count finds the descriptor free
         self.fd = -1
+        if self.host != NULL:
+            hosts_release(&self.hosts.h, self.detach_host())
         if rio_flag_state(&self.owner) == RIO_FREE:
             rio_atomic_add(&self.tally.n_refused, 1)
         elif self.counts is not None:
@@ -110,6 +123,28 @@ cdef class Accepted:
         """Return the descriptor, or -1 if it was closed or detached."""
         return self.fd
 
+    def admit(self, HostTable hosts not None):
+        """Count the connection for its address; report whether it is within the limit. A second call counts no more.
+
+        Raises ``MemoryError``.
+        """
+        cdef rio_source source
+        if self.hosts is not None:
+            return True
+        rio_source_of(&self.address, &source)
+        answer = hosts_claim(&hosts.h, &source, &self.host)
+        if answer == CLAIM_NO_MEMORY:
+            raise MemoryError
+        if answer == CLAIM_REFUSED:
+            return False
+        self.hosts = hosts
+        return True
+
+    def name_source(self, bytes source):
+        """Replace the peer's address by that of a PROXY header; None is a header without one."""
+        if source is not None:
+            rio_source_address(<const rio_source *><const char *>source, &self.address)
+
     def lend(self, start, Counts counts not None, WakePipe closings not None):
         """Take the connection and call ``start()``, which hands it to a thread that will ``close()`` it.
 
@@ -130,6 +165,15 @@ cdef class Accepted:
         """Close the connection and count it, as an error if ``failed``. Closing again does nothing."""
         if self.fd >= 0:
             self.finish(failed)
+
+
+def source_name(bytes source not None):
+    """Return the name of a source, as ``Accepted.peer`` is."""
+    cdef sockaddr_storage address
+    cdef char text[96]
+    rio_source_address(<const rio_source *><const char *>source, &address)
+    rio_peer_name(&address, text, sizeof(text))
+    return text.decode("ascii", "replace")
 
 
 def accept(int listener, AcceptCounts tally not None):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import Engine
+    from rioecho._server.hosts import HostTable
     from rioecho._server.notify import Stop, WakePipe
 
 #: Errors of accept(2) that mean that the listener itself is broken; all others are temporary.
@@ -50,6 +51,7 @@ class Acceptor:
     ``connected`` are connected sockets, which are served first. At most ``limit`` connections are served at once; 0
     means no limit. Call ``run()`` until the stop is requested, then ``take_the_queue()`` and ``serve_the_queue()``,
     which leave the listen queues of ``shared`` listeners alone. ``closings`` is notified when a connection is closed.
+    ``hosts`` limits the connections of each address; what is more is closed.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Acceptor:
         backlog: int,
         stop: Stop,
         closings: WakePipe,
+        hosts: HostTable | None = None,
         connected: Sequence[socket.socket] = (),
         shared: Container[socket.socket] = (),
     ) -> None:
@@ -71,7 +74,10 @@ class Acceptor:
         self._connected = deque(connected)
         self._only_connected = bool(connected) and not sockets
         self._first = 0  # index of the listener to try first the next time
+        self._hosts = hosts
         self._engine = engine
+        #: The maximum number of connections served at once, as asked for; 0: none.
+        self.limit = limit
         self._limit = min((n for n in (limit, engine.at_once) if n), default=0)
         self._queue = max(backlog, MAX_QUEUE) + 1
         self._left: dict[socket.socket, int] = {}  # connections still to accept after the stop
@@ -202,6 +208,9 @@ class Acceptor:
             return
         try:
             if not held.is_taken:
+                if self._hosts is not None and not held.admit(self._hosts):
+                    self._refuse_held(f"max_per_host ({self._hosts.limit}) reached by {held.peer}")
+                    return
                 self._engine.serve(held, self._stop.time_left())
         except EngineClosed as error:
             self._refuse_held(str(error))

@@ -30,6 +30,7 @@ cdef enum phase:
     ECHOING
     DRAINING    # the stop is requested: echo what has arrived, and do not wait for more
     LINGERING   # everything is sent and the sending side is closed: read and discard until EOF
+    OPENING     # event loop: nothing to be echoed has arrived yet
 
 
 cdef inline int64_t patience(int64_t drain) noexcept nogil:

@@ -12,12 +12,13 @@ from rioecho._server.connection cimport (
     BROKEN,
     CUT_OFF,
     IDLE,
+    STOPPED,
     conn_close,
     conn_read,
     conn_wait_for,
     conn_write,
 )
-from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LOOKS, MEMORY_LOOK, patience, peer_took
+from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LOOKS, MEMORY_LOOK, OPENING, patience, peer_took
 from rioecho._server.loop cimport (
     conn_append,
     conn_is_silent,
@@ -37,7 +38,7 @@ cdef inline void loop_begin(loop_t *l, conn_t *c) noexcept nogil:
     cdef int err
     conn_append(l, c)
     l.active += 1
-    c.phase = ECHOING
+    c.phase = OPENING
     c.looks = 0
     c.deadline = INT64_MAX if l.idle < 0 else l.now + l.pause
     c.events = POLLIN
@@ -81,7 +82,13 @@ cdef inline bint loop_drain_some(loop_t *l) noexcept nogil:
     cdef bint more = False
     while c != &l.all:
         following = c.next
-        if c.phase == ECHOING and (l.now >= l.patience or not conn_is_silent(c)):
+        if c.phase == OPENING and l.now >= l.patience:
+            if c.header != NULL and not c.header.done:
+                conn_close(l, c, STOPPED, 0)
+                c = following
+                continue
+            c.phase = DRAINING
+        elif c.phase == ECHOING and (l.now >= l.patience or not conn_is_silent(c)):
             c.phase = DRAINING
         if c.phase == DRAINING and conn_ready(c) == 0:
             conn_read(l, c)
@@ -193,6 +200,6 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
         loop_expire(l)
         if rio_rare(l.now >= l.look):
             loop_look(l)
-        if l.gone != NULL or l.lengths_n:
+        if l.gone != NULL or l.lengths_n or l.opened_n:
             return True
     return False

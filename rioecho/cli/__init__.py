@@ -16,6 +16,7 @@ import signal
 import sys
 
 from rioecho._core import startup
+from rioecho._core.limits import OWN_DESCRIPTORS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 FAILED, USAGE_ERROR = 1, 2
 #: Seconds to wait for the reader of a non-blocking stdout.
 PATIENCE = 5.0
-
-#: Number of descriptors besides those of connections: standard streams, listeners, pipes, files that Python opens.
-OWN_DESCRIPTORS = 64
 
 #: The errors of a failed allocation: CPython sometimes loses a MemoryError and raises SystemError instead.
 NO_MEMORY = (MemoryError, SystemError)

@@ -160,12 +160,12 @@ def _measure(arguments: Sequence[str], signals: Signals) -> int:
     allow_descriptors(plan.connections + 2 * plan.threads)
     result, status, failure = _run(plan, signals, quiet=options.quiet)
     if result is not None:
-        if not failure and not options.quiet:
-            for warning in result.warnings:
-                complain(PROG, f"warning: {warning}")
         # A test that failed before the first echo has nothing to show.
         undelivered = _deliver(result, options, whole=not failure or result.histogram.count > 0)
         status = status or undelivered
+        if not failure and not options.quiet:  # after the result, which a stderr that nobody reads must not withhold
+            for warning in result.warnings:
+                complain(PROG, f"warning: {warning}")
     if failure:
         complain(PROG, failure)
     if status == 0 and result is not None:

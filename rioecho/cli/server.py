@@ -13,7 +13,7 @@ import sys
 from time import monotonic
 
 from rioecho import __version__
-from rioecho._core.addresses import parse_path, shown_path
+from rioecho._core.addresses import parse_path, parse_place, shown_path
 from rioecho._server.engine import log_line
 from rioecho._server.engines import ENGINES
 from rioecho.cli import Parser, allow_descriptors, complain, leave, open_standard_streams
@@ -45,7 +45,6 @@ HINTS = {
 HELP = f"""\
 usage: {PROG} [options] [PORT]
 Echo what clients send, on loopback unless --host is given (units: 500ms, 64k).
-
   PORT                 the TCP port; 0 picks a free one
   --host H             a name or address; '*' for all; repeatable (localhost)
   --unix PATH          a unix socket, or @NAME; --unix-mode 0660: of its file
@@ -59,12 +58,13 @@ Echo what clients send, on loopback unless --host is given (units: 500ms, 64k).
   --idle-timeout S     close after S idle seconds; 0: never (300)
   --max-line N         echo longer lines in pieces; 0: never (1M)
   --max-memory N       bytes that connections may hold; 0: no limit (256M)
+  --max-per-host N     close what an address has beyond N; 0: no limit (0)
+  --proxy-protocol     a PROXY header, v1 or v2, begins each connection
+  --metrics [HOST:]P   serve /metrics and /healthz over HTTP on port P
   --drain-timeout S    seconds that stopping may take; 0: no limit (5)
-  --stats S            log the counts and the rates every S seconds
-  --log-format F       text or json (text)
+  --stats S            log counts every S seconds; --log-format text or json
   -v, -q               log each line's length; log warnings and errors only
   -h, --version        show this help; show the version
-
 example: {PROG} 7 --host '*' --raw --udp     RFC 862, on the network
 """
 
@@ -89,6 +89,9 @@ def parser() -> Parser:
     option("--idle-timeout", type=seconds, default=300.0)
     option("--max-line", type=size, default=1 << 20)
     option("--max-memory", type=size, default=256 << 20)
+    option("--max-per-host", type=count, default=0)
+    option("--proxy-protocol", action="store_true")
+    option("--metrics", type=metrics_place)
     option("--drain-timeout", type=seconds, default=5.0)
     option("--stats", type=interval)
     option("--log-format", choices=LOG_FORMATS, default="text")
@@ -105,6 +108,15 @@ def unix_path(text: str) -> str:
         return parse_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def metrics_place(text: str) -> tuple[str, int]:
+    """Convert an argument to the host and the port of the metrics."""
+    try:
+        host, number = parse_place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return host, int(number)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -126,13 +138,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         log_writer.start()
         passed = take_sockets(inetd=options.inetd)
         one_connection = is_connection(passed)
+        allow_descriptors(options.max_connections)  # before the server compares them
         try:
             server = _server(p, options, passed)
         except BaseException:
             for sock in passed:
                 sock.close()
             raise
-        allow_descriptors(options.max_connections)
         _stop_on_signals(server, notifier)
         try:
             server.start()
@@ -144,6 +156,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         leave(1)
     except (RuntimeError, MemoryError) as error:  # the system has no thread left, or no memory
         complain(PROG, str(error) or "out of memory")
+        leave(1)
+    except ImportError as error:  # of --metrics
+        complain(PROG, error)
         leave(1)
     except (ValueError, OverflowError) as error:
         complain(PROG, error)
@@ -197,6 +212,9 @@ def _server(p: Parser, options: argparse.Namespace, passed: list[socket.socket])
         max_line=options.max_line,
         drain_timeout=options.drain_timeout,
         max_memory=options.max_memory,
+        max_per_host=options.max_per_host,
+        proxy_protocol=options.proxy_protocol,
+        metrics=options.metrics,
         unix_mode=options.unix_mode,
     )
 

@@ -325,17 +325,18 @@ def test_reset_during_a_response_is_reported_and_the_next_client_is_served(tiny,
 
 @pytest.mark.slow
 def test_client_that_sends_no_complete_request_times_out(limited_tiny):
-    tiny = limited_tiny(TIMEOUT=0.2)
+    tiny = limited_tiny(TIMEOUT=1)
     for beginning in (b"", b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.0\r\nHos"):
-        with tiny.connect() as rio:
+        with tiny.connect() as rio, contextlib.suppress(ConnectionError):  # the time may be over before the beginning
             rio.writen(beginning)
             assert rio.read() == b""
         assert complaint(tiny).startswith("doit error: ")
     assert alive(tiny)
 
 
+@pytest.mark.slow
 def test_headers_do_not_renew_the_timeout_of_the_request(limited_tiny):
-    tiny = limited_tiny(TIMEOUT=0.3, MAXHDRS=10**9)
+    tiny = limited_tiny(TIMEOUT=1, MAXHDRS=10**9)
     with tiny.connect() as rio, contextlib.suppress(ConnectionError):
         rio.writen(b"GET / HTTP/1.0\r\n")
         for _ in range(int(LONG / 0.02)):
@@ -349,10 +350,11 @@ def test_headers_do_not_renew_the_timeout_of_the_request(limited_tiny):
     assert alive(tiny)
 
 
+@pytest.mark.slow
 def test_client_that_does_not_read_times_out(limited_tiny, home):
     with (home / "big").open("wb") as big:
         big.truncate(1 << 28)
-    tiny = limited_tiny(TIMEOUT=0.2)
+    tiny = limited_tiny(TIMEOUT=1)
     with tiny.connect() as rio:
         rio.writen(b"GET /big HTTP/1.0\r\n\r\n")
         assert "timed out" in complaint(tiny)

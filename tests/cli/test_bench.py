@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import termios
@@ -40,7 +39,7 @@ FIELDS = {
     "histogram",
 }
 LATENCIES = ["mean", "p50", "p90", "p99", "p99.9", "max"]
-SHORT = ("-d", "0.2", "-c", "4")
+SHORT = ("-d", "0.4", "-c", "4")
 PROGRESS = re.compile(r" *\d+\.\d s +[\d,.]+/s  p50 .* p99 .* max .*")
 
 
@@ -100,7 +99,7 @@ def whole(run):
 def test_a_closed_loop_ends_with_a_table_and_a_histogram(address):
     out, err = measured(address, *SHORT)
     rows = table(out)
-    assert out.startswith(f"{address}: 4 connections, 1 x 64 bytes in flight on each, 0.2 s\n")
+    assert out.startswith(f"{address}: 4 connections, 1 x 64 bytes in flight on each, 0.4 s\n")
     assert float(rows["rate"][0].replace(",", "")) > 0
     assert rows["throughput"][1] == "MB/s"
     assert rows["errors"] == ["0"]
@@ -113,7 +112,7 @@ def test_a_closed_loop_ends_with_a_table_and_a_histogram(address):
 
 @pytest.mark.slow
 def test_a_run_prints_a_line_per_second_on_stderr(target):
-    _, err = measured(target, "-d", "1.2", "-c", "2", "--warmup", "0")
+    _, err = measured(target, "-d", "1.8", "-c", "2", "--warmup", "0")
     lines = [line for line in err.splitlines() if PROGRESS.fullmatch(line)]
     assert 2 <= len(lines) <= 3, err  # one of them at the end
 
@@ -291,10 +290,7 @@ def test_a_second_ctrl_c_shows_the_cursor_again():
         target = "{}:{}".format(*silent.getsockname())
         with on_terminal(target, "-d", "60", "-c", "2", "--stall-timeout", "60") as (bench, screen):
             screen.wait_for("p99")
-            for _ in range(2):
-                bench.signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    bench.process.wait(0.1)
+            bench.interrupt()  # the first one waits for the messages in flight
             assert bench.status() == 130
     assert screen.text.rfind("\x1b[?25h") > screen.text.rfind("\x1b[?25l") >= 0
 

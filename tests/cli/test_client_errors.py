@@ -230,8 +230,7 @@ def test_ctrl_c_is_status_130_and_no_traceback(lines_server):
         client.stdin.write(b"hello\n")
         client.stdin.flush()
         client.out.wait_for("hello\n")
-        client.signal(signal.SIGINT)
-        client.process.wait(SECONDS)
+        client.interrupt()  # Python can miss one that arrives just before it waits
         assert client.status() == 130
         assert client.err.text == ""
 

@@ -106,7 +106,7 @@ def test_a_comparison_with_a_full_stdout_is_status_1(tmp_path, full, unbuffered)
     with EchoServer(host="127.0.0.1") as server:
         address = "{}:{}".format(*server.addresses[0])
         for name in ("a.json", "b.json"):
-            with command("bench", address, "-c1", "-d0.05", "--json", tmp_path / name, unbuffered="1") as process:
+            with command("bench", address, "-c1", "-d0.4", "--json", tmp_path / name, unbuffered="1") as process:
                 assert process.status() == 0
     files = tmp_path / "a.json", tmp_path / "b.json"
     with command("bench", "compare", *files, unbuffered=unbuffered, stdout=full) as process:

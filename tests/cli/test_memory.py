@@ -25,6 +25,7 @@ def swept(name, stride):
     assert done.stdout.startswith(f"{name}: ")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_some_failed_allocations_are_one_line_or_harmless(name):
     swept(name, 29)

@@ -74,14 +74,14 @@ def check(result, plan):
 @pytest.mark.parametrize("size", [1, 64, 1 << 20])
 def test_a_result_adds_up_and_agrees_with_the_server(engine, size):
     with EchoServer(engine=engine) as server:
-        plan = short(server.addresses[0], message_bytes=size, pipeline=3, duration=0.3)
+        plan = short(server.addresses[0], message_bytes=size, pipeline=3, duration=1)
         result = run(plan)
         server.stop()
         stats = server.stats()
     check(result, plan)
     assert stats["bytes_in"] == stats["bytes_out"] == result.total_messages * size
     assert stats["accepted"] == 4
-    assert (result.errors, result.rate_asked, result.duration_s) == (0, None, pytest.approx(0.3, abs=1e-6))
+    assert (result.errors, result.rate_asked, result.duration_s) == (0, None, pytest.approx(1, abs=1e-6))
     assert 0 < result.messages <= result.histogram.count <= result.messages + 12
     assert result.latency_uncorrected_us == result.latency_us
     assert result.histogram is result.histogram_uncorrected
@@ -206,13 +206,13 @@ def test_an_exception_of_on_progress_ends_the_test_and_its_threads():
     def refuse(progress):
         raise KeyError(progress.messages)
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with EchoServer() as server:
-        running = threading.active_count()
+        running = set(threading.enumerate())
         with pytest.raises(KeyError):
             run(short(server.addresses[0], duration=1000, threads=2), refuse, 0.05)
-        assert threading.active_count() == running
-    assert threading.active_count() == before
+        assert set(threading.enumerate()) <= running
+    assert set(threading.enumerate()) <= before
 
 
 def test_every_must_be_above_zero():
@@ -264,7 +264,11 @@ def test_ctrl_c_raises_interrupted_with_the_result_so_far(child):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with EchoServer() as server:
             plan = Plan(f"127.0.0.1:{server.addresses[0][1]}", duration=1000, warmup=0, threads=2)
-            threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+            def press():
+                while server.stats()["lines"] < 1000:  # most of their echoes have been counted: 50 are in flight
+                    os.sched_yield()
+                os.kill(os.getpid(), signal.SIGINT)
+            threading.Thread(target=press).start()
             try:
                 run(plan)
             except Interrupted as error:
@@ -327,18 +331,19 @@ def test_a_lost_connection_ends_the_test_with_the_result_so_far(how):
     assert error.strerror == f"connection 0 {reason}; 64 bytes were not echoed"
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_ends_the_test():
     def talk(sock):
         sock.sendall(receive(sock, 64))
         hold(sock)
 
     with answering(talk) as address, pytest.raises(Stalled) as raised:
-        run(short(address, connections=1, duration=SECONDS, warmup=0, stall_timeout=0.3))
+        run(short(address, connections=1, duration=SECONDS, warmup=0, stall_timeout=2.5))
     error = raised.value
     assert isinstance(error, TimeoutError)
-    assert error.strerror == "stalled: no byte received for 0.3 s, 1 messages in flight"
+    assert error.strerror == "stalled: no byte received for 2.5 s, 1 messages in flight"
     assert (error.result.messages, error.result.histogram.count, error.result.errors) == (1, 2, 1)
-    assert error.result.latency_us["max"] >= 300_000
+    assert error.result.latency_us["max"] >= 2_500_000
 
 
 def test_a_failure_in_one_thread_ends_the_others():
@@ -373,7 +378,7 @@ def test_a_refused_connection_is_an_error_that_names_the_target():
 @pytest.mark.slow
 def test_a_server_for_one_connection_at_a_time_leaves_the_others_stalled():
     with EchoServer(engine="iterative") as server, pytest.raises(Stalled) as raised:
-        run(short(server.addresses[0], connections=3, stall_timeout=0.3))
+        run(short(server.addresses[0], connections=3, duration=1.5, stall_timeout=2))
     assert raised.value.missing >= 2
     assert raised.value.result.messages > 0
 

@@ -164,8 +164,10 @@ def test_connections_alternate_on_the_schedule():
         assert load.run()[0] == "done"
         for end in ends:
             end.shutdown(socket.SHUT_WR)
-    assert 1 <= sum(counts) == load.counts()[1] <= 40
-    assert max(counts) - min(counts) <= 1
+    assert 1 <= sum(counts) == load.counts()[1]
+    # 40 were due, and no more than 10 on each; the loop may not have run when the last of them were.
+    assert latencies(load).count == 40
+    assert max(counts) <= 10
 
 
 @pytest.mark.slow
@@ -202,7 +204,7 @@ def test_the_uncorrected_latency_counts_from_the_send_even_if_an_older_message_i
         load = loop(ends, rate=1, duration=1.2)  # the second message is sent after a second
         load.run()
     assert latencies(load, corrected=False).percentile(50) < 800_000
-    assert latencies(load, corrected=False).max > 990_000
+    assert latencies(load, corrected=False).max > 800_000
 
 
 def test_messages_that_were_due_and_never_sent_count():
@@ -215,15 +217,13 @@ def test_messages_that_were_due_and_never_sent_count():
 
 
 def test_messages_released_and_never_sent_count():
-    over = threading.Event()
-
     def talk(end):
-        assert over.wait(SECONDS)
+        assert select.select([end], [], [], SECONDS)[0]  # the measurement has begun
+        time.sleep(0.15)  # and has ended, but not the messages in flight
         echo(end)
 
     with peer(talk) as ends:
         load = loop(ends, 1 << 16, rate=1000, pipeline=200, duration=0.1)
-        threading.Timer(0.3, over.set).start()  # the measurement has ended by then, but not the messages in flight
         assert load.run()[0] == "done"
     assert 0 < load.counts()[1] == latencies(load, corrected=False).count < 100
     assert latencies(load).count == 100
@@ -250,7 +250,7 @@ def test_a_backlog_of_millions_is_recorded_without_a_loop_over_each():
 @pytest.mark.slow
 def test_a_phase_delays_the_first_message():
     with peer(echo) as ends:
-        load = loop(ends, rate=1, phase=0.1, duration=0.6)
+        load = loop(ends, rate=0.1, phase=0.1, duration=2)
         running = Running(load.run)
         running.result()
         assert load.counts()[1] == 1
@@ -261,7 +261,7 @@ def test_a_phase_delays_the_first_message():
 
 def test_the_minimum_rate_sends_one_message_and_ends_in_time():
     with peer(echo) as ends:
-        load = loop(ends, rate=2.0**-31, duration=0.1)
+        load = loop(ends, rate=2.0**-31, duration=0.4)
         assert load.run()[0] == "done"
         assert load.counts()[1] == 1
     assert 0 < latencies(load).max < SECONDS * 1e6

@@ -123,12 +123,12 @@ def test_messages_in_flight_at_the_end_are_awaited_and_then_stalled():
         until_closed(end)
 
     with peer(talk) as ends:
-        load = loop(ends, duration=0.3, stall_timeout=0.5)
+        load = loop(ends, duration=2, stall_timeout=2.5)
         assert load.run() == ("stalled", 0, 1, 0)
         assert load.counts() == (1, 1, 1)
         assert latencies(load).count == 2
         assert latencies(load).max >= 200_000
-        assert load.measured_seconds == pytest.approx(0.3, abs=1e-6)
+        assert load.measured_seconds == pytest.approx(2, abs=1e-6)
 
 
 def test_an_echo_after_the_end_counts_with_its_latency():
@@ -152,10 +152,10 @@ def test_a_slow_echo_that_arrives_byte_by_byte_is_not_a_stall():
         data = receive(end, 64)
         for i in range(64):
             end.sendall(data[i : i + 1])
-            time.sleep(0.015)
+            time.sleep(0.05)
         until_closed(end)
 
     with peer(talk) as ends:
-        load = loop(ends, duration=0.05, stall_timeout=0.6)
+        load = loop(ends, duration=0.05, stall_timeout=2.5)
         assert load.run()[0] == "done"
-        assert latencies(load).max >= 900_000
+        assert latencies(load).max >= 3_000_000

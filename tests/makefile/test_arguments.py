@@ -24,12 +24,6 @@ def stream(stream):
     return stream
 
 
-@pytest.fixture(params=[rioecho.makefile, STDLIB], ids=["rioecho", "stdlib"])
-def makefile(request):
-    """Run the test with either function, for their common behaviour."""
-    return request.param
-
-
 def test_the_signature_is_that_of_the_standard_library():
     def parameters(function):
         return [(each.name, each.kind, each.default) for each in inspect.signature(function).parameters.values()][1:]

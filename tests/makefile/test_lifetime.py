@@ -18,12 +18,6 @@ def stream(stream):
     return stream
 
 
-@pytest.fixture(params=[rioecho.makefile, socket.socket.makefile], ids=["rioecho", "stdlib"])
-def makefile(request):
-    """Run the test with either function, for their common behaviour."""
-    return request.param
-
-
 MODES = pytest.mark.parametrize("mode", ["rb", "wb", "rwb", "r", "w", "rw"])
 RAW = pytest.mark.parametrize("buffering", [None, 0, 1, 100])
 

@@ -11,27 +11,6 @@ import rioecho
 from support.conversations import LONG, contexts  # noqa: F401, a fixture
 
 
-@pytest.fixture(params=[rioecho.makefile, socket.socket.makefile], ids=["rioecho", "stdlib"])
-def makefile(request):
-    """Run the test with either function, for their common behaviour."""
-    return request.param
-
-
-@pytest.fixture
-def encrypted(wire, contexts, background):  # noqa: F811
-    """Yield both ends of a TLS connection."""
-    ends = wire("tcp")
-    server, client = contexts
-    ends.near.settimeout(LONG)
-    ends.far.settimeout(LONG)
-    far = []
-    thread = background(lambda: far.append(server.wrap_socket(ends.far, server_side=True)))
-    with client.wrap_socket(ends.near, server_hostname="localhost") as near:
-        thread.join(LONG)
-        with far[0]:
-            yield near, far[0]
-
-
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("mode", ["rb", "wb", "rwb", "r", "w", "rw"])
 def test_over_tls_the_rules_are_the_same(encrypted, makefile, mode):
@@ -120,12 +99,12 @@ def test_over_tls_a_file_of_a_closed_socket_is_an_oserror_when_used(encrypted, m
 @pytest.mark.slow
 def test_over_tls_the_timeout_is_for_each_wait(encrypted, makefile, background):
     near, far = encrypted
-    near.settimeout(1)
+    near.settimeout(2)
 
     def drip():
         pause = threading.Event()
         for _ in range(8):
-            pause.wait(0.2)
+            pause.wait(0.4)
             far.sendall(b"x" * 100)
 
     with makefile(near, "rb") as file:

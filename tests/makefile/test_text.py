@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import io
+import itertools
 import json
 import socket
 import subprocess
@@ -22,7 +23,7 @@ ENCODINGS = ["utf-8", "latin-1", "ascii"]
 # The handlers with which every input can be decoded.
 LENIENT = ["ignore", "replace", "backslashreplace", "surrogateescape"]
 ENCODING_HANDLERS = ["strict", *LENIENT, "surrogatepass", "xmlcharrefreplace"]
-EXAMPLES = pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [25, pytest.param(250, marks=pytest.mark.slow)])
 
 # Newlines of all kinds; characters of 1 to 4 bytes; surrogates, overlong forms and other invalid bytes.
 PIECES = st.sampled_from(
@@ -106,6 +107,68 @@ def test_any_bytes_read_as_in_the_standard_library(encoding, examples):
     def compare(newline, errors, data, cuts, calls):
         options = {"encoding": encoding, "newline": newline, "errors": errors}
         assert outcome_in_pieces(data, cuts, calls, **options) == outcome_of_stdlib(data, calls, **options)
+
+    compare()
+
+
+# ---- every form of UTF-8
+
+# Texts around the character of a line that may be malformed, which are decoded several bytes at a time.
+SURROUNDINGS = [("", ""), ("a", "a"), ("ж" * 7, "ж" * 8), ("x" * 17, "x" * 17), ("ö" * 4, "ö" * 5), ("語", "語😀")]
+FURTHER = (0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0)
+SEQUENCES = [
+    bytes([lead, *rest])
+    for lead in range(0x80, 0x100)
+    for n in range(4)
+    for rest in itertools.product(FURTHER[:: 1 if n < 3 else 2], repeat=n)
+]
+
+
+@pytest.mark.parametrize("surroundings", SURROUNDINGS, ids=ascii)
+def test_every_form_of_utf8_reads_as_cpython_decodes_it(surroundings):
+    before, after = (text.encode() for text in surroundings)
+    lines = [before + sequence + after + b"\n" for sequence in SEQUENCES]
+    near, far = socket.socketpair()
+    with near, far, rioecho.makefile(near, "r", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        for start in range(0, len(lines), 100):
+            some = lines[start : start + 100]
+            far.sendall(b"".join(some))
+            for line in some:
+                text, expected = file.readline(), line.decode("utf-8", "surrogateescape")
+                # A str that is not in the smallest form equals no other and has another size.
+                assert (text, sys.getsizeof(text)) == (expected, sys.getsizeof(expected))
+
+
+def decoded(makefile, data, errors):
+    """Return the line of a file that has only this line, or the attributes of the error."""
+    near, far = socket.socketpair()
+    with near, far:
+        far.sendall(data)
+        far.shutdown(socket.SHUT_WR)
+        with makefile(near, "r", encoding="utf-8", errors=errors) as file:
+            try:
+                return file.readline()
+            except UnicodeDecodeError as error:
+                return error.encoding, error.object[error.start : error.end], error.reason
+
+
+@EXAMPLES
+def test_a_text_with_random_changes_reads_as_in_the_standard_library(examples):
+    texts = st.lists(
+        st.text(st.characters(exclude_characters="\r\n"), max_size=20)
+        | st.text("abcdefgh ", max_size=30)
+        | st.text("абвгдежз ", max_size=30)
+        | st.text("aäoöuüß", max_size=30)
+    ).map(lambda parts: "".join(parts).encode("utf-8", "surrogatepass"))
+    changes = st.lists(st.tuples(st.integers(0, 200), st.integers(0x80, 0xFF)), max_size=2)
+
+    @given(texts, changes, st.sampled_from(["strict", "replace", "surrogatepass"]))
+    @settings(max_examples=4 * examples)
+    def compare(text, changes, errors):
+        data = bytearray(text)
+        for place, byte in changes:
+            data[place : place + 1] = [byte]
+        assert decoded(rioecho.makefile, data, errors) == decoded(STDLIB, data, errors)
 
     compare()
 

@@ -102,9 +102,9 @@ def drip(sock, piece, times, every):
 def test_the_timeout_is_for_each_wait_and_not_for_the_whole_call(makefile, background):
     def read(call, expected):
         near, far = socket.socketpair()
-        near.settimeout(1)
+        near.settimeout(2)
         with near, far, makefile(near, "rb") as file:
-            thread = drip(far, b"x" * 100, 8, 0.2)
+            thread = drip(far, b"x" * 100, 8, 0.4)
             ended = threading.Thread(target=lambda: (thread.join(), far.sendall(b"\n"), far.shutdown(socket.SHUT_WR)))
             ended.start()
             assert call(file) == expected
@@ -133,14 +133,14 @@ def test_the_timeout_is_for_each_wait_and_not_for_the_whole_call(makefile, backg
 def test_the_timeout_is_for_each_wait_of_a_write(makefile, background):
     def write(call):
         near, far = socket.socketpair()
-        near.settimeout(1)
+        near.settimeout(2)
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
         with far:
 
             def take():
                 pause = threading.Event()
                 for _ in range(8):
-                    pause.wait(0.2)
+                    pause.wait(0.4)
                     far.recv(1 << 14)
                 while far.recv(1 << 16):
                     pass

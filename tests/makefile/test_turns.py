@@ -22,27 +22,6 @@ def stream(stream):
     return stream
 
 
-@pytest.fixture(params=[rioecho.makefile, STDLIB], ids=["rioecho", "stdlib"])
-def makefile(request):
-    """Run the test with either function, for their common behaviour."""
-    return request.param
-
-
-@pytest.fixture
-def encrypted(wire, contexts, background):  # noqa: F811
-    """Yield both ends of a TLS connection."""
-    ends = wire("tcp")
-    server, client = contexts
-    far = []
-    thread = background(lambda: far.append(server.wrap_socket(ends.far, server_side=True)))
-    with client.wrap_socket(ends.near, server_hostname="localhost") as near:
-        thread.join(LONG)
-        near.settimeout(LONG)
-        with far[0]:
-            far[0].settimeout(LONG)
-            yield near, far[0]
-
-
 READING = {
     "readline": lambda file: file.readline(),
     "iteration": lambda file: next(file, b""),

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import signal
 import socket
 import sys
 import threading
@@ -15,6 +14,7 @@ import pytest
 
 from rioecho.sockets import LISTENQ, connect, open_clientfd, open_listenfd
 from support.peers import needs_ipv6
+from support.signals import interrupted
 
 LINUX = sys.platform.startswith("linux")
 LONG = 20.0  # timeout in seconds that expires only if the test fails
@@ -114,20 +114,6 @@ def resolves(monkeypatch):
 def is_blocking_and_close_on_exec(fd):
     assert type(fd) is int
     return os.get_blocking(fd) and bool(fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC)
-
-
-def interrupted(on_alarm, call, seconds=0.05):
-    """Raise KeyboardInterrupt in a call from a signal handler, and return pytest's record of it."""
-
-    def interrupt(*_):
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        # Repeatedly, because a signal may arrive between Python's last check and the system call.
-        on_alarm(interrupt, seconds, interval=0.05)
-        call()
-    return caught
 
 
 # open_clientfd

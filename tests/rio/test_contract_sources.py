@@ -187,14 +187,14 @@ def test_an_object_without_settimeout_takes_no_timeout_and_keeps_its_bytes():
 
 def test_an_object_waits_by_its_own_timeout_which_is_put_back():
     source = Timed(b"ha", None, b"lf\n", b"next\n")
-    rio = Rio(source, timeout=0.05)
+    rio = Rio(source, timeout=0.3)
     with pytest.raises(TimeoutError):
         rio.readline()
     assert source.timeout == 7.5
     assert rio.buffered == 2
     assert rio.readline() == b"half\n"
     assert source.timeout == 7.5
-    assert all(0 < seconds <= 0.05 for seconds in source.seen if seconds != 7.5)
+    assert all(0 < seconds <= 0.3 for seconds in source.seen if seconds != 7.5)
 
 
 def test_an_objects_timeout_is_inherited():

@@ -5,12 +5,12 @@ import io
 import os
 import resource
 import threading
+import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rioecho import ConcurrentCall, LineTooLong, Rio, echo
+from support.properties import EXAMPLES, given, settings, st
 
 CONTENT = b"line1\nline2\nline3\n"
 
@@ -113,8 +113,9 @@ def test_a_position_that_cannot_be_moved_back_fails_the_write_and_keeps_what_is_
     assert rio.read(12) == b"line2\nline3\n"
 
 
+@pytest.mark.usefixtures("often")
 def test_a_reader_and_a_writer_in_two_threads_disturb_nothing(opened, path, background):
-    lines = [b"%07d\n" % i for i in range(200)]
+    lines = [b"%07d\n" % i for i in range(1000)]
     path.write_bytes(b"".join(lines))
     rio = Rio(opened(), bufsize=100)
     got, wrote = [], []
@@ -123,11 +124,13 @@ def test_a_reader_and_a_writer_in_two_threads_disturb_nothing(opened, path, back
     def write():
         while not done.is_set():
             wrote.append(rio.write(b"written\n"))
+            time.sleep(0)  # let the other thread have its turn: else one of them does everything
 
     thread = background(write)
     try:
         while line := rio.readline():
             got.append(line)
+            time.sleep(0)
     finally:
         done.set()
         thread.join(20)
@@ -209,7 +212,7 @@ def outcome(file, name, argument):
     return getattr(file, name)(argument)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=EXAMPLES)
 @given(
     content=st.text("xyz\n", max_size=40).map(str.encode),
     calls=st.lists(CALLS, max_size=12),

@@ -24,6 +24,7 @@ import pytest
 
 import rioecho
 from rioecho import ConcurrentCall, Rio
+from support import certificates
 
 REST = 30  # seconds after which a test fails
 
@@ -247,7 +248,7 @@ def in_child(work):
     if not pid:
         status = 1
         try:
-            signal.alarm(10)
+            signal.alarm(int(REST))
             assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
             work()
             assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -319,25 +320,9 @@ def test_a_call_interrupted_by_a_fork_in_a_handler_is_in_progress_in_the_child(w
 
 
 @pytest.fixture(scope="module")
-def contexts(tmp_path_factory):
+def contexts(certificate):
     """Return the SSL contexts of a server and of a client."""
-    import shutil
-    import subprocess
-
-    if not shutil.which("openssl"):
-        pytest.skip("the openssl command is not installed")
-    place = tmp_path_factory.mktemp("certificate")
-    key, cert = place / "key.pem", place / "cert.pem"
-    subprocess.run(
-        [*"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split(), key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(cert, key)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(cert)
-    return server, client
+    return certificates.contexts(certificate)
 
 
 class SlowSocket(ssl.SSLSocket):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rioecho import ConcurrentCall, Rio
+from support.programs import free_port
 
 REST = 30  # seconds after which a test fails
 LINES = 100_000
@@ -44,8 +45,7 @@ def sshd(tmp_path_factory):
     place = tmp_path_factory.mktemp("ssh")
     for name in "host", "user":
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / name], check=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     configuration = place / "sshd_config"
     configuration.write_text(CONFIGURATION.format(port=port, place=place))
     if os.geteuid() == 0:

@@ -1,4 +1,6 @@
-"""Random calls of all methods of a Rio, from two threads and from the signal handlers, finalizers and forks in them.
+"""Random calls of all methods of a Rio and of a text file.
+
+They are made by two threads, and by the signal handlers, finalizers and forks in them.
 
 RIOECHO_SOAK_SECONDS sets the duration, RIOECHO_SOAK_SEED the first seed. In half of the sessions nothing is closed, and
 each byte is accounted for on both sides. In the others a Rio may be closed at any time, and only the types of the
@@ -15,7 +17,6 @@ import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ import pytest
 
 import rioecho
 from rioecho import ConcurrentCall, IncompleteRead, LineTooLong, Rio
+from support import certificates
 
 SECONDS = float(os.environ.get("RIOECHO_SOAK_SECONDS", "10"))
 SEED = int(os.environ.get("RIOECHO_SOAK_SEED", "0"))
@@ -166,6 +168,7 @@ class Session:
         self.trouble = []
         self.ids = itertools.count()
         self.ends = []
+        self.encoding = chance.choice(["utf-8", "latin-1"])  # of a text file
         self.open(contexts)
 
     def open(self, contexts):
@@ -205,7 +208,7 @@ class Session:
         elif self.kind == "socketpair" and self.chance.random() < 0.3:
             os.set_blocking(self.fd, False)
         self.sock = sock
-        if self.kind == "tls":
+        if self.kind in ("tls", "text"):
             self.source = sock
         else:
             self.source = Source(self.fd) if self.chance.random() < 0.5 else sock or self.fd
@@ -214,7 +217,24 @@ class Session:
         if isinstance(self.source, Source):
             self.source.meanwhile = self.in_fileno
 
+    def the_rio(self):
+        """Return the Rio, also that of a text file. Raises ``ValueError`` if that has been detached."""
+        rio = self.rio.buffer if self.kind == "text" else self.rio
+        if rio is None:
+            raise ValueError("detached")
+        return rio
+
+    def gone(self):
+        """Report whether the Rio or text file has been closed or detached."""
+        try:
+            return self.rio.closed
+        except ValueError:  # of a text file that has been detached
+            return True
+
     def new_rio(self):
+        if self.kind == "text":
+            self.sock.settimeout(0.003)
+            return rioecho.makefile(self.sock, "rw", encoding=self.encoding, errors="surrogateescape", newline="")
         size = self.chance.choice([1, 64, 1000, 65536])
         timeout = self.chance.choice([0, 0.0005, 0.003])
         if self.sock is not None and self.source is self.sock and self.closing and self.chance.random() < 0.2:
@@ -228,6 +248,9 @@ class Session:
     def reading(self, rio, chance):
         """Return a random call that reads, and the buffer that it fills, if any."""
         n = chance.choice([0, 1, 5, 50, 1500, 70_000])
+        if self.kind == "text":
+            sized = [partial(each, n) for each in (rio.read, rio.readline)]
+            return chance.choice([rio.readline, rio.__next__, *sized, partial(rio.readlines, n + 1)]), None
         timeout = chance.choice([0, 0.0005, 0.003, ...])
         buffer = bytearray(n)
         call = chance.choice(
@@ -245,7 +268,12 @@ class Session:
         """Return a random call that writes, and its data."""
         name = b"<%08d>" % next(self.ids)
         data = name + stream_of(chance.choice([0, 1, 50, 999, 70_000 if self.kind != "terminal" else 3000]), 0)
+        if self.kind == "text":
+            data = data.decode(self.encoding, "surrogateescape")
         cut = len(data) // 2
+        if self.kind == "text":
+            calls = [(partial(rio.write, data), data), (partial(rio.writelines, [data[:cut], data[cut:]]), data)]
+            return chance.choice([*calls, (rio.flush, "")])
         timeout = chance.choice([0, 0.0005, 0.003, ...])
         return chance.choice(
             [
@@ -259,12 +287,16 @@ class Session:
 
     def looking(self, rio, chance):
         names = ["closed", "buffered", "timeout", "max_line"]
+        if self.kind == "text":
+            names = ["closed", "buffer", "newlines", "errors"]
         if chance.random() < 0.5:
             return partial(getattr, rio, chance.choice(names)), None
         name = chance.choice(["readable", "writable", "isatty", "fileno", "seekable", "__repr__"])
         return getattr(rio, name), None
 
     def ending(self, rio, chance):
+        if self.kind == "text":
+            return chance.choice([rio.close, rio.detach]), None
         return chance.choice([rio.close, rio.detach, rio.__del__]), None
 
     def attempt(self, chance):
@@ -277,7 +309,7 @@ class Session:
         elif self.kind == "pipe out":
             kinds = [self.writing] * 8 + [self.looking] + [self.ending] * self.closing
         kind = chance.choice(kinds)
-        if kind == self.looking and chance.random() < 0.3:
+        if kind == self.looking and self.kind != "text" and chance.random() < 0.3:
             rio.timeout = chance.choice([0, 0.0005, 0.003])
         note = None
         results = []
@@ -297,10 +329,13 @@ class Session:
             if not isinstance(error, CLOSING if self.closing else (*EXPECTED, StopIteration)):
                 raise
             if kind == self.writing and not results:
-                self.wrote.append(note[: getattr(error, "characters_written", 0)] if note else b"")
+                self.wrote.append(self.as_bytes(note[: getattr(error, "characters_written", 0)] if note else b""))
                 return
         if kind == self.writing and results:
-            self.wrote.append(note)
+            self.wrote.append(self.as_bytes(note))
+
+    def as_bytes(self, data):
+        return data.encode(self.encoding, "surrogateescape") if isinstance(data, str) else data
 
     def pieces(self):
         """Yield the pieces that were read, in order; a number stands for bytes that were skipped."""
@@ -311,7 +346,7 @@ class Session:
             if name in ("readinto", "readinto1"):
                 yield bytes(buffer[:result])
             elif name not in ("has_line", "peek", "fill"):
-                yield from result if isinstance(result, list) else [result]
+                yield from map(self.as_bytes, result if isinstance(result, list) else [result])
 
     # ---- callers
 
@@ -350,8 +385,9 @@ class Session:
             try:
                 signal.alarm(REST)
                 warnings.simplefilter("ignore")
+                rio = self.the_rio()
                 for _ in range(10):
-                    for call in (self.rio.read_buffered, self.rio.has_line, lambda: self.rio.write(b"")):
+                    for call in (rio.read_buffered, rio.has_line, lambda: rio.write(b"")):
                         with contextlib.suppress(*CLOSING):
                             call()
                     self.looking(self.rio, self.chance)[0]()
@@ -384,7 +420,7 @@ class Session:
             end = time.monotonic() + SESSION
             while time.monotonic() < end and not self.trouble:
                 self.attempt(self.chance)
-                if self.rio.closed:
+                if self.gone():
                     self.rio = self.new_rio()
         finally:
             self.inside = True
@@ -404,7 +440,7 @@ class Session:
 
     def account(self):
         """Receive the bytes in flight, and compare both sides."""
-        rio = self.rio
+        rio = self.the_rio()
         self.peer.feeding = False
         end = time.monotonic() + REST
         if self.kind != "pipe in":
@@ -416,6 +452,10 @@ class Session:
             assert made_of(self.peer.got, self.wrote), "the peer received other bytes than were written"
         if self.kind != "pipe out":
             pieces = list(self.pieces())
+            if self.kind == "text":
+                with contextlib.suppress(TimeoutError):
+                    while True:  # what a sized read has decoded beyond its size is not in the buffer
+                        pieces.append(self.as_bytes(self.rio.read(1)))
             size = sum(piece if isinstance(piece, int) else len(piece) for piece in pieces)
             while time.monotonic() < end:
                 try:
@@ -433,8 +473,8 @@ class Session:
 
     def close(self):
         self.source = None
-        if not self.rio.closed:
-            self.rio.timeout = 0
+        if not self.gone():
+            self.rio.timeout = 0  # a text file has its socket's
             with contextlib.suppress(OSError):
                 self.rio.close()
         for end in self.ends:
@@ -447,26 +487,15 @@ def contexts(tmp_path_factory):
     """Return the SSL contexts of a server and of a client, or None without the openssl command."""
     if not shutil.which("openssl"):
         return None
-    place = tmp_path_factory.mktemp("certificate")
-    key, cert = place / "key.pem", place / "cert.pem"
-    subprocess.run(
-        [*"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split(), key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(cert, key)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(cert)
-    return server, client
+    return certificates.contexts(*certificates.make(tmp_path_factory.mktemp("certificate")))
 
 
 def test_random_calls_lose_nothing_and_break_nothing(contexts, capsys):
-    kinds = ["terminal", "pipe in", "pipe out", "socketpair"] + ["tls"] * (contexts is not None)
+    kinds = ["terminal", "pipe in", "pipe out", "socketpair", "text"] + ["tls"] * (contexts is not None)
     calls = dict.fromkeys(kinds, 0)
     end = time.monotonic() + SECONDS
     for number, kind in zip(itertools.count(SEED), itertools.cycle(kinds)):
-        if time.monotonic() > end:
+        if time.monotonic() > end and all(calls.values()):
             break
         try:
             calls[kind] += Session(kind, random.Random(number), contexts).run()
@@ -475,4 +504,3 @@ def test_random_calls_lose_nothing_and_break_nothing(contexts, capsys):
             raise
     with capsys.disabled():
         print(f"\n{sum(calls.values())} random calls: {calls}", flush=True)
-    assert all(calls.values())

@@ -8,13 +8,13 @@ import pytest
 
 from rioecho import IncompleteRead, LineTooLong, Rio
 from support.oracle import Incomplete, Oracle, TooLong, WouldWait
-from support.properties import HealthCheck, given, settings, st
+from support.properties import EXAMPLES, HealthCheck, given, settings, st
 
 deterministic = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=int(os.environ.get("RIOECHO_EXAMPLES", "400")),
+    max_examples=EXAMPLES,
     suppress_health_check=list(HealthCheck),
 )
 

@@ -3,16 +3,18 @@
 import errno
 import io
 import os
+import signal
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 
 import rioecho
 from rioecho import ConcurrentCall, Rio
 
-REST = 30  # seconds after which a test fails
+REST = 3  # seconds after which a test fails
 
 
 class Counting(socket.socket):
@@ -534,6 +536,102 @@ def test_what_a_signal_handler_raises_is_not_taken_for_the_object_s(ends, wrap, 
     assert caught.value is error
 
 
+@pytest.fixture
+def on_signal():
+    """Return a function that installs a handler of SIGUSR1."""
+    before = signal.getsignal(signal.SIGUSR1)
+    yield partial(signal.signal, signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+class Handler:
+    """A signal handler of several kinds, which raises ``error`` after ``first()``."""
+
+    def __init__(self, error, first=lambda: None):
+        self.error = error
+        self.first = first
+
+    def __call__(self, signum, frame):
+        self.first()
+        raise self.error
+
+    def method(self, signum, frame):
+        self(signum, frame)
+
+    def further(self, more, signum, frame):
+        self(signum, frame)
+
+    def function(self):
+        return lambda signum, frame: self(signum, frame)
+
+
+HANDLERS = {
+    "function": Handler.function,
+    "method": lambda handler: handler.method,
+    "partial": lambda handler: partial(handler.further, "more"),
+    "object": lambda handler: handler,
+}
+
+
+@pytest.mark.parametrize("kind", HANDLERS)
+@pytest.mark.parametrize("kind_of_error", [TimeoutError, BlockingIOError])
+def test_what_a_handler_raises_at_the_end_of_the_wait_is_not_taken_for_the_object_s(
+    ends, on_signal, kind, kind_of_error
+):
+    error = kind_of_error("mine")
+
+    class Late(Timed):
+        def recv(self, n):
+            try:
+                return super().recv(n)
+            except TimeoutError:
+                signal.raise_signal(signal.SIGUSR1)
+                raise
+
+    rio = Rio(Late(ends[0]))
+    on_signal(HANDLERS[kind](Handler(error)))
+    with pytest.raises(type(error)) as caught:
+        rio.readline(timeout=0.01)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("kind_of_error", [TimeoutError, BlockingIOError])
+def test_what_a_handler_raises_in_a_read_beside_a_write_is_not_taken_for_the_object_s(
+    ends, on_signal, background, kind_of_error
+):
+    error = kind_of_error("mine")
+
+    class Both(Timed):
+        sends = threading.Event()
+        may_send = threading.Event()
+
+        def recv(self, n):
+            if not self.may_send.is_set():
+                signal.raise_signal(signal.SIGUSR1)
+            return super().recv(n)
+
+        def send(self, data):
+            self.sends.set()
+            assert self.may_send.wait(REST)
+            return super().send(data)
+
+    def answer():
+        source.may_send.set()
+        ends[1].sendall(b"a line\n")
+
+    source = Both(ends[0])
+    rio = Rio(source)
+    on_signal(Handler(error, answer))
+    writer = background(lambda: rio.writen(b"x", timeout=REST))  # which limits the read too, so it may end early
+    assert source.sends.wait(REST)
+    with pytest.raises(type(error)) as caught:
+        rio.readline(timeout=REST + 9)
+    assert caught.value is error
+    assert rio.readline(timeout=REST) == b"a line\n"
+    writer.join(REST)
+    assert ends[1].recv(2) == b"x"
+
+
 def test_a_handler_that_raises_while_the_timeout_is_put_back_loses_no_byte(ends):
     class Raising(Timed):
         def settimeout(self, seconds):
@@ -553,6 +651,7 @@ def test_a_handler_that_raises_while_the_timeout_is_put_back_loses_no_byte(ends)
     assert caught.value.characters_written == 4
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_process_goes_on_where_its_parent_waited(ends, wrap, background):
     source = wrap(Timed)
     rio = Rio(source)
@@ -571,3 +670,36 @@ def test_a_child_process_goes_on_where_its_parent_waited(ends, wrap, background)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     ends[1].sendall(b"the parent's\n")
     thread.join(REST)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_process_sends_what_its_parent_was_sending(ends, wrap, background):
+    parent = os.getpid()
+    begun, finish = threading.Event(), threading.Event()
+
+    class Held(Timed):
+        def send(self, data):
+            if os.getpid() == parent:
+                begun.set()
+                assert finish.wait(REST)
+            return super().send(data)
+
+    rio = Rio(wrap(Held))
+    rio.write(b"question\n")
+    thread = background(rio.flush)
+    assert begun.wait(REST)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if rio.readline(timeout=REST) == b"answer\n":
+                status = 0
+        finally:
+            os._exit(status)
+    ends[1].settimeout(REST)
+    assert ends[1].recv(100) == b"question\n"
+    ends[1].sendall(b"answer\n")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finish.set()
+    thread.join(REST)
+    assert ends[1].recv(100) == b"question\n"

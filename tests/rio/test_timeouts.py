@@ -99,6 +99,7 @@ def test_a_flood_does_not_keep_a_call_beyond_its_timeout(wire, kind, name, backg
 
     thread = background(flood)
     rio = Rio(flooded.near, timeout=0.05, max_line=None, bufsize=1024)
+    rio.fill(1, timeout=20)  # the flood has begun
     assert 0.05 <= elapsed(CALLS[name], rio, timeout=0.05) < SOON
     assert rio.buffered > 1024
     stop.set()

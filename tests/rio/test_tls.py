@@ -16,6 +16,7 @@ import pytest
 
 import rioecho
 from rioecho import ConcurrentCall, Rio
+from support import certificates
 from support.delivery import tcp_pair
 
 REST = 30  # seconds after which a test fails
@@ -24,11 +25,8 @@ REST = 30  # seconds after which a test fails
 @pytest.fixture(params=["TLSv1_2", "TLSv1_3"])
 def tls(request, certificate, background):
     """Return the two sockets of a TLS connection: the Rio's and the peer's."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
+    server, client = certificates.contexts(certificate)
     server.minimum_version = server.maximum_version = ssl.TLSVersion[request.param]
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(certificate)
     near, far = tcp_pair()
     ends = {}
     near.settimeout(REST)
@@ -63,6 +61,45 @@ def test_lines_are_exchanged_and_buffered_output_is_sent_before_a_wait(tls, back
     background(answer)
     rio.write(b"question\n")
     assert [rio.readline(), rio.readline(), rio.read(5)] == [b"one\n", b"two\n", b"three"]
+
+
+@pytest.mark.parametrize("place", ["class", "object"])
+def test_a_method_that_a_program_replaces_is_called_by_what_is_made_later(tls, monkeypatch, place):
+    near, far = tls
+    far.sendall(b"one\n")
+    with rioecho.makefile(near, "rb") as file:
+        assert file.readline() == b"one\n"
+    with monkeypatch.context() as patch:
+        original = ssl.SSLSocket.recv_into
+
+        def recv_into(*arguments):
+            calls.append(True)
+            return original(*arguments) if place == "class" else original(near, *arguments)
+
+        calls = []
+        patch.setattr(ssl.SSLSocket if place == "class" else near, "recv_into", recv_into, raising=False)
+        far.sendall(b"two\n")
+        with rioecho.makefile(near, "rb") as file:
+            assert file.readline() == b"two\n"
+        assert calls
+    calls.clear()
+    far.sendall(b"three\n")
+    with rioecho.makefile(near, "rb") as file:
+        assert file.readline() == b"three\n"
+    assert not calls
+
+
+def test_what_one_rio_has_begun_to_send_another_one_over_the_same_socket_completes(tls, background):
+    near, far = tls
+    first, second = Rio(near), Rio(near)
+    data = random.Random(1).randbytes(8 << 20)
+    with pytest.raises(TimeoutError) as caught:
+        first.writen(data, timeout=0.05)
+    received = []
+    thread = background(lambda: received.append(recv_exactly(far, len(data))))
+    second.writen(data[caught.value.characters_written :], timeout=REST)
+    thread.join(REST)
+    assert received == [data]
 
 
 @pytest.mark.parametrize("size", [1, 16383, 16384, 16385, 100_000])
@@ -226,7 +263,7 @@ def test_reading_under_a_storm_of_signals_and_timeouts_loses_no_byte(tls, storm,
     rio = Rio(near, bufsize=3000)
     storm(chance, 0.0002)
     parts, size = [], 0
-    end = time.monotonic() + 10  # bytes that are missing by then were lost
+    end = time.monotonic() + REST  # bytes that are missing by then were lost
     while size < len(data) and time.monotonic() < end:
         timeout = chance.choice([0, 0.0002, 0.002])
         want = min(len(data) - size, chance.choice([1, 10, 3000, 3001, 50_000]))
@@ -358,10 +395,7 @@ class Cut:
 @pytest.fixture
 def cut(certificate, background):
     """Return a TLS socket and its peer, a ``Cut``."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(certificate)
+    server, client = certificates.contexts(certificate)
     near, far = tcp_pair()
     far.settimeout(REST)
     peer = Cut(far, server)
@@ -482,7 +516,7 @@ def test_a_write_ends_in_time_while_an_interrupted_read_is_inside_openssl(tls, o
     def ring(*_):
         far.sendall(b"line\n")
         select.select([near], [], [], REST)  # from now on the read is in the way
-        background(write).join(5)
+        background(write).join(REST)
         results.append("the end")
 
     on_alarm(ring, 0.05)
@@ -502,9 +536,9 @@ def test_an_exception_of_a_handler_is_raised_even_if_the_ssl_module_raises_its_l
         raise mine
 
     with rioecho.makefile(near, "rb") if kind == "file" else Rio(near, timeout=REST if kind == "Rio" else None) as rio:
-        on_alarm(ring, 0.05)
-        waker = threading.Timer(5, far.sendall, [b"too late\n"])
+        waker = threading.Timer(REST, far.sendall, [b"too late\n"])
         waker.start()
+        on_alarm(ring, 0.05)
         try:
             with pytest.raises(error) as caught:
                 rio.readline()
@@ -518,10 +552,7 @@ def test_an_exception_of_a_handler_is_raised_even_if_the_ssl_module_raises_its_l
 @pytest.mark.parametrize("call", ["read", "write"])
 @pytest.mark.parametrize("kind", ["Rio", "Rio without a limit", "file"])
 def test_the_first_call_makes_the_handshake(certificate, background, kind, call):
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(certificate)
+    server, client = certificates.contexts(certificate)
     near, far = tcp_pair()
     far.settimeout(REST)
 
@@ -534,7 +565,7 @@ def test_the_first_call_makes_the_handshake(certificate, background, kind, call)
     background(answer)
     with client.wrap_socket(near, server_hostname="localhost", do_handshake_on_connect=False) as near:
         near.settimeout(REST)
-        rio = rioecho.makefile(near, "rwb") if kind == "file" else Rio(near, timeout=2 if kind == "Rio" else None)
+        rio = rioecho.makefile(near, "rwb") if kind == "file" else Rio(near, timeout=60 if kind == "Rio" else None)
         with rio:
             if call == "write":
                 rio.write(b"question\n")

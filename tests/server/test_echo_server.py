@@ -216,11 +216,11 @@ def test_several_servers_run_in_one_process(framing):
     assert [server.stats()["closed"] for server in servers] == [5, 5, 5, 5]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_an_idle_client_is_closed_and_a_busy_one_is_not(engine):
     with (
-        EchoServer(engine=engine, idle_timeout=1.0) as server,
+        EchoServer(engine=engine, idle_timeout=2.0) as server,
         dial(server.addresses[0]) as idle,
         dial(server.addresses[0]) as busy,
     ):

@@ -58,7 +58,7 @@ def test_a_flood_of_clients_does_not_delay_the_end(engine, family, tmp_path):
             start = time.monotonic()
             server.signal(signal.SIGTERM)
             assert server.status() == 0
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < SECONDS / 2
 
 
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])

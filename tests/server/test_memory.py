@@ -150,7 +150,7 @@ def test_a_waiting_connection_that_half_closes_gets_its_bytes_back(loop_with):
 
 @pytest.mark.slow
 def test_a_waiting_connection_is_closed_at_its_idle_timeout(loop_with):
-    with loop_with(100_000, idle=1.0) as run:
+    with loop_with(100_000, idle=2.0) as run:
         clients = [run.client(i, kind="tcp") for i in range(3)]
         for sock in clients:
             send_some(sock, b"x" * 200_000)
@@ -237,7 +237,8 @@ def test_every_engine_closes_a_waiting_connection_at_its_idle_timeout(engine):
     with EchoServer(engine=engine, max_memory=100_000, idle_timeout=1) as server:
         clients = [dial(server.addresses[0]) for _ in range(3)]
         for sock in clients:
-            send_some(sock, b"x" * 200_000)
+            with contextlib.suppress(ConnectionError):  # the time may be over already
+                send_some(sock, b"x" * 200_000)
         until(lambda: server.stats()["active"] == 0)
         until(lambda: server.memory.used == 0)
         for sock in clients:

@@ -29,7 +29,7 @@ from rioecho._server.udp import (
     udp_sockets,
 )
 from support.peers import SECONDS, Output, Running, binary
-from support.properties import given, settings, st
+from support.properties import EXAMPLES, given, settings, st
 
 V4, V6 = "127.0.0.1", "::1"
 ANY = "0.0.0.0"  # noqa: S104
@@ -40,7 +40,7 @@ deterministic = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=int(os.environ.get("RIOECHO_EXAMPLES", "400")),
+    max_examples=EXAMPLES,
 )
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forged sources and IP_RECVERR as on Linux")
@@ -907,7 +907,7 @@ def test_a_stop_is_noticed_during_a_flood(rate):
             until(lambda: sum(server.echo.counts()[name] for name in ("datagrams", "dropped")) > 2000)
             start = time.monotonic()
             counts = server.stop()
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < SECONDS / 2
         finally:
             over.set()
             for each in floods:
@@ -942,15 +942,6 @@ def test_a_stop_is_noticed_after_a_batch_and_the_rest_is_bounded(batches):
             os.write(endless.stop, b"s")
         UdpEcho([endless], stop_fd=stop_fd, rate=0).run()
         assert endless.received == batches * BATCH + LAST
-
-
-@pytest.fixture
-def often():
-    """Make threads switch so often that a thread that only reads the counts does not delay the others."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pytest
 
 from rioecho._server import listeners
 from rioecho._server.folderlock import FolderLock
-from rioecho._server.listeners import GRACE, UnixListener
+from rioecho._server.listeners import UnixListener
 from support.peers import SECONDS
 from support.unix_sockets import answers, bound, stale
 
@@ -92,17 +91,21 @@ def test_the_socket_of_a_server_killed_just_now_is_replaced(path, unix):
     assert answers(path, unix(path).sock)
 
 
-def test_a_server_that_is_about_to_listen_keeps_its_path(path):
+def test_a_server_that_is_about_to_listen_keeps_its_path(path, monkeypatch):
+    waits = []
+
+    def listen_meanwhile(seconds):
+        waits.append(seconds)
+        sock.listen()
+
+    monkeypatch.setattr(listeners, "GRACE", SECONDS)
+    monkeypatch.setattr(listeners, "sleep", listen_meanwhile)
     with bound(path) as sock:
-        timer = threading.Timer(GRACE / 4, sock.listen)
-        timer.start()
-        try:
-            assert refused(path) == (
-                errno.EADDRINUSE,
-                f"cannot listen on {path}: another server is listening there",
-            )
-        finally:
-            timer.join()
+        assert refused(path) == (
+            errno.EADDRINUSE,
+            f"cannot listen on {path}: another server is listening there",
+        )
+    assert waits == [SECONDS]
 
 
 def test_a_server_that_takes_the_path_during_the_check_keeps_it(path, unix, monkeypatch):

@@ -14,6 +14,9 @@ class Software:
     ``tests`` are pytest's arguments in the unpacked source archive. With ``session``, the tests are a file of
     ``sessions/`` instead, because the archive has none. A package named ``python`` is the running interpreter's
     standard library, and ``tests`` are then modules of its package ``test``.
+
+    A test in ``unsteady`` fails now and then with the standard library's files too. It is repeated until it passes with
+    rioecho's (suites.REPEATS); one that never does is broken.
     """
 
     name: str
@@ -26,6 +29,7 @@ class Software:
     configuration: dict[str, str] = field(default_factory=dict)  # files to write; $NAME is a variable of a service
     variables: dict[str, str] = field(default_factory=dict)
     wanted: dict[str, str] = field(default_factory=dict)  # names of tests that rioecho's promises fail: the reason
+    unsteady: dict[str, str] = field(default_factory=dict)  # names of tests that fail now and then: the reason
     seconds: int = 60  # about what one of the two runs takes
     quick: tuple[str, ...] = ()  # the tests of --quick, which does without the software if this is empty
 
@@ -77,6 +81,12 @@ CATALOGUE = [
             *("pytest-socket==0.7.0", "pytest-timeout==2.4.0", "quart==0.20.0", "quart-trio==0.12.0", "trio==0.33.0"),
             *("cryptography==49.0.0", "idna==3.13", "pyopenssl==26.3.0", "trustme==1.2.1", "brotli==1.2.0"),
         ),
+        # Where a network answers for 240.0.0.0, the first one leaves a socket to the garbage collector, whose warning
+        # fails the test that runs then.
+        unsteady=dict.fromkeys(
+            ["test_create_connection_timeout", "test_http2_test_error[h11]"],
+            "a socket is left open, and reported when the garbage collector finds it",
+        ),
         seconds=100,
     ),
     Software(
@@ -124,7 +134,9 @@ CATALOGUE = [
     Software(
         "pyftpdlib",
         "2.2.0",
-        tests=("tests",),
+        # With every kind of file OpenSSL refuses to end the connection of an empty listing ("shutdown while in init").
+        # That test leaves its server running, beside which the next tests fail now and then or crash pyOpenSSL.
+        tests=("tests", "--deselect=tests/test_functional_ssl.py::TestFtpListingCmdsTLSMixin::test_nlst"),
         requirements=(
             *("psutil==7.1.3", "pyopenssl==26.3.0", "pytest-instafail==0.5.0", "pytest-xdist==3.8.0", "setuptools"),
             "pyasyncore; python_version >= '3.12'",

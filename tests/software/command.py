@@ -24,14 +24,39 @@ from pathlib import Path
 from software import packages
 from software.catalogue import CATALOGUE, PYTEST, Software
 from software.environments import Environment, PipError, RegistryError, build_wheel
-from software.services import ServiceError, started
 from software.suites import Comparison, Runner, compare, name_of
+from support.services import PASSWORD, NotInstalledError, ServiceError, Services
 
 FOLDER = Path(__file__).parent
 
 
 class Skipped(Exception):
     """Software that cannot run on this machine; the message is the reason."""
+
+
+def mariadb(services: Services) -> dict[str, str]:
+    """Start MariaDB and return the variables that tell a suite of it."""
+    server = services.mariadb()
+    certificate, _ = services.certificate()
+    return {
+        "MARIADB_PORT": str(server.port),
+        "MARIADB_SOCKET": server.socket,
+        "MARIADB_CERTIFICATE": certificate,
+    }
+
+
+def postgresql(services: Services) -> dict[str, str]:
+    server = services.postgresql()
+    return {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGPASSWORD": PASSWORD, "PGUSER": "postgres"}
+
+
+def dovecot(services: Services) -> dict[str, str]:
+    server = services.dovecot()
+    certificate, _ = services.certificate()
+    return {"IMAP_PORT": str(server.port), "IMAPS_PORT": str(server.tls_port), "IMAP_CERTIFICATE": certificate}
+
+
+START = {"MariaDB": mariadb, "PostgreSQL": postgresql, "Dovecot": dovecot}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,13 +91,15 @@ def run_one(software: Software, folder: Path, wheel: Path, *, quick: bool = Fals
         sources, tests = prepare(software, software.quick if quick else software.tests, environment, folder)
         environment.install(wheel, PYTEST, *software.requirements)
         variables = dict(software.variables)
+        services = stack.enter_context(Services())
         for service in software.services:
-            variables |= stack.enter_context(started(service))
+            variables |= START[service](services)
         for name, text in software.configuration.items():
             (sources / name).write_text(string.Template(text).substitute(variables))
         logs = folder / "logs"
         logs.mkdir()
-        result = compare(Runner(environment.python, sources, tests, logs, 120 + 10 * software.seconds, variables))
+        runner = Runner(environment.python, sources, tests, logs, 120 + 10 * software.seconds, variables)
+        result = compare(runner, software.unsteady)
     result.accept(software.wanted)
     return result
 
@@ -164,7 +191,7 @@ def run_all(chosen: Sequence[Software], folder: Path, arguments: argparse.Namesp
     for each in chosen:
         try:
             result = run_one(each, folder / each.name, wheel, quick=arguments.quick)
-        except (Skipped, RegistryError) as error:
+        except (Skipped, NotInstalledError, RegistryError) as error:
             print(f"{each.name:<16} skipped: {error}", flush=True)
         except (PipError, ServiceError) as error:
             failed = True
@@ -187,8 +214,12 @@ def faults(software: Software, result: Comparison) -> str:
 
 def explained(software: Software, result: Comparison) -> list[str]:
     """Return the tests that differ, and the end of the log of a comparison that shows nothing."""
-    lines = [f"{word}: {test}" for word in KINDS if word != "wanted" for test in getattr(result, word)]
-    lines += [f"wanted: {test}: {software.wanted[name_of(test)]}" for test in result.wanted]
+    lines = []
+    for kind in KINDS:
+        reasons = {"wanted": software.wanted, "unsteady": software.unsteady}.get(kind, {})
+        for test in getattr(result, kind):
+            reason = reasons.get(name_of(test))
+            lines.append(f"{kind}: {test}" + (f": {reason}" if reason else ""))
     fault = faults(software, result)
     if fault:
         end = result.stock.log.read_text(errors="replace").splitlines()[-30:]

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-#: Where programs are looked for: Debian keeps those of servers off the PATH of users.
-SEARCH = os.pathsep.join(
-    [os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", *sorted(glob.glob("/usr/lib/postgresql/*/bin"))]
-)
+from support.services import SEARCH
 
 #: The programs of each service.
 PROGRAMS = {
-    "MariaDB": ["mariadbd", "mariadb-install-db", "mariadb", "openssl"],
+    "MariaDB": ["mariadbd", "mariadb-install-db", "openssl"],
     "PostgreSQL": ["postgres", "initdb", "psql", "openssl"],
     "Dovecot": ["dovecot", "openssl"],
 }
@@ -26,7 +22,6 @@ PROGRAMS = {
 PACKAGES = {
     "mariadbd": "mariadb-server",
     "mariadb-install-db": "mariadb-server",
-    "mariadb": "mariadb-client",
     "postgres": "postgresql",
     "initdb": "postgresql",
     "psql": "postgresql-client",

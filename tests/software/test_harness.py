@@ -44,14 +44,14 @@ def environment(tmp_path_factory):
 def compared(environment, tmp_path):
     """Return a function that compares the two runs of a suite, given as the text of a test module."""
 
-    def run_both(tests):
+    def run_both(tests, **options):
         (tmp_path / "suite").mkdir()
         (tmp_path / "suite" / "test_it.py").write_text(USES_MAKEFILE + tests)
         logs = tmp_path / "logs"
         logs.mkdir()
         # The plugins of this environment take long to import. A sanitizer's settings must reach the child.
         variables = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        return compare(Runner(environment.python, tmp_path / "suite", ["test_it.py"], logs, 60, variables))
+        return compare(Runner(environment.python, tmp_path / "suite", ["test_it.py"], logs, 60, variables), **options)
 
     return run_both
 
@@ -103,6 +103,26 @@ def test_second_time_of_ours():
     )
     assert result.unsteady == ["test_it.py::test_second_time_of_ours"]
     assert not result.broken
+
+
+@pytest.mark.slow
+def test_a_test_known_to_be_unsteady_runs_until_it_passes_and_is_broken_if_it_never_does(compared, tmp_path):
+    result = compared(
+        f"""
+def test_fourth_time_of_ours():
+    marks = pathlib.Path({str(tmp_path / "marks")!r})
+    if kind() == "rioecho":
+        with marks.open("a") as file:
+            file.write("x")
+            assert file.tell() >= 4
+
+def test_never_with_ours():
+    assert kind() == "_io"
+""",
+        unsteady={"test_fourth_time_of_ours", "test_never_with_ours"},
+    )
+    assert result.unsteady == ["test_it.py::test_fourth_time_of_ours"]
+    assert result.broken == ["test_it.py::test_never_with_ours"]
 
 
 @pytest.mark.slow
@@ -195,14 +215,18 @@ def test_a_run_that_ends_inside_a_test_shows_nothing():
     assert Comparison(run, run).nothing_shown == "the run with the standard library's files ends in test_hangs"
 
 
-def test_a_wanted_difference_is_printed_with_its_reason():
+def test_a_known_difference_is_printed_with_its_reason():
     run = Outcomes({"test_it.py::A::test_repr": "passed"}, status=0, cpu=1.0, seconds=1.0, files=1)
     result = Comparison(run, run, broken=["test_it.py::A::test_repr", "test_it.py::A::test_other"])
-    software = Software("driver", "1.0", wanted={"test_repr": "it is of another class"})
+    result.unsteady.append("test_it.py::test_slow")
+    software = Software(
+        "driver", "1.0", wanted={"test_repr": "it is of another class"}, unsteady={"test_slow": "its server is slow"}
+    )
     result.accept(software.wanted)
     assert command.explained(software, result) == [
         "broken: test_it.py::A::test_other",
         "wanted: test_it.py::A::test_repr: it is of another class",
+        "unsteady: test_it.py::test_slow: its server is slow",
     ]
 
 

@@ -5,13 +5,13 @@ import shutil
 import socket
 import socketserver
 import ssl
-import subprocess
 import sys
 import threading
 
 import pytest
 
 import rioecho
+from support import certificates
 
 LONG = 20.0  # timeout in seconds; expires only if something is broken
 
@@ -92,32 +92,13 @@ def receive(wire, n):
     return data
 
 
-CERTIFICATE = """
-[req]
-prompt = no
-distinguished_name = name
-x509_extensions = extensions
-[name]
-CN = localhost
-[extensions]
-basicConstraints = critical, CA:true
-keyUsage = critical, digitalSignature, keyCertSign
-subjectKeyIdentifier = hash
-subjectAltName = DNS:localhost, IP:127.0.0.1
-"""
-
-
 @pytest.fixture(scope="session")
 def contexts(tmp_path_factory):
     """Return a TLS context for the server and one for a client that trusts it, with a certificate made for this run."""
     if not shutil.which("openssl"):
         pytest.skip("the openssl command, which makes the certificate, is not installed")
     folder = tmp_path_factory.mktemp("certificate")
-    config, key, certificate = folder / "config", folder / "key.pem", folder / "certificate.pem"
-    config.write_text(CERTIFICATE)
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-config", config]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, key)
+    certificate, key = certificates.make(folder)
+    server, _ = certificates.contexts(certificate, key)
     server.num_tickets = 0  # a client that only writes would close with unread tickets, which causes a reset
     return server, ssl.create_default_context(cafile=certificate)

@@ -7,14 +7,17 @@ allocate memory, so it stores results in a list of fixed length.
 import os
 import shutil
 import socket
-import ssl
-import subprocess
 import sys
 import tempfile
 import threading
 from importlib import import_module
+from pathlib import Path
 
 from rioecho import Rio, echo
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from support import certificates
 
 _testcapi = import_module("_testcapi")  # CPython's own test helpers
 
@@ -30,6 +33,24 @@ class SocketLike(socket.socket):
         return super().recv_into(view)
 
 
+def patiently(got, read, k):
+    """Store what ``read`` returns up to the end of the input in a list, and return whether allocation k has failed."""
+    failed = False
+    n = 0
+    _testcapi.set_nomemory(k, k + 1)
+    while True:
+        try:
+            got[n] = read()
+        except MemoryError:
+            failed = True
+            continue
+        if not got[n]:
+            break
+        n += 1
+    _testcapi.remove_mem_hooks()
+    return failed
+
+
 def reading(read, bufsize=64, kind=socket.socket):
     def scenario(k):
         ours, theirs = socket.socketpair()
@@ -38,22 +59,10 @@ def reading(read, bufsize=64, kind=socket.socket):
         theirs.close()
         rio = Rio(ours, bufsize=bufsize)
         got = [b""] * len(DATA)
-        failed = False
-        n = 0
-        _testcapi.set_nomemory(k, k + 1)
-        while True:
-            try:
-                got[n] = read(rio)
-            except MemoryError:
-                failed = True
-                continue
-            if not got[n]:
-                break
-            n += 1
-        _testcapi.remove_mem_hooks()
+        failed = patiently(got, lambda: read(rio), k)
         assert ours.gettimeout() is None
         ours.close()
-        assert b"".join(got) == DATA, (got[: n + 1], k)
+        assert b"".join(got) == DATA, (got, k)
         return failed
 
     return scenario
@@ -105,14 +114,7 @@ def tls_contexts(folder):
     """Contexts of a server and of a client; None where there is no command to make a certificate with."""
     if shutil.which("openssl") is None:
         return None
-    key, cert = f"{folder}/key.pem", f"{folder}/cert.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout".split()
-    subprocess.run([*command, key, "-out", cert], check=True, capture_output=True)
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(cert, key)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(cert)
-    return server, client
+    return certificates.contexts(*certificates.make(Path(folder)))
 
 
 def tls_pair(server, client):
@@ -137,22 +139,10 @@ def reading_tls(contexts):
         far.close()
         rio = Rio(near, bufsize=64)
         got = [b""] * len(data)
-        failed = False
-        n = 0
-        _testcapi.set_nomemory(k, k + 1)
-        while True:
-            try:
-                got[n] = rio.read1()
-            except MemoryError:
-                failed = True
-                continue
-            if not got[n]:
-                break
-            n += 1
-        _testcapi.remove_mem_hooks()
+        failed = patiently(got, rio.read1, k)
         assert near.gettimeout() == 30.5
         near.close()
-        assert b"".join(got) == data, ([len(part) for part in got[: n + 1]], k)
+        assert b"".join(got) == data, ([len(part) for part in got], k)
         return failed
 
     return scenario

@@ -59,7 +59,7 @@ def compile_outside(source: str, folder: Path, *, inner: bool = False):
             options |= {"extra_compile_args": ["-g", "-O1", *flags], "extra_link_args": flags}
     (folder / "outside.pyx").write_text(source)
     (folder / "setup.py").write_text(SETUP.replace("OPTIONS", repr(options)).replace("DIRECTIVES", repr(directives)))
-    # Cython searches for .pxd files along sys.path, which does not contain an editable install.
+    # Cython searches for .pxd files along sys.path, on which the package may not be: an import hook may find it.
     environment = compiler_environment() | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"],

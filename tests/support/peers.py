@@ -5,6 +5,7 @@ import fcntl
 import os
 import random
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -258,6 +259,18 @@ class Command:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def interrupt(self):
+        """Send SIGINT, as Ctrl-C does, until the process ends.
+
+        One that arrives before the last is handled is lost, and Python can miss one that arrives just before a wait.
+        """
+        deadline = time.monotonic() + SECONDS
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, "the process does not end"
+            self.signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.5)
+
     def signal_until_it_ends(self, number):
         """Send a signal again and again. The first of them that is a second after an earlier stop ends a server."""
         deadline = time.monotonic() + SECONDS
@@ -328,7 +341,7 @@ def _status_field(pid, name):
             for line in status:
                 if line.startswith(name + ":"):
                     return int(line.split()[1]) * 1024
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         pass
     return None
 
@@ -338,6 +351,14 @@ def processor_seconds(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat:
             fields = stat.read().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def assert_waits(pid, clients):
+    """Check that none of the clients receives anything for a while, and that the server uses no processor time then."""
+    before = processor_seconds(pid)
+    assert not select.select(clients, [], [], 0.5)[0]  # time for a busy loop to show
+    if before is not None:
+        assert processor_seconds(pid) - before < 0.1

@@ -8,6 +8,9 @@ import pytest
 
 from support.peers import SECONDS
 
+#: What a file of a process or thread that has ended raises: at its opening, or at its reading if that was in time.
+GONE = (FileNotFoundError, ProcessLookupError)
+
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="there is no /proc")
 
 
@@ -23,7 +26,7 @@ def descriptors(pid):
     """Return the open files of a process by descriptor."""
     found = {}
     for number in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
+        with contextlib.suppress(*GONE):  # closed in the meantime
             found[int(number)] = os.readlink(f"/proc/{pid}/fd/{number}")
     return found
 
@@ -37,7 +40,7 @@ def sleeps(thread, *, locked=False):
     try:
         with open(f"/proc/self/task/{thread.native_id}/wchan") as wchan:
             where = wchan.read()
-    except FileNotFoundError:  # the thread has ended
+    except GONE:  # the thread has ended
         return False
     return where not in ("", "0") and ("futex" in where) == locked
 
@@ -46,7 +49,7 @@ def children(pid):
     """Return the process IDs of a process's children, including zombies."""
     found = set()
     for task in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{task}/children") as listed:
+        with contextlib.suppress(*GONE), open(f"/proc/{pid}/task/{task}/children") as listed:
             found.update(map(int, listed.read().split()))
     return found
 
@@ -56,7 +59,7 @@ def gone(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
+    except GONE:
         return True
 
 
@@ -64,6 +67,6 @@ def memory(pid, field="VmRSS"):
     """Return the resident memory of a process, or another field of its status, in bytes."""
     if os.environ.get("RIOECHO_BUILD") == "sanitize":
         pytest.skip("AddressSanitizer keeps freed memory")
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/status") as status:
+    with contextlib.suppress(*GONE), open(f"/proc/{pid}/status") as status:
         return next((int(line.split()[1]) * 1024 for line in status if line.startswith(field + ":")), 0)  # 0: a zombie
     return 0

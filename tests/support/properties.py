@@ -1,6 +1,11 @@
 """Hypothesis, or a replacement that skips the tests that need it, for platforms where it cannot be installed."""
 
+import os
+
 import pytest
+
+#: The number of examples of a property: fewer in the default run (conftest.py).
+EXAMPLES = int(os.environ.get("RIOECHO_EXAMPLES", "400"))
 
 try:
     from hypothesis import HealthCheck, given, settings
@@ -43,4 +48,4 @@ except ModuleNotFoundError:
         return skipping
 
 
-__all__ = ["HealthCheck", "given", "settings", "st"]
+__all__ = ["EXAMPLES", "HealthCheck", "given", "settings", "st"]
