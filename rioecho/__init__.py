@@ -9,6 +9,10 @@ Layers, bottom up: _core is shared by all; _rio, _server and _load implement Rio
 modules in this folder are the public interface; cli holds the commands. Each file begins with a summary of its content.
 """
 
+from __future__ import annotations
+
+from rioecho._core import early as _early  # noqa: F401, before the others, which take time
+
 try:
     from rioecho.rio import Rio
 except ModuleNotFoundError as _error:

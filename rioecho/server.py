@@ -14,9 +14,9 @@ import operator
 import sys
 import threading
 
-from rioecho._core import limits
 from rioecho._core.addresses import LISTENQ
 from rioecho._core.budget import MemoryBudget
+from rioecho._core.limits import shortages
 from rioecho._server.acceptor import Acceptor
 from rioecho._server.engine import log_line
 from rioecho._server.engines import ENGINES
@@ -31,7 +31,7 @@ from rioecho._server.udp import UdpEcho, udp_sockets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
     from typing import Literal, Self, TypeVar
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     _Number = TypeVar("_Number", int, float)
 
 MAX_WORKERS = 1024
+
+#: The counts that the last line of the log leaves out if they are 0.
+TROUBLES = {"active", "refused", "errors", "dropped"}
 
 
 class EchoServer:
@@ -151,9 +154,10 @@ class EchoServer:
                     self._listeners.hide,
                     self._take_the_queue,
                     self._serve_the_queue,
-                    self._listeners.close,
+                    self._listeners.stop_listening,
                     self._join_engine,
                     self._join_datagrams,
+                    self._listeners.close,
                     self._stop_metrics,
                     self._report_stopped,
                 ),
@@ -283,21 +287,8 @@ class EchoServer:
             Task(self._serve_datagrams, self._udp, name="rioecho udp", group=self._threads).start()
         if self._metrics is not None:
             self._metrics.start()
-        for text in self._shortages():
+        for text in shortages(self._acceptor.limit, self._backlog if self._listeners.sockets else 0):
             log_line(logging.WARNING, text, event="shortage")
-
-    def _shortages(self) -> Iterator[str]:
-        """Yield what the system allows less of than the arguments ask for."""
-        limit = self._acceptor.limit
-        most = limits.descriptors()
-        if limit and most is not None and most < limit + limits.OWN_DESCRIPTORS:
-            yield f"{most} file descriptors are allowed, too few for max_connections ({limit}): raise ulimit -n"
-        longest = limits.longest_queue()
-        if self._listeners.sockets and longest is not None and longest < self._backlog:
-            yield (
-                f"the kernel limits the listen queue to {longest}, below the backlog ({self._backlog}): "
-                "raise net.core.somaxconn"
-            )
 
     def _stop_metrics(self) -> None:
         if self._metrics is not None:
@@ -314,13 +305,14 @@ class EchoServer:
     def _report_stopped(self) -> None:
         if self._life.has_begun:
             counts = self.stats()
-            text = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if name != "active")
+            shown = [name for name, n in counts.items() if n or name not in TROUBLES]
+            text = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in shown)
             log_line(logging.INFO, "Stopped: %s", text, event="stopped", **counts)
 
     def _take_the_queue(self) -> None:
         # Close early: a client that connects later is refused at once, rather than reset.
         if self._life.has_begun and self._acceptor.take_the_queue():
-            self._listeners.close()
+            self._listeners.stop_listening()
 
     def _serve_the_queue(self) -> None:
         if self._life.has_begun:
@@ -359,36 +351,10 @@ class EchoServer:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close, and let the event loop run meanwhile, on which the clients may depend to disconnect."""
-        import asyncio  # slow to import, and imported by the caller
-
-        loop = asyncio.get_running_loop()
-        closed = loop.create_future()
-
-        def report(error: BaseException | None) -> None:
-            if closed.done():  # cancelled
-                return
-            if error is None:
-                closed.set_result(None)
-            else:
-                closed.set_exception(error)
-
-        def close() -> None:
-            failure = None
-            try:
-                self.close()
-            except BaseException as error:
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(report, failure)
+        from rioecho._server.loopcall import call_in_thread  # it imports asyncio
 
         self.stop()
-        try:
-            Task(close, name="rioecho close").begin()
-        except (RuntimeError, MemoryError):  # no thread is to be had: close, although that blocks the loop
-            self.close()
-            return
-        await closed
+        await call_in_thread(self.close)
 
     # ---- counts
 

@@ -113,14 +113,20 @@ class Listeners:
         for unix in self._unix:
             unix.hide()
 
+    def stop_listening(self) -> None:
+        """Close the listening sockets and remove the files of the unix sockets, except passed ones."""
+        for unix in self._unix:
+            unix.close()
+        for sock in self.sockets:
+            sock.close()
+
     def close(self) -> None:
-        """Close the sockets and remove the files of the unix sockets, except passed ones. Closing again does nothing.
+        """Close all sockets and remove the files of the unix sockets, except passed ones. Closing again does nothing.
 
         In a forked child this closes the child's descriptors only: the files are the parent's.
         """
-        for unix in self._unix:
-            unix.close()
-        for sock in [*self.sockets, *self.connected, *self.datagrams]:
+        self.stop_listening()
+        for sock in [*self.connected, *self.datagrams]:
             sock.close()
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import rioecho.cli.early  # noqa: F401, before the other imports
-
-# isort: split
 import argparse
 import contextlib
 import errno
@@ -52,8 +49,7 @@ Echo what clients send, on loopback unless --host is given (units: 500ms, 64k).
   PORT                 the TCP port; 0 picks a free one
   --host H             a name or address; '*' for all; repeatable (localhost)
   --unix PATH          a unix socket, or @NAME; --unix-mode 0660: of its file
-  --inetd              serve the socket that is stdin, and end
-  --udp                also echo datagrams on the same port
+  --udp, --inetd       also echo datagrams; serve the socket that is stdin
   --engine E           iterative, process, thread or event (event)
   --workers N          event loops, each in a thread of its own (1)
   --framing F, --raw   line: whole lines; raw: bytes as they come (line)
@@ -64,18 +60,16 @@ Echo what clients send, on loopback unless --host is given (units: 500ms, 64k).
   --max-memory N       bytes that connections may hold; 0: no limit (256M)
   --max-per-host N     close what an address has beyond N; 0: no limit (0)
   --proxy-protocol     a PROXY header, v1 or v2, begins each connection
-  --metrics [HOST:]P   serve /metrics and /healthz over HTTP on port P
   --drain-timeout S    seconds that stopping may take; 0: no limit (5)
-  --stats S            log the counts and the rates every S seconds
-  --log-format F       text or json (text)
-  -v, -q               log each line's length; log warnings and errors only
+  --metrics [HOST:]P   serve the counts over HTTP; --stats S: log them each S s
+  --log-format F       text or json; -v: lengths of lines too; -q: warnings only
   -h, --version        show this help; show the version
 
 example: {PROG} 7 --host '*' --raw --udp     RFC 862, on the network
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog=PROG)
     p.help_text = HELP
     option = p.add_argument
@@ -144,35 +138,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         log_writer.start()
         passed = take_sockets(inetd=options.inetd)
         one_connection = is_connection(passed)
-        if options.port is None and options.unix is None and not passed:
-            p.error("give a PORT, or --unix PATH")
-        if options.port is None and options.host:
-            p.error("--host needs a PORT")
-        if one_connection and (options.port, options.unix) != (None, None):
-            p.error("a connection was passed in, which is served alone: give no PORT and no --unix PATH")
-        if options.unix_mode is not None and options.unix is None:
-            p.error("--unix-mode needs --unix PATH")
         allow_descriptors(options.max_connections)  # before the server compares them
-        server = EchoServer(
-            options.port,
-            options.host or "localhost",
-            unix=options.unix,
-            sockets=passed,
-            udp=options.udp,
-            engine=options.engine,
-            framing=options.framing,
-            workers=options.workers,
-            backlog=options.backlog,
-            max_connections=options.max_connections,
-            idle_timeout=options.idle_timeout,
-            max_line=options.max_line,
-            drain_timeout=options.drain_timeout,
-            max_memory=options.max_memory,
-            max_per_host=options.max_per_host,
-            proxy_protocol=options.proxy_protocol,
-            metrics=options.metrics,
-            unix_mode=options.unix_mode,
-        )
+        try:
+            server = _server(p, options, passed)
+        except BaseException:
+            for sock in passed:
+                sock.close()
+            raise
         _stop_on_signals(server, notifier)
         try:
             server.start()
@@ -213,6 +185,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     if failure is not None:
         complain(PROG, str(failure) or "out of memory")
     leave(failure is not None)
+
+
+def _server(p: Parser, options: argparse.Namespace, passed: list[socket.socket]) -> EchoServer:
+    """Return the server that the options ask for. Exits if they do not fit together or what was passed in."""
+    if options.port is None and options.unix is None and not passed:
+        p.error("give a PORT, or --unix PATH")
+    if options.port is None and options.host:
+        p.error("--host needs a PORT")
+    if is_connection(passed) and (options.port, options.unix) != (None, None):
+        p.error("a connection was passed in, which is served alone: give no PORT and no --unix PATH")
+    if options.unix_mode is not None and options.unix is None:
+        p.error("--unix-mode needs --unix PATH")
+    return EchoServer(
+        options.port,
+        options.host or "localhost",
+        unix=options.unix,
+        sockets=passed,
+        udp=options.udp,
+        engine=options.engine,
+        framing=options.framing,
+        workers=options.workers,
+        backlog=options.backlog,
+        max_connections=options.max_connections,
+        idle_timeout=options.idle_timeout,
+        max_line=options.max_line,
+        drain_timeout=options.drain_timeout,
+        max_memory=options.max_memory,
+        max_per_host=options.max_per_host,
+        proxy_protocol=options.proxy_protocol,
+        metrics=options.metrics,
+        unix_mode=options.unix_mode,
+    )
 
 
 def _set_up_signals() -> None:

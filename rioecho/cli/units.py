@@ -7,6 +7,7 @@ are ASCII; int() and float() accept more: 1_0, blanks, a sign, the digits of oth
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import re
 
@@ -19,6 +20,8 @@ SIZES = {"": 1, "b": 1} | {k + b: 1 << 10 * i for i, k in enumerate("kmgt", 1) f
 #: The number of seconds in each unit of at least a second, and the number of units in a second of the shorter ones.
 LONG_TIMES = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 SHORT_TIMES = {"ms": 10**3, "us": 10**6, "\u00b5s": 10**6, "\u03bcs": 10**6, "ns": 10**9}
+#: Examples for the message of an error.
+TIME_UNITS = " (30, 500ms, 30s, 5m, 1h)"
 #: The factor of each unit of a rate, in lower case.
 RATES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -61,31 +64,28 @@ def seconds(text: str) -> float:
     number, unit = _quantity(text)
     value = number / SHORT_TIMES[unit] if unit in SHORT_TIMES else number * LONG_TIMES.get(unit, math.inf)
     if not value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time of 0 or more: use seconds, or 500ms, 30s, 5m, 1h")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of 0 or more{TIME_UNITS}")
     return value
 
 
 def interval(text: str) -> float:
     """Convert an argument to a number of seconds above 0, in the units of ``seconds``."""
-    return _above_zero(seconds(text), text, "a time")
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        if value := seconds(text):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0{TIME_UNITS}")
 
 
 def rate(text: str) -> float:
     """Convert an argument to a number per second above 0: ``5k``, ``1.5M``, ``1G`` (powers of 1000), ``5k/s``."""
     number, unit = _quantity(text.removesuffix("/s"))
     value = number * RATES.get(unit.lower(), math.inf)
-    if not value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate above 0: use a number per second, or 10k, 1.5M")
-    return _above_zero(value, text, "a rate")
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of messages per second above 0 (500, 10k, 1.5M)")
+    return value
 
 
 def _quantity(text: str) -> tuple[float, str]:
     """Split a number of 0 or more from its unit; the number is infinite if the text is something else."""
     match = QUANTITY.fullmatch(text)
     return (float(match[1]), match[2]) if match else (math.inf, "")
-
-
-def _above_zero(value: float, text: str, kind: str) -> float:
-    if value > 0:
-        return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not {kind} above 0")

@@ -58,16 +58,27 @@ def test_two_colons_are_every_ipv6_address_and_no_ipv4_one():
 
 
 LINK_LOCAL = """if True:
-    import re, socket, subprocess, sys
+    import contextlib, re, socket, subprocess, sys
+
+    @contextlib.contextmanager
+    def kept(server):
+        try:
+            yield
+        except BaseException:
+            server.kill()
+            raise
+
     command = [sys.executable, "-W", "error", "-m", "rioecho.cli.server", "0", "--udp", "--host", "fe80::1234%echo0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as server, kept(server):
         ready = server.stdout.readline()
         print(re.sub("[0-9]+$", "PORT", ready.strip()))
         port = int(ready.rpartition(":")[2])
         with socket.create_connection(("fe80::1234%echo0", port), 20) as client:
+            to = socket.getnameinfo(client.getpeername(), 3)[0]
             client.sendall(b"over TCP")
             client.shutdown(socket.SHUT_WR)
-            print(client.recv(100).decode(), "to", socket.getnameinfo(client.getpeername(), 3)[0])
+            print(client.recv(100).decode(), "to", to)
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
             client.settimeout(20)
             client.connect(socket.getaddrinfo("fe80::1234%echo0", port)[0][4])
@@ -179,8 +190,8 @@ def test_without_a_mode_the_umask_decides(tmp_path):
         (["--unix", "x", "--unix-mode", "0888"], "'0888' is not a mode"),
         pytest.param(["--unix", "@x", "--unix-mode", "0600"], "no file and no mode", marks=needs_linux),
         (["--host", "127.0.0.1"], "give a PORT"),
-        (["0", "--idle-timeout", "5 s"], "'5 s' is not a time"),
-        (["0", "--idle-timeout", "64k"], "'64k' is not a time"),
+        (["0", "--idle-timeout", "5 s"], "'5 s' is not a number of seconds"),
+        (["0", "--idle-timeout", "64k"], "'64k' is not a number of seconds"),
         (["0", "--max-memory", "30s"], "'30s' is not a size"),
         (["0", "--max-connections", "10k"], "'10k' is not a whole number"),
     ],

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from rioecho._core.early import runs_command
 from support.peers import SECONDS, Command, Running, acknowledged, ask, dial, lines, receive_all
 
 MODULE = "rioecho.cli.server"
@@ -28,8 +29,9 @@ class Terminal:
         self.text = ""
         self.wait_for("Listening on")  # the shell has opened it by then
         os.close(slave)
-        self.wait_for("]:")
-        self.address = "127.0.0.1", int(re.search(r"Listening on 127.0.0.1:(\d+)", self.text)[1])
+        while not (ready := re.search(r"Listening on 127.0.0.1:(\d+), [^\n]*\n", self.text)):
+            self.read()
+        self.address = "127.0.0.1", int(ready[1])
 
     def __enter__(self):
         return self
@@ -43,8 +45,12 @@ class Terminal:
     def wait_for(self, words, times=1):
         """Wait until the terminal shows the words this many times."""
         while self.text.count(words) < times:
-            assert select.select([self._master], [], [], SECONDS)[0], self.text
-            self.text += os.read(self._master, 1 << 16).decode()
+            self.read()
+
+    def read(self):
+        """Wait for more output."""
+        assert select.select([self._master], [], [], SECONDS)[0], self.text
+        self.text += os.read(self._master, 1 << 16).decode()
 
     def close(self):
         """Hang up."""
@@ -85,8 +91,8 @@ def test_closing_the_terminal_stops_the_server_in_good_order(tmp_path, engine):
     assert not path.exists()
 
 
-INTERRUPTED = """if True:
-    import os, runpy, signal, sys
+INTERRUPT = """if True:
+    import os, signal, sys
 
     class Finder:
         @staticmethod
@@ -95,16 +101,31 @@ INTERRUPTED = """if True:
                 os.kill(os.getpid(), signal.SIGINT)
 
     sys.meta_path.insert(0, Finder)
-    sys.argv[1:] = ["0"]
-    runpy.run_module("rioecho.cli.server", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("where", ["logging", "rioecho.server", "rioecho._server.udp", "rioecho.cli.manager"])
-def test_an_interrupt_while_the_command_is_imported_prints_no_traceback(where):
-    with Command("", code=INTERRUPTED.replace("WHERE", repr(where))) as command:
+@pytest.mark.parametrize("where", ["rioecho.rio", "rioecho.cli", "logging", "rioecho._server.udp"])
+def test_an_interrupt_while_the_command_is_imported_prints_no_traceback(tmp_path, where):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT.replace("WHERE", repr(where)))
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    with Command(MODULE, "0", environment={"PYTHONPATH": path}) as command:
         assert command.status() == -signal.SIGINT
         assert command.err.text == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "original", "expected"),
+    [
+        (["/usr/bin/rioecho-server", "0"], ["python", "/usr/bin/rioecho-server", "0"], True),
+        (["-m", "0"], ["python", "-X", "dev", "-m", "rioecho.cli.server", "0"], True),
+        (["-m"], ["python", "-m", "pytest"], False),
+        (["script.py", "rioecho-server"], ["python", "script.py", "rioecho-server"], False),
+        ([], ["python"], False),
+        ([""], ["python"], False),
+    ],
+)
+def test_only_the_command_itself_ends_without_a_traceback(argv, original, expected):
+    assert runs_command(argv, original) == expected
 
 
 def test_an_interrupt_while_a_program_imports_the_command_is_its_own():

@@ -24,6 +24,7 @@ RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 # Within a folder a file imports only from files before it.
 FILES = {
     "_core": [
+        "early",
         "posix",
         "buffer",
         "utf8",
@@ -62,6 +63,7 @@ FILES = {
     "_server": [
         "notify",
         "tasks",
+        "loopcall",
         "hosts",
         "proxy",
         "accepted",
