@@ -14,9 +14,9 @@ import operator
 import sys
 import threading
 
-from rioecho._core import limits
 from rioecho._core.addresses import LISTENQ
 from rioecho._core.budget import MemoryBudget
+from rioecho._core.limits import shortages
 from rioecho._server.acceptor import Acceptor
 from rioecho._server.engine import log_line
 from rioecho._server.engines import ENGINES
@@ -31,7 +31,7 @@ from rioecho._server.udp import UdpEcho, udp_sockets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
     from typing import Literal, Self, TypeVar
 
@@ -287,21 +287,8 @@ class EchoServer:
             Task(self._serve_datagrams, self._udp, name="rioecho udp", group=self._threads).start()
         if self._metrics is not None:
             self._metrics.start()
-        for text in self._shortages():
+        for text in shortages(self._acceptor.limit, self._backlog if self._listeners.sockets else 0):
             log_line(logging.WARNING, text, event="shortage")
-
-    def _shortages(self) -> Iterator[str]:
-        """Yield what the system allows less of than the arguments ask for."""
-        limit = self._acceptor.limit
-        most = limits.descriptors()
-        if limit and most is not None and most < limit + limits.OWN_DESCRIPTORS:
-            yield f"{most} file descriptors are allowed, too few for max_connections ({limit}): raise ulimit -n"
-        longest = limits.longest_queue()
-        if self._listeners.sockets and longest is not None and longest < self._backlog:
-            yield (
-                f"the kernel limits the listen queue to {longest}, below the backlog ({self._backlog}): "
-                "raise net.core.somaxconn"
-            )
 
     def _stop_metrics(self) -> None:
         if self._metrics is not None:

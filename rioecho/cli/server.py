@@ -48,8 +48,7 @@ Echo what clients send, on loopback unless --host is given (units: 500ms, 64k).
   PORT                 the TCP port; 0 picks a free one
   --host H             a name or address; '*' for all; repeatable (localhost)
   --unix PATH          a unix socket, or @NAME; --unix-mode 0660: of its file
-  --inetd              serve the socket that is stdin, and end
-  --udp                also echo datagrams on the same port
+  --udp, --inetd       also echo datagrams; serve the socket that is stdin
   --engine E           iterative, process, thread or event (event)
   --workers N          event loops, each in a thread of its own (1)
   --framing F, --raw   line: whole lines; raw: bytes as they come (line)
@@ -60,10 +59,9 @@ Echo what clients send, on loopback unless --host is given (units: 500ms, 64k).
   --max-memory N       bytes that connections may hold; 0: no limit (256M)
   --max-per-host N     close what an address has beyond N; 0: no limit (0)
   --proxy-protocol     a PROXY header, v1 or v2, begins each connection
-  --metrics [HOST:]P   serve /metrics and /healthz over HTTP on port P
   --drain-timeout S    seconds that stopping may take; 0: no limit (5)
-  --stats S            log counts every S seconds; --log-format text or json
-  -v, -q               log each line's length; log warnings and errors only
+  --metrics [HOST:]P   serve the counts over HTTP; --stats S: log them each S s
+  --log-format F       text or json; -v: lengths of lines too; -q: warnings only
   -h, --version        show this help; show the version
 example: {PROG} 7 --host '*' --raw --udp     RFC 862, on the network
 """
