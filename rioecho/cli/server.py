@@ -252,9 +252,9 @@ def _report_ready(server: EchoServer, *, as_event: bool) -> None:
     """Print where the server listens, and log it as an event if requested."""
     places = [*map(_shown, server.addresses), *map(shown_path, server.paths)]
     text = ", ".join(places) or "the datagram sockets that were passed"
-    print("Listening on", text, flush=True)
-    if as_event:
+    if as_event:  # first, so that it precedes the events of clients that have read the line
         log_line(logging.INFO, "Listening on %s", text, event="listening", addresses=places)
+    print("Listening on", text, flush=True)
 
 
 def _serve(server: EchoServer, notifier: Notifier) -> Exception | None:
