@@ -98,11 +98,10 @@ def test_the_largest_header_is_skipped(server):
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_header_ends_the_connection(engine, name, caplog):
-    with EchoServer(engine=engine, proxy_protocol=True) as server:
-        with dial(server.addresses[0]) as sock:
-            sock.sendall(WRONG[name])
-            assert closed(sock)
-            peer = own_name(sock)
+    with EchoServer(engine=engine, proxy_protocol=True) as server, dial(server.addresses[0]) as sock:
+        sock.sendall(WRONG[name])
+        assert closed(sock)
+        peer = own_name(sock)
     stats = server.stats()
     assert (stats["errors"], stats["closed"], stats["bytes_in"], stats["bytes_out"]) == (1, 1, 0, 0)
     assert f"Closed {peer}: no valid PROXY header, 0 bytes echoed" in caplog.messages
@@ -123,14 +122,13 @@ def test_a_header_is_not_wrong_before_its_wrong_byte(engine, name):
 @pytest.mark.parametrize("name", ["v1 TCP4", "v2 TCP4", "v2 TCP4 with TLVs"])
 @pytest.mark.parametrize("how", ["end", "reset"])
 def test_a_header_that_is_cut_off_is_an_error(engine, name, how):
-    with EchoServer(engine=engine, proxy_protocol=True) as server:
-        with dial(server.addresses[0]) as sock:
-            sock.sendall(HEADERS[name][0][:-1])
-            if how == "reset":
-                reset(sock)
-            else:
-                sock.shutdown(socket.SHUT_WR)
-                assert closed(sock)
+    with EchoServer(engine=engine, proxy_protocol=True) as server, dial(server.addresses[0]) as sock:
+        sock.sendall(HEADERS[name][0][:-1])
+        if how == "reset":
+            reset(sock)
+        else:
+            sock.shutdown(socket.SHUT_WR)
+            assert closed(sock)
     assert server.stats()["errors"] == 1
 
 
