@@ -56,6 +56,7 @@ from rioecho._core.posix cimport (
     rio_signals_hold,
     rio_signals_release,
     rio_source,
+    rio_source_of,
     rio_wait_ns,
     sigset_t,
     waitpid,
@@ -188,6 +189,7 @@ cdef class Child:
     cdef int report_fd       # writing end of that pipe, until the fork
     cdef int verdict[2]      # pipe for the answer to its PROXY header, or -1: its reading end is the child's
     cdef bint is_answered
+    cdef rio_source own      # the address of the connection itself
     cdef HostTable hosts     # where its connection is counted for its address
     cdef host_t *host
     cdef int pid             # 0 before the fork
@@ -270,12 +272,14 @@ cdef class Child:
         """
         cdef claim granted
         cdef char verdict
+        cdef rio_source source = self.own
         if self.last.source.kind != RIO_SOURCE_UNKNOWN:
+            source = self.last.source
             self.peer = source_name(PyBytes_FromStringAndSize(<const char *>&self.last.source, sizeof(rio_source)))
         if self.verdict[1] >= 0 and not self.is_answered:
             granted = CLAIM_GRANTED
             if hosts is not None and self.host == NULL:
-                granted = hosts_claim(&hosts.h, &self.last.source, &self.host)
+                granted = hosts_claim(&hosts.h, &source, &self.host)
                 self.hosts = hosts
             verdict = c'y' if granted == CLAIM_GRANTED else c'n'
             self.is_answered = True
@@ -382,6 +386,7 @@ cdef class Children:
         e.totals = counts.c
         e.memory = memory.s
         child.memory = memory
+        rio_source_of(&connection.address, &child.own)
         if not connection.take():
             raise ValueError("this connection has been taken already")
         with cython.critical_section(self):

@@ -68,10 +68,13 @@ def test_an_ipv4_address_is_one_address_on_a_dual_stack_socket(engine):
     port = dual.getsockname()[1]
     single = socket.create_server(("127.0.0.1", 0))
     other = single.getsockname()[1]
-    with EchoServer(None, engine=engine, sockets=[dual, single], max_per_host=1):
-        with dial(("127.0.0.1", port)) as first, dial(("127.0.0.1", other)) as second:
-            ask(first)
-            assert refused(second)
+    with (
+        EchoServer(None, engine=engine, sockets=[dual, single], max_per_host=1),
+        dial(("127.0.0.1", port)) as first,
+        dial(("127.0.0.1", other)) as second,
+    ):
+        ask(first)
+        assert refused(second)
 
 
 def test_unix_sockets_are_exempt(engine, tmp_path):

@@ -44,7 +44,7 @@ HEADERS = {
 #: Byte strings that begin no PROXY header; each is wrong at its last byte.
 WRONG = {
     "HTTP": b"G",
-    "a line": b"PROXIED",
+    "a line": b"PROXI",
     "lower case": b"p",
     "another protocol": b"PROXY UDP4 192.0.2.7 198.51.100.1 1 2\r\n",
     "too few words": b"PROXY TCP4 192.0.2.7 198.51.100.1 1\r\n",
