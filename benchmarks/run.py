@@ -29,8 +29,8 @@ import rows_startup
 from measure import Row, Settings, Skipped, evaluated, faults_of, figure, goal_of, ratio, ratio_of
 
 from rioecho import __version__
-from rioecho.cli import interval, seconds
 from rioecho.cli.results import check_all_writable
+from rioecho.cli.units import interval, seconds
 from rioecho.client import WrongEchoError
 from support.services import NotInstalledError, ServiceError, Services
 

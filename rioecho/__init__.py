@@ -10,6 +10,8 @@ Layers, bottom up: _core is shared by all; _rio, _server and _load implement Rio
 modules in this folder are the public interface; cli holds the commands. Each file begins with a summary of its content.
 """
 
+from rioecho._core import startup as _startup  # noqa: F401, first: it acts when it is imported
+
 try:
     from rioecho.rio import Rio
 except ModuleNotFoundError as _error:
@@ -19,6 +21,7 @@ except ModuleNotFoundError as _error:
         "this is the source tree of rioecho, and it is not built: start Python in another folder to use what is "
         "installed, or build it here with: pip install -e ."
     ) from None
+from rioecho._core.version import __version__ as __version__
 from rioecho.errors import ConcurrentCall, FrameTooLong, IncompleteRead, LineTooLong, Woken, written
 
 TYPE_CHECKING = False  # importing typing is slow
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
     from rioecho.feed import Feed
     from rioecho.server import EchoServer
     from rioecho.sockets import connect, makefile, open_clientfd, open_listenfd
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ConcurrentCall",

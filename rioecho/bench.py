@@ -5,17 +5,17 @@ This module prints nothing; the command is in cli/bench.py. The load itself is i
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import errno
 import os
-import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rioecho._load.connector import Connector
 from rioecho._load.histogram import Histogram
-from rioecho._load.plan import MAX_SECONDS, Plan, check_number, parse_target
+from rioecho._load.plan import MAX_SECONDS, Plan, check_number
 from rioecho._load.result import Progress, Result
-from rioecho._load.runner import Outcome, Runner
-from rioecho.client import EchoError, EchoLostError, WrongEchoError, dial
+from rioecho._load.runner import Outcome, Runner, nothing, timestamp
+from rioecho.client import EchoError, EchoLostError, WrongEchoError
 
 if TYPE_CHECKING:
     import threading
@@ -43,12 +43,17 @@ BenchError, WrongEcho, ConnectionLost = EchoError, WrongEchoError, EchoLostError
 
 
 class Stalled(EchoError, TimeoutError):
-    """No byte was received for ``stall_timeout`` seconds while ``missing`` messages were in flight. An OSError."""
+    """No byte was received for ``stall_timeout`` seconds while ``missing`` messages were in flight. An OSError.
 
-    def __init__(self, seconds: float, missing: int) -> None:
-        TimeoutError.__init__(
-            self, errno.ETIMEDOUT, f"stalled: no byte received for {seconds:g} s, {missing} messages in flight"
-        )
+    With ``reconnect`` it is also raised if no connection could be established again for that time; ``missing`` is 0
+    then, and ``why`` the last error.
+    """
+
+    def __init__(self, seconds: float, missing: int, why: OSError | None = None) -> None:
+        while_ = f"{missing} messages in flight"
+        if not missing:
+            while_ = "no connection established again" + (f": {why.strerror}" if why is not None else "")
+        TimeoutError.__init__(self, errno.ETIMEDOUT, f"stalled: no byte received for {seconds:g} s, {while_}")
         #: The number of messages in flight.
         self.missing = missing
 
@@ -68,44 +73,70 @@ def run(
 ) -> Result:
     """Run a load test and return its result.
 
-    The load runs in ``plan.threads`` threads of its own, while this thread waits and calls ``on_progress`` every
-    ``every`` seconds, and a last time at the end. An exception of ``on_progress`` ends the test and is raised. ``stop``
-    may be set in any thread: the test then ends early, and the result of the time measured so far is returned.
+    The connections are established first, side by side. Then the load runs in ``plan.threads`` threads of its own.
+    Meanwhile this thread waits and calls ``on_progress`` every ``every`` seconds, and a last time at the end. An
+    exception of ``on_progress`` ends the test and is raised. ``stop`` may be set in any thread: the test then ends
+    early, and the result of the time measured so far is returned.
 
     Raises ``OSError`` that names the target, with the class and errno of the system's error, if a connection cannot be
-    established; ``WrongEchoError``, ``EchoLostError`` or ``Stalled``, with the result so far in ``result``, if the test
-    fails; ``Interrupted`` on Ctrl-C; ``ValueError`` or ``TypeError`` for an invalid ``every``. In every case the
-    connections are closed and the threads have ended.
+    established; ``WrongEchoError``, ``EchoLostError`` or ``Stalled`` if the test fails; ``Interrupted`` on Ctrl-C. Each
+    has the result so far as its attribute ``result``. Raises ``ValueError`` or ``TypeError`` for an invalid ``every``.
+    In every case the connections are closed and the threads have ended.
     """
     check_number("every", every, MAX_SECONDS)
-    sockets: list[socket.socket] = []
+    date = timestamp()
     try:
-        _connect(plan, sockets)
-        result, outcome = Runner(plan, [sock.fileno() for sock in sockets]).run(on_progress, every, stop)
+        return _run(plan, date, on_progress, every, stop)
+    except OSError as error:
+        # Of an error of the system too, which has no such attribute in its class.
+        result = getattr(error, "result", None) or nothing(plan, date)
+        vars(error)["result"] = dataclasses.replace(result, error=_message(error))
+        raise
+    except KeyboardInterrupt as error:
+        if isinstance(error, Interrupted):
+            raise
+        interrupted = Interrupted()
+        interrupted.result = dataclasses.replace(nothing(plan, date), interrupted=True)
+        raise interrupted from None
+
+
+def _run(
+    plan: Plan,
+    date: str,
+    on_progress: Callable[[Progress], object] | None,
+    every: float,
+    stop: threading.Event | None,
+) -> Result:
+    def report(connected: int) -> None:
+        if on_progress is not None:
+            on_progress(Progress(0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, True, connected=connected, connecting=True))
+
+    connector = Connector(plan)
+    try:
+        if not connector.connect_all(
+            None if on_progress is None else report, every, None if stop is None else stop.is_set
+        ):
+            warnings = [f"stopped early: {connector.connected} of {plan.connections} connections were made"]
+            return dataclasses.replace(nothing(plan, date), interrupted=True, warnings=warnings)
+        result, outcome = Runner(plan, connector, date).run(on_progress, every, stop)
     finally:
-        for sock in sockets:
-            sock.close()
+        connector.close()
     if outcome is None:
         return result
-    error = _error(plan, outcome)
-    error.result = result
+    error = _error(plan, outcome, connector)
+    error.result = dataclasses.replace(
+        result,
+        error=None if isinstance(error, Interrupted) else _message(error),
+        interrupted=isinstance(error, Interrupted),
+    )
     raise error
 
 
-def _connect(plan: Plan, sockets: list[socket.socket]) -> None:
-    """Establish the connections and append them to ``sockets``. The caller closes them."""
-    where: Any = parse_target(plan.target)
-    for _ in range(plan.connections):
-        sock = dial(*where, timeout=plan.connect_timeout)
-        if not sockets and len(where) == 2:
-            # Use the same address for all others, so that the name is looked up once.
-            with contextlib.suppress(OSError):
-                host, port = socket.getnameinfo(sock.getpeername(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-                where = host, int(port)
-        sockets.append(sock)
+def _message(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
-def _error(plan: Plan, outcome: Outcome) -> EchoError | Interrupted:
+def _error(plan: Plan, outcome: Outcome, connector: Connector) -> EchoError | Interrupted:
     """Return the error of an outcome. Raises OSError for a system error."""
     match outcome.kind:
         case "wrong echo":
@@ -113,7 +144,7 @@ def _error(plan: Plan, outcome: Outcome) -> EchoError | Interrupted:
         case "lost":
             return EchoLostError(outcome.number, outcome.connection, outcome.err)
         case "stalled":
-            return Stalled(plan.stall_timeout, outcome.number)
+            return Stalled(plan.stall_timeout, outcome.number, connector.last_error)
         case "interrupted":
             return Interrupted()
         case _:

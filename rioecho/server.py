@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import math
 import operator
 import sys
@@ -15,8 +16,11 @@ import threading
 
 from rioecho._core.addresses import LISTENQ
 from rioecho._core.budget import MemoryBudget
+from rioecho._core.limits import shortages
 from rioecho._server.acceptor import Acceptor
+from rioecho._server.engine import log_line
 from rioecho._server.engines import ENGINES
+from rioecho._server.hosts import HostTable
 from rioecho._server.lifecycle import Lifecycle
 from rioecho._server.listeners import LISTEN_ATTEMPTS, Listeners
 from rioecho._server.listeners import passed_sockets as passed_sockets
@@ -38,15 +42,22 @@ if TYPE_CHECKING:
 
 MAX_WORKERS = 1024
 
+#: The counts that the last line of the log leaves out if they are 0.
+TROUBLES = {"active", "refused", "errors", "dropped"}
+
 
 class EchoServer:
     """An echo server: sends back to each client what it receives (CS:APP 11.4.9; RFC 862 with ``framing="raw"``).
 
     It listens on ``port`` of every address of ``host``, a name or an address, or a sequence of them; ``localhost``
-    stands for both loopback addresses. Port 0 chooses one free port for all addresses; None disables TCP. ``unix`` is
-    the path of a unix socket to listen on as well. ``sockets`` are sockets that listen already, which the server takes
-    over and closes (``passed_sockets()``). ``udp`` echoes datagrams too, on the same addresses and ports and
-    on the datagram sockets among ``sockets``.
+    stands for both loopback addresses and ``*`` for every address of both families. Port 0 chooses one free port for
+    all addresses; None disables TCP. ``unix`` is the path of a unix socket to listen on as well, on Linux also an
+    abstract name that begins with a NUL; ``unix_mode`` is the mode of its file (``0o660``), by default the umask's.
+    ``udp`` echoes datagrams too, on the same addresses and ports and on the datagram sockets among ``sockets``.
+
+    ``sockets`` are sockets that others have opened, which the server takes over and closes (``passed_sockets()``). The
+    clients in the listen queue of such a socket are left there at the stop, for the next process that has it. A
+    connected socket is served; with no other socket, serving ends when it is closed.
 
     ``engine`` is ``"event"``, ``workers`` event loops, each in a thread of its own and without the GIL (CS:APP 12.2);
     ``"thread"``, a thread for each connection (12.3.8); ``"process"``, a child process for each connection (12.1); or
@@ -58,9 +69,17 @@ class EchoServer:
     closed. A line longer than ``max_line`` bytes is echoed in pieces. ``drain_timeout`` is the maximum time in seconds
     that stopping takes. ``max_memory`` is the maximum number of bytes that all connections together hold; at that
     bound a connection that holds the beginning of a line is not read from until memory is free. 0 means no limit for
-    ``max_connections``, ``idle_timeout``, ``max_line``, ``drain_timeout`` and ``max_memory``.
+    ``max_connections``, ``idle_timeout``, ``max_line``, ``drain_timeout``, ``max_memory`` and ``max_per_host``.
 
-    As a context manager it serves in a thread of its own for the length of the block. Raises ``OSError``, which names
+    No address has more than ``max_per_host`` connections: what is more is closed and counted as refused. Unix sockets
+    have no such limit. With ``proxy_protocol`` each connection begins with a PROXY header (version 1 or 2), by which a
+    load balancer passes on the address of its client. That address is logged and counts for ``max_per_host``; the
+    header is not echoed; a connection without one is closed. ``metrics`` is a port of 127.0.0.1, or ``(host, port)``,
+    where the counts are served over HTTP in the OpenMetrics format, at ``/metrics``; ``/healthz`` fails from the stop
+    on. It needs the package prometheus-client (``rioecho[metrics]``).
+
+    As a context manager it serves in a thread of its own for the length of the block; ``async with`` does so too, and
+    leaving the block does not block asyncio's loop, on which the clients may run. Raises ``OSError``, which names
     the address, if it cannot listen; ``ValueError`` or ``TypeError`` for an invalid argument.
     """
 
@@ -81,6 +100,10 @@ class EchoServer:
         max_line: int = 1 << 20,
         drain_timeout: float = 5.0,
         max_memory: int = 256 << 20,
+        max_per_host: int = 0,
+        proxy_protocol: bool = False,
+        metrics: int | str | tuple[str, int] | None = None,
+        unix_mode: int | None = None,
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(sorted(ENGINES))}, not {engine!r}")
@@ -95,7 +118,15 @@ class EchoServer:
         self.drain_timeout = _limit("drain_timeout", drain_timeout, math.inf) or math.inf
         self.memory = MemoryBudget(_limit("max_memory", _integer("max_memory", max_memory), sys.maxsize))
         limit = _limit("max_connections", _integer("max_connections", max_connections), sys.maxsize)
+        max_per_host = _limit("max_per_host", _integer("max_per_host", max_per_host), sys.maxsize)
+        self.proxy_protocol = bool(proxy_protocol)
+        self.hosts = HostTable(max_per_host) if max_per_host else None
         backlog = _limit("backlog", _integer("backlog", backlog), 0x7FFFFFFF)
+        if unix_mode is not None:
+            unix_mode = _limit("unix_mode", _integer("unix_mode", unix_mode), 0o777)
+            if unix is None:
+                raise ValueError("unix_mode is for a unix socket; pass its path")
+        self._backlog = backlog
         hosts = () if port is None else (host,) if isinstance(host, str) else tuple(host)
         passed = list(sockets)
         if port is not None and not hosts:
@@ -103,9 +134,10 @@ class EchoServer:
         if not hosts and unix is None and not passed:
             raise ValueError("nothing to listen on: pass a port, or the path of a unix socket")
         self._closed = False
+        self._active_at_stop: int | None = None  # the number of connections when the stop was requested
         self._closing = threading.RLock()  # a signal handler may call close() during close()
         with contextlib.ExitStack() as opened:
-            self._listeners, datagrams = _listen(hosts, port or 0, unix, passed, backlog, udp=udp)
+            self._listeners, datagrams = _listen(hosts, port or 0, unix, unix_mode, passed, backlog, udp=udp)
             opened.callback(self._listeners.close)
             for sock in datagrams:
                 opened.callback(sock.close)
@@ -118,15 +150,26 @@ class EchoServer:
                 self._begin,
                 self._serve,
                 (
+                    self._report_stopping,
                     self._listeners.hide,
+                    self._take_the_queue,
                     self._serve_the_queue,
-                    self._listeners.close,
+                    self._listeners.stop_listening,
                     self._join_engine,
                     self._join_datagrams,
+                    self._listeners.close,
+                    self._stop_metrics,
+                    self._report_stopped,
                 ),
                 drain=self.drain_timeout,
             )
             opened.callback(self._life.stop.close)
+            self._metrics = None
+            if metrics is not None:
+                from rioecho._server.metrics import Metrics  # imports a package that may not be installed
+
+                self._metrics = Metrics(metrics, self.stats, lambda: not self._life.stop.requested)
+                opened.callback(self._metrics.close)
             self._udp = UdpEcho(datagrams, stop_fd=self.stop_fd) if datagrams else None
             self._acceptor = Acceptor(
                 self._listeners.sockets,
@@ -135,6 +178,9 @@ class EchoServer:
                 backlog=backlog,
                 stop=self._life.stop,
                 closings=self.closings,
+                hosts=None if self.proxy_protocol else self.hosts,
+                connected=self._listeners.connected,
+                shared=self._listeners.shared,
             )
             opened.callback(self._acceptor.close)
             opened.pop_all()
@@ -145,7 +191,10 @@ class EchoServer:
             self.closings.close,
             *(sock.close for sock in datagrams),
             self._listeners.close,
+            *(() if self._metrics is None else (self._metrics.stop, self._metrics.close)),
         )
+        #: The ``(host, port)`` of the metrics, or None.
+        self.metrics_address = None if self._metrics is None else self._metrics.address
         #: The ``(host, port)`` pairs that the server listens on.
         self.addresses: list[tuple[str, int]] = []
         #: The paths of the unix sockets that it listens on.
@@ -189,8 +238,14 @@ class EchoServer:
     def stop(self) -> None:
         """Request the stop: stop accepting, echo the bytes that have arrived, close. Does not block.
 
+        The clients in the listen queue at that moment are still served. A client that has sent nothing yet is given a
+        quarter of a second, but at most half of ``drain_timeout``, to send its first bytes.
+
         May be called from any thread and from a signal handler.
         """
+        if not self._life.stop.requested:
+            with contextlib.suppress(Exception):  # no memory for a number
+                self._active_at_stop = self._acceptor.active()
         self._life.stop.request()
 
     def kill(self) -> None:
@@ -203,6 +258,7 @@ class EchoServer:
         Do not call it from a signal handler that interrupts ``serve_forever()``; call ``stop()`` there.
         """
         self._closed = True
+        self.stop()
         served = self._life.close()
         with self._closing:
             if not served:
@@ -229,9 +285,34 @@ class EchoServer:
         self._engine.start()
         if self._udp is not None:
             Task(self._serve_datagrams, self._udp, name="rioecho udp", group=self._threads).start()
+        if self._metrics is not None:
+            self._metrics.start()
+        for text in shortages(self._acceptor.limit, self._backlog if self._listeners.sockets else 0):
+            log_line(logging.WARNING, text, event="shortage")
+
+    def _stop_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.stop()
 
     def _serve(self) -> None:
         self._acceptor.run()
+
+    def _report_stopping(self) -> None:
+        if self._life.has_begun:
+            active = self._acceptor.active() if self._active_at_stop is None else self._active_at_stop
+            log_line(logging.INFO, "Stopping: %d active", active, event="stopping", active=active)
+
+    def _report_stopped(self) -> None:
+        if self._life.has_begun:
+            counts = self.stats()
+            shown = [name for name, n in counts.items() if n or name not in TROUBLES]
+            text = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in shown)
+            log_line(logging.INFO, "Stopped: %s", text, event="stopped", **counts)
+
+    def _take_the_queue(self) -> None:
+        # Close early: a client that connects later is refused at once, rather than reset.
+        if self._life.has_begun and self._acceptor.take_the_queue():
+            self._listeners.stop_listening()
 
     def _serve_the_queue(self) -> None:
         if self._life.has_begun:
@@ -264,6 +345,17 @@ class EchoServer:
     ) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        from rioecho._server.loopcall import call_in_thread  # it imports asyncio
+
+        self.stop()
+        await call_in_thread(self.close)
+
     # ---- counts
 
     def stats(self) -> dict[str, int]:
@@ -272,6 +364,9 @@ class EchoServer:
         ``accepted``, ``active``, ``refused`` (closed unserved), ``closed``, ``errors`` (those closed because of an
         error) count connections; ``bytes_in``, ``bytes_out`` and ``lines`` what they carried. With UDP there are also
         ``datagrams`` (answered) and ``dropped`` (not answered), whose bytes are included in the byte counts.
+
+        A reset before the first byte is no error. A connection that is refused because of its PROXY header counts as
+        accepted and closed too.
         """
         # Read again if a connection was accepted in between, so that `active` is neither negative nor above the limit.
         admitted = self._acceptor.counts
@@ -284,7 +379,8 @@ class EchoServer:
         for each in counts:
             for name in total:
                 total[name] += each[name]
-        stats = {"accepted": accepted, "active": accepted - total["closed"], "refused": admitted.refused, **total}
+        refused = admitted.refused + sum(count.refused for count in self._engine.counts)
+        stats = {"accepted": accepted, "active": accepted - total["closed"], "refused": refused, **total}
         if self._udp is not None:
             for name, n in self._udp.counts().items():
                 stats[name] = stats.get(name, 0) + n
@@ -292,13 +388,21 @@ class EchoServer:
 
 
 def _listen(
-    hosts: Sequence[str], port: int | str, unix: Path | None, passed: list[socket.socket], backlog: int, *, udp: bool
+    hosts: Sequence[str],
+    port: int | str,
+    unix: Path | None,
+    unix_mode: int | None,
+    passed: list[socket.socket],
+    backlog: int,
+    *,
+    udp: bool,
 ) -> tuple[Listeners, list[socket.socket]]:
     """Listen on TCP and, if requested, on the same ports over UDP. Returns the listeners and the datagram sockets."""
     attempt = 0
     while True:
         attempt += 1
-        listeners = Listeners(hosts, port, paths=() if unix is None else (unix,), passed=passed, backlog=backlog)
+        paths = () if unix is None else (unix,)
+        listeners = Listeners(hosts, port, paths=paths, passed=passed, backlog=backlog, unix_mode=unix_mode)
         try:
             if not udp:
                 if listeners.datagrams:

@@ -26,6 +26,7 @@ from rioecho._core.addresses import (
     look_up,
     open_socket,
     shown,
+    shown_path,
 )
 from rioecho.rio import Rio, _socket_file
 from rioecho.text import open_text
@@ -189,7 +190,7 @@ def _dial_unix(path: Path, deadline: float | None) -> socket.socket:
     try:
         return open_socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, path, call)
     except OSError as exc:
-        error = describe_error(exc, f"cannot connect to {shown(os.fsdecode(path))}")
+        error = describe_error(exc, f"cannot connect to {shown_path(os.fsdecode(path))}")
         if exc.errno == errno.ENOENT and maybe_host:
             hint = "without a port this is a path; to connect to a host, use connect(host, port)"
             error = FileNotFoundError(errno.ENOENT, f"{error.strerror} ({hint})")

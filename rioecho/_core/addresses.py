@@ -10,6 +10,7 @@ import errno
 import operator
 import os
 import socket
+import sys
 from time import monotonic
 
 TYPE_CHECKING = False  # importing typing is slower than importing this module
@@ -85,6 +86,26 @@ def check_path(path: Path) -> str | bytes:
     return path
 
 
+def parse_path(text: str) -> str:
+    """Return the path of a unix socket given on a command line, where ``@NAME`` stands for an abstract name (unix(7)).
+
+    An abstract name is a NUL and the name. A file whose name begins with ``@`` is given as ``./@NAME``. Raises
+    ``ValueError`` if the text is empty or if the system has no abstract names.
+    """
+    if not text or text == "@":
+        raise ValueError(f"{text!r} is not the path or the @NAME of a unix socket")
+    if text[0] != "@":
+        return text
+    if not sys.platform.startswith("linux"):
+        raise ValueError(f"{text}: only Linux has abstract names; for a file use ./{text}")
+    return "\0" + text[1:]
+
+
+def shown_path(path: str) -> str:
+    """Return the path of a unix socket for use in a message, an abstract name as ``@NAME``."""
+    return shown("@" + path[1:] if path[:1] == "\0" and len(path) > 1 else path)
+
+
 def check_port(port: int | str) -> int | str:
     """Return ``port``, digits as an int, or raise for a port that getaddrinfo would misread.
 
@@ -107,3 +128,24 @@ def check_port(port: int | str) -> int | str:
 def shown(text: str) -> str:
     """Return ``text`` for use in a message, quoted if it is empty or not printable."""
     return text if text and text.isprintable() else repr(text)
+
+
+def parse_place(place: int | str | tuple[str, int]) -> tuple[str, int | str]:
+    """Return the host and the port of ``PORT``, ``HOST:PORT``, ``[HOST]:PORT`` or a ``(host, port)``.
+
+    Raises ``ValueError`` or ``TypeError`` if it is something else.
+    """
+    host: str
+    port: int | str
+    if isinstance(place, str):
+        host, colon, digits = place.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"put an IPv6 address in brackets: [{host}]:{digits}")
+        if (colon and not host) or not (digits.isascii() and digits.isdigit()):
+            raise ValueError(f"{place!r} is not [HOST:]PORT")
+        port = int(digits)
+    else:
+        host, port = place if isinstance(place, tuple) else ("", place)
+    return check_host(host or "127.0.0.1"), check_port(port)

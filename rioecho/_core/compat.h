@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -137,12 +138,20 @@ static inline int rio_pipe(int *ends)
 #endif
 }
 
-/* Accept a connection, close-on-exec, with TCP_NODELAY. Returns its descriptor, or -1 with errno. macOS rejects the
- * option if the client has already disconnected; the first read will report that. */
+/* Set TCP_NODELAY and SO_KEEPALIVE of a TCP connection. macOS rejects them if the client has already disconnected; the
+ * first read will report that. */
+static inline void rio_set_up_connection(int fd)
+{
+    int on = 1;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+}
+
+/* Accept a connection, close-on-exec, and set it up. Returns its descriptor, or -1 with errno. */
 static inline int rio_accept(int listener, struct sockaddr_storage *peer)
 {
     socklen_t length = sizeof *peer;
-    int on = 1, fd;
+    int fd;
     memset(peer, 0, sizeof *peer);
 #ifdef __linux__
     fd = accept4(listener, (struct sockaddr *)peer, &length, SOCK_CLOEXEC);
@@ -152,14 +161,27 @@ static inline int rio_accept(int listener, struct sockaddr_storage *peer)
         (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
 #endif
     if (fd >= 0 && peer->ss_family != AF_UNIX)
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        rio_set_up_connection(fd);
     return fd;
 }
 
-/* Format the numeric address of a TCP peer as "(HOST, PORT)"; "(unix socket)" for others. */
+/* Set up a connection that another process has accepted as rio_accept() does, and get the address of its peer, which is
+ * unknown (AF_UNSPEC) if the connection is already lost. */
+static inline void rio_adopt(int fd, struct sockaddr_storage *peer)
+{
+    socklen_t length = sizeof *peer;
+    memset(peer, 0, sizeof *peer);
+    if (getpeername(fd, (struct sockaddr *)peer, &length) < 0)
+        memset(peer, 0, sizeof *peer);
+    if (peer->ss_family == AF_INET || peer->ss_family == AF_INET6)
+        rio_set_up_connection(fd);
+}
+
+/* Format the numeric address of a TCP peer as "(HOST, PORT)", a link-local one with its interface; "(unix socket)" for
+ * others. */
 static inline void rio_peer_name(const struct sockaddr_storage *peer, char *text, size_t n)
 {
-    char host[INET6_ADDRSTRLEN] = "?";
+    char host[INET6_ADDRSTRLEN] = "?", scope[IF_NAMESIZE + 1] = "";
     if (peer->ss_family == AF_INET) {
         const struct sockaddr_in *ip = (const struct sockaddr_in *)peer;
         (void)inet_ntop(AF_INET, &ip->sin_addr, host, sizeof host);
@@ -167,7 +189,14 @@ static inline void rio_peer_name(const struct sockaddr_storage *peer, char *text
     } else if (peer->ss_family == AF_INET6) {
         const struct sockaddr_in6 *ip = (const struct sockaddr_in6 *)peer;
         (void)inet_ntop(AF_INET6, &ip->sin6_addr, host, sizeof host);
-        (void)snprintf(text, n, "(%s, %u)", host, (unsigned)ntohs(ip->sin6_port));
+        if (ip->sin6_scope_id) {
+            scope[0] = '%';
+            if (if_indextoname(ip->sin6_scope_id, scope + 1) == NULL)
+                (void)snprintf(scope + 1, sizeof scope - 1, "%u", (unsigned)ip->sin6_scope_id);
+        }
+        (void)snprintf(text, n, "(%s%s, %u)", host, scope, (unsigned)ntohs(ip->sin6_port));
+    } else if (peer->ss_family == AF_UNSPEC) {
+        (void)snprintf(text, n, "(unknown)");
     } else {
         (void)snprintf(text, n, "(unix socket)");
     }

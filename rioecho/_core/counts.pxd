@@ -6,6 +6,7 @@ from libc.stdint cimport uint64_t
 cdef struct counts_t:
     uint64_t closed
     uint64_t errors
+    uint64_t refused
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t lines

@@ -20,7 +20,8 @@ from rioecho._core.posix cimport (
 
 @cython.final
 cdef class Counts:
-    """Five counters: ``closed`` connections, ``errors`` among them, ``bytes_in``, ``bytes_out`` and ``lines``."""
+    """Six counters: ``closed`` connections, ``errors`` and ``refused`` among them, ``bytes_in``, ``bytes_out`` and
+    ``lines``."""
 
     def __cinit__(self):
         cdef void *page = mmap(
@@ -34,6 +35,15 @@ cdef class Counts:
         if self.c != NULL:
             munmap(self.c, sizeof(counts_t))
 
+    @property
+    def refused(self):
+        """The number of closed connections that were refused after they had been accepted."""
+        return rio_atomic_load(&self.c.refused)
+
+    def one_refused(self):
+        """Count a connection that is about to be closed unserved."""
+        rio_atomic_add(&self.c.refused, 1)
+
     def one_closed(self, *, bint failed):
         """Count a closed connection; ``failed`` is true if it ended with an error."""
         if failed:
@@ -41,7 +51,7 @@ cdef class Counts:
         rio_atomic_add(&self.c.closed, 1)
 
     def now(self):
-        """Return the counters by name."""
+        """Return the counters by name, without ``refused``."""
         return {
             # Read in the opposite order of counting, so that errors <= closed and bytes_out <= bytes_in.
             "errors": rio_atomic_load(&self.c.errors),

@@ -16,7 +16,7 @@ static inline void rio_child_signals(void)
     for (number = 1; number < NSIG; number++) {
         if (sigaction(number, NULL, &old) < 0 || old.sa_handler == SIG_IGN)
             continue;
-        act.sa_handler = number == SIGINT || number == SIGTERM || number == SIGPIPE ? SIG_IGN : SIG_DFL;
+        act.sa_handler = number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGPIPE ? SIG_IGN : SIG_DFL;
         (void)sigaction(number, &act, NULL);
     }
     sigemptyset(&none);

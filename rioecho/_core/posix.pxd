@@ -2,7 +2,7 @@
 # They come from compat.h, which includes the system headers in the right order, and from the headers that include it.
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
 cdef extern from "rioecho/_core/compat.h" nogil:
     # <sys/socket.h>, <unistd.h>, <fcntl.h>
@@ -69,6 +69,12 @@ cdef extern from "rioecho/_core/compat.h" nogil:
         pass
     int pthread_create(pthread_t *thread, const void *attributes, void *(*function)(void *) noexcept nogil, void *data)
     int pthread_join(pthread_t thread, void **result)
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
+    int pthread_mutex_destroy(pthread_mutex_t *mutex)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
 
     # <sys/epoll.h>
     union epoll_data "epoll_data_t":
@@ -133,6 +139,7 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     int rio_unacknowledged(int fd)
     int rio_pipe(int *ends)
     int rio_accept(int listener, sockaddr_storage *peer)
+    void rio_adopt(int fd, sockaddr_storage *peer)
     void rio_peer_name(const sockaddr_storage *peer, char *text, size_t n)
     int rio_listen_queue(int listener)
     void rio_set_errno(int err)
@@ -206,3 +213,22 @@ cdef extern from "rioecho/_core/shared.h" nogil:
 cdef extern from "rioecho/_core/forked.h" nogil:
     void rio_child_signals()
     void rio_close_all_but(const int *keep, size_t n)   # `keep` is sorted in ascending order
+
+
+cdef extern from "rioecho/_core/peers.h" nogil:
+    int RIO_SOURCE_UNKNOWN
+    int RIO_SOURCE_UNIX
+    int RIO_SOURCE_IP
+    ctypedef struct rio_source:
+        unsigned char host[16]   # an IPv4 address as an IPv4-mapped IPv6 address
+        uint32_t scope
+        uint16_t port
+        uint8_t kind
+        uint8_t is_v4
+    void rio_source_set_v4(rio_source *source, const void *host, unsigned int port)
+    void rio_source_set_v6(rio_source *source, const void *host, unsigned int port)
+    void rio_source_set_unix(rio_source *source)
+    bint rio_source_parse(rio_source *source, bint v6, const char *text, unsigned int port)
+    void rio_source_of(const sockaddr_storage *address, rio_source *source)
+    void rio_source_of_peer(int fd, rio_source *source)
+    void rio_source_address(const rio_source *source, sockaddr_storage *address)

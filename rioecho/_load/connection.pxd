@@ -4,14 +4,24 @@
 # bytes of the cycle are repeated after its end. The next bytes that a connection sends, and the next that it expects,
 # are therefore a place in the cycle: a send needs no assembly, and one memcmp checks everything that a recv returned.
 
-from libc.errno cimport EINTR, ENOBUFS
+from libc.errno cimport EINTR, ENOBUFS, errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp
 
-from rioecho._core.fdio cimport fd_read, fd_write, rio_fd, would_block
+from rioecho._core.fdio cimport fd_open, fd_read, fd_write, rio_fd, would_block
 from rioecho._load.histogram cimport hist_record, hist_t
-from rioecho._core.poller cimport poller_modify, poller_t
-from rioecho._core.posix cimport POLLIN, POLLOUT, rio_add_relaxed, rio_assert, rio_monotonic_ns, rio_store_relaxed
+from rioecho._core.poller cimport poller_add, poller_modify, poller_remove, poller_t
+from rioecho._core.posix cimport (
+    POLLIN,
+    POLLOUT,
+    rio_add_relaxed,
+    rio_assert,
+    rio_bool_get,
+    rio_bool_set,
+    rio_monotonic_ns,
+    rio_store_relaxed,
+    write,
+)
 
 
 cdef enum:
@@ -33,6 +43,13 @@ cdef enum outcome:
     FAILED                # the poller failed: err
 
 
+cdef enum link:           # the socket of a connection; the loop sets DOWN and UP, the owner of the sockets the others
+    UP
+    DOWN                  # lost; the loop does not use the descriptor any more
+    AWAITED               # the owner is connecting another socket
+    ARRIVED               # its descriptor is next_fd
+
+
 cdef struct sent_t:
     int64_t when
     uint64_t n            # messages whose first byte was sent then
@@ -41,7 +58,9 @@ cdef struct sent_t:
 cdef struct load_conn:
     rio_fd f
     bint blocked          # the socket buffer is full: waiting for POLLOUT
-    bint broken           # sending failed; the next read reports the reason
+    bint broken           # nothing can be sent: sending failed, and the next read reports why, or there is no socket
+    int link              # read and written by the owner of the sockets too
+    int next_fd
     size_t out            # place in the cycle of the next byte to send
     size_t inp            # place in the cycle of the next byte to receive
     size_t out_part       # bytes sent of an incomplete message
@@ -82,13 +101,18 @@ cdef struct load_t:
     hist_t *since_due     # the same histogram if there is no schedule
     int64_t used          # processor time in nanoseconds
     int64_t lasted        # nanoseconds
-    int wake_fd           # gets a byte at the end, if the loop has a thread of its own
+    bint reconnect        # a lost connection does not end the load
+    size_t down           # number of connections without a socket
+    int wake_fd           # gets a byte at the end and after a loss, if the loop has a thread of its own; else -1
     # Read by other threads at any time:
+    int told              # a byte was written to wake_fd after a loss, and lost() has not been called since
+    uint64_t lost         # messages sent on lost connections and never echoed
     int ended
     uint64_t measured     # messages echoed between begin and end
     uint64_t echoed       # all messages echoed
     uint64_t in_flight
     int stopping          # number of calls of stop(), at most 2
+    int attention         # `stopping` or a `link` has changed
 
 
 cdef inline void load_fail(load_t *l, outcome why, load_conn *c, uint64_t number, int err) noexcept nogil:
@@ -111,6 +135,71 @@ cdef inline size_t load_onward(const load_t *l, size_t place, size_t n) noexcept
 cdef inline int64_t load_due(const load_t *l, const load_conn *c, uint64_t k) noexcept nogil:
     """Return the scheduled time of the k-th message of a connection: the connections alternate."""
     return l.start + <int64_t>(<double>(k * l.n + <uint64_t>(c - l.conns)) * l.interval)
+
+
+# ---- losing a connection, and continuing on another one
+
+
+cdef inline void conn_take_back(load_t *l, load_conn *c) noexcept nogil:
+    """Take back the messages of which no byte was sent. The rest of one that was begun can still be sent."""
+    cdef uint64_t rest = l.size - c.out_part if c.out_part else 0
+    cdef uint64_t whole
+    if c.unsent > rest:
+        whole = (c.unsent - rest) // l.size
+        rio_assert(whole <= c.in_flight and whole <= l.in_flight)
+        c.unsent = rest
+        c.in_flight -= whole
+        c.owed += whole
+        rio_store_relaxed(&l.in_flight, l.in_flight - whole)
+
+
+cdef inline void load_tell(load_t *l) noexcept nogil:
+    """Wake the owner of the sockets. At most one byte is in the pipe, so that the write cannot block."""
+    if l.wake_fd >= 0 and not rio_bool_get(&l.told):
+        rio_bool_set(&l.told, True)
+        while write(l.wake_fd, b"l", 1) < 0 and errno == EINTR:
+            pass
+
+
+cdef inline void conn_lost(load_t *l, load_conn *c, int err) noexcept nogil:
+    """Fail the load or, with "reconnect", count the messages in flight as lost and let go of the socket."""
+    if not l.reconnect:
+        load_fail(l, LOST, c, c.bytes_out - c.bytes_in, err)
+        return
+    conn_take_back(l, c)
+    poller_remove(&l.poller, c.f.fd)
+    rio_add_relaxed(&l.lost, c.in_flight)
+    rio_store_relaxed(&l.in_flight, l.in_flight - c.in_flight)
+    c.back += c.in_flight   # the schedule does not return to them
+    c.in_flight = c.unsent = c.bytes_out = c.bytes_in = 0
+    c.first = c.entries = 0
+    # The next message is the first one on the next socket.
+    c.out += l.size - c.out_part if c.out_part else 0
+    c.inp = c.out = c.out % l.length
+    c.out_part = c.inp_part = 0
+    c.blocked = False
+    c.broken = True
+    l.down += 1
+    rio_bool_set(&c.link, DOWN)
+    load_tell(l)
+
+
+cdef inline void conn_take_over(load_t *l, load_conn *c) noexcept nogil:
+    """Continue on the socket that replaces a lost one."""
+    cdef int64_t last = l.last
+    cdef bint alone = l.down == l.n
+    cdef int err = fd_open(&c.f, c.next_fd)
+    if not err:
+        err = poller_add(&l.poller, c.f.fd, POLLIN, c)
+    if err:
+        load_fail(l, FAILED, c, 0, err)
+        return
+    c.broken = False
+    l.down -= 1
+    rio_bool_set(&c.link, UP)
+    conn_fill_window(l, c, rio_monotonic_ns())
+    if alone:
+        l.last = last   # a connection that is lost again before its first echo does not delay the stall timeout
 
 
 # ---- sending
@@ -159,7 +248,6 @@ cdef inline void conn_send_pending(load_t *l, load_conn *c, int64_t now) noexcep
                 continue
             if not would_block(err) and err != ENOBUFS:
                 c.broken = True   # the echoes received before can still be read, and then the error
-                c.unsent = 0
                 break
             n = 0
         conn_note_sent(l, c, <size_t>n, now)
@@ -240,7 +328,7 @@ cdef inline void conn_receive(load_t *l, load_conn *c) noexcept nogil:
     cdef int64_t now
     if got <= 0:
         if got == 0 or (err != EINTR and not would_block(err)):
-            load_fail(l, LOST, c, c.bytes_out - c.bytes_in, err if got < 0 else 0)
+            conn_lost(l, c, err if got < 0 else 0)
         return
     now = rio_monotonic_ns()
     if c.bytes_out - c.bytes_in < n or memcmp(l.area, l.cycle + c.inp, n) != 0:

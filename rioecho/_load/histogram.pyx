@@ -52,6 +52,43 @@ cdef class Histogram:
         """Add the counts of another histogram."""
         self.take(other.h)
 
+    def to_json(self):
+        """Return the counts as a dict for ``json.dumps()``, from which from_json() makes an equal histogram.
+
+        ``counts`` is a list of pairs: the lowest value of a class and the number of values in it. All values are whole
+        nanoseconds; ``sum`` is that of the values, modulo 2**64.
+        """
+        cdef size_t i
+        counts = [[hist_lowest(i), self.h.counts[i]] for i in range(<size_t>HIST_LEN) if self.h.counts[i]]
+        least = None if self.h.min == UINT64_MAX else self.h.min
+        return {"unit": "ns", "counts": counts, "min": least, "max": self.h.max, "sum": self.h.sum}
+
+    @staticmethod
+    def from_json(data):
+        """Return the histogram that to_json() described. Raises ValueError if ``data`` is something else."""
+        cdef Histogram new = Histogram()
+        cdef uint64_t value, n, before
+        cdef size_t index
+        try:
+            if data["unit"] != "ns":
+                raise ValueError
+            for pair in data["counts"]:
+                value, n = pair
+                index = hist_index(value)
+                before = new.h.counts[index]
+                if not n or hist_lowest(index) != value or before or before + n < n:
+                    raise ValueError
+                new.h.counts[index] = n
+            if data["counts"]:
+                new.h.min, new.h.max, new.h.sum = data["min"], data["max"], data["sum"]
+                if new.h.min > new.h.max or not (
+                    new.h.counts[hist_index(new.h.min)] and new.h.counts[hist_index(new.h.max)]
+                ):
+                    raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise ValueError("it is not a histogram of latencies") from None
+        return new
+
     def since(self, Histogram earlier not None):
         """Return a new histogram of the latencies counted since ``earlier``, an earlier state of this histogram.
 

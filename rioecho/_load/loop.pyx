@@ -14,7 +14,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from rioecho._core.convert cimport os_error, to_nanoseconds
 from rioecho._core.fdio cimport FD_SOCKET, fd_open
 from rioecho._load.histogram cimport Histogram, hist_new
-from rioecho._load.connection cimport CHUNK, DONE, load_conn, load_t, sent_t
+from rioecho._load.connection cimport ARRIVED, AWAITED, CHUNK, DONE, DOWN, load_conn, load_t, sent_t
 from rioecho._load.turns cimport load_run, load_thread
 from rioecho._core.poller cimport poller_add, poller_close, poller_create
 from rioecho._core.posix cimport (
@@ -99,6 +99,9 @@ cdef class LoadLoop:
     ``first`` and ``step``: the numbers of the connections are ``first``, ``first + step`` and so on; each connection
     begins at another place in the cycle. ``without_epoll``: use poll(2). Raises ValueError or TypeError for an invalid
     argument, OSError for a descriptor that cannot be used.
+
+    ``reconnect``: a lost connection does not end the load. Its messages in flight count as lost; lost() reports it, and
+    replace() continues it on another socket.
     """
 
     OUTCOMES = ("done", "wrong echo", "lost", "stalled", "failed")
@@ -132,11 +135,13 @@ cdef class LoadLoop:
         size_t first=0,
         size_t step=1,
         bint without_epoll=False,
+        bint reconnect=False,
     ):
         cdef load_conn *c
         cdef size_t i
         cdef int err, fd
-        self.l.poller.epoll = -1
+        self.l.poller.epoll = self.l.wake_fd = -1
+        self.l.reconnect = reconnect
         self.begun = True
         fds = list(fds)
         self.l.n = len(fds)
@@ -207,7 +212,8 @@ cdef class LoadLoop:
         - "done": the duration has ended and everything in flight was echoed, or stop() ended the load;
         - "wrong echo": ``number`` is the offset of the wrong byte in the connection's stream;
         - "lost": the server closed or reset the connection; ``number`` bytes were not echoed;
-        - "stalled": no byte was received within ``stall_timeout``; ``number`` messages were not echoed;
+        - "stalled": no byte was received within ``stall_timeout``, while messages were in flight or all connections
+          were lost; ``number`` messages were not echoed;
         - "failed": waiting for the sockets failed with ``errno``.
 
         Any outcome but "done" ends the load at once.
@@ -223,8 +229,9 @@ cdef class LoadLoop:
     def start(self, start=None, *, int wake_fd):
         """Run the load in a thread of its own, in which no signal is handled.
 
-        ``wake_fd``: the write end of a pipe. A byte is written to it when the loop has ended; a duplicate of it is kept
-        until join(). Raises OSError if the system allows no thread, RuntimeError if the loop has already run.
+        ``wake_fd``: the write end of a pipe. A byte is written to it when the loop has ended, and when lost() has
+        something to report; a duplicate of it is kept until join(). Raises OSError if the system allows no thread,
+        RuntimeError if the loop has already run.
         """
         cdef sigset_t before
         cdef int err
@@ -297,6 +304,40 @@ cdef class LoadLoop:
         """
         if rio_bool_get(&self.l.stopping) < 2:
             rio_bool_set(&self.l.stopping, rio_bool_get(&self.l.stopping) + 1)
+            rio_bool_set(&self.l.attention, True)
+
+    def lost(self):
+        """Return the indices in ``fds`` of the connections lost since the last call.
+
+        The loop does not use their descriptors any more: the caller may close them. May be called in any thread, but
+        not in two at a time; the same holds for replace().
+        """
+        cdef size_t i
+        found = []
+        if rio_bool_get(&self.l.told) or not self.joinable:
+            rio_bool_set(&self.l.told, False)   # before looking, so that a later loss is reported again
+            for i in range(self.l.n):
+                if rio_bool_get(&self.l.conns[i].link) == DOWN:
+                    rio_bool_set(&self.l.conns[i].link, AWAITED)
+                    found.append(i)
+        return found
+
+    def replace(self, size_t index, int fd):
+        """Continue the lost connection ``index`` on another connected stream socket.
+
+        The loop takes it over within 20 ms, and may use it until the loop ends or lost() returns the index again.
+        Raises ValueError if lost() has not returned the index.
+        """
+        if index >= self.l.n or rio_bool_get(&self.l.conns[index].link) != AWAITED:
+            raise ValueError(f"connection {index} is not a lost one")
+        self.l.conns[index].next_fd = fd
+        rio_bool_set(&self.l.conns[index].link, ARRIVED)
+        rio_bool_set(&self.l.attention, True)
+
+    @property
+    def lost_messages(self):
+        """The number of messages that were sent, at least in part, and lost with their connection."""
+        return rio_load_relaxed(&self.l.lost)
 
     def counts(self):
         """Return the number of messages echoed in the measured time, of all echoed, and of those in flight.

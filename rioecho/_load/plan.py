@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import operator
+import re
 from dataclasses import dataclass
+
+from rioecho._core.addresses import parse_path
 
 MAX_THREADS = 1024
 MAX_CONNECTIONS = 1 << 20
@@ -18,16 +21,20 @@ MAX_SECONDS = 1e6
 class Plan:
     """The parameters of a load test. An invalid one raises ``ValueError`` or ``TypeError`` with the reason.
 
-    - ``target``: ``HOST:PORT``, ``[ADDRESS]:PORT`` (IPv6) or ``unix:PATH``.
-    - ``connections``: number of connections; ``threads``: number of threads that share them.
+    - ``target``: ``HOST:PORT``, ``[ADDRESS]:PORT`` (IPv6), ``unix:PATH`` or, for an abstract name, ``unix:@NAME``.
+    - ``connections``: number of connections, which alternate over all addresses of the host; ``threads``: number of
+      threads that share them.
+    - ``ramp``: seconds over which the connects are spread; the warm-up begins when all connections are established.
     - ``duration``: seconds measured, after ``warmup`` seconds (at most ``duration``) that are not.
     - ``message_bytes``: size of a message, including its newline.
     - ``pipeline``: number of messages in flight on each connection.
     - ``rate``: messages per second over all connections. With a rate the messages have a fixed schedule (open loop),
       and ``pipeline`` bounds the number in flight. A message that is due beyond this bound waits, and its latency
       counts from its scheduled time. None: a closed loop.
-    - ``connect_timeout``: seconds that each connection may take to be established.
+    - ``connect_timeout``: seconds that each connection may take to be established, over all addresses of the host.
     - ``stall_timeout``: seconds without a received byte, while messages are in flight, after which the test fails.
+    - ``reconnect``: establish a lost connection again and continue, instead of failing. What was in flight on it counts
+      as lost. The test still fails if all connections of a thread stay lost for ``stall_timeout``.
     """
 
     target: str
@@ -40,6 +47,8 @@ class Plan:
     warmup: float = 1.0
     connect_timeout: float = 10.0
     stall_timeout: float = 5.0
+    ramp: float = 0.0
+    reconnect: bool = False
 
     def __post_init__(self) -> None:
         parse_target(self.target)
@@ -59,6 +68,7 @@ class Plan:
         check_number("connect_timeout", self.connect_timeout, MAX_SECONDS)
         check_number("stall_timeout", self.stall_timeout, MAX_SECONDS)
         check_number("warmup", self.warmup, MAX_SECONDS, least=True)
+        check_number("ramp", self.ramp, MAX_SECONDS, least=True)
 
     @property
     def warmup_s(self) -> float:
@@ -77,7 +87,12 @@ def parse_target(target: str) -> tuple[str] | tuple[str, int]:
     if kind == "unix" and not _is_number(path):
         if not path or "\0" in path[1:]:
             raise ValueError(f"target {target!r} does not name a unix socket: use unix:PATH")
-        return (path,)
+        try:
+            return (parse_path(path),)
+        except ValueError as error:
+            raise ValueError(f"target {target!r}: {error}") from None
+    if re.match("[A-Za-z][A-Za-z0-9+.-]*://", target):
+        raise ValueError(f"target {target!r} is a URL: use HOST:PORT, without a scheme or a path")
     host, _, port = target.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from rioecho._load.histogram import Histogram
 
 
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
+
+
+def latencies(h: Histogram) -> dict[str, float]:
+    """Return the figures of a histogram in microseconds, rounded to its resolution of a nanosecond."""
+    percentiles = {name: round(h.percentile(p), 3) for name, p in PERCENTILES.items()}
+    return {"mean": round(h.mean, 3), **percentiles, "max": round(h.max, 3)}
+
+
 @dataclass(frozen=True)
 class Progress:
     """The state of a running test. Latencies are in microseconds, and 0.0 during the warm-up."""
@@ -25,16 +34,21 @@ class Progress:
     in_flight: int  #: number of messages sent and not yet echoed
     fraction: float  #: 0 to 1, of the warm-up and the duration together
     warming_up: bool  #: whether the warm-up is in progress
+    connected: int = 0  #: number of connections established
+    connecting: bool = False  #: whether the connections are being established; all else is 0 then
+    reconnects: int = 0  #: number of lost connections established again
+    lost: int = 0  #: number of messages lost with their connections
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a load test. ``--json`` writes the fields down to ``latency_uncorrected_us`` under their names.
+    """The result of a load test. ``--json`` writes the fields down to ``error`` under their names, and the histograms.
 
     ``messages`` were echoed in ``duration_s`` seconds; ``mb_per_s`` is one way, in units of 10**6 bytes. The latencies
     (``mean p50 p90 p99 p99.9 max``, in microseconds) count from the scheduled time of a message; the uncorrected ones
     count from when it was sent. Without a rate both are the same. The latencies include the messages still in flight at
-    the end: the time until their echo or, if there was none, their age when the test ended.
+    the end: the time until their echo or, if there was none, their age when the test ended; they do not include the
+    messages that are ``lost``.
     """
 
     target: str
@@ -50,6 +64,12 @@ class Result:
     errors: int  #: number of threads whose load failed; 0 unless this is the ``result`` of an error
     latency_us: dict[str, float]
     latency_uncorrected_us: dict[str, float]
+    reconnects: int  #: number of lost connections that were established again
+    lost: int  #: number of messages that were sent, at least in part, on a lost connection, and never echoed
+    version: str  #: of rioecho
+    date: str  #: when the test began: ISO 8601, UTC
+    interrupted: bool  #: whether the test was ended early, by ``stop`` or a signal
+    error: str | None  #: the error with which the test failed
     histogram: Histogram
     histogram_uncorrected: Histogram  #: the same object as ``histogram`` if there was no rate
     samples: list[tuple[float, float, float]]  #: (seconds measured, rate and p99 in us since the last), about 200
@@ -59,7 +79,12 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``--json`` as a dict for ``json.dumps()``."""
         names = list(Result.__dataclass_fields__)
-        return {name: getattr(self, name) for name in names[: names.index("histogram")]}
+        corrected, uncorrected = self.histogram, self.histogram_uncorrected
+        data = {name: getattr(self, name) for name in names[: names.index("histogram")]}
+        data["histogram"] = corrected.to_json()
+        if uncorrected is not corrected:
+            data["histogram_uncorrected"] = uncorrected.to_json()
+        return data
 
     def write_hgrm(self, path: str | os.PathLike[str]) -> None:
         """Write the latencies by percentile, in microseconds, to a ``.hgrm`` file for HdrHistogram's plotters.

@@ -6,22 +6,25 @@ import contextlib
 import math
 import os
 import select
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from rioecho._core.version import __version__
 from rioecho._load.histogram import Histogram
 from rioecho._load.loop import LoadLoop, messages, monotonic_ns
-from rioecho._load.result import Progress, Result
+from rioecho._load.result import PERCENTILES, Progress, Result, latencies
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from rioecho._load.connector import Connector
     from rioecho._load.plan import Plan
 
 #: Approximate number of samples of the rate in a result, and the minimum time in seconds between two of them.
 SAMPLES, SAMPLE_SECONDS = 200, 0.1
 STOP_SECONDS = 0.05  # between two checks of `stop`
-PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
 BUSY = 0.95  # fraction of a processor's time, or of the requested rate
 
 
@@ -34,17 +37,54 @@ class Outcome(NamedTuple):
     err: int = 0
 
 
-def _latencies(h: Histogram) -> dict[str, float]:
-    """Return the figures of a histogram in microseconds, rounded to its resolution of a nanosecond."""
-    percentiles = {name: round(h.percentile(p), 3) for name, p in PERCENTILES.items()}
-    return {"mean": round(h.mean, 3), **percentiles, "max": round(h.max, 3)}
+def timestamp() -> str:
+    """Return the ``date`` of a result."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def nothing(plan: Plan, date: str) -> Result:
+    """Return the result of a test that ended before its connections were established."""
+    empty = Histogram()
+    return Result(
+        target=plan.target,
+        connections=plan.connections,
+        message_bytes=plan.message_bytes,
+        pipeline=plan.pipeline,
+        threads=plan.threads,
+        duration_s=0.0,
+        rate_asked=plan.rate,
+        messages=0,
+        rate=0.0,
+        mb_per_s=0.0,
+        errors=0,
+        latency_us=latencies(empty),
+        latency_uncorrected_us=latencies(empty),
+        reconnects=0,
+        lost=0,
+        warnings=[],
+        version=__version__,
+        date=date,
+        interrupted=False,
+        error=None,
+        histogram=empty,
+        histogram_uncorrected=empty,
+        samples=[],
+        total_messages=0,
+    )
 
 
 class Runner:
-    """Runs a test: a load loop for each thread, and their merged counts."""
+    """Runs a test: a load loop for each thread, their merged counts, and new sockets for lost connections.
 
-    def __init__(self, plan: Plan, fds: list[int]) -> None:
+    The sockets are those of ``connector``, which are all connected.
+    """
+
+    def __init__(self, plan: Plan, connector: Connector, date: str) -> None:
         self.plan = plan
+        self.connector = connector
+        self.date = date
+        self.reconnects = 0
+        fds = [sock.fileno() for sock in connector.sockets if sock is not None]
         cycle = messages(plan.message_bytes)
         self.loops = []
         for first in range(plan.threads):
@@ -62,6 +102,7 @@ class Runner:
                 first=first,
                 step=plan.threads,
                 without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
+                reconnect=plan.reconnect,
             )
             self.loops.append(loop)
         self.started: list[LoadLoop] = []
@@ -87,9 +128,8 @@ class Runner:
         every: float,
         stop: threading.Event | None,
     ) -> tuple[Result, Outcome | None]:
-        woken, wake = pipe
-        self._woken = select.poll()
-        self._woken.register(woken, select.POLLIN)
+        self._woken, wake = pipe
+        os.set_blocking(self._woken, False)
         stopped, interrupted = False, False
         try:
             self._begin(wake)
@@ -126,6 +166,7 @@ class Runner:
     ) -> bool:
         """Watch the loops until all have ended or one has failed; return whether the test was stopped."""
         plan, stopped = self.plan, False
+        wait = self._wait_or_reconnect if plan.reconnect else self._wait
         report_at = every if on_progress is not None else math.inf
         step = max(plan.duration / SAMPLES, SAMPLE_SECONDS)
         sample_at = plan.warmup_s + step
@@ -141,14 +182,35 @@ class Runner:
                 stopped = True
                 for loop in self.loops:
                     loop.stop()
+                wait = self._wait
+            if plan.reconnect and not stopped:
+                self._replace_lost()
             until = min(report_at, math.inf if stopped else sample_at, now + 1 if stop is None else now + STOP_SECONDS)
-            self._wait(max(until - self._elapsed(), 0))
+            wait(max(until - self._elapsed(), 0))
         return stopped
 
+    def _wait_or_reconnect(self, seconds: float) -> None:
+        """Wait up to ``seconds`` for a loop to end, to lose a connection, or to get one again."""
+        for number in self.connector.step(seconds, self._woken):
+            sock = self.connector.sockets[number]
+            if sock is not None:
+                self.loops[number % self.plan.threads].replace(number // self.plan.threads, sock.fileno())
+                self.reconnects += 1
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._woken, 4096)
+
     def _wait(self, seconds: float) -> None:
-        """Wait up to ``seconds`` for a loop to end."""
-        for fd, _ in self._woken.poll(math.ceil(seconds * 1000)):
-            os.read(fd, 1)
+        """Wait up to ``seconds`` for a loop to end or to lose a connection."""
+        poller = select.poll()
+        poller.register(self._woken, select.POLLIN)
+        poller.poll(math.ceil(seconds * 1000))
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._woken, 4096)
+
+    def _replace_lost(self) -> None:
+        for first, loop in enumerate(self.loops):
+            for index in loop.lost():
+                self.connector.lose(first + index * self.plan.threads)
 
     def _end(self) -> None:
         """Stop and join all loops. After a failure, or a Ctrl-C in this call, they wait for nothing in flight."""
@@ -203,7 +265,13 @@ class Runner:
             in_flight=in_flight,
             fraction=min(elapsed / whole, 1.0),
             warming_up=warming_up,
+            connected=self.connector.connected,
+            reconnects=self.reconnects,
+            lost=self._lost(),
         )
+
+    def _lost(self) -> int:
+        return sum(loop.lost_messages for loop in self.loops)
 
     def _result(self, outcomes: list[Outcome], *, stopped: bool) -> Result:
         plan = self.plan
@@ -212,23 +280,21 @@ class Runner:
         corrected = self._merged()
         uncorrected = corrected if plan.rate is None else self._merged(corrected=False)
         rate = measured / duration if duration else 0.0
-        return Result(
-            target=plan.target,
-            connections=plan.connections,
-            message_bytes=plan.message_bytes,
-            pipeline=plan.pipeline,
-            threads=plan.threads,
+        return replace(
+            nothing(plan, self.date),
             duration_s=duration,
-            rate_asked=plan.rate,
             messages=measured,
             rate=rate,
             mb_per_s=rate * plan.message_bytes / 1e6,
             errors=sum(outcome.kind != "done" for outcome in outcomes),
-            latency_us=_latencies(corrected),
-            latency_uncorrected_us=_latencies(uncorrected),
+            latency_us=latencies(corrected),
+            latency_uncorrected_us=latencies(uncorrected),
             histogram=corrected,
             histogram_uncorrected=uncorrected,
             samples=self.samples,
+            reconnects=self.reconnects,
+            lost=self._lost(),
+            interrupted=stopped and duration < plan.duration,
             warnings=self._warnings(corrected.count, duration, measured, missing, stopped=stopped),
             total_messages=echoed,
         )
@@ -237,6 +303,8 @@ class Runner:
         plan, warnings = self.plan, []
         if stopped and duration < plan.duration:
             warnings.append(f"stopped early: {duration:.1f} s of {plan.duration:g} s were measured")
+        if lost := self._lost():
+            warnings.append(f"{lost} messages were lost with their connections")
         if missing:
             warnings.append(f"{missing} messages were still in flight at the end; they count with their age")
         thin = [(name, round(100 / (100 - p))) for name, p in PERCENTILES.items() if count < round(100 / (100 - p))]

@@ -7,17 +7,16 @@ from libc.stdint cimport int64_t, uint64_t
 from rioecho._core.poller cimport READY_MAX, poller_wait, ready_t
 from rioecho._core.posix cimport (
     POLLOUT,
-    rio_assert,
     rio_bool_get,
     rio_bool_set,
     rio_monotonic_ns,
-    rio_store_relaxed,
     rio_thread_ns,
     rio_wait_ns,
     rio_wake_exactly,
     write,
 )
 from rioecho._load.connection cimport (
+    ARRIVED,
     DRAINING,
     FAILED,
     OVER,
@@ -26,6 +25,8 @@ from rioecho._load.connection cimport (
     conn_fill_window,
     conn_receive,
     conn_send_pending,
+    conn_take_back,
+    conn_take_over,
     load_conn,
     load_due,
     load_fail,
@@ -106,20 +107,29 @@ cdef inline void load_turn(load_t *l, int64_t now) noexcept nogil:
 
 cdef inline void load_drain(load_t *l) noexcept nogil:
     """Stop sending new messages, but complete those begun, so that the server receives whole messages."""
-    cdef load_conn *c
-    cdef uint64_t rest, whole
     cdef size_t i
     l.phase = DRAINING
     for i in range(l.n):
-        c = &l.conns[i]
-        rest = l.size - c.out_part if c.out_part else 0
-        if c.unsent > rest:
-            whole = (c.unsent - rest) // l.size
-            rio_assert(whole <= c.in_flight and whole <= l.in_flight)
-            c.unsent = rest
-            c.in_flight -= whole
-            c.owed += whole
-            rio_store_relaxed(&l.in_flight, l.in_flight - whole)
+        conn_take_back(l, &l.conns[i])
+
+
+cdef inline void load_note_idle(load_t *l, int64_t now) noexcept nogil:
+    """Start the stall timeout again, because nothing is in flight, or fail if there is no connection for that long."""
+    if l.down < l.n:
+        l.last = now
+    elif now - l.last >= l.stall:
+        load_fail(l, STALLED, NULL, 0, 0)
+
+
+cdef inline bint load_attend(load_t *l) noexcept nogil:
+    """Take over the sockets that replace those of lost connections; return whether the loop goes on sending."""
+    cdef size_t i
+    rio_bool_set(&l.attention, False)
+    if l.down:
+        for i in range(l.n):
+            if rio_bool_get(&l.conns[i].link) == ARRIVED:
+                conn_take_over(l, &l.conns[i])
+    return l.phase == SENDING and not rio_bool_get(&l.stopping)
 
 
 cdef inline void conn_count_owed(load_t *l, const load_conn *c) noexcept nogil:
@@ -158,6 +168,20 @@ cdef inline void load_count_missing(load_t *l, int64_t now) noexcept nogil:
             conn_count_owed(l, c)
 
 
+cdef inline void load_send_until_called(load_t *l) noexcept nogil:
+    """Take turns until the measurement ends, the load fails, or `attention` is set."""
+    cdef int64_t now
+    while l.phase == SENDING:
+        now = rio_monotonic_ns()
+        if now >= l.end or rio_bool_get(&l.attention):
+            break
+        if l.interval > 0:
+            load_schedule_due(l, now)
+        if l.in_flight == 0:
+            load_note_idle(l, now)
+        load_turn(l, now)
+
+
 cdef inline void load_run(load_t *l) noexcept nogil:
     cdef int64_t begun = rio_monotonic_ns()
     cdef int64_t used = rio_thread_ns()
@@ -171,14 +195,9 @@ cdef inline void load_run(load_t *l) noexcept nogil:
         for i in range(l.n):
             conn_fill_window(l, &l.conns[i], rio_monotonic_ns())
     while l.phase == SENDING:
-        now = rio_monotonic_ns()
-        if now >= l.end or rio_bool_get(&l.stopping):
+        load_send_until_called(l)
+        if l.phase != SENDING or rio_monotonic_ns() >= l.end or not load_attend(l):
             break
-        if l.interval > 0:
-            load_schedule_due(l, now)
-        if l.in_flight == 0:
-            l.last = now
-        load_turn(l, now)
     l.end = min(l.end, rio_monotonic_ns())
     if l.interval > 0:
         load_schedule_due(l, l.end - 1)   # sends nothing any more, but counts what was due

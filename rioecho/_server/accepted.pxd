@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 
 from rioecho._core.counts cimport Counts
 from rioecho._core.posix cimport rio_flag, sockaddr_storage
+from rioecho._server.hosts cimport HostTable, host_t
 from rioecho._server.notify cimport WakePipe
 
 
@@ -18,9 +19,12 @@ cdef class Accepted:
     cdef rio_flag owner           # free: the acceptor; taken: an engine
     cdef sockaddr_storage address
     cdef AcceptCounts tally
+    cdef HostTable hosts          # where the connection is counted for its address, or None
+    cdef host_t *host             # to be released there, or NULL
     cdef Counts counts            # where the close is counted, or None
     cdef WakePipe closings        # notified of the close
     cdef bint take(self) noexcept
     cdef void put_back(self) noexcept
     cdef int detach(self) noexcept
+    cdef host_t *detach_host(self) noexcept
     cdef void finish(self, bint failed) noexcept

@@ -15,14 +15,20 @@ from rioecho._core.posix cimport (
     RIO_FREE,
     close,
     rio_accept,
+    rio_adopt,
     rio_atomic_add,
     rio_atomic_load,
+    rio_source,
+    rio_source_address,
+    rio_source_of,
     rio_flag_put,
     rio_flag_state,
     rio_flag_take,
     rio_listen_queue,
     rio_peer_name,
+    sockaddr_storage,
 )
+from rioecho._server.hosts cimport CLAIM_NO_MEMORY, CLAIM_REFUSED, HostTable, hosts_claim, hosts_release
 from rioecho._server.notify cimport WakePipe
 
 
@@ -82,9 +88,17 @@ cdef class Accepted:
         self.fd = -1
         return fd
 
+    cdef host_t *detach_host(self) noexcept:
+        """Transfer the claim of the connection's address, which may be NULL, to the engine."""
+        cdef host_t *host = self.host
+        self.host = NULL
+        return host
+
     cdef void finish(self, bint failed) noexcept:
         close(self.fd)   # before the count, so that a caller that sees the count finds the descriptor free
         self.fd = -1
+        if self.host != NULL:
+            hosts_release(&self.hosts.h, self.detach_host())
         if rio_flag_state(&self.owner) == RIO_FREE:
             rio_atomic_add(&self.tally.n_refused, 1)
         elif self.counts is not None:
@@ -100,7 +114,7 @@ cdef class Accepted:
 
     @property
     def peer(self):
-        """The peer's name for the log: a numeric ``(host, port)``, or ``(unix socket)``."""
+        """The peer's name for the log: ``(host, port)``, ``(unix socket)``, or ``(unknown)`` if it is lost."""
         cdef char text[96]
         rio_peer_name(&self.address, text, sizeof(text))
         return text.decode("ascii", "replace")
@@ -108,6 +122,28 @@ cdef class Accepted:
     def fileno(self):
         """Return the descriptor, or -1 if it was closed or detached."""
         return self.fd
+
+    def admit(self, HostTable hosts not None):
+        """Count the connection for its address; report whether it is within the limit. A second call counts no more.
+
+        Raises ``MemoryError``.
+        """
+        cdef rio_source source
+        if self.hosts is not None:
+            return True
+        rio_source_of(&self.address, &source)
+        answer = hosts_claim(&hosts.h, &source, &self.host)
+        if answer == CLAIM_NO_MEMORY:
+            raise MemoryError
+        if answer == CLAIM_REFUSED:
+            return False
+        self.hosts = hosts
+        return True
+
+    def name_source(self, bytes source):
+        """Replace the peer's address by that of a PROXY header; None is a header without one."""
+        if source is not None:
+            rio_source_address(<const rio_source *><const char *>source, &self.address)
 
     def lend(self, start, Counts counts not None, WakePipe closings not None):
         """Take the connection and call ``start()``, which hands it to a thread that will ``close()`` it.
@@ -131,6 +167,15 @@ cdef class Accepted:
             self.finish(failed)
 
 
+def source_name(bytes source not None):
+    """Return the name of a source, as ``Accepted.peer`` is."""
+    cdef sockaddr_storage address
+    cdef char text[96]
+    rio_source_address(<const rio_source *><const char *>source, &address)
+    rio_peer_name(&address, text, sizeof(text))
+    return text.decode("ascii", "replace")
+
+
 def accept(int listener, AcceptCounts tally not None):
     """Accept a connection from a non-blocking listening socket (accept(2)).
 
@@ -145,6 +190,14 @@ def accept(int listener, AcceptCounts tally not None):
     if err in (EAGAIN, EINTR, ECONNABORTED, EPROTO):
         return None
     raise os_error(err)
+
+
+def adopt(sock, AcceptCounts tally not None):
+    """Return the connection of a connected socket object, which is detached."""
+    accepted = Accepted(tally)
+    accepted.fd = sock.detach()
+    rio_adopt(accepted.fd, &accepted.address)
+    return accepted
 
 
 def queue_length(int listener):

@@ -13,19 +13,22 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import select
+from collections import deque
 from time import monotonic
 
-from rioecho._server.accepted import AcceptCounts, accept, queue_length
+from rioecho._server.accepted import AcceptCounts, accept, adopt, queue_length
 from rioecho._server.engine import EngineClosed, log_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import Engine
+    from rioecho._server.hosts import HostTable
     from rioecho._server.notify import Stop, WakePipe
 
 #: Errors of accept(2) that mean that the listener itself is broken; all others are temporary.
@@ -45,8 +48,10 @@ class BrokenListener(Exception):
 class Acceptor:
     """Accepts connections from ``sockets``, which are non-blocking, and hands them to ``engine``.
 
-    At most ``limit`` connections are served at once; 0 means no limit. Call ``run()`` until the stop is requested, then
-    ``serve_the_queue()``. ``closings`` is notified when a connection is closed.
+    ``connected`` are connected sockets, which are served first. At most ``limit`` connections are served at once; 0
+    means no limit. Call ``run()`` until the stop is requested, then ``take_the_queue()`` and ``serve_the_queue()``,
+    which leave the listen queues of ``shared`` listeners alone. ``closings`` is notified when a connection is closed.
+    ``hosts`` limits the connections of each address; what is more is closed.
     """
 
     def __init__(
@@ -58,15 +63,25 @@ class Acceptor:
         backlog: int,
         stop: Stop,
         closings: WakePipe,
+        hosts: HostTable | None = None,
+        connected: Sequence[socket.socket] = (),
+        shared: Container[socket.socket] = (),
     ) -> None:
         #: Connections that the engine has taken, and connections closed unserved.
         self.counts = AcceptCounts()
         self._sockets = tuple(sockets)
+        self._own = [sock for sock in self._sockets if sock not in shared]
+        self._connected = deque(connected)
+        self._only_connected = bool(connected) and not sockets
         self._first = 0  # index of the listener to try first the next time
+        self._hosts = hosts
         self._engine = engine
+        #: The maximum number of connections served at once, as asked for; 0: none.
+        self.limit = limit
         self._limit = min((n for n in (limit, engine.at_once) if n), default=0)
         self._queue = max(backlog, MAX_QUEUE) + 1
-        self._queues: dict[int, int] = {}  # connections still to accept after the stop, by listening descriptor
+        self._left: dict[socket.socket, int] = {}  # connections still to accept after the stop
+        self._queued: deque[Accepted] = deque()  # those accepted after the stop, and not yet served
         self._stop = stop
         self._closings = closings
         self._pause = PAUSE
@@ -81,42 +96,76 @@ class Acceptor:
         self._spare = open(os.devnull, "rb", buffering=0)  # noqa: SIM115
 
     def close(self) -> None:
-        """Close the descriptors and the connection not yet handed over."""
+        """Close the descriptors and the connections not yet handed over."""
         self._spare.close()
         self._held = None
+        self._queued.clear()
 
     def active(self) -> int:
         """Return the number of connections being served."""
         return self.counts.active(self._engine.counts)
 
     def run(self) -> None:
-        """Accept connections until the stop. Raises the ``OSError`` of a listener that is broken."""
+        """Accept connections until the stop. Raises the ``OSError`` of a listener that is broken.
+
+        With ``connected`` sockets and no listener, return when the last connection is closed.
+        """
         while not self._stop.requested:
             try:
-                self._accept_some()
+                if self._only_connected and self._held is None and not self._connected:
+                    if self.active() == 0:
+                        return
+                    self._report_closings(True)
+                    if self.active():
+                        self._stop.pause(self._closings, MAX_PAUSE)
+                else:
+                    self._accept_some()
             except BrokenListener as broken:
                 raise broken.__cause__ or broken from None
             except Exception as error:
                 self._pause_for(error)
 
-    def serve_the_queue(self) -> None:
-        """Serve the connections that are in the listen queue at the stop, whose bytes the kernel has acknowledged.
+    def take_the_queue(self) -> bool:
+        """Accept the connections that are in the listen queues at the stop, whose bytes the kernel has acknowledged.
 
-        Only those are served, even if more keep arriving, and only until the drain deadline; the limit does not apply.
+        Only those are accepted, even if more keep arriving; the limit does not apply. Returns False if some are left
+        because descriptors or memory are scarce: the listeners must then stay open until ``serve_the_queue()`` returns.
         A second call continues where the first was interrupted.
         """
         self._spare.close()
-        for listener in self._sockets:
-            if listener.fileno() not in self._queues:
+        for listener in self._own:
+            if listener not in self._left:
                 n = queue_length(listener.fileno())
-                self._queues[listener.fileno()] = self._queue if n is None else n
+                self._left[listener] = self._queue if n is None else n
+        # The kernel gives out the lowest free number. Half of them are left to the engine, which may need more.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        try:
+            while self._hold_next():
+                held = self._held
+                if held is None or (most > 0 and held.fileno() > most):
+                    return False
+                self._queued.append(held)
+                self._held = None
+        except Exception:
+            return False
+        return True
+
+    def serve_the_queue(self) -> None:
+        """Serve the connections of the listen queues (see ``take_the_queue()``), until the drain deadline.
+
+        A second call continues where the first was interrupted.
+        """
         while not self._stop.is_over:
             try:
-                if not self._serve_one_of_the_queue():
+                if self._held is None and self._queued:
+                    self._held = self._queued.popleft()
+                if self._held is None and not self._hold_next():
                     break
+                self._hand_over()
             except Exception as error:
                 self._pause_for(error, draining=True)
         self._refuse_held("the drain timeout has expired")
+        self._queued.clear()
 
     # ---- one connection
 
@@ -125,6 +174,8 @@ class Acceptor:
         if self._is_full():
             self._wait_for_room()
             return
+        if self._held is None and self._connected:
+            self._adopt()
         if self._held is None:
             fds = {fd for fd, _ in self._ready.poll()}
             first = self._first
@@ -157,6 +208,9 @@ class Acceptor:
             return
         try:
             if not held.is_taken:
+                if self._hosts is not None and not held.admit(self._hosts):
+                    self._refuse_held(f"max_per_host ({self._hosts.limit}) reached by {held.peer}")
+                    return
                 self._engine.serve(held, self._stop.time_left())
         except EngineClosed as error:
             self._refuse_held(str(error))
@@ -168,24 +222,23 @@ class Acceptor:
         if self._closings_reported:
             self._report_closings(False)
 
-    def _serve_one_of_the_queue(self) -> bool:
-        """Serve the held connection or the next one of the listen queues; return False if there is none."""
-        if self._held is not None:
-            self._hand_over()
-            return True
-        for listener in self._sockets:
-            fd = listener.fileno()
-            left = self._queues[fd] - 1
-            if left >= 0:
+    def _hold_next(self) -> bool:
+        """After the stop, hold the next connection to be served, unless one is held; return False if there is none."""
+        if self._held is None and self._connected:
+            self._adopt()
+        for listener in self._own:
+            while self._held is None and self._left.get(listener, 0) > 0:
                 try:
                     found = self._accept_from(listener)
                 except BrokenListener:
                     found = False
-                self._queues[fd] = left if found else 0
-                if found:
-                    self._hand_over()
-                    return True
-        return False
+                self._left[listener] = self._left[listener] - 1 if found else 0
+        return self._held is not None
+
+    def _adopt(self) -> None:
+        """Hold the next of the connected sockets."""
+        self._held = adopt(self._connected[0], self.counts)
+        self._connected.popleft()
 
     def _refuse_held(self, reason: object) -> None:
         """Close the held connection, if there is one, which counts it as refused."""

@@ -23,6 +23,8 @@ class Echo:
         stop_fd: int = -1,
         drain_timeout: float | None = 5.0,
         on_line: Callable[[int], object] | None = None,
+        on_opened: Callable[[bytes | None, bool], object] | None = None,
+        proxied: bool = False,
         counts: Counts | None = None,
         memory: MemoryBudget | None = None,
     ) -> Self: ...
@@ -34,6 +36,8 @@ class Echo:
     def bytes_out(self) -> int: ...
     @property
     def lines(self) -> int: ...
+    @property
+    def is_unused(self) -> bool: ...
     @property
     def draining(self) -> bool: ...
 

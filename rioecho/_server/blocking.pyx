@@ -14,7 +14,7 @@ from io import UnsupportedOperation
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, ENOMEM
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOMEM, EPIPE
 from libc.stdint cimport SIZE_MAX, int64_t, uint64_t
 
 from rioecho._core.budget cimport (
@@ -56,6 +56,7 @@ from rioecho._core.posix cimport (
     POLLIN,
     POLLOUT,
     RIO_FREE,
+    RIO_SOURCE_UNKNOWN,
     SHUT_WR,
     rio_add_relaxed,
     rio_assert,
@@ -67,6 +68,7 @@ from rioecho._core.posix cimport (
     rio_load_relaxed,
     rio_monotonic_ns,
     rio_socket_error,
+    rio_source,
     rio_unacknowledged,
     shutdown,
 )
@@ -85,8 +87,10 @@ from rioecho._server.echo cimport (
     held_free,
     held_resize,
     held_shrink,
+    patience,
     peer_took,
 )
+from rioecho._server.proxy cimport PROXY_DONE, PROXY_WRONG, proxy_answer, proxy_feed, proxy_is_begun, proxy_t
 
 from rioecho._core.sources import stream_of
 from rioecho.errors import ConcurrentCall
@@ -153,6 +157,28 @@ cdef ssize_t echo_room(echo_t *e) noexcept nogil:
 cdef void echo_drain(echo_t *e) noexcept nogil:
     e.phase = DRAINING
     e.deadline = deadline_after(e.drain)
+    e.patience = patience(e.drain)
+
+
+cdef answer echo_open(echo_t *e) noexcept nogil:
+    """Take the PROXY header, if one is expected, from the buffer.
+
+    Returns OPENED if it is complete or none is expected, INTERRUPTED if it is incomplete, or NO_HEADER.
+    """
+    cdef size_t used = 0
+    cdef proxy_answer answer = PROXY_DONE
+    if e.header != NULL and not e.header.done:
+        answer = proxy_feed(e.header, buffer_start(&e.b), buffer_held(&e.b), &used)
+        buffer_consume(&e.b, used)
+    e.opening = buffer_held(&e.b) == 0
+    return OPENED if answer == PROXY_DONE else NO_HEADER if answer == PROXY_WRONG else INTERRUPTED
+
+
+cdef bint echo_is_unused(const echo_t *e, answer end) noexcept nogil:
+    """Report whether the connection ended before its first byte, by EOF or a reset: a load balancer's check."""
+    if not e.opening or (e.header != NULL and proxy_is_begun(e.header)):
+        return False
+    return end == DONE or (end == FAILED and (e.err == ECONNRESET or e.err == EPIPE))
 
 
 cdef answer echo_turn(echo_t *e) noexcept nogil:
@@ -163,6 +189,7 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
     cdef int ready, wake_fd
     cdef int64_t until
     cdef bint looks, spares
+    cdef answer opened
     cdef bint input_ended = False   # whether EOF arrived while waiting for memory
     # Checked here, because a peer that never stops sending keeps the loop below from ever waiting.
     if e.phase == ECHOING:
@@ -216,18 +243,30 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
                 if count > 0:
                     if e.phase == LINGERING:
                         continue   # too late: discard them, the next read overwrites them
-                    if e.phase == ECHOING:
-                        e.deadline = 0
                     buffer_added(&e.b, count)
+                    opened = INTERRUPTED
+                    if e.opening:
+                        opened = echo_open(e)
+                        if opened == NO_HEADER:
+                            return opened
+                        count = buffer_held(&e.b)
+                    if count and e.phase == ECHOING:   # a PROXY header is no progress
+                        e.deadline = 0
                     rio_add_relaxed(&e.bytes_in, count)
                     rio_atomic_add(&e.totals.bytes_in, count)
                     e.moved = True
+                    if opened != INTERRUPTED:
+                        return opened
                     continue
                 if count < 0 and e.err == EINTR:
                     return INTERRUPTED
                 if count < 0 and not would_block(e.err):
                     return FAILED
-                if count == 0 or e.phase == DRAINING:
+                if count == 0 or (
+                    e.phase == DRAINING and (rio_load_relaxed(&e.bytes_in) or rio_monotonic_ns() >= e.patience)
+                ):
+                    if e.opening and e.header != NULL and proxy_is_begun(e.header):
+                        return NO_HEADER
                     e.ended = True
                     continue
                 events = POLLIN
@@ -262,6 +301,8 @@ cdef answer echo_turn(echo_t *e) noexcept nogil:
             until = min(until, deadline_after(SPARE_KEPT))
         if events == PAUSED:
             until = min(until, deadline_after(e.nap * <int64_t>1_000_000))
+        if events == POLLIN and e.phase == DRAINING:
+            until = min(until, e.patience)
         ready = fd_wait_or_wake(e.f.fd, events, wake_fd, until, &e.err)
         e.slept = ready == 0
         if ready < 0:
@@ -292,12 +333,19 @@ cdef class Echo:
     what has arrived, half-closes and reads to EOF, for at most ``drain_timeout`` seconds (None: no limit). ``on_line``
     is called with the length of each line before it is sent. The counts are added to ``counts``. The buffer is taken
     from the budget ``memory``.
+
+    With ``proxied`` the connection begins with a PROXY header, which is not echoed. ``on_opened(source, first)`` is
+    called when it has been read and when the first bytes to be echoed have (``first``), once if both arrive together;
+    ``source`` is the address in the header, as bytes, or None. What it raises ends ``run()``.
     """
 
     cdef echo_t e
     cdef rio_flag running
     cdef object on_line
+    cdef object on_opened
     cdef object source
+    cdef proxy_t header
+    cdef answer end      # the last one of echo_turn()
     cdef Counts counts
     cdef Share share
 
@@ -311,6 +359,8 @@ cdef class Echo:
         stop_fd=-1,
         drain_timeout=5.0,
         on_line=None,
+        on_opened=None,
+        bint proxied=False,
         Counts counts=None,
         MemoryBudget memory=None,
     ):
@@ -323,6 +373,10 @@ cdef class Echo:
         self.e.max_line = (to_size(max_line, "max_line") or SIZE_MAX) if framing == "line" else 0
         self.e.by_line = on_line is not None
         self.on_line = on_line
+        self.on_opened = on_opened
+        self.e.opening = proxied or on_opened is not None
+        if proxied:
+            self.e.header = &self.header
         self.counts = counts
         self.e.totals = &self.e.spare if counts is None else counts.c
         self.share = Share(memory, max_line)
@@ -363,9 +417,14 @@ cdef class Echo:
             check_source(self.source, self.e.f.fd)   # a signal handler or on_line() may have closed it
             with nogil:
                 what = echo_turn(&self.e)
-            if what == DONE:
+            self.end = what
+            if what == OPENED:
+                self.open()
+            elif what == NO_HEADER:
+                raise ValueError("no valid PROXY header")
+            elif what == DONE:
                 return rio_load_relaxed(&self.e.bytes_out)
-            if what == GOT_LINE:
+            elif what == GOT_LINE:
                 self.on_line(self.e.ready)
             elif what == INTERRUPTED:
                 PyErr_CheckSignals()
@@ -375,6 +434,20 @@ cdef class Echo:
                 raise BlockingIOError(EAGAIN, "the echo would have to wait, and its timeout is 0")
             else:
                 raise TimeoutError("no progress within the timeout")
+
+    cdef object open(self):
+        """Report the PROXY header or the first bytes."""
+        source = None
+        if self.on_opened is None:
+            return
+        if self.e.header != NULL and self.header.source.kind != RIO_SOURCE_UNKNOWN:
+            source = PyBytes_FromStringAndSize(<const char *>&self.header.source, sizeof(rio_source))
+        self.on_opened(source, not self.e.opening)
+
+    @property
+    def is_unused(self):
+        """Whether ``run()`` has ended before the first byte, by EOF or a reset: a load balancer's check."""
+        return echo_is_unused(&self.e, self.end)
 
     @property
     def bytes_in(self):

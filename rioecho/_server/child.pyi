@@ -5,14 +5,17 @@ from typing import Literal, final
 from rioecho._core.budget import Share
 from rioecho._core.counts import Counts
 from rioecho._server.accepted import Accepted
+from rioecho._server.hosts import HostTable
 from rioecho._server.notify import WakePipe
 
 END: int
 NOTHING: int
+OPENED_NOW: int
 
 @final
 class Child:
-    def __new__(cls, peer: str) -> Child: ...
+    announced: bool
+    def __new__(cls, peer: str, *, asks: bool = False) -> Child: ...
     @property
     def peer(self) -> str: ...
     @property
@@ -20,6 +23,9 @@ class Child:
     @property
     def reason(self) -> str: ...
     def read_line(self) -> int: ...
+    def opened(self, hosts: HostTable | None) -> bool: ...
+    @property
+    def is_unused(self) -> bool: ...
 
 @final
 class Children:
@@ -39,6 +45,7 @@ class Children:
         stop_fd: int,
         drain_timeout: float | None,
         tell_lines: bool,
+        proxied: bool,
         counts: Counts,
         memory: Share,
     ) -> None: ...

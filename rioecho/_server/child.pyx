@@ -11,21 +11,34 @@ place in the list change in C together with it, so no child is unknown to the pa
 import os
 
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport SIZE_MAX, uint64_t
+from libc.stdint cimport INT64_MAX, SIZE_MAX, uint64_t
 from libc.string cimport memset
 
 from rioecho._core.budget cimport Share
 from rioecho._core.buffer cimport buffer_init
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
-from rioecho._server.blocking cimport DONE, FAILED, GOT_LINE, INTERRUPTED, answer, echo_t, echo_turn
+from rioecho._server.blocking cimport (
+    DONE,
+    FAILED,
+    GOT_LINE,
+    INTERRUPTED,
+    NO_HEADER,
+    OPENED,
+    answer,
+    echo_is_unused,
+    echo_t,
+    echo_turn,
+)
 from rioecho._server.echo cimport CHUNK, ECHOING
 from rioecho._core.fdio cimport deadline_after, fd_open, fd_wait, would_block
 from rioecho._core.posix cimport (
     POLLIN,
     POLLOUT,
+    RIO_SOURCE_UNKNOWN,
     SIGKILL,
     WIFSIGNALED,
     WTERMSIG,
@@ -42,13 +55,19 @@ from rioecho._core.posix cimport (
     rio_pipe,
     rio_signals_hold,
     rio_signals_release,
+    rio_source,
+    rio_source_of,
     rio_wait_ns,
     sigset_t,
     waitpid,
     write,
 )
 from rioecho._server.accepted cimport Accepted
+from rioecho._server.hosts cimport CLAIM_GRANTED, HostTable, claim, host_t, hosts_claim, hosts_release
 from rioecho._server.notify cimport WakePipe
+from rioecho._server.proxy cimport proxy_t
+
+from rioecho._server.accepted import source_name
 
 
 cdef enum:
@@ -58,6 +77,10 @@ cdef enum:
 cdef enum outcome:
     # How the echo ended; the first field of a report.
     OUTCOME_LINE        # it has not ended: a line is about to be sent
+    OUTCOME_OPENED      # nor here: the PROXY header or the first bytes were read
+    OUTCOME_NO_HEADER
+    OUTCOME_REFUSED
+    OUTCOME_UNUSED
     OUTCOME_ENDED
     OUTCOME_TIMED_OUT
     OUTCOME_FAILED
@@ -68,50 +91,82 @@ cdef struct report_t:
     uint64_t outcome
     uint64_t draining
     uint64_t err
+    uint64_t first       # OUTCOME_OPENED: whether there are bytes to be echoed
+    rio_source source    # OUTCOME_OPENED: the address in the PROXY header
     uint64_t bytes   # length of the line, or number of bytes echoed in all
 
 
-cdef void report(int fd, uint64_t outcome, const echo_t *e, uint64_t n) noexcept nogil:
+cdef void report(int fd, uint64_t outcome, const echo_t *e, uint64_t n, bint failed=False) noexcept nogil:
     """Write a report. The report of a line is dropped if the pipe is full, so that a log never blocks an echo."""
     cdef report_t r
     cdef int ignored
+    memset(&r, 0, sizeof(r))
     r.outcome = outcome
+    r.first = not e.opening
+    if e.header != NULL:
+        r.source = e.header.source
     r.draining = e.phase != ECHOING
-    r.err = e.err if outcome == OUTCOME_FAILED else 0
+    r.err = e.err if outcome == OUTCOME_FAILED or failed else 0
     r.bytes = n
     if outcome != OUTCOME_LINE:
         fd_wait(fd, POLLOUT, deadline_after(5_000_000_000), &ignored)
     write(fd, &r, sizeof(r))
 
 
-cdef void child_main(echo_t *e, int fd, int report_fd) noexcept nogil:
+cdef bint is_permitted(int verdict_fd) noexcept nogil:
+    """Wait for the parent's answer to the address in the PROXY header; report whether it permits the connection."""
+    cdef char verdict = 0
+    cdef int ignored
+    while read(verdict_fd, &verdict, 1) < 0:
+        if errno != EINTR and not would_block(errno):
+            return False
+        fd_wait(verdict_fd, POLLIN, INT64_MAX, &ignored)
+    return verdict == c'y'   # EOF: the parent has died
+
+
+cdef void child_main(echo_t *e, int fd, int report_fd, int verdict_fd) noexcept nogil:
     """Run the child, from fork() to _exit()."""
-    cdef int keep[3]
+    cdef int keep[4]
     cdef int i, j, other
+    cdef int n = 3 if verdict_fd < 0 else 4
     cdef answer what = INTERRUPTED
+    cdef bint is_asked = False, is_refused = False
+    cdef outcome how
     rio_child_signals()
-    keep[0], keep[1], keep[2] = fd, e.stop_fd, report_fd
-    for i in range(2):
-        for j in range(2 - i):
+    keep[0], keep[1], keep[2], keep[3] = fd, e.stop_fd, report_fd, verdict_fd
+    for i in range(n - 1):
+        for j in range(n - 1 - i):
             if keep[j] > keep[j + 1]:
                 other = keep[j]
                 keep[j] = keep[j + 1]
                 keep[j + 1] = other
-    rio_close_all_but(keep, 3)
+    rio_close_all_but(keep, n)
     e.err = fd_open(&e.f, fd)
     if e.err:
         what = FAILED
-    while what == INTERRUPTED or what == GOT_LINE:
+    while (what == INTERRUPTED or what == GOT_LINE or what == OPENED) and not is_refused:
         what = echo_turn(e)
         if what == GOT_LINE:
             report(report_fd, OUTCOME_LINE, e, e.ready)
+        elif what == OPENED:
+            report(report_fd, OUTCOME_OPENED, e, 0)
+            if verdict_fd >= 0 and not is_asked:
+                is_asked = True
+                is_refused = not is_permitted(verdict_fd)
     close(fd)
-    report(
-        report_fd,
-        OUTCOME_ENDED if what == DONE else OUTCOME_FAILED if what == FAILED else OUTCOME_TIMED_OUT,
-        e,
-        e.bytes_out,
-    )
+    if is_refused:
+        how = OUTCOME_REFUSED
+    elif what == NO_HEADER:
+        how = OUTCOME_NO_HEADER
+    elif echo_is_unused(e, what):
+        how = OUTCOME_UNUSED
+    elif what == DONE:
+        how = OUTCOME_ENDED
+    elif what == FAILED:
+        how = OUTCOME_FAILED
+    else:
+        how = OUTCOME_TIMED_OUT
+    report(report_fd, how, e, e.bytes_out, what == FAILED)
     _exit(0)
 
 
@@ -120,14 +175,23 @@ cdef void child_main(echo_t *e, int fd, int report_fd) noexcept nogil:
 # Results of Child.read_line() other than a length.
 END = -1
 NOTHING = -2
+OPENED_NOW = -3
 
 
 @cython.final
 cdef class Child:
-    """A child process, from before its fork: its reports, and how it ended."""
+    """A child process, from before its fork: its reports, and how it ended.
+
+    With ``asks`` it waits for ``answer()`` when it has read the PROXY header.
+    """
 
     cdef int fd              # reading end of the pipe for its reports, or -1
     cdef int report_fd       # writing end of that pipe, until the fork
+    cdef int verdict[2]      # pipe for the answer to its PROXY header, or -1: its reading end is the child's
+    cdef bint is_answered
+    cdef rio_source own      # the address of the connection itself
+    cdef HostTable hosts     # where its connection is counted for its address
+    cdef host_t *host
     cdef int pid             # 0 before the fork
     cdef int status
     cdef bint reported_end
@@ -135,11 +199,14 @@ cdef class Child:
     cdef Child next          # in the list of children
     cdef Share memory        # the memory it holds; deallocation returns that of a killed child to the budget
     cdef readonly str peer
+    cdef public bint announced   # whether "Connected to" was logged
 
-    def __cinit__(self, str peer):
+    def __cinit__(self, str peer, *, bint asks=False):
         cdef int ends[2]
-        self.fd = self.report_fd = -1
+        self.fd = self.report_fd = self.verdict[0] = self.verdict[1] = -1
         self.peer = peer
+        if asks and rio_pipe(self.verdict) < 0:
+            raise os_error(errno)
         if rio_pipe(ends) < 0:
             raise os_error(errno)
         self.fd, self.report_fd = ends[0], ends[1]
@@ -148,17 +215,25 @@ cdef class Child:
         self.close_pipe()
 
     cdef void close_pipe(self) noexcept:
+        cdef int i
         if self.fd >= 0:
             close(self.fd)
         if self.report_fd >= 0:
             close(self.report_fd)
+        for i in range(2):
+            if self.verdict[i] >= 0:
+                close(self.verdict[i])
+            self.verdict[i] = -1
         self.fd = self.report_fd = -1
+        if self.host != NULL:
+            hosts_release(&self.hosts.h, self.host)
+            self.host = NULL
 
     def read_line(self):
         """Read a report without blocking.
 
-        Returns the length of a line that the child has received, END if the child has ended, or NOTHING if there is
-        no report.
+        Returns the length of a line that the child has received, OPENED_NOW if it has read the PROXY header or its
+        first bytes (then call ``opened()``), END if the child has ended, or NOTHING if there is no report.
         """
         cdef report_t r
         cdef ssize_t n = read(self.fd, &r, sizeof(r))   # never a part of one: each was sent in one write
@@ -169,6 +244,9 @@ cdef class Child:
             return END
         if r.outcome == OUTCOME_LINE:
             return r.bytes
+        if r.outcome == OUTCOME_OPENED:
+            self.last = r
+            return OPENED_NOW
         # The child's last report. EOF may not follow: another process, forked elsewhere in the program at that time,
         # may hold the pipe too.
         self.last = r
@@ -187,6 +265,32 @@ cdef class Child:
         self.status = status
         self.close_pipe()
 
+    def opened(self, HostTable hosts):
+        """Take the address of the PROXY header, count the connection for it in ``hosts``, and answer the child.
+
+        Returns whether the child has read bytes to be echoed.
+        """
+        cdef claim granted
+        cdef char verdict
+        cdef rio_source source = self.own
+        if self.last.source.kind != RIO_SOURCE_UNKNOWN:
+            source = self.last.source
+            self.peer = source_name(PyBytes_FromStringAndSize(<const char *>&self.last.source, sizeof(rio_source)))
+        if self.verdict[1] >= 0 and not self.is_answered:
+            granted = CLAIM_GRANTED
+            if hosts is not None and self.host == NULL:
+                granted = hosts_claim(&hosts.h, &source, &self.host)
+                self.hosts = hosts
+            verdict = c'y' if granted == CLAIM_GRANTED else c'n'
+            self.is_answered = True
+            write(self.verdict[1], &verdict, 1)   # the pipe is empty
+        return self.last.first != 0
+
+    @property
+    def is_unused(self):
+        """Whether the connection ended before its first byte: a load balancer's check."""
+        return self.reported_end and self.last.outcome == OUTCOME_UNUSED
+
     @property
     def echoed(self):
         """The number of bytes echoed, as in the child's last report."""
@@ -201,6 +305,12 @@ cdef class Child:
             return "its process exited"
         if self.last.outcome == OUTCOME_FAILED:
             return os.strerror(self.last.err)
+        if self.last.outcome == OUTCOME_NO_HEADER:
+            return "no valid PROXY header"
+        if self.last.outcome == OUTCOME_REFUSED:
+            return "too many connections from its address"
+        if self.last.outcome == OUTCOME_UNUSED:
+            return os.strerror(self.last.err) if self.last.err else "end of input"
         if self.last.outcome == OUTCOME_TIMED_OUT:
             return "drain timeout" if self.last.draining else "idle timeout"
         return "server stopped" if self.last.draining else "end of input"
@@ -248,6 +358,7 @@ cdef class Children:
         int stop_fd,
         drain_timeout,
         bint tell_lines,
+        bint proxied,
         Counts counts not None,
         Share memory not None,
     ):
@@ -258,9 +369,14 @@ cdef class Children:
         connection is not taken then.
         """
         cdef echo_t e
+        cdef proxy_t header
         cdef sigset_t before
         cdef int pid, err
         memset(&e, 0, sizeof(e))
+        memset(&header, 0, sizeof(header))
+        e.opening = True
+        if proxied:
+            e.header = &header
         buffer_init(&e.b, CHUNK)
         e.max_line = (to_size(max_line, "max_line") or SIZE_MAX) if framing == "line" else 0
         e.by_line = tell_lines
@@ -270,6 +386,7 @@ cdef class Children:
         e.totals = counts.c
         e.memory = memory.s
         child.memory = memory
+        rio_source_of(&connection.address, &child.own)
         if not connection.take():
             raise ValueError("this connection has been taken already")
         with cython.critical_section(self):
@@ -278,7 +395,7 @@ cdef class Children:
             rio_signals_hold(&before)
             pid = fork()
             if pid == 0:
-                child_main(&e, connection.fd, child.report_fd)
+                child_main(&e, connection.fd, child.report_fd, child.verdict[0])
             err = errno
             rio_signals_release(&before)
             if pid > 0:
@@ -288,6 +405,8 @@ cdef class Children:
         if pid < 0:
             connection.put_back()
             raise os_error(err)
+        child.hosts = connection.hosts
+        child.host = connection.detach_host()
         close(connection.detach())
         close(child.report_fd)   # otherwise the pipe would never be at EOF
         child.report_fd = -1
@@ -360,8 +479,10 @@ cdef class Children:
         self.remove(child)   # before the wait, after which its process ID may belong to an unrelated process
         child.wait()
         child.memory = None   # before the count: the memory of a killed child is free again
-        if not child.reported_end or child.last.outcome == OUTCOME_FAILED:
+        if not child.reported_end or child.last.outcome in (OUTCOME_FAILED, OUTCOME_NO_HEADER):
             rio_atomic_add(&counts.c.errors, 1)
+        elif child.last.outcome == OUTCOME_REFUSED:
+            rio_atomic_add(&counts.c.refused, 1)
         rio_atomic_add(&counts.c.closed, 1)
         closings.notify()
 

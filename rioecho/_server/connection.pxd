@@ -5,9 +5,9 @@
 # been freed: the caller must not use it again.
 
 from cpython.mem cimport PyMem_RawFree
-from libc.errno cimport EINTR, ENOMEM
+from libc.errno cimport ECONNRESET, EINTR, ENOMEM, EPIPE
 from libc.stdint cimport uint64_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memmove
 
 from rioecho._core.budget cimport share_favour
 from rioecho._core.buffer cimport buffer_consume, buffer_start
@@ -17,6 +17,7 @@ from rioecho._core.posix cimport (
     O_RDWR,
     POLLIN,
     POLLOUT,
+    RIO_SOURCE_UNKNOWN,
     SHUT_WR,
     close,
     rio_assert,
@@ -24,13 +25,17 @@ from rioecho._core.posix cimport (
     rio_bool_get,
     rio_rare,
     rio_socket_error,
+    rio_source,
+    rio_source_of_peer,
     rio_unacknowledged,
     shutdown,
 )
-from rioecho._server.echo cimport CHUNK, DRAINING, ECHOING, LINGERING, PAUSED, echo_due, echo_send
+from rioecho._server.echo cimport CHUNK, DRAINING, ECHOING, LINGERING, OPENING, PAUSED, echo_due, echo_send
+from rioecho._server.hosts cimport CLAIM_GRANTED, CLAIM_REFUSED, claim, hosts_claim, hosts_release
 from rioecho._server.loop cimport (
     CHUNK_REPORTED,
     LENGTHS_MAX,
+    OPENED_MAX,
     REPORTED_MAX,
     conn_check,
     conn_held,
@@ -46,6 +51,7 @@ from rioecho._server.loop cimport (
     conn_wait_no_more,
     loop_t,
 )
+from rioecho._server.proxy cimport PROXY_DONE, PROXY_WRONG, proxy_answer, proxy_feed, proxy_is_begun
 
 
 cdef enum reason:
@@ -54,7 +60,14 @@ cdef enum reason:
     STOPPED     # drained after the stop
     CUT_OFF     # still open at the drain deadline
     BROKEN      # an error of the connection
+    NO_HEADER   # it did not begin with a PROXY header
+    CROWDED     # its address has as many connections as are allowed
     REASONS_N
+
+
+cdef inline bint conn_is_in_header(const conn_t *c) noexcept nogil:
+    """Report whether a part of its PROXY header has arrived, and not all of it."""
+    return c.header != NULL and proxy_is_begun(c.header)
 
 
 cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept nogil:
@@ -62,11 +75,19 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
     rio_assert(l.active > 0)
     poller_remove(&l.poller, c.fd)
     close(c.fd)
+    if rio_rare(c.host != NULL):
+        hosts_release(l.hosts, c.host)
+        c.host = NULL
     conn_keep_nothing(l, c)
     conn_unlink(c)
     l.active -= 1
-    if why == BROKEN:
-        rio_atomic_add(&l.counts.errors, 1)
+    if rio_rare(why >= BROKEN):
+        if why == BROKEN and conn_is_in_header(c):
+            why = NO_HEADER
+        if why == CROWDED:
+            rio_atomic_add(&l.counts.refused, 1)
+        elif why == NO_HEADER or c.phase != OPENING or (err != ECONNRESET and err != EPIPE):
+            rio_atomic_add(&l.counts.errors, 1)   # but not a reset before the first byte: a load balancer's check
     # Count after the close, so that a caller that sees the count finds the descriptor free.
     rio_atomic_add(&l.counts.closed, 1)
     if c.peer != NULL or rio_bool_get(&l.report_closings):
@@ -75,6 +96,7 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
         c.next = l.gone
         l.gone = c
     else:
+        PyMem_RawFree(c.header)
         PyMem_RawFree(c)
 
 
@@ -235,6 +257,46 @@ cdef inline void conn_pause(loop_t *l, conn_t *c) noexcept nogil:
     conn_write(l, c)
 
 
+cdef inline ssize_t conn_open(loop_t *l, conn_t *c, size_t n) noexcept nogil:
+    """Take the PROXY header, if one is expected, from the n bytes in the area.
+
+    Returns the number of bytes left in the area; -1 if there are none, or if the connection was closed.
+    """
+    cdef size_t used = 0
+    cdef proxy_answer answer
+    cdef claim granted
+    cdef rio_source source
+    if c.header != NULL and not c.header.done:
+        answer = proxy_feed(c.header, l.area, n, &used)
+        if answer == PROXY_WRONG:
+            conn_close(l, c, NO_HEADER, 0)
+        if answer != PROXY_DONE:
+            return -1
+        if l.hosts != NULL:
+            source = c.header.source
+            if source.kind == RIO_SOURCE_UNKNOWN:
+                rio_source_of_peer(c.fd, &source)
+            granted = hosts_claim(l.hosts, &source, &c.host)
+            if granted != CLAIM_GRANTED:
+                if granted == CLAIM_REFUSED:
+                    conn_close(l, c, CROWDED, 0)
+                else:
+                    conn_close(l, c, BROKEN, ENOMEM)
+                return -1
+        if n == used:
+            return -1
+        n -= used
+        memmove(l.area, l.area + used, n)
+    c.phase = ECHOING
+    if c.peer == NULL:
+        PyMem_RawFree(c.header)
+        c.header = NULL
+    elif l.opened_n < OPENED_MAX:   # otherwise it is reported when it is closed
+        l.opened[l.opened_n] = c
+        l.opened_n += 1
+    return n
+
+
 cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
     """Read once, and echo what was received."""
     cdef rio_fd f = conn_socket(c)
@@ -257,10 +319,15 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         room = min(room, <size_t>CHUNK_REPORTED)
     n = fd_read(&f, l.area, room, &err)
     if n > 0:
-        if c.phase != LINGERING:   # while lingering, input is discarded
-            rio_atomic_add(&l.counts.bytes_in, n)
-            conn_progress(l, c)
-            conn_echo(l, c, before, n)
+        if rio_rare(c.phase >= LINGERING):
+            if c.phase == LINGERING:   # input is discarded
+                return
+            n = conn_open(l, c, n)
+            if n < 0:
+                return
+        rio_atomic_add(&l.counts.bytes_in, n)
+        conn_progress(l, c)
+        conn_echo(l, c, before, n)
         return
     if n < 0 and err == EINTR:
         return
@@ -270,8 +337,8 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
     if n < 0 and c.phase != DRAINING:
         return
     # EOF, or while draining the end of the bytes that have arrived.
-    if rio_rare(c.phase == LINGERING):
-        conn_close(l, c, STOPPED, 0)
+    if rio_rare(c.phase >= LINGERING):
+        conn_close(l, c, STOPPED if c.phase == LINGERING else NO_HEADER if conn_is_in_header(c) else ENDED, 0)
         return
     c.ended = True
     if c.kept != NULL:

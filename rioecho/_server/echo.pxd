@@ -1,12 +1,12 @@
 # The parts that the blocking echo and the event loop share: which bytes are due, counted sends, the progress of a peer,
 # and the memory of unsent bytes.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from rioecho._core.budget cimport share_give, share_t
 from rioecho._core.buffer cimport buffer_free, buffer_held, buffer_resize, rio_buffer, whole_lines
 from rioecho._core.counts cimport counts_t
-from rioecho._core.fdio cimport fd_try_write, fd_write_both, rio_fd
+from rioecho._core.fdio cimport deadline_after, fd_try_write, fd_write_both, rio_fd
 from rioecho._core.posix cimport rio_atomic_add, rio_unacknowledged
 
 
@@ -18,6 +18,7 @@ cdef enum:
     # interval up to the maximum because there may be thousands of echoes.
     MEMORY_LOOK = 10
     MEMORY_LOOK_MAX = 320
+    FIRST_BYTES = 250    # milliseconds after the stop in which a new client may send its first bytes
 
 
 cdef extern from "rioecho/_core/compat.h" nogil:
@@ -29,6 +30,16 @@ cdef enum phase:
     ECHOING
     DRAINING    # the stop is requested: echo what has arrived, and do not wait for more
     LINGERING   # everything is sent and the sending side is closed: read and discard until EOF
+    OPENING     # event loop: nothing to be echoed has arrived yet
+
+
+cdef inline int64_t patience(int64_t drain) noexcept nogil:
+    """Return the time until which draining, begun now, waits for the first bytes of a client that has sent nothing.
+
+    Without this, a client whose connection is accepted right before the stop would get EOF instead of its echo.
+    """
+    cdef int64_t most = <int64_t>FIRST_BYTES * 1_000_000
+    return deadline_after(most if drain < 0 else min(most, drain // 2))
 
 
 cdef inline size_t echo_due(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rioecho._core.budget import MemoryBudget
     from rioecho._core.counts import Counts
     from rioecho._server.accepted import Accepted
+    from rioecho._server.hosts import HostTable
     from rioecho._server.notify import WakePipe
 
     _Framing: TypeAlias = Literal["line", "raw"]
@@ -36,6 +37,8 @@ class EngineOwner(Protocol):
     idle_timeout: float
     drain_timeout: float
     workers: int
+    proxy_protocol: bool  # whether each connection begins with a PROXY header
+    hosts: HostTable | None  # the numbers of connections of each address, or None: no limit
     memory: MemoryBudget  # for the bytes that connections hold
     closings: WakePipe  # to be notified when a connection and its descriptor have been closed
 
@@ -91,7 +94,7 @@ def log_line(level: int, text: str, *arguments: object, **fields: object) -> Non
 
 
 def opened(peer: str) -> None:
-    """Log that a connection is being served."""
+    """Log that a connection is being served, at its first byte."""
     log_line(logging.INFO, "Connected to %s", peer, event="connected", peer=peer)
 
 
@@ -101,15 +104,13 @@ def closed(peer: str, reason: str, echoed: int) -> None:
     log_line(logging.INFO, text, peer, reason, echoed, event="closed", peer=peer, reason=reason, bytes=echoed)
 
 
+def unused(peer: str, reason: str) -> None:
+    """Log a connection that ended before its first byte: a load balancer's check."""
+    log_line(logging.DEBUG, "Connected to %s", peer, event="connected", peer=peer)
+    text = "Closed %s: %s, 0 bytes echoed"
+    log_line(logging.DEBUG, text, peer, reason, event="closed", peer=peer, reason=reason, bytes=0)
+
+
 def received(n: int) -> None:
     """Log the length of a received line, never its contents."""
     log_line(logging.DEBUG, "server received %d bytes", n, event="line", bytes=n)
-
-
-def announced(connection: Accepted) -> str:
-    """Log that a connection is about to be served, once even if that is tried again; return the peer's name."""
-    peer = connection.peer
-    if not connection.announced:
-        connection.announced = True
-        opened(peer)
-    return peer

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 
-from rioecho._server.engine import EngineClosed, announced, closed, log, received
+from rioecho._server.accepted import source_name
+from rioecho._server.engine import EngineClosed, closed, log, opened, received, unused
 from rioecho._server.eventloop import EventLoop
 from rioecho._server.notify import Latch
 from rioecho._server.tasks import Task, WaitGroup
@@ -16,6 +18,19 @@ if TYPE_CHECKING:
     from rioecho._core.counts import Counts
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import EngineOwner
+
+#: The errors with which a peer ends a connection.
+ENDS = (errno.ECONNRESET, errno.EPIPE)
+
+
+class Peer:
+    """The peer of a connection, for the log."""
+
+    __slots__ = ("announced", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.announced = False
 
 
 class EventEngine:
@@ -41,6 +56,9 @@ class EventEngine:
                 drain_timeout=owner.drain_timeout,
                 stop_fd=owner.stop_fd,
                 on_closed=self._closed,
+                on_opened=_opened,
+                proxied=owner.proxy_protocol,
+                hosts=owner.hosts,
                 on_line=received if log.isEnabledFor(logging.DEBUG) else None,
                 memory=owner.memory,
                 without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
@@ -62,7 +80,7 @@ class EventEngine:
         i = active.index(min(active))
         given = self._given[i] + 1
         # The peer's name takes memory; an idle connection keeps it only if it is logged.
-        peer = announced(connection) if log.isEnabledFor(logging.INFO) else None
+        peer = Peer(connection.peer) if log.isEnabledFor(logging.INFO) else None
         try:
             self._loops[i].adopt(connection, peer)
         except ValueError:
@@ -93,7 +111,21 @@ class EventEngine:
         except Exception as error:
             self._owner.fail(error)
 
-    def _closed(self, peer: str | None, reason: str, err: int, echoed: int) -> None:
+    def _closed(self, peer: Peer | None, reason: str, err: int, echoed: int) -> None:
         self._owner.closings.wake()
-        if peer is not None:
-            closed(peer, os.strerror(err) if err else reason, echoed)
+        if peer is None:
+            return
+        if not peer.announced and (reason == "end of input" or (reason == "error" and err in ENDS)):
+            unused(peer.name, os.strerror(err) if err else reason)
+            return
+        _opened(peer, None)
+        closed(peer.name, os.strerror(err) if err else reason, echoed)
+
+
+def _opened(peer: Peer, source: bytes | None) -> Peer:
+    if not peer.announced:
+        peer.announced = True
+        if source is not None:
+            peer.name = source_name(source)
+        opened(peer.name)
+    return peer

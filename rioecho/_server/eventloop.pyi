@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, final
 from rioecho._core.budget import MemoryBudget
 from rioecho._core.counts import Counts
 from rioecho._server.accepted import Accepted
+from rioecho._server.hosts import HostTable
 
 @final
 class EventLoop:
@@ -19,8 +20,11 @@ class EventLoop:
         drain_timeout: float | None,
         stop_fd: int,
         on_closed: Callable[[Any, str, int, int], object],
+        on_opened: Callable[[Any, bytes | None], object] | None = None,
         on_line: Callable[[int], object] | None = None,
         memory: MemoryBudget | None = None,
+        proxied: bool = False,
+        hosts: HostTable | None = None,
         without_epoll: bool = False,
     ) -> EventLoop: ...
     @property

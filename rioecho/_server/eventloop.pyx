@@ -15,6 +15,7 @@ sending does not starve the others.
 import logging
 
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EINTR, errno
@@ -31,6 +32,7 @@ from rioecho._core.posix cimport (
     O_NONBLOCK,
     POLLIN,
     RIO_FREE,
+    RIO_SOURCE_UNKNOWN,
     close,
     fcntl,
     getpid,
@@ -43,12 +45,15 @@ from rioecho._core.posix cimport (
     rio_monotonic_ns,
     rio_no_sigpipe,
     rio_pipe,
+    rio_source,
     rio_wait_ns,
     write,
 )
 from rioecho._server.accepted cimport Accepted
-from rioecho._server.connection cimport CUT_OFF, REASONS_N, conn_close
-from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK
+from rioecho._server.connection cimport CROWDED, CUT_OFF, REASONS_N, conn_close
+from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK, OPENING
+from rioecho._server.hosts cimport HostTable
+from rioecho._server.proxy cimport proxy_t
 from rioecho._server.loop cimport LENGTHS_MAX, REPORTED_MAX, conn_t, loop_spares_free, loop_t
 from rioecho._server.turns cimport loop_take_inbox, loop_turns
 
@@ -91,13 +96,27 @@ cdef class EventLoop:
 
     - ``on_closed(peer, reason, errno, bytes_out)`` for each closed connection that was adopted with a peer, and after
       ``report_closings(True)`` for every one; ``reason`` is one of ``REASONS``.
+    - ``on_opened(peer, source)``, if not None, when the first bytes of a connection that was adopted with a peer
+      arrive; ``source`` is the address in its PROXY header, if there is one, as bytes, else None. What it returns
+      replaces the peer. It is called again when the connection is closed.
     - ``on_line(n)``, if not None, for each line of n bytes, a few hundred in one turn of the loop.
+
+    With ``proxied`` each connection begins with a PROXY header, which is not echoed. ``hosts`` counts the connections
+    of each address: of those that are admitted, and with ``proxied`` of the headers.
 
     on_closed is called again later if it raises ``MemoryError``. Other exceptions are logged, at most one in ten
     seconds.
     """
 
-    REASONS = ("end of input", "idle timeout", "server stopped", "drain timeout", "error")
+    REASONS = (
+        "end of input",
+        "idle timeout",
+        "server stopped",
+        "drain timeout",
+        "error",
+        "no valid PROXY header",
+        "too many connections from its address",
+    )
 
     cdef loop_t l
     cdef bint begun      # whether the fields are set
@@ -105,7 +124,9 @@ cdef class EventLoop:
     cdef rio_flag running
     cdef int outbox      # the writing end of the inbox, or -1
     cdef object on_closed
+    cdef object on_opened
     cdef object on_line
+    cdef HostTable hosts
     cdef int64_t quiet_until   # until then no error of a callback is logged
     cdef Share share
     cdef readonly Counts counts
@@ -119,8 +140,11 @@ cdef class EventLoop:
         drain_timeout,
         int stop_fd,
         on_closed,
+        on_opened=None,
         on_line=None,
         MemoryBudget memory=None,
+        bint proxied=False,
+        HostTable hosts=None,
         bint without_epoll=False,
     ):
         cdef int ends[2]
@@ -140,7 +164,11 @@ cdef class EventLoop:
         self.l.drain = to_nanoseconds(drain_timeout)
         self.l.stop_fd = stop_fd
         self.on_closed = on_closed
+        self.on_opened = on_opened
         self.on_line = on_line
+        self.l.proxied = proxied
+        self.hosts = hosts
+        self.l.hosts = NULL if hosts is None else &hosts.h
         self.counts = Counts()
         self.l.counts = self.counts.c
         self.share = Share(memory, max_line)
@@ -193,16 +221,23 @@ cdef class EventLoop:
         if c == NULL:
             raise MemoryError
         c.fd = fd
+        if self.l.proxied:
+            c.header = <proxy_t *>PyMem_RawCalloc(1, sizeof(proxy_t))
+            if c.header == NULL:
+                PyMem_RawFree(c)
+                raise MemoryError
         rio_no_sigpipe(fd)
         if peer is not None:
             Py_INCREF(peer)
             c.peer = <PyObject *>peer
         if accepted is not None:
             accepted.take()   # before the loop can count the close
+            c.host = accepted.detach_host()
         with nogil:
             err = hand_over(self.outbox, c)
         if err:
             if accepted is not None:
+                accepted.host = c.host
                 accepted.put_back()
             self.release(c)
             raise os_error(err)
@@ -260,6 +295,9 @@ cdef class EventLoop:
         cdef size_t i
         cdef conn_t *c
         cdef size_t n = min(self.l.lengths_n, <size_t>REPORTED_MAX)
+        for i in range(self.l.opened_n):
+            self.report_opening(self.l.opened[i])
+        self.l.opened_n = 0
         for i in range(n):
             self.report_line(self.l.lengths[i])
         self.l.lengths_n -= n
@@ -275,6 +313,24 @@ cdef class EventLoop:
                 self.l.again = c
                 self.l.look = min(self.l.look, self.l.now + MEMORY_LOOK * 1_000_000)
 
+    cdef void report_opening(self, conn_t *c) noexcept:
+        """Report the first bytes of a connection; do without the report if there is no memory for it."""
+        try:
+            source = None
+            if c.header != NULL and c.header.source.kind != RIO_SOURCE_UNKNOWN:
+                source = PyBytes_FromStringAndSize(<const char *>&c.header.source, sizeof(rio_source))
+            if self.on_opened is not None:
+                peer = self.on_opened(<object>c.peer, source)
+                Py_INCREF(peer)
+                Py_DECREF(<object>c.peer)
+                c.peer = <PyObject *>peer
+            PyMem_RawFree(c.header)
+            c.header = NULL
+        except MemoryError:
+            pass
+        except BaseException as error:
+            self.log_error(error)
+
     cdef void report_line(self, size_t n) noexcept:
         """Report a line; drop it if there is no memory for that."""
         try:
@@ -287,6 +343,8 @@ cdef class EventLoop:
     cdef bint report_closing(self, conn_t *c) noexcept:
         """Report a closed connection; return False if there is no memory for that."""
         rio_assert(c.why < REASONS_N)
+        if c.peer != NULL and (c.phase != OPENING or c.why == CROWDED):
+            self.report_opening(c)
         try:
             peer = None if c.peer == NULL else <object>c.peer
             self.on_closed(peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out)
@@ -312,6 +370,7 @@ cdef class EventLoop:
     cdef void release(self, conn_t *c) noexcept:
         if c.peer != NULL:
             Py_DECREF(<object>c.peer)
+        PyMem_RawFree(c.header)
         PyMem_RawFree(c)
 
     cdef void release_all(self) noexcept:
@@ -328,6 +387,7 @@ cdef class EventLoop:
             self.l.inbox_ended = True
         while self.l.all.next != &self.l.all:
             conn_close(&self.l, self.l.all.next, CUT_OFF, 0)
+        self.l.opened_n = 0
         while self.l.gone != NULL or self.l.again != NULL:
             if self.l.gone == NULL:
                 self.l.gone = self.l.again

@@ -1,4 +1,4 @@
-"""The listening sockets of a server: TCP on every address of every host, unix sockets, and sockets passed by systemd.
+"""The sockets of a server: TCP on every address of every host, unix sockets, and those passed in.
 
 After an error nothing stays open or on disk, and the message names the address.
 """
@@ -23,18 +23,22 @@ from rioecho._core.addresses import (
     look_up,
     open_socket,
     shown,
+    shown_path,
 )
 from rioecho._server.folderlock import FolderLock
+from rioecho._server.passed import listens
+from rioecho._server.passed import passed_sockets as passed_sockets
 
 TYPE_CHECKING = False  # not typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableMapping
+    from collections.abc import Iterable
     from typing import Any
 
     from rioecho._core.addresses import Address, Path
 
-#: The addresses of localhost.
-LOOPBACK = ("127.0.0.1", "::1")
+#: The addresses of hosts that are not looked up: those of localhost, whatever the hosts file contains (RFC 6761, 6.3),
+#: and those of "*", every address of both families.
+HOSTS = {"localhost": ("127.0.0.1", "::1"), "*": ("0.0.0.0", "::")}  # noqa: S104
 
 #: Maximum number of attempts to find a port that is free at every address, or to remove a stale socket file.
 LISTEN_ATTEMPTS = 20
@@ -44,11 +48,6 @@ GRACE = 0.1
 
 #: Timeout in seconds for the lock on the directory of a unix socket.
 LOCK_PATIENCE = 2.0
-
-#: The first descriptor that systemd passes (sd_listen_fds(3)).
-FIRST_PASSED = 3
-#: The environment variables that describe the descriptors.
-PASSED_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 #: Names of the types of files that may be at the path of a unix socket.
 KINDS = {
@@ -66,8 +65,10 @@ class Listeners:
     ``paths`` (see ``UnixListener``) and the ``passed`` sockets (see ``passed_sockets``), in this order. The passed
     sockets are taken over: they are closed with the others, and after an error.
 
-    - ``sockets``: the stream sockets, to accept from;
-    - ``addresses``: the ``(host, port)`` or the path of each of them;
+    - ``sockets``: the listening stream sockets, to accept from;
+    - ``shared``: the passed ones among them, whose listen queues belong to whoever passed them;
+    - ``addresses``: the ``(host, port)`` or the path of each of ``sockets``;
+    - ``connected``: the connected stream sockets among the passed ones, to be served;
     - ``datagrams``: the datagram sockets among the passed ones, to be served by UDP.
     """
 
@@ -79,19 +80,23 @@ class Listeners:
         paths: Iterable[Path] = (),
         passed: Iterable[socket.socket] = (),
         backlog: int = LISTENQ,
+        unix_mode: int | None = None,
     ) -> None:
         passed = list(passed)
         self._unix: list[UnixListener] = []
         self.sockets: list[socket.socket] = []
         self.addresses: list[tuple[str, int] | str] = []
         self.datagrams = [sock for sock in passed if sock.type == socket.SOCK_DGRAM]
+        streams = [sock for sock in passed if sock.type != socket.SOCK_DGRAM]
+        self.shared = frozenset(sock for sock in streams if listens(sock))
+        self.connected = [sock for sock in streams if sock not in self.shared]
         try:
             self.sockets += listen_sockets(hosts, port, backlog=backlog)
             for path in paths:
-                self._unix.append(UnixListener(path, backlog=backlog))
+                self._unix.append(UnixListener(path, backlog=backlog, mode=unix_mode))
                 self.sockets.append(self._unix[-1].sock)
-            self.sockets += [sock for sock in passed if sock not in self.datagrams]
-            for sock in [*self.sockets, *self.datagrams]:
+            self.sockets += [sock for sock in streams if sock in self.shared]
+            for sock in [*self.sockets, *self.connected, *self.datagrams]:
                 sock.setblocking(False)
             self.addresses += map(_address, self.sockets)
         except BaseException:
@@ -101,38 +106,46 @@ class Listeners:
             raise
 
     def hide(self) -> None:
-        """Remove the files of the unix sockets, except passed ones, so that no new client connects.
+        """Let no new client connect to the unix sockets, except passed ones, and remove their files.
 
         The listen queues stay.
         """
         for unix in self._unix:
             unix.hide()
 
+    def stop_listening(self) -> None:
+        """Close the listening sockets and remove the files of the unix sockets, except passed ones."""
+        for unix in self._unix:
+            unix.close()
+        for sock in self.sockets:
+            sock.close()
+
     def close(self) -> None:
-        """Close the sockets and remove the files of the unix sockets, except passed ones. Closing again does nothing.
+        """Close all sockets and remove the files of the unix sockets, except passed ones. Closing again does nothing.
 
         In a forked child this closes the child's descriptors only: the files are the parent's.
         """
-        for unix in self._unix:
-            unix.close()
-        for sock in [*self.sockets, *self.datagrams]:
+        self.stop_listening()
+        for sock in [*self.connected, *self.datagrams]:
             sock.close()
 
 
 def listen_sockets(hosts: Iterable[str], port: int | str, *, backlog: int = LISTENQ) -> list[socket.socket]:
     """Listen on the same port of every address of every host. Returns blocking sockets, which the caller owns.
 
-    Port 0 chooses one free port for all of them. ``localhost`` stands for both loopback addresses, whatever the hosts
-    file contains (RFC 6761, 6.3). An IPv6 socket accepts IPv6 only. If a name has several addresses, those that this
-    machine does not have are skipped (``::1`` without IPv6), unless it has none of them. Raises ``OSError``, which
-    names the address, for any other failure, such as a port in use at one address; nothing stays open then.
+    Port 0 chooses one free port for all of them. ``localhost`` stands for both loopback addresses, ``*`` for every
+    address of both families. An IPv6 socket accepts IPv6 only: ``::`` is every IPv6 address. If a name has several
+    addresses, those that this machine does not have are skipped (``::1`` without IPv6), unless it has none of them.
+    Raises ``OSError``, which names the address, for any other failure, such as a port in use at one address; nothing
+    stays open then.
     """
     port = check_port(port)
     wanted = []
     for host in hosts:
         what = f"cannot listen on {shown(check_host(host))} port {shown(str(port))}"
-        names = LOOPBACK if host == "localhost" else (host,)
-        wanted.append([info for name in names for info in look_up(name, port, socket.AI_PASSIVE, what)])
+        wanted.append(
+            [info for name in HOSTS.get(host, (host,)) for info in look_up(name, port, socket.AI_PASSIVE, what)]
+        )
     for attempt in range(LISTEN_ATTEMPTS):
         try:
             return _listen_on_all(wanted, backlog)
@@ -181,11 +194,11 @@ class UnixListener:
 
     A stale socket file is replaced. Raises ``OSError``, which names the path, if another server listens there
     (EADDRINUSE) or if the file is not a socket (EEXIST); no other kind of file is ever removed. Raises ``ValueError``
-    for an empty path or one that contains a NUL; on Linux a leading NUL makes the name abstract, without a file. The
-    umask and the permissions of the directory decide who may connect.
+    for an empty path or one that contains a NUL; on Linux a leading NUL makes the name abstract, without a file. Who
+    may connect is decided by the permissions of the directory and of the file: ``mode``, or without it the umask.
     """
 
-    def __init__(self, path: Path, *, backlog: int = LISTENQ) -> None:
+    def __init__(self, path: Path, *, backlog: int = LISTENQ, mode: int | None = None) -> None:
         #: The path as it was passed, as a str.
         self.path = os.fsdecode(check_path(path))
         if not self.path:  # the kernel would choose a name
@@ -193,6 +206,8 @@ class UnixListener:
         abstract = self.path[0] == "\0"
         if abstract and not sys.platform.startswith("linux"):
             raise ValueError(f"a unix socket has an abstract name on Linux only: {self.path!r}")
+        if abstract and mode is not None:
+            raise ValueError(f"{shown_path(self.path)} is an abstract name, which has no file and no mode")
         # Absolute, because the program may change its working directory before it closes this.
         self._file = "" if abstract else os.path.abspath(self.path)
         self._own: tuple[int, ...] | None = None  # device and inode
@@ -201,17 +216,19 @@ class UnixListener:
 
         try:
             with _locked(self._file):
-                self.sock = self._listening(backlog)
+                self.sock = self._listening(backlog, mode)
         except BaseException:
             self._remove()
             raise
 
-    def _listening(self, backlog: int) -> socket.socket:
+    def _listening(self, backlog: int, mode: int | None) -> socket.socket:
         def listen(sock: socket.socket, address: Address) -> None:
             try:
                 sock.bind(address)
                 if self._file:
                     self._own = _identity(os.lstat(address))[:2]
+                if mode is not None:
+                    os.chmod(address, mode)  # before listen(), so that nobody has connected under the umask's mode
             except BaseException:
                 if self._file and sock.getsockname():  # it is bound, so the file is this socket's
                     with contextlib.suppress(OSError):
@@ -219,7 +236,7 @@ class UnixListener:
                 raise
             sock.listen(backlog)
 
-        what = f"cannot listen on {shown(self.path)}"
+        what = f"cannot listen on {shown_path(self.path)}"
         for attempt in range(LISTEN_ATTEMPTS):
             try:
                 return open_socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.path, listen)
@@ -233,10 +250,17 @@ class UnixListener:
         raise AssertionError("unreachable")
 
     def hide(self) -> None:
-        """Remove the file, if it is still this socket's and this is the process that created it."""
+        """Let no new client connect, and remove the file, if it is still this socket's. The listen queue stays.
+
+        Only the process that created the listener does this.
+        """
         if os.getpid() == self._pid:  # in a forked child the lock may never be released
             with self._lock:
                 self._remove()
+            if sys.platform.startswith("linux"):
+                # Connecting fails from now on, to an abstract name too, and what is in the queue can be accepted.
+                with contextlib.suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         """Remove the file as ``hide()`` does, and close the socket."""
@@ -312,70 +336,9 @@ def _is_listened_on(path: str) -> bool:
     return True
 
 
-def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
-    """Return the sockets that systemd has passed to this process (sd_listen_fds(3)), or ``[]``. The caller owns them.
-
-    They are non-blocking and close-on-exec, in the order of their descriptors: listening stream sockets, TCP or unix,
-    and datagram sockets (see ``type``). The file of a unix socket belongs to systemd and is not removed. The variables
-    are removed from ``environ`` in any case, so that no child process uses them.
-
-    Raises ``ValueError`` if a variable is not a number, and ``OSError``, which names the descriptor, if one is not such
-    a socket; the sockets before it are closed then, and the descriptor is left alone.
-    """
-    pid, count, *_ = [environ.pop(name, None) for name in PASSED_VARIABLES]
-    if pid is None or count is None or _number("LISTEN_PID", pid) != os.getpid():
-        return []
-    sockets: list[socket.socket] = []
-    try:
-        for fd in range(FIRST_PASSED, FIRST_PASSED + _number("LISTEN_FDS", count)):
-            sockets.append(_passed(fd))
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
-
-
-def _passed(fd: int) -> socket.socket:
-    """Take over a passed descriptor. Raises ``OSError`` with the errno that accept(2) would report."""
-    what = f"LISTEN_FDS: descriptor {fd} is not"
-    try:
-        sock = socket.socket(fileno=fd)
-    except OSError as exc:
-        raise OSError(exc.errno, f"{what} {'open' if exc.errno == errno.EBADF else 'a socket'}") from None
-    try:
-        if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
-            raise OSError(errno.EAFNOSUPPORT, f"{what} a TCP, UDP or unix socket")
-        if sock.type != socket.SOCK_DGRAM:
-            if sock.type != socket.SOCK_STREAM:
-                raise OSError(errno.EOPNOTSUPP, f"{what} a listening stream socket")
-            if not _listens(sock):
-                raise OSError(errno.EINVAL, f"{what} a listening stream socket")
-        sock.set_inheritable(False)
-        sock.setblocking(False)
-    except BaseException:
-        sock.detach()
-        raise
-    return sock
-
-
-def _listens(sock: socket.socket) -> bool:
-    """Report whether a stream socket listens; True if the system cannot tell."""
-    try:
-        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    except (AttributeError, OSError):
-        return True
-
-
-def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ValueError(f"{name}: not a number of at most 9 digits: {text!r}")
-    return int(text)
-
-
 def _address(sock: socket.socket) -> tuple[str, int] | str:
-    """Return ``(host, port)``, or the path of a unix socket."""
+    """Return ``(host, port)``, with the scope id of a link-local address, or the path of a unix socket."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return os.fsdecode(name)
-    return name[0], name[1]
+    return socket.getnameinfo(name, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0], name[1]

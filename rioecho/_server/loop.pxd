@@ -29,12 +29,15 @@ from rioecho._core.buffer cimport (
 from rioecho._core.counts cimport counts_t
 from rioecho._core.poller cimport poller_t
 from rioecho._core.posix cimport RIO_MAPPED, rio_assert
+from rioecho._server.hosts cimport host_t, hosts_t
+from rioecho._server.proxy cimport proxy_t
 from rioecho._server.echo cimport (
     CHUNK,
     CHUNK_MIN,
     ECHOING,
     LINGERING,
     MEMORY_LOOK,
+    OPENING,
     PAUSED,
     held_free,
     held_resize,
@@ -50,6 +53,7 @@ cdef enum:
     # in turn.
     CHUNK_REPORTED = 64
     LENGTHS_MAX = 3 * CHUNK
+    OPENED_MAX = 256     # maximum number of connections whose first bytes are reported in one turn
     # Buffers of at least this size in bytes are mapped pages of their own, because the heap of malloc() does not return
     # freed memory below a used block to the system. New pages are expensive, so a few spares are kept for the next
     # connections.
@@ -72,6 +76,8 @@ cdef struct conn_t:
     conn_t *prev         # links of the list of connections, in the order of their deadlines
     conn_t *next
     kept_t *kept         # NULL: no buffer
+    proxy_t *header      # PROXY header, until it has been read and logged, or NULL
+    host_t *host         # what is counted for its address, or NULL
     PyObject *peer       # for on_closed, or NULL
     int64_t deadline     # of the next check for progress
     uint64_t bytes_out
@@ -109,10 +115,15 @@ cdef struct loop_t:
     int64_t pause        # interval between two checks for progress: a LOOKS-th of the idle timeout
     int64_t drain        # nanoseconds for draining and lingering
     int64_t drained      # the drain deadline
+    int64_t patience     # until then draining waits for the first bytes of a connection
     size_t max_line      # a longer line is sent in pieces; 0: raw
     counts_t *counts
+    bint proxied         # whether each connection begins with a PROXY header
+    hosts_t *hosts       # counts the connections of each address of a PROXY header, and those with a `host`; or NULL
     share_t memory       # the budget of the connections' buffers
     int report_closings  # whether to report connections without a peer too
+    conn_t *opened[OPENED_MAX]   # connections whose first bytes are to be reported
+    unsigned int opened_n
     size_t *lengths      # array of LENGTHS_MAX lengths of lines to be reported, or NULL: lines are not reported
     size_t lengths_n     # number of lengths in the array
 
@@ -123,7 +134,8 @@ cdef struct loop_t:
 cdef inline void conn_check(const loop_t *l, const conn_t *c) noexcept nogil:
     """Assert the invariants of a connection in the list, between any two of its steps."""
     rio_assert(c.prev.next == c and c.next.prev == c)
-    rio_assert(c.phase <= LINGERING)
+    rio_assert(c.phase <= OPENING)
+    rio_assert(c.phase != OPENING or (c.kept == NULL and c.bytes_out == 0))
     rio_assert(c.kept == NULL or (c.kept.owner == c and c.kept.ready <= c.kept.b.w - c.kept.b.r))
     rio_assert(c.kept == NULL or c.kept.next == NULL or (c.events == PAUSED and c.kept.prev.next == c.kept))
 
@@ -164,6 +176,11 @@ cdef inline void conn_progress(loop_t *l, conn_t *c) noexcept nogil:
 cdef inline size_t conn_ready(const conn_t *c) noexcept nogil:
     """Return the number of bytes in the buffer that may be sent now."""
     return 0 if c.kept == NULL else c.kept.ready
+
+
+cdef inline bint conn_is_silent(const conn_t *c) noexcept nogil:
+    """Report whether nothing has come from the peer: what has come was sent back or is in the buffer."""
+    return c.bytes_out == 0 and c.kept == NULL
 
 
 cdef inline size_t conn_held(const conn_t *c) noexcept nogil:

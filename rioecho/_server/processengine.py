@@ -7,8 +7,8 @@ from time import sleep
 
 from rioecho._core.budget import Share
 from rioecho._core.counts import Counts
-from rioecho._server.child import END, NOTHING, Child, Children
-from rioecho._server.engine import announced, closed, log, received
+from rioecho._server.child import END, NOTHING, OPENED_NOW, Child, Children
+from rioecho._server.engine import closed, log, opened, received, unused
 from rioecho._server.notify import Latch
 from rioecho._server.tasks import Task
 
@@ -47,7 +47,7 @@ class ProcessEngine:
 
     def serve(self, connection: Accepted, drain: float | None) -> None:
         owner = self._owner
-        child = Child(announced(connection))
+        child = Child(connection.peer, asks=owner.proxy_protocol and owner.hosts is not None)
         self._children.fork(
             child,
             connection,
@@ -57,6 +57,7 @@ class ProcessEngine:
             stop_fd=owner.stop_fd,
             drain_timeout=drain,
             tell_lines=log.isEnabledFor(logging.DEBUG),
+            proxied=owner.proxy_protocol,
             counts=self._count,
             memory=Share(owner.memory, owner.max_line),
         )
@@ -98,6 +99,15 @@ class ProcessEngine:
         n = END if self._killed else child.read_line()
         if n == END:
             children.reap(child, self._count, self._owner.closings)
+            if child.is_unused:
+                unused(child.peer, child.reason)
+                return
+            if not child.announced:
+                opened(child.peer)
             closed(child.peer, child.reason, child.echoed)
+        elif n == OPENED_NOW:
+            if child.opened(self._owner.hosts) and not child.announced:
+                child.announced = True
+                opened(child.peer)
         elif n != NOTHING:
             received(n)

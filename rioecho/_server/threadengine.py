@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from rioecho._core.counts import Counts
 from rioecho._server.blocking import Echo
-from rioecho._server.engine import closed, log, opened, received
+from rioecho._server.engine import closed, log, opened, received, unused
 from rioecho._server.tasks import Task, WaitGroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import EngineOwner
+
+
+class Crowded(Exception):
+    """The address in the PROXY header has as many connections as are allowed."""
 
 
 class ThreadEngine:
@@ -39,11 +44,12 @@ class ThreadEngine:
             stop_fd=owner.stop_fd,
             drain_timeout=drain,
             on_line=received if log.isEnabledFor(logging.DEBUG) else None,
+            on_opened=partial(self._opened, connection),
+            proxied=owner.proxy_protocol,
             counts=self._count,
             memory=owner.memory,
         )
-        peer = connection.peer
-        task = Task(self._run, connection, echo, peer, name=f"echo {peer}", group=self._threads)
+        task = Task(self._run, connection, echo, name=f"echo {connection.peer}", group=self._threads)
         connection.lend(task.start, self._count, owner.closings)
 
     def report_closings(self, wanted: bool) -> None:
@@ -57,12 +63,21 @@ class ThreadEngine:
     def kill(self) -> None:
         """Do nothing: threads do not outlive the process."""
 
-    def _run(self, connection: Accepted, echo: Echo, peer: str) -> None:
+    def _opened(self, connection: Accepted, source: bytes | None, first: bool) -> None:
+        """Take the address of the PROXY header, and log the connection when its first bytes arrive."""
+        connection.name_source(source)
+        hosts = self._owner.hosts
+        if hosts is not None and not connection.admit(hosts):
+            raise Crowded("too many connections from its address")
+        if first and not connection.announced:
+            connection.announced = True
+            opened(connection.peer)
+
+    def _run(self, connection: Accepted, echo: Echo) -> None:
         """Echo until EOF or the stop, then close the connection."""
         reason = "out of memory"
         failed = True
         try:
-            opened(peer)
             echo.run()
             reason = "server stopped" if echo.draining else "end of input"
             failed = False
@@ -71,10 +86,21 @@ class ThreadEngine:
             failed = False
         except MemoryError:
             pass
+        except Crowded as error:
+            self._count.one_refused()
+            reason = str(error)
+            failed = False
         except Exception as error:
             reason = getattr(error, "strerror", None) or str(error)
         finally:
-            connection.close(failed=failed)
+            is_unused = echo.is_unused
+            peer = connection.peer
+            connection.close(failed=failed and not is_unused)
+        if is_unused:
+            unused(peer, reason)
+            return
+        if not connection.announced:
+            opened(peer)
         closed(peer, reason, echo.bytes_out)
 
 

@@ -12,14 +12,16 @@ from rioecho._server.connection cimport (
     BROKEN,
     CUT_OFF,
     IDLE,
+    STOPPED,
     conn_close,
     conn_read,
     conn_wait_for,
     conn_write,
 )
-from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LOOKS, MEMORY_LOOK, peer_took
+from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LOOKS, MEMORY_LOOK, OPENING, patience, peer_took
 from rioecho._server.loop cimport (
     conn_append,
+    conn_is_silent,
     conn_look_later,
     conn_progress,
     conn_ready,
@@ -36,7 +38,7 @@ cdef inline void loop_begin(loop_t *l, conn_t *c) noexcept nogil:
     cdef int err
     conn_append(l, c)
     l.active += 1
-    c.phase = DRAINING if l.stopping else ECHOING
+    c.phase = OPENING
     c.looks = 0
     c.deadline = INT64_MAX if l.idle < 0 else l.now + l.pause
     c.events = POLLIN
@@ -64,22 +66,30 @@ cdef inline bint loop_take_inbox(loop_t *l) noexcept nogil:
 
 cdef inline void loop_drain(loop_t *l) noexcept nogil:
     """Start draining."""
-    cdef conn_t *c = l.all.next
     l.stopping = True
     l.drained = deadline_after(l.drain)
+    l.patience = patience(l.drain)
     poller_remove(&l.poller, l.stop_fd)
-    while c != &l.all:
-        c.phase = DRAINING
-        c = c.next
 
 
 cdef inline bint loop_drain_some(loop_t *l) noexcept nogil:
-    """Read once from each connection that may have more input; report whether one is left that may."""
+    """Read once from each connection that may have more input; report whether one is left that may.
+
+    A connection drains once something has come from it, and the others when the patience is over.
+    """
     cdef conn_t *c = l.all.next
     cdef conn_t *following
     cdef bint more = False
     while c != &l.all:
         following = c.next
+        if c.phase == OPENING and l.now >= l.patience:
+            if c.header != NULL and not c.header.done:
+                conn_close(l, c, STOPPED, 0)
+                c = following
+                continue
+            c.phase = DRAINING
+        elif c.phase == ECHOING and (l.now >= l.patience or not conn_is_silent(c)):
+            c.phase = DRAINING
         if c.phase == DRAINING and conn_ready(c) == 0:
             conn_read(l, c)
         c = following
@@ -146,7 +156,9 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
 cdef inline int64_t loop_deadline(const loop_t *l) noexcept nogil:
     if l.all.next == &l.all:
         return l.look
-    return min(l.drained if l.stopping else l.all.next.deadline, l.look)
+    if l.stopping:
+        return min(l.patience if l.now < l.patience else l.drained, l.look)
+    return min(l.all.next.deadline, l.look)
 
 
 cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
@@ -188,6 +200,6 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
         loop_expire(l)
         if rio_rare(l.now >= l.look):
             loop_look(l)
-        if l.gone != NULL or l.lengths_n:
+        if l.gone != NULL or l.lengths_n or l.opened_n:
             return True
     return False

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
+import errno
 import os
-import re
 import resource
+import select
+import signal
 import sys
+
+from rioecho._core import startup
+from rioecho._core.limits import OWN_DESCRIPTORS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,18 +26,13 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 FAILED, USAGE_ERROR = 1, 2
-
-#: Number of descriptors besides those of connections: standard streams, listeners, pipes, files that Python opens.
-OWN_DESCRIPTORS = 64
+#: Seconds to wait for the reader of a non-blocking stdout.
+PATIENCE = 5.0
 
 #: The errors of a failed allocation: CPython sometimes loses a MemoryError and raises SystemError instead.
 NO_MEMORY = (MemoryError, SystemError)
 #: The line printed if there is no memory to format another one.
 OUT_OF_MEMORY = b"out of memory\n"
-
-#: The numbers of the command line. int() and float() accept more: 1_0, blanks, a sign, the digits of other scripts.
-WHOLE = re.compile("[0-9]{1,100}")
-DECIMAL = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,18 +84,45 @@ def reason(error: BaseException | str) -> str:
 
 
 def put_out(prog: str, text: str) -> int:
-    """Write text to stdout; return the exit status. A reader that has closed the pipe (``| head``) is not an error."""
+    """Write text to stdout; return the exit status: all of it is written, or an error is reported.
+
+    A reader that has closed the pipe (``| head``) is not an error.
+    """
     if sys.stdout is None:
         return 0
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        try:
+            fd = sys.stdout.fileno()
+        except (OSError, ValueError):  # replaced by the caller of main(), or closed
+            fd = -1
+        if fd < 0:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            sys.stdout.flush()
+            _write_all(fd, text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
     except BrokenPipeError:
         return 0
     except OSError as error:
         complain(prog, f"stdout: {reason(error)}")
         return FAILED
     return 0
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """Write all data. Python's stdout loses what a short write or a full non-blocking pipe leaves over.
+
+    Raises TimeoutError if a non-blocking descriptor accepts nothing for PATIENCE seconds; a blocking one is waited for.
+    """
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            poller = select.poll()
+            poller.register(fd, select.POLLOUT)
+            if not poller.poll(PATIENCE * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, f"nobody has read from the pipe for {PATIENCE:g} s") from None
 
 
 def in_one_line(text: str) -> str:
@@ -129,45 +155,22 @@ def allow_descriptors(connections: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
-def port(text: str) -> int:
-    """Convert an argument to a port number."""
-    if not WHOLE.fullmatch(text) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 0 to 65535")
-    return int(text)
-
-
-def count(text: str) -> int:
-    """Convert an argument to a whole number of 0 or more."""
-    if not WHOLE.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """Convert an argument to a number of seconds of 0 or more."""
-    value = float(text) if DECIMAL.fullmatch(text) else math.inf
-    if value == math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of 0 or more")
-    return value
-
-
-def interval(text: str) -> float:
-    """Convert an argument to a number of seconds above 0."""
-    with contextlib.suppress(argparse.ArgumentTypeError):
-        if value := seconds(text):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-
-
 def finish(prog: str, command: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with the status that it returns. Out of memory is one line and status 1."""
+    """Run a command and exit with the status that it returns.
+
+    Out of memory is one line and status 1. Ctrl-C that the command does not handle is status 130 without a traceback.
+    """
     status = FAILED
     try:
         try:
+            startup.end()
             open_standard_streams()
             status = command()
         except NO_MEMORY as error:
             complain(prog, error)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is already exiting
+            status = startup.INTERRUPTED
         leave(status)
     except NO_MEMORY:
         os._exit(status)

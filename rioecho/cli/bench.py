@@ -8,45 +8,42 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
-import json
 import os
-import signal
 import sys
 
 from rioecho import __version__
-from rioecho.bench import EchoError, Interrupted, Plan, run
+from rioecho._load.runner import nothing, timestamp
+from rioecho.bench import Interrupted, Plan, run
 from rioecho.cli import (
     FAILED,
     NO_MEMORY,
-    USAGE_ERROR,
     Parser,
     allow_descriptors,
     complain,
-    count,
     finish,
-    interval,
-    leave,
     plots,
     put_out,
     reason,
     results,
-    seconds,
 )
+from rioecho.cli.compare import MISSED, compare, comparison_parser, merge, merge_parser
 from rioecho.cli.live import view
-from rioecho.cli.tables import BLOCKS, PLAIN_BLOCKS, comparison, differences, report, setting
+from rioecho.cli.results import STDOUT
+from rioecho.cli.signals import Signals
+from rioecho.cli.tables import BLOCKS, PLAIN_BLOCKS, micros, number, report, setting
+from rioecho.cli.units import count, interval, rate, seconds, size
 from rioecho.client import WrongEchoError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from types import FrameType
+    from collections.abc import Sequence
 
     from rioecho.bench import Progress, Result
 
 PROG = "rioecho-bench"
-WRONG, SIGNALLED = 3, 128
-STDOUT = "-"
+WRONG = 3
 #: Maximum number of bars of the histogram.
 BARS = 16
 #: Maximum of the default warm-up in seconds; the default is a tenth of the duration.
@@ -54,28 +51,29 @@ WARMUP = 1.0
 
 HELP = f"""\
 usage: {PROG} [options] HOST:PORT
-       {PROG} compare A.json B.json ... [--plot FILE]
-
+       {PROG} compare A.json B.json ... [--fail-above 10%] [--plot FILE]
+       {PROG} merge A.json B.json ... [--json [FILE]]
 Load an echo server, check every byte, and measure the latencies of the echoes.
-
-  --unix PATH            connect to a unix socket instead of HOST:PORT
-  -c, --connections N    number of connections (50)
-  -d, --duration S       measured time in seconds (10)
-  --warmup S             warm-up in seconds (a tenth of -d, at most 1)
-  -s, --size N           size of a message in bytes (64)
-  --pipeline N           messages in flight on each connection (1)
-  --rate N               open loop: N messages per second over all connections;
-                         latency counts from the scheduled time of a message
-  --threads N            threads that share the connections (1)
-  --stall-timeout S      fail after S seconds without a received byte (5)
-  --json [FILE]          write the result as JSON; without FILE only to stdout
-  --hdr FILE             write latencies for HdrHistogram's plotters (.hgrm)
-  --plot FILE            draw a .png or .svg: pip install 'rioecho[bench]'
-  -h, --version          show this help; show the version
-
-exit status: 1 not reached, lost or stalled, 2 usage, 3 wrong echo, 130 Ctrl-C
-examples: {PROG} localhost:8000 -c 100 --pipeline 32 --plot run.png
-          {PROG} [::1]:8000 --rate 20000 --json run.json
+  --unix PATH              connect to a unix socket (@NAME: an abstract one)
+  -c, --connections N      connections (50) over all addresses of HOST
+  --ramp S, --reconnect    spread the connects; go on after a lost connection
+  -d, --duration S         measured time (10)
+  --warmup S               warm-up (a tenth of -d, at most 1)
+  -s, --size N             size of a message (64)
+  --pipeline N             messages in flight on each connection (1)
+  --rate N                 open loop: N messages per second in all; latency
+                           counts from the scheduled time of a message
+  --threads N              threads that share the connections (1)
+  --connect-timeout S      maximum time to connect, over all addresses (10)
+  --stall-timeout S        fail after this time without a received byte (5)
+  --max-p99 T, --min-rate N  limits: exit with 4 if the result misses one
+  --json [FILE]            write the result as JSON; without FILE to stdout
+  --hdr FILE, --plot FILE  write .hgrm; draw .png or .svg (rioecho[bench])
+  -q, -h, --version        no progress and warnings; this help; the version
+compare warns of failed runs; merge adds runs that several hosts made together.
+units: 500ms 10s 2m, 4k 1M (bytes), 5k (messages per second)
+exit status: 1 failed, 2 usage, 3 wrong echo, 4 a limit missed, 130 Ctrl-C
+example: {PROG} localhost:8000 -c 100 --rate 20k --max-p99 1ms --json a
 """
 
 
@@ -88,38 +86,22 @@ def parser() -> argparse.ArgumentParser:
     option("-c", "--connections", metavar="N", type=count, default=50)
     option("-d", "--duration", metavar="S", type=interval, default=10.0)
     option("--warmup", metavar="S", type=seconds)
-    option("-s", "--size", metavar="N", type=count, default=64)
+    option("-s", "--size", metavar="N", type=size, default=64)
     option("--pipeline", metavar="N", type=count, default=1)
     option("--rate", metavar="N", type=rate)
     option("--threads", metavar="N", type=count, default=1)
     option("--stall-timeout", metavar="S", type=interval, default=5.0)
+    option("--connect-timeout", metavar="S", type=interval, default=10.0)
+    option("--ramp", metavar="S", type=seconds, default=0.0)
+    option("--reconnect", action="store_true")
+    option("--max-p99", metavar="T", type=interval)
+    option("--min-rate", metavar="N", type=rate)
+    option("-q", "--quiet", action="store_true")
     option("--json", metavar="FILE", nargs="?", const=STDOUT)
     option("--hdr", metavar="FILE")
-    option("--plot", metavar="FILE", type=picture)
+    option("--plot", metavar="FILE", type=plots.picture)
     option("--version", action="version", version=f"%(prog)s {__version__}")
     return p
-
-
-def comparison_parser() -> argparse.ArgumentParser:
-    p = Parser(prog=PROG)
-    p.help_text = HELP
-    p.add_argument("files", metavar="FILE", nargs="*")
-    p.add_argument("--plot", metavar="FILE", type=picture)
-    return p
-
-
-def rate(text: str) -> float:
-    """Convert an argument to a number of messages per second."""
-    with contextlib.suppress(argparse.ArgumentTypeError):
-        return interval(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of messages per second above 0")
-
-
-def picture(text: str) -> str:
-    """Convert an argument to the name of a plot's file."""
-    if os.path.splitext(text)[1].lower() not in plots.SUFFIXES:
-        raise argparse.ArgumentTypeError(f"{text!r} ends neither in .png nor in .svg")
-    return text
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -127,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     The exit status is 0; 1 for a server that was not reached, was lost or stalled, or a result that could not be
     written; 2 for a usage error, including a FILE that cannot be written or read and ``--plot`` without Matplotlib; 3
-    for a wrong echo; 130 after Ctrl-C; 143 after SIGTERM.
+    for a wrong echo; 4 if a limit was missed; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     finish(PROG, lambda: _command(argv))
 
@@ -136,63 +118,25 @@ def _command(argv: Sequence[str] | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if argv is None else list(argv)
-    signals = _Signals()
+    signals = Signals()
     try:
-        return _compare(arguments[1:]) if arguments[:1] == ["compare"] else _measure(arguments, signals)
+        match arguments[:1]:
+            case ["compare"]:
+                return compare(comparison_parser(PROG, HELP), arguments[1:])
+            case ["merge"]:
+                return merge(merge_parser(PROG, HELP), arguments[1:], _width(), _blocks(), BARS)
+        return _measure(arguments, signals)
     except KeyboardInterrupt:
         complain(PROG, signals.name)
         return signals.status
 
 
-class _Signals:
-    """Handles SIGINT and SIGTERM: the first signal raises KeyboardInterrupt, the second ends the process at once."""
-
-    def __init__(self) -> None:
-        self._number = 0  # of the first signal received
-        self._held = False
-        self.abandon: Callable[[], object] = lambda: None  # called before the second signal ends the process
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._number:
-            self.abandon()
-            os._exit(SIGNALLED + number)
-        self._number = number
-        if not self._held:
-            raise KeyboardInterrupt
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Defer the exception of a signal until check() is called, so that no half-drawn view stays on the terminal."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal was deferred."""
-        if self._number:
-            raise KeyboardInterrupt
-
-    @property
-    def status(self) -> int:
-        return SIGNALLED + (self._number or signal.SIGINT)
-
-    @property
-    def pending(self) -> bool:
-        return self._number != 0
-
-    @property
-    def name(self) -> str:
-        return "terminated" if self._number == signal.SIGTERM else "interrupted"
-
-
-def _measure(arguments: Sequence[str], signals: _Signals) -> int:
+def _measure(arguments: Sequence[str], signals: Signals) -> int:
     """Run the test; return the exit status."""
     p = parser()
     options = p.parse_args(arguments)
+    if options.warmup is not None and options.warmup > options.duration:
+        p.error(f"--warmup {options.warmup:g} is longer than --duration {options.duration:g}")
     try:
         plan = Plan(
             target=_target(p, options),
@@ -203,25 +147,47 @@ def _measure(arguments: Sequence[str], signals: _Signals) -> int:
             rate=options.rate,
             threads=options.threads,
             warmup=min(WARMUP, options.duration / 10) if options.warmup is None else options.warmup,
+            connect_timeout=options.connect_timeout,
             stall_timeout=options.stall_timeout,
+            ramp=options.ramp,
+            reconnect=options.reconnect,
         )
         json_file = None if options.json == STDOUT else options.json
         results.check_all_writable({"--json": json_file, "--hdr": options.hdr, "--plot": options.plot})
     except ValueError as error:
         p.error(str(error))
-    _refuse_undrawable(p, options.plot)
+    plots.refuse_undrawable(PROG, options.plot)
     allow_descriptors(plan.connections + 2 * plan.threads)
-    result, status, failure = _run(plan, signals)
+    result, status, failure = _run(plan, signals, quiet=options.quiet)
     if result is not None:
         # A test that failed before the first echo has nothing to show.
         undelivered = _deliver(result, options, whole=not failure or result.histogram.count > 0)
         status = status or undelivered
-        if not failure:  # after the result, which a stderr that nobody reads must not withhold
+        if not failure and not options.quiet:  # after the result, which a stderr that nobody reads must not withhold
             for warning in result.warnings:
                 complain(PROG, f"warning: {warning}")
     if failure:
         complain(PROG, failure)
+    if status == 0 and result is not None:
+        missed = _missed(result, options.max_p99, options.min_rate)
+        for line in missed:
+            complain(PROG, line)
+        status = MISSED if missed else 0
     return status
+
+
+def _missed(result: Result, max_p99: float | None, min_rate: float | None) -> list[str]:
+    """Return one line for each limit that the result misses."""
+    missed = []
+    if max_p99 is not None:
+        p99 = result.latency_us["p99"]
+        if not result.histogram.count:
+            missed.append("--max-p99: no message was measured")
+        elif p99 > max_p99 * 1e6:
+            missed.append(f"the p99 is {micros(p99)}, above --max-p99 {micros(max_p99 * 1e6)}")
+    if min_rate is not None and result.rate < min_rate:
+        missed.append(f"the rate is {number(result.rate)}/s, below --min-rate {number(min_rate)}/s")
+    return missed
 
 
 def _target(p: argparse.ArgumentParser, options: argparse.Namespace) -> str:
@@ -238,18 +204,7 @@ def _target(p: argparse.ArgumentParser, options: argparse.Namespace) -> str:
     return str(options.target)
 
 
-def _refuse_undrawable(p: argparse.ArgumentParser, plot: str | None) -> None:
-    """Exit with a usage error if a plot is requested and Matplotlib is not installed."""
-    if plot is None:
-        return
-    try:
-        plots.prepare()
-    except ImportError:
-        complain(PROG, "--plot needs Matplotlib: pip install 'rioecho[bench]'")
-        leave(USAGE_ERROR)
-
-
-def _run(plan: Plan, signals: _Signals) -> tuple[Result | None, int, str]:
+def _run(plan: Plan, signals: Signals, *, quiet: bool) -> tuple[Result | None, int, str]:
     """Run the test with a view of its progress; return the result, the exit status and the error message."""
     title = setting(
         {
@@ -262,7 +217,10 @@ def _run(plan: Plan, signals: _Signals) -> tuple[Result | None, int, str]:
         }
     )
     try:
-        with view(title, plan.warmup_s + plan.duration) as shown:
+        with signals.held():  # an exception that is raised during an import may be lost
+            shown = view(title, plan.warmup_s + plan.duration, plan.connections, quiet=quiet)
+        signals.check()
+        with shown:
             signals.abandon = shown.abandon
 
             def show(progress: Progress) -> None:
@@ -271,9 +229,13 @@ def _run(plan: Plan, signals: _Signals) -> tuple[Result | None, int, str]:
                 signals.check()
 
             result = run(plan, on_progress=show, every=shown.every)
-            return (result, signals.status, signals.name) if signals.pending else (result, 0, "")
+            if signals.pending:
+                return dataclasses.replace(result, interrupted=True), signals.status, signals.name
+            return result, 0, ""
     except Interrupted as error:
         return error.result, signals.status, signals.name
+    except KeyboardInterrupt:  # before or after the test itself
+        return dataclasses.replace(nothing(plan, timestamp()), interrupted=True), signals.status, signals.name
     except WrongEchoError as error:
         return _partial(error), WRONG, str(error)
     except (OSError, ValueError, *NO_MEMORY) as error:
@@ -281,18 +243,16 @@ def _run(plan: Plan, signals: _Signals) -> tuple[Result | None, int, str]:
 
 
 def _partial(error: BaseException) -> Result | None:
-    return error.result if isinstance(error, EchoError) else None
+    result: Result | None = getattr(error, "result", None)
+    return result
 
 
 def _deliver(result: Result, options: argparse.Namespace, *, whole: bool) -> int:
     """Print the result and write the requested files; only the JSON unless ``whole``. Returns the exit status."""
     data = result.to_json()
-    text = json.dumps(data, indent=2) + "\n"
     status = 0
-    if options.json == STDOUT:
-        status |= put_out(PROG, text)
-    elif options.json is not None:
-        status |= results.write(PROG, options.json, lambda path: results.write_text(path, text))
+    if options.json is not None:
+        status |= results.put_json(PROG, options.json, data)
     if not whole:
         return status
     if options.json != STDOUT:
@@ -318,33 +278,6 @@ def _blocks() -> str:
         BLOCKS.encode(sys.stdout.encoding if sys.stdout is not None else "ascii")
         return BLOCKS
     return PLAIN_BLOCKS
-
-
-def _compare(arguments: Sequence[str]) -> int:
-    """Print the comparison of several runs; return the exit status."""
-    p = comparison_parser()
-    options = p.parse_args(arguments)
-    if len(options.files) < 2:
-        p.error("give two or more results of --json to compare")
-    runs = []
-    for path, name in zip(options.files, results.names(options.files), strict=True):
-        try:
-            runs.append((name, results.read(path)))
-        except OSError as error:
-            p.error(f"{path}: {reason(error)}")
-        except ValueError as error:
-            p.error(f"{path} is not a result of --json: {error}")
-    try:
-        results.check_all_writable({"--plot": options.plot})
-    except ValueError as error:
-        p.error(str(error))
-    _refuse_undrawable(p, options.plot)
-    for difference in differences(runs):
-        complain(PROG, f"warning: {difference}")
-    status = put_out(PROG, "\n".join(comparison(runs)) + "\n")
-    if options.plot is not None:
-        status |= results.write(PROG, options.plot, lambda path: plots.save(plots.draw_comparison(runs), path))
-    return status
 
 
 if __name__ == "__main__":

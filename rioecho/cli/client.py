@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
-import signal
 
 from rioecho import IncompleteRead, Rio, __version__
-from rioecho.cli import Parser, complain, finish, port, seconds
+from rioecho._core.addresses import parse_path
+from rioecho.cli import Parser, complain, finish
+from rioecho.cli.terminal import Interruption, Readable
+from rioecho.cli.units import port, seconds
 from rioecho.client import EchoLostError, WrongEchoError, dial, pump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
+    from typing import Any
 
 PROG = "rioecho-client"
-LOST, WRONG, INTERRUPTED = 1, 3, 130
+LOST, WRONG = 1, 3
 STDIN, STDOUT = 0, 1
 
 
@@ -24,13 +27,14 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(
         prog=PROG,
         usage="%(prog)s [options] (HOST PORT | --unix PATH)",
-        description="Send lines to an echo server, compare the echoes with them, and print the echoes.",
-        epilog=f"examples: {PROG} localhost 8000    {PROG} localhost 8000 < big.txt > same.txt",
+        description="Send lines to an echo server, compare each echo with its line, and print it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # the examples have a line each
+        epilog=f"examples: {PROG} localhost 8000\n          {PROG} localhost 8000 < big.txt > same.txt",
     )
     p.add_argument("host", nargs="?", metavar="HOST", help="name or address of the server")
     p.add_argument("port", nargs="?", type=port, metavar="PORT", help="TCP port of the server")
-    p.add_argument("--unix", metavar="PATH", help="connect to a unix socket instead")
-    p.add_argument("--connect-timeout", type=seconds, metavar="S", help="maximum seconds to wait for the connection")
+    p.add_argument("--unix", metavar="PATH", help="connect to a unix socket instead (@NAME: an abstract one)")
+    p.add_argument("--connect-timeout", type=seconds, metavar="S", help="maximum time to connect, as 5s or 500ms")
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return p
 
@@ -52,20 +56,21 @@ def _command(argv: Sequence[str] | None) -> int:
     if options.unix is None and options.port is None:
         p.error("give HOST and PORT, or --unix PATH")
     try:
-        return _run(options)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is already exiting
-        return INTERRUPTED
+        where = (options.host, options.port) if options.unix is None else (parse_path(options.unix),)
+    except ValueError as error:
+        p.error(f"--unix: {error}")
+    return _run(where, options.connect_timeout)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(where: tuple[Any, ...], timeout: float | None) -> int:
     try:
-        where = (options.host, options.port) if options.unix is None else (options.unix,)
-        with dial(*where, timeout=options.connect_timeout) as sock:
+        with dial(*where, timeout=timeout or None) as sock:
             if os.isatty(STDIN) and os.isatty(STDOUT):
                 _converse(Rio(sock, timeout=None))
             else:
                 pump(sock, STDIN, STDOUT, on_wait=_report_waiting)
+    except BrokenPipeError:
+        return 0  # of stdout: its reader has what it wanted, as "head" does
     except WrongEchoError as error:
         complain(PROG, error)
         return WRONG
@@ -86,10 +91,16 @@ def _converse(rio: Rio) -> None:
 
     while True:
         try:
-            line = os.fsencode(input("> ") + "\n")
+            with Interruption(rio.fileno()):
+                typed = input("> ")
+        except Readable:
+            print()  # the message begins on a line of its own
+            _expect_nothing(rio)
+            continue
         except EOFError:
             print()
             return
+        line = os.fsencode(typed + "\n")
         try:
             rio.writen(line)
             answer = rio.readexactly(len(line))
@@ -98,6 +109,19 @@ def _converse(rio: Rio) -> None:
         if answer != line:
             raise WrongEchoError(next(i for i, byte in enumerate(line) if answer[i] != byte))
         print(os.fsdecode(answer), end="", flush=True)
+
+
+def _expect_nothing(rio: Rio) -> None:
+    """Raise the error of a connection that is readable although nothing is in flight; return if it is not."""
+    try:
+        data = rio.read1(1, timeout=0)
+    except BlockingIOError:
+        return
+    except ConnectionResetError:
+        data = b""
+    if data:
+        raise WrongEchoError(0)
+    raise EchoLostError(0)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ for the width of a README, about 800 pixels.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import warnings
 
+from rioecho.cli import USAGE_ERROR, complain, leave, reason
 from rioecho.cli.tables import LATENCIES, number, setting
 
 TYPE_CHECKING = False
@@ -28,6 +30,30 @@ SUFFIXES = (".png", ".svg")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 #: Maximum number of points of a line; a curve with more percentiles is thinned out.
 POINTS = 2000
+
+
+def picture(text: str) -> str:
+    """Convert an argument to the name of a plot's file."""
+    if os.path.splitext(text)[1].lower() not in SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r} ends neither in .png nor in .svg")
+    return text
+
+
+def refuse_undrawable(prog: str, plot: str | None) -> None:
+    """Exit with a usage error if a plot is requested and Matplotlib is not installed, or cannot be used."""
+    if plot is None:
+        return
+    try:
+        prepare()
+    except ImportError:
+        complain(prog, "--plot needs Matplotlib: pip install 'rioecho[bench]'")
+        leave(USAGE_ERROR)
+    except OSError as error:
+        # Without a writable directory for its cache it tries the temporary one, and fails if there is none either.
+        complain(
+            prog, f"--plot: {reason(error)}; Matplotlib needs a directory it can write to: set MPLCONFIGDIR to one"
+        )
+        leave(USAGE_ERROR)
 
 
 def prepare() -> None:

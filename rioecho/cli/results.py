@@ -5,20 +5,24 @@ A function that writes returns an exit status. If it is not 0, the function has 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import stat
 
-from rioecho.cli import FAILED, complain, in_one_line, reason
+from rioecho.cli import FAILED, complain, in_one_line, put_out, reason
 from rioecho.cli.tables import LATENCIES, SETTINGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from rioecho.cli.tables import Run
 
+#: The FILE that stands for stdout.
+STDOUT = "-"
 #: An upper bound of every figure of a run.
 BEYOND = 2.0**64
 
@@ -47,6 +51,8 @@ def check_all_writable(files: Mapping[str, str | None]) -> None:
     for option, path in files.items():
         if path is None:
             continue
+        if path == STDOUT:
+            raise ValueError(f"{option} -: only --json writes to stdout; for a file of that name use ./-")
         try:
             check_writable(path)
         except OSError as error:
@@ -57,13 +63,52 @@ def check_all_writable(files: Mapping[str, str | None]) -> None:
 
 
 def write(prog: str, path: str, writer: Callable[[str], object]) -> int:
-    """Call ``writer(path)``; report its OSError. Returns the exit status."""
+    """Call ``writer`` with the name of a file, and give that file the name ``path``; report an OSError.
+
+    A regular file appears whole or not at all: if the writer fails, for example on a full disk, there is no empty or
+    partial file, and a file that existed before is unchanged. Returns the exit status.
+    """
     try:
-        writer(path)
+        _replace(path, writer)
     except OSError as error:
         complain(prog, f"{path}: {reason(error)}")
         return FAILED
     return 0
+
+
+def _replace(path: str, writer: Callable[[str], object]) -> None:
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    exists = os.path.lexists(target)
+    if (exists and not os.path.isfile(target)) or not os.access(folder, os.W_OK | os.X_OK):
+        writer(path)  # a device or a pipe; or a file in a directory that does not allow another one
+        return
+    temporary = os.path.join(folder, f".{os.getpid()}-{os.path.basename(target)[-200:]}")  # with its suffix
+    try:
+        writer(temporary)
+        if exists:
+            os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def put_json(prog: str, path: str, data: Mapping[str, Any]) -> int:
+    """Write a result as JSON to ``path``, or to stdout; return the exit status."""
+    text = json_text(data)
+    return put_out(prog, text) if path == STDOUT else write(prog, path, lambda path: write_text(path, text))
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """Return a result as JSON with a line for each field: a histogram is one long line."""
+    fields = []
+    for name, value in data.items():
+        indent = None if name.startswith("histogram") else 2
+        shown = json.dumps(value, indent=indent).replace("\n", "\n  ")
+        fields.append(f"  {json.dumps(name)}: {shown}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def write_text(path: str, text: str) -> None:

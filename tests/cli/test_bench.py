@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import termios
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -29,6 +30,13 @@ FIELDS = {
     "errors",
     "latency_us",
     "latency_uncorrected_us",
+    "reconnects",
+    "lost",
+    "version",
+    "date",
+    "interrupted",
+    "error",
+    "histogram",
 }
 LATENCIES = ["mean", "p50", "p90", "p99", "p99.9", "max"]
 SHORT = ("-d", "0.4", "-c", "4")
@@ -69,7 +77,10 @@ def table(text):
 
 def whole(run):
     """Assert that a JSON result has all fields and is consistent."""
-    assert set(run) == FIELDS
+    assert set(run) - {"histogram_uncorrected"} == FIELDS
+    assert ("histogram_uncorrected" in run) == (run["rate_asked"] is not None)
+    assert (run["error"], run["interrupted"], run["version"]) == (None, False, rioecho.__version__)
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(run["date"])) < timedelta(seconds=60)
     for latency in (run["latency_us"], run["latency_uncorrected_us"]):
         assert set(latency) == set(LATENCIES)
         ordered = [latency[name] for name in LATENCIES[1:]]

@@ -246,15 +246,18 @@ def test_a_server_that_stalls_beyond_the_end_of_a_short_run_is_status_1():
     assert status == 1
 
 
-@pytest.mark.parametrize("option", ["-c4", "--json"])
-def test_a_refused_connection_is_status_1_and_nothing_is_printed(option):
+def test_a_refused_connection_is_status_1_and_only_the_json_is_printed():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))  # without listen()
         address = "{}:{}".format(*sock.getsockname())
-        status, out, complaint = failed(address, option)
-    assert (status, out) == (1, "")
-    assert "Connection refused" in complaint
-    assert address.rpartition(":")[2] in complaint
+        status, out, complaint = failed(address, "-c4")
+        assert (status, out) == (1, "")
+        assert "Connection refused" in complaint
+        assert address.rpartition(":")[2] in complaint
+        status, out, _ = failed(address, "--json")
+    run = json.loads(out)
+    assert (status, run["messages"], run["interrupted"]) == (1, 0, False)
+    assert run["error"] == complaint.removeprefix("rioecho-bench: ")
 
 
 def test_an_unknown_host_is_status_1():

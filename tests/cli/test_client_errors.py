@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 
 import pytest
@@ -151,15 +152,77 @@ def test_help_and_version_fit_a_terminal():
     assert text == f"rioecho-client {rioecho.__version__}\n"
 
 
-def test_a_reader_that_closes_the_pipe_is_one_line_and_no_traceback(lines_server):
+def test_a_reader_that_closes_the_pipe_is_not_an_error(lines_server):
     reader, writer = os.pipe()
     with Command(MODULE, *lines_server, stdout=writer) as client:
         os.close(writer)
         os.close(reader)
         with contextlib.suppress(BrokenPipeError):
             client.stdin.write(b"hello\n" * 100_000)
+        assert client.status() == 0
+        assert client.err.text == ""
+
+
+def test_the_examples_of_the_help_have_a_line_each():
+    with Command(MODULE, "--help") as client:
+        assert client.status() == 0
+        assert [line.split()[:3] for line in client.out.text.splitlines()[-2:]] == [
+            ["examples:", "rioecho-client", "localhost"],
+            ["rioecho-client", "localhost", "8000"],
+        ]
+
+
+def test_a_connect_timeout_of_0_means_none(lines_server):
+    with Command(MODULE, *lines_server, "--connect-timeout", "0") as client:
+        client.stdin.write(b"hello\n")
+        assert client.status() == 0
+        assert client.out.text == "hello\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract names")
+def test_an_abstract_unix_socket_is_written_with_an_at_sign():
+    name = f"rioecho-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0{name}")
+        listener.listen()
+        with Command(MODULE, "--unix", f"@{name}") as client:
+            sock, _ = listener.accept()
+            with sock:
+                client.stdin.write(b"hello\n")
+                client.stdin.close()
+                sock.sendall(receive(sock, 6))
+            assert client.status() == 0
+            assert client.out.text == "hello\n"
+    with Command(MODULE, "--unix", f"@{name}") as client:
         assert client.status() == 1
-        assert "Broken pipe" in client.complaint()
+        assert client.complaint() == f"rioecho-client: cannot connect to @{name}: Connection refused"
+    with Command(MODULE, "--unix", "@") as client:
+        assert client.status() == 2
+        assert "@NAME" in client.complaint()
+
+
+def test_ctrl_c_while_the_command_starts_is_no_traceback(lines_server):
+    """At any moment after the interpreter has begun to import the command."""
+    code = """if True:
+        import os, runpy, signal, sys
+        sys.argv[0] = "rioecho-client"
+        imports = 0
+        import rioecho._core.startup
+
+        class Interrupt:
+            def find_spec(self, name, path=None, target=None):
+                global imports
+                imports += 1
+                if imports == int(os.environ["AT"]):
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupt())
+        runpy.run_module("rioecho.cli.client", run_name="__main__")
+    """
+    for at in range(1, 30, 3):
+        with Command(MODULE, *lines_server, code=code, environment={"AT": str(at)}) as client:
+            assert client.status() in (0, 130), at
+            assert client.err.text == "", at
 
 
 def test_ctrl_c_is_status_130_and_no_traceback(lines_server):

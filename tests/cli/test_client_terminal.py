@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import termios
+import threading
 
 import pytest
 
 from rioecho.server import EchoServer
-from support.peers import SECONDS, Command, Output, Screen, answering, receive, receive_all
+from support.peers import SECONDS, Command, Output, Screen, answering, receive, receive_all, reset
 
 MODULE = "rioecho.cli.client"
 ON_TERMINAL = f"""if True:
@@ -17,6 +18,7 @@ ON_TERMINAL = f"""if True:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     runpy.run_module({MODULE!r}, run_name="__main__")
 """
+WITHOUT_READLINE = f"import sys; sys.modules['readline'] = None\n{ON_TERMINAL}"
 CTRL_C, CTRL_D, UP, LEFT = b"\x03", b"\x04", b"\x1b[A", b"\x1b[D"
 
 
@@ -83,8 +85,7 @@ def test_arrow_up_recalls_the_last_line_for_editing(address):
 
 
 def test_a_python_without_readline_has_a_plain_prompt(address):
-    code = f"import sys; sys.modules['readline'] = None\nif True:{ON_TERMINAL.removeprefix('if True:')}"
-    with Terminal(*address, code=code) as terminal:
+    with Terminal(*address, code=WITHOUT_READLINE) as terminal:
         terminal.screen.wait_for("> ")
         terminal.type(b"hello\n")
         terminal.screen.wait_for("hello\r\n", times=2)
@@ -160,6 +161,37 @@ def test_a_close_by_the_server_is_status_1():
         terminal.type(b"hello\n")
         assert terminal.status() == 1
     assert b"rioecho-client: " in terminal.screen.data
+    assert b"Traceback" not in terminal.screen.data
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "unasked bytes"])
+@pytest.mark.parametrize("code", [ON_TERMINAL, WITHOUT_READLINE], ids=["readline", "plain"])
+def test_the_prompt_notices_at_once_what_the_server_does(how, code):
+    seen = threading.Event()
+
+    def talk(sock):
+        sock.sendall(receive(sock, 6))
+        assert seen.wait(SECONDS)
+        if how == "reset":
+            reset(sock)
+        elif how == "unasked bytes":
+            sock.sendall(b"surprise")
+            receive_all(sock)
+
+    with answering(talk) as address, Terminal(*address, code=code) as terminal:
+        terminal.screen.wait_for("> ")
+        terminal.type(b"hello\n")
+        terminal.screen.wait_for("> ", times=2)
+        terminal.type(b"half a li")
+        terminal.screen.wait_for("half a li")
+        seen.set()
+        assert terminal.process.wait(SECONDS) == (3 if how == "unasked bytes" else 1)
+        assert termios.tcgetattr(terminal.keyboard) == terminal.found
+    last = terminal.screen.text.splitlines()[-1]
+    if how == "unasked bytes":
+        assert last == "rioecho-client: wrong echo: the byte at offset 0 is not what was sent"
+    else:
+        assert last == "rioecho-client: the server closed the connection; 0 bytes were not echoed"
     assert b"Traceback" not in terminal.screen.data
 
 

@@ -77,14 +77,17 @@ def test_json_has_one_object_per_line():
         server.err.wait_for("Closed")
         stop(server)
         log = objects(server.err.text)
-    assert [(each["level"], each["logger"]) for each in log] == [
-        ("info", "rioecho.server"),
-        ("debug", "rioecho.server"),
-        ("info", "rioecho.server"),
-    ]
+    assert {each["logger"] for each in log} == {"rioecho.server"}
+    assert [each["event"] for each in log] == ["listening", "connected", "line", "closed", "stopping", "stopped"]
+    assert [each["level"] for each in log] == ["info", "info", "debug", "info", "info", "info"]
+    assert server.out.text == log[0]["message"] + "\n"
+    assert log[0]["addresses"] == [f"127.0.0.1:{server.address[1]}", f"[::1]:{server.address[1]}"]
+    assert (log[4]["message"], log[4]["active"]) == ("Stopping: 0 active", 0)
+    counts = {"accepted": 1, "refused": 0, "closed": 1, "errors": 0, "bytes_in": 15, "bytes_out": 15, "lines": 1}
+    assert {name: log[5][name] for name in counts} == counts
+    log = log[1:4]
     assert log[0]["message"] == f"Connected to ({name[0]}, {name[1]})"
     assert log[1]["message"] == "server received 15 bytes"
-    assert [each["event"] for each in log] == ["connected", "line", "closed"]
     assert log[0]["peer"] == log[2]["peer"] == f"({name[0]}, {name[1]})"
     assert log[1]["bytes"] == log[2]["bytes"] == 15
     assert log[2]["reason"] == "end of input"
@@ -277,7 +280,7 @@ def test_records_that_nobody_reads_are_dropped_and_counted_and_the_server_goes_o
     n = notice["records"]
     assert notice["message"] == f"dropped {n} log records: the log is not read fast enough"
     # No other record is missing: two connections and their lines, and the third connection with one line.
-    assert len(log) - 1 + n == 2 * 3 + 130_000 + 1
+    assert len(log) - 1 + n == 2 * 3 + 130_000 + 1 + len(("listening", "stopping", "stopped"))
     assert "server received 6 bytes" in [line["message"] for line in log[log.index(notice) :]]
 
 
@@ -579,7 +582,8 @@ def test_on_a_terminal_the_line_is_drawn_in_place_and_the_log_goes_above_it():
     line = r"[^\r\n\x1b]* INFO [^\r\n\x1b]*\r\n"
     assert re.fullmatch(rf"(?:{line})*(?:{drawn}|\r\x1b\[K(?:{line})+(?={drawn}))*\r\n", text), text
     *log, last, empty = screen(text)
-    assert [re.sub(r"^\S+ \S+ | \(.*", "", line) for line in log] == ["INFO Connected to"] * 2 + ["INFO Closed"] * 2
+    events = [*["Connected to"] * 2, *["Closed"] * 2, "Stopping", "Stopped"]
+    assert [re.sub(r"^\S+ \S+ INFO | \(.*|:.*", "", line.partition("INFO")[2].strip()) for line in log] == events
     assert STATS.fullmatch(last).groups()[:4] == ("0", "2", "0", "0")
     assert empty == ""
 
@@ -603,7 +607,9 @@ def test_a_dumb_terminal_and_the_json_format_get_whole_lines(arguments, term):
         server.err.wait_for("stats: ", 3)
         stop(server)
         assert "\x1b" not in server.err.text
-        assert server.err.text.count("\r") == server.err.text.count("\r\n") == server.err.text.count("stats: ")
+        shown = server.err.text
+        events = ("listening", "Stopping", "Stopped") if "json" in arguments else ("Stopping", "Stopped")
+        assert shown.count("\r") == shown.count("\r\n") == shown.count("stats: ") + len(events)
 
 
 def test_a_verbose_log_and_the_live_line_do_not_mix():
@@ -612,7 +618,7 @@ def test_a_verbose_log_and_the_live_line_do_not_mix():
         server.err.wait_for("Closed")
         stop(server)
         *log, last, _ = screen(server.err.text)
-    assert len(log) == 3002
+    assert len(log) == 3004
     assert all(re.match(r"\S+ \S+ (INFO|DEBUG) ", line) for line in log)
     assert STATS.fullmatch(last)
 

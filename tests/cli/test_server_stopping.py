@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import time
@@ -9,9 +10,10 @@ import time
 import pytest
 
 from support.peers import SECONDS, Running, Server, acknowledged, ask, binary, dial, fill, lines, receive, receive_all
+from support.visitors import Visitors
 
 
-@pytest.fixture(params=["SIGTERM", "SIGINT"])
+@pytest.fixture(params=["SIGTERM", "SIGINT", "SIGHUP"])
 def number(request):
     return getattr(signal, request.param)
 
@@ -23,7 +25,7 @@ def engine(request):
 
 @pytest.mark.sampled(3)
 def test_an_idle_server_exits_with_status_0_and_prints_nothing_more(number, engine):
-    with Server("--engine", engine) as server:
+    with Server("-q", "--engine", engine) as server:
         server.signal(number)
         assert server.status() == 0
         assert server.out.text.count("\n") == 1
@@ -118,14 +120,92 @@ def test_a_client_that_does_not_close_is_disconnected_at_the_drain_deadline(numb
         assert "drain timeout" in server.err.text
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
-def test_a_second_signal_exits_at_once(number, engine):
+def test_a_second_signal_exits_at_once_if_it_comes_more_than_a_second_after_the_first(number, engine):
     with Server("--engine", engine, "--drain-timeout", "1000") as server, dial(server.address) as sock:
         ask(sock)
+        start = time.monotonic()
         server.signal(number)
         assert receive_all(sock) == b""  # it has received the first signal, and waits for the client's close
-        server.signal(signal.SIGTERM)
+        server.signal_until_it_ends(signal.SIGTERM)
+        assert time.monotonic() - start > 1
         assert server.status() == 128 + signal.SIGTERM
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_within_a_second_are_one_stop(number, second, engine):
+    """As those of timeout(1), which signals the command and then its process group."""
+    data = b"".join(lines(60_000))
+    with Server("-q", "--engine", engine) as server, dial(server.address) as sock:
+        ask(sock)
+        sending = Running(sock.sendall, data)
+        back = receive(sock, 1000)
+        server.signal(number)
+        server.signal(second)
+        server.signal(number)
+        back += receive_all(sock)
+        assert data.startswith(back)
+        with contextlib.suppress(ConnectionError):
+            sending.result()
+        sock.close()
+        assert server.status() == 0
+        assert server.err.text == ""
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="timeout(1) is not installed")
+def test_timeout_1_ends_the_server_in_good_order():
+    """GNU timeout passes a signal on to the command and then to its process group, within microseconds."""
+    data = b"".join(lines(60_000))
+    with Server("-q", prelude='set -- timeout 1000 "$@"') as server, dial(server.address) as sock:
+        ask(sock)
+        sending = Running(sock.sendall, data)
+        acknowledged(sock)
+        server.signal(signal.SIGTERM)
+        back = receive_all(sock)
+        assert data.startswith(back)
+        with contextlib.suppress(ConnectionError):
+            sending.result()
+        sock.close()
+        assert server.status() == 0
+        assert server.err.text == ""
+
+
+@pytest.mark.sampled(1)
+def test_an_ignored_hangup_stays_ignored(engine):
+    """As with nohup(1)."""
+    with Server("--engine", engine, prelude="trap '' HUP") as server, dial(server.address) as sock:
+        ask(sock)
+        server.signal(signal.SIGHUP)
+        ask(sock)
+        server.signal(signal.SIGTERM)
+        assert receive_all(sock) == b""
+        sock.close()
+        assert server.status() == 0
+
+
+def test_a_hangup_removes_the_socket_file(tmp_path):
+    path = tmp_path / "socket"
+    with Server("--unix", path) as server:
+        assert path.is_socket()
+        server.signal(signal.SIGHUP)
+        assert server.status() == 0
+    assert not path.exists()
+
+
+def test_the_stop_is_logged_with_the_totals(engine):
+    with Server("--engine", engine) as server, dial(server.address) as sock:
+        ask(sock, b"12345\n")
+        ask(sock, b"1234567\n")
+        server.signal(signal.SIGTERM)
+        assert receive_all(sock) == b""
+        sock.close()
+        assert server.status() == 0
+    log = [line.partition(" INFO ")[2] for line in server.err.text.splitlines()]
+    assert "Stopping: 1 active" in log
+    totals = "1 accepted, 1 closed, 14 bytes in, 14 bytes out, 2 lines"
+    assert log[-1] == f"Stopped: {totals}"
 
 
 def test_no_client_is_accepted_after_the_signal():
@@ -166,3 +246,24 @@ def test_a_signal_during_a_transfer_is_not_lost(number, engine):
             ask(sock)
             server.signal(number)
             assert server.status() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.sampled(2)
+def test_clients_in_the_queue_at_the_stop_are_served_and_no_later_ones(engine):
+    """Clients come all the time. Each has one connection, so that no more than they are can be in the queue."""
+    n = 16
+    with Server("--engine", engine, "--drain-timeout", SECONDS) as server:
+        visitors = Visitors(server.address, n)
+        try:
+            visitors.wait_for(300)
+            signalled = time.monotonic()
+            server.signal(signal.SIGTERM)
+            server.err.wait_for("Stopping: ")
+            stopped = time.monotonic()
+            assert server.status() == 0
+            visitors.end()
+        finally:
+            visitors.ended.set()
+    assert [outcome for began, outcome in visitors.visits if began < signalled - 0.01 and outcome != "served"] == []
+    assert sum(began > stopped and outcome == "served" for began, outcome in visitors.visits) <= n

@@ -15,13 +15,13 @@ import time
 import pytest
 
 from rioecho import EchoServer
-from rioecho.bench import BenchError, ConnectionLost, EchoError, Interrupted, Plan, Stalled, WrongEcho, run
+from rioecho.bench import BenchError, ConnectionLost, EchoError, Histogram, Interrupted, Plan, Stalled, WrongEcho, run
 from rioecho.client import EchoLostError, WrongEchoError
 from support.peers import SECONDS, Running, answering, receive, reset
 
 SHOWN = [
     "target connections message_bytes pipeline threads duration_s rate_asked messages rate mb_per_s errors",
-    "latency_us latency_uncorrected_us",
+    "latency_us latency_uncorrected_us reconnects lost version date interrupted error histogram",
 ]
 LATENCIES = ["mean", "p50", "p90", "p99", "p99.9", "max"]
 
@@ -48,7 +48,9 @@ def hold(sock):
 def check(result, plan):
     """Assert what is true of every result."""
     shown = result.to_json()
-    assert list(shown) == " ".join(SHOWN).split()
+    both = ["histogram_uncorrected"] if plan.rate else []
+    assert list(shown) == " ".join(SHOWN).split() + both
+    assert Histogram.from_json(shown["histogram"]).to_json() == result.histogram.to_json()
     assert json.loads(json.dumps(shown)) == shown
     assert result.mb_per_s == pytest.approx(result.rate * plan.message_bytes / 1e6)
     assert result.rate == pytest.approx(result.messages / result.duration_s)

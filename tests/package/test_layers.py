@@ -24,6 +24,8 @@ RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 # Within a folder a file imports only from files before it.
 FILES = {
     "_core": [
+        "version",
+        "startup",
         "posix",
         "buffer",
         "utf8",
@@ -35,6 +37,7 @@ FILES = {
         "convert",
         "budget",
         "addresses",
+        "limits",
         "sources",
     ],
     "_rio": [
@@ -62,6 +65,9 @@ FILES = {
     "_server": [
         "notify",
         "tasks",
+        "loopcall",
+        "hosts",
+        "proxy",
         "accepted",
         "echo",
         "blocking",
@@ -78,10 +84,12 @@ FILES = {
         "acceptor",
         "lifecycle",
         "folderlock",
+        "passed",
         "listeners",
         "udp",
+        "metrics",
     ],
-    "_load": ["histogram", "connection", "turns", "loop", "plan", "result", "runner"],
+    "_load": ["histogram", "connection", "turns", "loop", "plan", "connector", "result", "runner"],
     # A folder of the public interface: its files have its name in front; its __init__ is the name alone.
     "public": [
         "errors",

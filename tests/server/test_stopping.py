@@ -1,5 +1,6 @@
 """How EchoServer stops: it echoes the bytes that had arrived and closes, within drain_timeout whatever clients do."""
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -305,3 +306,111 @@ def test_draining_a_long_queue_takes_no_longer_than_the_drain_timeout():
         assert 0.5 <= time.monotonic() - start < 8
     counts = server.stats()
     assert counts["accepted"] + counts["refused"] == 20
+
+
+@pytest.mark.sampled(2)
+def test_a_client_that_has_just_connected_gets_its_echo_although_it_sends_after_the_stop(engine, framing):
+    with dial_to(EchoServer(engine=engine, framing=framing)) as (server, sock):
+        other = dial(server.addresses[0])
+        with other:
+            while server.stats()["accepted"] < (1 if engine == "iterative" else 2):
+                os.sched_yield()
+            server.stop()
+            for each in (sock, other):
+                each.sendall(b"late\n")
+                each.shutdown(socket.SHUT_WR)
+            for each in (sock, other):
+                assert receive_all(each) == b"late\n"
+
+
+@pytest.mark.sampled(1)
+def test_a_client_that_sends_nothing_is_disconnected_soon_after_the_stop(engine):
+    with dial_to(EchoServer(engine=engine, drain_timeout=SECONDS)) as (server, sock):
+        while server.stats()["accepted"] < 1:
+            os.sched_yield()
+        start = time.monotonic()
+        server.stop()
+        assert receive_all(sock) == b""
+        assert time.monotonic() - start < SECONDS / 2
+        sock.close()
+        server.close()
+    assert server.stats()["errors"] == 0
+
+
+def test_the_queue_of_a_passed_socket_is_left_to_others(engine):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = EchoServer(None, sockets=[listener.dup()], engine=engine)
+        with dial(listener.getsockname()) as sock:
+            sock.sendall(b"for the next\n")
+            sock.shutdown(socket.SHUT_WR)
+            acknowledged(sock)
+            server.stop()
+            server.serve_forever()
+            server.close()
+            assert server.stats()["accepted"] == 0
+            with EchoServer(None, sockets=[listener.dup()], engine=engine):
+                assert receive_all(sock) == b"for the next\n"
+
+
+def test_a_connected_socket_is_served_and_then_the_server_ends(engine):
+    near, far = socket.socketpair()
+    server = EchoServer(None, sockets=[near], engine=engine)
+    with far:
+        server.start()
+        assert exchange(far, b"hello\n") == b"hello\n"
+    server.wait()  # without a stop
+    assert server.stats()["closed"] == 1
+    server.close()
+
+
+def test_leaving_an_async_block_lets_the_loop_of_its_clients_run(engine):
+    """Otherwise the clients could not disconnect, and the server would wait for them until the drain deadline."""
+
+    async def main():
+        async with EchoServer(engine=engine, drain_timeout=1000) as server:
+            clients = [
+                await asyncio.open_connection(*server.addresses[0]) for _ in range(1 if engine == "iterative" else 3)
+            ]
+            for reader, writer in clients:
+                writer.write(b"hello\n")
+                assert await reader.readline() == b"hello\n"
+                writer.close()  # takes effect in the next turn of the loop
+        return server.stats()
+
+    assert asyncio.run(asyncio.wait_for(main(), SECONDS))["active"] == 0
+
+
+def test_an_error_in_an_async_block_is_passed_on_and_the_server_closed():
+    async def main():
+        async with EchoServer() as server:
+            address.append(server.addresses[0])
+            raise KeyError
+
+    address = []
+    with pytest.raises(KeyError):
+        asyncio.run(main())
+    with pytest.raises(ConnectionRefusedError):
+        dial(address[0])
+
+
+def test_leaving_an_async_block_can_be_cancelled():
+    async def main():
+        async with EchoServer(drain_timeout=SECONDS) as server:
+            reader, writer = await asyncio.open_connection(*server.addresses[0])
+            opened.append(writer)
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"hello\n"
+            asyncio.get_running_loop().call_later(0.01, asyncio.current_task().cancel)
+        raise AssertionError("not cancelled")
+
+    async def outer():
+        task = asyncio.create_task(main())
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        opened[0].close()
+        await opened[0].wait_closed()
+
+    opened = []
+    start = time.monotonic()
+    asyncio.run(outer())
+    assert time.monotonic() - start < SECONDS / 2

@@ -48,6 +48,22 @@ def test_a_port_in_use_for_udp_is_an_error_that_names_it():
         listen_sockets(["127.0.0.1"], port)[0].close()  # nothing stays open
 
 
+@pytest.mark.parametrize("with_tcp", [False, True])
+def test_datagrams_that_have_arrived_at_a_passed_socket_are_answered_before_the_stop(with_tcp):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as passed, socket.socket(type=socket.SOCK_DGRAM) as client:
+        passed.bind(("127.0.0.1", 0))
+        client.bind(("127.0.0.1", 0))
+        client.settimeout(SECONDS)
+        server = EchoServer(0 if with_tcp else None, sockets=[passed.dup()], udp=True)
+        sent = [b"%d" % i for i in range(50)]
+        for data in sent:
+            client.sendto(data, passed.getsockname())
+        server.stop()
+        server.serve_forever()
+        server.close()
+        assert [client.recv(100) for _ in sent] == sent
+
+
 def test_udp_without_a_port_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="UDP needs a port"):
         EchoServer(None, unix=tmp_path / "echo.sock", udp=True)

@@ -361,7 +361,7 @@ def test_an_abstract_name_has_no_file(tmp_path, monkeypatch, unix):
     with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)) as caught:
         UnixListener(name)
     assert caught.value.errno == errno.EADDRINUSE
-    assert caught.value.strerror == f"cannot listen on {name!r}: {os.strerror(errno.EADDRINUSE)}"
+    assert caught.value.strerror == f"cannot listen on @{name[1:]}: {os.strerror(errno.EADDRINUSE)}"
     assert os.listdir(tmp_path) == []
     listener.close()
     assert answers(name, unix(name).sock)

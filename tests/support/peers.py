@@ -226,8 +226,7 @@ class Command:
     """A command of the project as a child process; leaving the block kills it."""
 
     def __init__(self, module, *arguments, code=None, prelude=None, environment=None, **options):
-        program = ["-c", code] if code else ["-m", module]
-        command = [sys.executable, "-X", "faulthandler", "-W", "error", *program, *map(str, arguments)]
+        command = self.program(module, *arguments, code=code)
         if prelude:  # shell code that runs before the command, or a redirection
             command = [
                 "/bin/sh",
@@ -242,6 +241,12 @@ class Command:
         self.pid = self.process.pid
         self.stdin = self.process.stdin
         self.out, self.err = (p and Output(p) for p in (self.process.stdout, self.process.stderr))
+
+    @staticmethod
+    def program(module, *arguments, code=None):
+        """Return the command line."""
+        program = ["-c", code] if code else ["-m", module]
+        return [sys.executable, "-X", "faulthandler", "-W", "error", *program, *map(str, arguments)]
 
     def __enter__(self):
         return self
@@ -265,6 +270,15 @@ class Command:
             self.signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.5)
+
+    def signal_until_it_ends(self, number):
+        """Send a signal again and again. The first of them that is a second after an earlier stop ends a server."""
+        deadline = time.monotonic() + SECONDS
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline
+            self.signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.05)
 
     def status(self):
         """Close stdin, wait for the end, and return the exit status. All output has been collected then."""
@@ -309,7 +323,7 @@ class Server(Command):
                 self.__exit__()
                 raise
             shown = self.out.text.removeprefix("Listening on ").split(", ")
-            pairs = (each.strip().rpartition(":") for each in shown if "/" not in each)  # a unix socket's path
+            pairs = (each.strip().rpartition(":") for each in shown if "/" not in each and each[0] != "@")  # TCP
             self.addresses = [(host.strip("[]"), int(number)) for host, _, number in pairs]
             self.address = self.addresses[0]
 
