@@ -71,17 +71,22 @@ def test_a_disk_that_is_full_in_the_middle_of_the_json_on_stdout_is_status_1(tar
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_a_full_non_blocking_pipe_gets_everything_when_it_is_read(target, unbuffered):
+def test_a_full_non_blocking_pipe_gets_everything_when_it_is_read(unbuffered):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     filled = os.write(writer, b"x" * (1 << 16))
-    arguments = (target, "-d", "0.01", "-c", "1", "--json")
-    with Command(MODULE, *arguments, stdout=writer, environment={"PYTHONUNBUFFERED": unbuffered}) as bench:
-        bench.err.wait_for("too few")  # a warning: the result is written next
-        os.close(writer)
-        output = Output(os.fdopen(reader, "rb"))
-        assert bench.status() == 0
-        output.join()
+    with EchoServer() as server:
+        host, port = server.addresses[0]
+        arguments = (f"{host}:{port}", "-d", "0.01", "-c", "1", "--json")
+        bench = Command(MODULE, *arguments, stdout=writer, environment={"PYTHONUNBUFFERED": unbuffered})
+        with bench:
+            while server.stats()["closed"] == 0:  # the test has ended: its result is written next
+                assert bench.process.poll() is None
+                os.sched_yield()
+            os.close(writer)
+            output = Output(os.fdopen(reader, "rb"))
+            assert bench.status() == 0
+            output.join()
     assert json.loads(output.data[filled:])["connections"] == 1
 
 
@@ -107,10 +112,10 @@ def test_a_full_non_blocking_pipe_that_nobody_reads_is_status_1(target):
         (("http://localhost:1",), "is a URL: use HOST:PORT"),
         (("localhost:1", "--warmup", "4", "-d", "1"), "--warmup 4 is longer than --duration 1"),
         (("localhost:1", "--hdr", "-"), "--hdr -: only --json writes to stdout"),
-        (("localhost:1", "--connect-timeout", "0"), "'0' is not a time above 0"),
+        (("localhost:1", "--connect-timeout", "0"), "'0' is not a number of seconds above 0"),
         (("localhost:1", "--ramp", "-1"), "-1"),
-        (("localhost:1", "--max-p99", "fast"), "'fast' is not a time"),
-        (("localhost:1", "--min-rate", "0"), "'0' is not a rate above 0"),
+        (("localhost:1", "--max-p99", "fast"), "'fast' is not a number of seconds"),
+        (("localhost:1", "--min-rate", "0"), "'0' is not a number of messages per second above 0"),
         (("--unix", "@"), "@NAME"),
         (("compare", "a", "b", "--fail-above", "ten"), "'ten' is not a percentage"),
         (("merge", "a"), "give two or more results of --json to merge"),
