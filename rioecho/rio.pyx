@@ -1,7 +1,7 @@
 """Robust I/O on a POSIX file descriptor: class Rio (CS:APP 10.5).
 
 This module has the constructor and the methods about the descriptor and closing. Reading is in _rio/lines.pyx and
-_rio/reader.pyx, writing in _rio/writer.pyx. The book's functions for Cython code, which are cimported from here, are in
+_rio/reader.pyx, writing in _rio/writer.pyx, the time limits in _rio/limits.pyx. The book's functions for Cython code, which are cimported from here, are in
 _rio/capi.pyx.
 """
 
@@ -13,21 +13,14 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject
-from libc.stdint cimport SIZE_MAX, int64_t
+from libc.stdint cimport SIZE_MAX
 
 from rioecho._core.buffer cimport buffer_held, buffer_start
-from rioecho._core.convert cimport check_source, descriptor_of, to_nanoseconds, to_size
-from rioecho._core.posix cimport rio_bool_get, rio_flag_busy, rio_flag_closed, rio_time_get, rio_time_set
-from rioecho._rio.channel cimport (
-    AS_FILE,
-    ASK_CLOCK,
-    BORROWED,
-    OWNED,
-    leave_writing,
-    ownership,
-    rio_call,
-)
+from rioecho._core.convert cimport check_source, descriptor_of, to_size
+from rioecho._core.posix cimport rio_bool_get, rio_flag_busy, rio_flag_closed
+from rioecho._rio.channel cimport AS_FILE, BORROWED, OWNED, leave_writing, ownership
 from rioecho._rio.framing cimport leave_reading, to_line_limit
+from rioecho._rio.limits cimport ASK_CLOCK, rio_call
 from rioecho._rio.output cimport NOTHING
 from rioecho._rio.source cimport file_transport_of, transport_of
 from rioecho._rio.transport cimport Transport
@@ -136,14 +129,6 @@ cdef class Rio(Writer):
         self.brief = True   # http.client makes a file for each response
         return 0
 
-    cdef int inherit_timeout(self, object source) except -1:
-        """Take over the time limit of a socket, or of another Rio."""
-        if isinstance(source, Rio):
-            self.timeout_ns = to_nanoseconds(source.timeout)
-        elif hasattr(source, "gettimeout"):
-            self.timeout_ns = to_nanoseconds(self.timeout_of(source))
-        return 0
-
     cdef bint waits(self) noexcept:
         """Report whether the source waits itself, so that its descriptor, if it has one, is not used."""
         return self.transport is not None and self.transport.waits
@@ -234,36 +219,6 @@ cdef class Rio(Writer):
         if raw is None:
             raise ValueError("raw stream has been detached")
         return raw
-
-    @property
-    def timeout(self):
-        """The default time limit of one call in seconds; ``None`` for no limit. It can be set.
-
-        The ``timeout`` argument of a method takes precedence.
-        """
-        cdef int64_t ns = rio_time_get(&self.timeout_ns)
-        cdef Transport transport
-        if ns == ASK_CLOCK:
-            with cython.critical_section(self):   # another thread may be closing
-                clock, transport = self.clock, self.transport
-            if clock is not None:
-                return clock.gettimeout() if transport is None else transport.timeout()
-        return None if ns < 0 else ns / 1e9
-
-    @timeout.setter
-    def timeout(self, seconds):
-        cdef int64_t ns = self.time_limit(seconds)
-        rio_time_set(&self.timeout_ns, ns)
-
-    cdef int64_t time_limit(self, object timeout) except -2:
-        """Convert a timeout. Raises ``ValueError`` if the source has none that could be set."""
-        cdef int64_t ns = to_nanoseconds(timeout)
-        cdef Transport transport
-        with cython.critical_section(self):   # another thread may be closing
-            transport = self.transport
-        if ns >= 0 and transport is not None and transport.untimed:
-            raise ValueError("the source has no settimeout(), so a call cannot have a time limit")
-        return ns
 
     # ---- closing
 

@@ -1,6 +1,4 @@
-# The state of a Rio, its flags, and the time limit of one call; see _rio/channel.pyx.
-
-from libc.stdint cimport int64_t
+# The state of a Rio and its flags; see _rio/channel.pyx.
 
 from rioecho._core.buffer cimport rio_buffer
 from rioecho._core.fdio cimport rio_fd
@@ -13,20 +11,6 @@ cdef enum ownership:
     BORROWED   # closing the Rio leaves the descriptor open
     OWNED      # closing the Rio closes it; dropping the Rio warns and closes it
     AS_FILE    # like the standard library's socket files: dropping the Rio flushes and closes it
-
-
-cdef enum:
-    SLICE = 20_000_000   # nanoseconds that a source may wait to read while it does not take unsent output
-    ASK_CLOCK = -2   # in place of a timeout: call clock.gettimeout() at the beginning of each call
-
-
-cdef struct rio_call:
-    # The time limit of one call. The clock is first read when the call makes its first system call.
-    int64_t timeout    # nanoseconds; 0: do not block, -1: wait without limit
-    bint per_wait      # the timeout is the socket's and for each wait, as in socket.makefile(), not for the whole call
-    int64_t deadline   # on the monotonic clock; 0: the clock has not been read yet
-    size_t turns       # number of system calls made so far
-    size_t waits       # number of waits since bytes were moved
 
 
 # Each flag guards the fields named beside it, and `reading` those of class Framing. Only a caller that holds `reading`
@@ -42,7 +26,6 @@ cdef class Channel(Framing):
     cdef bint can_write
     cdef ownership own
     cdef rio_buffer out
-    cdef int64_t timeout_ns  # as in rio_call, or ASK_CLOCK
     cdef object source       # the descriptor as it was passed; kept alive
     cdef object clock        # a socket whose gettimeout() is called for every call, or None
     cdef Transport transport   # moves the bytes if the source's I/O is not its descriptor's, else None
@@ -62,24 +45,7 @@ cdef class Channel(Framing):
     cdef int check_open(self) except -1
     cdef bint raw_closed(self) except -1
     cdef object forget(self)
-    cdef int start(self, rio_call *call, object timeout) except -1
-    cdef object timeout_of(self, object sock)
-    cdef bint expired(self, rio_call *call) noexcept
-    cdef int give_up(self, rio_call *call) except -1
-    cdef object timed_out(self, rio_call *call)
     cdef int check_owner(self) except -1
-    cdef int turn(self, rio_call *call) except -1
-    cdef int ask_clock(self, rio_call *call) except -1
-    cdef int before_wait(self) except -1
-    cdef int64_t patience(self, rio_call *call) except -3
-    cdef int poll_source(self, rio_call *call, short want, bint blocked) except -1
-
-
-cdef inline void begin_wait(rio_call *call) noexcept:
-    """Let the next wait have a timeout of its own, if it is for each wait. Called where bytes have been moved."""
-    call.waits = 0
-    if call.per_wait:
-        call.deadline = 0
 
 
 cdef inline void leave_writing(Channel self) noexcept:

@@ -1,4 +1,4 @@
-"""The state of a Rio: a descriptor, a buffer and a flag for each direction, and the time limit of one call.
+"""The state of a Rio: a descriptor, a buffer and a flag for each direction.
 
 State is checked only while its flag is held. A check made before taking the flag is stale as soon as Python code has
 run: a signal handler, a ``fileno()`` or ``gettimeout()`` written in Python, or another thread.
@@ -8,12 +8,10 @@ from _thread import allocate_lock
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN
-from libc.stdint cimport INT64_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_free, buffer_init
-from rioecho._core.convert cimport check_source, open_stream, to_nanoseconds
-from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_has_position, fd_is_stream, fd_wait
+from rioecho._core.convert cimport check_source, open_stream
+from rioecho._core.fdio cimport FD_SOCKET, fd_has_position, fd_is_stream
 from rioecho._core.posix cimport (
     O_RDONLY,
     O_WRONLY,
@@ -26,12 +24,10 @@ from rioecho._core.posix cimport (
     rio_flag_mine,
     rio_flag_put,
     rio_flag_take,
-    rio_monotonic_ns,
-    rio_time_get,
     sched_yield,
 )
 from rioecho._rio.framing cimport leave, let_others_in
-from rioecho._rio.transport cimport OWN_TIMEOUT, Transport
+from rioecho._rio.transport cimport Transport
 
 from rioecho.errors import ConcurrentCall
 
@@ -211,47 +207,7 @@ cdef class Channel:
         let_others_in(self)
         return source
 
-    # ---- the time limit of one call
-
-    cdef int start(self, rio_call *call, object timeout) except -1:
-        """Initialise a call from its ``timeout`` argument; ``...`` selects the timeout of the Rio."""
-        call.deadline = 0
-        call.turns = call.waits = 0
-        call.per_wait = False
-        if timeout is not ...:
-            call.timeout = to_nanoseconds(timeout)
-            return 0
-        call.timeout = rio_time_get(&self.timeout_ns)
-        if call.timeout == ASK_CLOCK:
-            call.per_wait = True
-            self.ask_clock(call)
-        return 0
-
-    cdef object timeout_of(self, object sock):
-        """Return a socket's own timeout. A TLS socket's ``gettimeout()`` is 0 while an operation is in progress."""
-        return sock.gettimeout() if self.transport is None else self.transport.timeout()
-
-    cdef bint expired(self, rio_call *call) noexcept:
-        """Report whether the call's timeout has expired. The time starts with the first call of this function."""
-        if call.timeout <= 0:
-            return False
-        if call.deadline == 0:
-            call.deadline = deadline_after(call.timeout)
-            return False
-        return rio_monotonic_ns() >= call.deadline
-
-    cdef int give_up(self, rio_call *call) except -1:
-        if call.timeout == 0:
-            raise BlockingIOError(EAGAIN, "the call would block and its timeout is 0; buffered bytes are kept")
-        raise self.timed_out(call)
-
-    cdef object timed_out(self, rio_call *call):
-        """Return the error of a call whose timeout has expired; for a file with the text that programs compare."""
-        if not call.per_wait:
-            return TimeoutError(f"timed out after {call.timeout / 1e9:g} s; buffered bytes are kept")
-        if self.transport is None:
-            return TimeoutError("timed out")
-        return TimeoutError(self.transport.timed_out(rio_flag_mine(&self.writing)))
+    # ---- the source
 
     cdef int check_owner(self) except -1:
         """Raise OSError (EBADF) if the descriptor is no longer the source's."""
@@ -262,62 +218,3 @@ cdef class Channel:
             if sock is not None and sock.fileno() == self.f.fd:
                 return 0
         return check_source(self.source, self.f.fd)
-
-    cdef int turn(self, rio_call *call) except -1:
-        """Prepare for a system call that moves data: run signal handlers, check the source and the timeout."""
-        if call.turns:
-            if call.per_wait and call.deadline == 0 and self.transport is None:
-                self.ask_clock(call)   # a new wait, for which settimeout() counts again
-            PyErr_CheckSignals()   # after EINTR, and so that Ctrl-C works even if the peer is never slow
-        self.check_owner()
-        if not (call.per_wait and call.deadline == 0) and self.expired(call):   # else the time begins with the wait
-            self.give_up(call)
-        call.turns += 1
-        return 0
-
-    cdef int ask_clock(self, rio_call *call) except -1:
-        """Store the timeout that the socket has now."""
-        call.timeout = to_nanoseconds(self.timeout_of(self.clock))
-        return 0
-
-    cdef int before_wait(self) except -1:
-        """Run the handlers of signals that arrived before the wait, which they would not interrupt."""
-        PyErr_CheckSignals()
-        return self.check_owner()
-
-    # ---- a source that waits itself
-
-    cdef int64_t patience(self, rio_call *call) except -3:
-        """Return how long an attempt of a source that waits itself may wait."""
-        if call.timeout >= 0 and self.transport.untimed:
-            raise ValueError("the source has no settimeout(), so a call cannot have a time limit")
-        self.expired(call)   # read the clock if that has not been done
-        if call.per_wait:
-            return OWN_TIMEOUT
-        if call.timeout <= 0:
-            return call.timeout
-        return max(call.deadline - rio_monotonic_ns(), <int64_t>1000)
-
-    cdef int poll_source(self, rio_call *call, short want, bint blocked) except -1:
-        """Go on after an attempt of a source that waits itself has moved nothing; it may want to be polled.
-
-        Not for longer than ``SLICE`` if unsent output is ``blocked``. Raises at the end of the call's time.
-        """
-        cdef int64_t deadline = INT64_MAX
-        cdef int fd, err = 0
-        PyErr_CheckSignals()
-        if call.timeout == 0 or self.expired(call):
-            self.give_up(call)
-        if want == 0:
-            with nogil:
-                sched_yield()
-            return 0
-        fd = self.source.fileno()
-        if call.timeout > 0:
-            deadline = call.deadline
-        if blocked:
-            deadline = min(deadline, deadline_after(SLICE))
-        with nogil:
-            fd_wait(fd, want, deadline, &err)
-        PyErr_CheckSignals()
-        return 0

@@ -1,6 +1,6 @@
 # Reading lines and frames; see _rio/lines.pyx.
 
-from rioecho._rio.channel cimport rio_call
+from rioecho._rio.limits cimport rio_call
 from rioecho._rio.reader cimport Reader
 
 

@@ -1,14 +1,14 @@
 # The output buffer and its lock, what a read sends, and the wait for either direction; see _rio/output.pyx.
 
 from rioecho._core.posix cimport sigset_t
-from rioecho._rio.channel cimport Channel, rio_call
+from rioecho._rio.limits cimport Limits, rio_call
 
 
 cdef enum:
     NOTHING = -1   # as a `keep` argument: no byte may stay in `out`, and no TLS record may be half sent
 
 
-cdef class Output(Channel):
+cdef class Output(Limits):
     cdef bint claimed   # whether a writer has begun to send the bytes of `out` without `sending`, which guards this
     cdef int lock(self, rio_call *call, sigset_t *before) except -1
     cdef int let_holder_go_on(self, rio_call *call, size_t *yields) except -1

@@ -1,6 +1,6 @@
 """The output buffer with its lock, and the tie between the two directions: what a read sends, and every wait.
 
-What only a writer does is in _rio/writer.pyx.
+What only a writer does is in _rio/sender.pyx and _rio/writer.pyx.
 
 A Rio waits only here and in ``recv_some()`` of _rio/receiver.pyx, always in the same order. First it tries without
 blocking and with the GIL: there usually is data, and releasing the GIL next to a busy thread costs milliseconds. If
@@ -47,8 +47,8 @@ from rioecho._core.posix cimport (
     rio_signals_release,
     sched_yield,
 )
-from rioecho._rio.channel cimport Channel
 from rioecho._rio.framing cimport let_others_in
+from rioecho._rio.limits cimport Limits
 
 from rioecho.errors import ConcurrentCall
 
@@ -57,7 +57,7 @@ cdef enum:
     YIELDS = 1000   # how many times a call with timeout 0 yields to another one that is in its way before it raises
 
 
-cdef class Output(Channel):
+cdef class Output(Limits):
     # ---- the lock
 
     cdef int lock(self, rio_call *call, sigset_t *before) except -1:

@@ -1,6 +1,6 @@
 # Reading a number of bytes; see _rio/reader.pyx.
 
-from rioecho._rio.channel cimport rio_call
+from rioecho._rio.limits cimport rio_call
 from rioecho._rio.receiver cimport Receiver
 
 

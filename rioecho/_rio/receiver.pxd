@@ -1,6 +1,6 @@
 # One read from the source, into the input buffer; see _rio/receiver.pyx.
 
-from rioecho._rio.channel cimport rio_call
+from rioecho._rio.limits cimport rio_call
 from rioecho._rio.output cimport Output
 
 

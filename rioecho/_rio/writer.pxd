@@ -2,8 +2,9 @@
 
 from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_room
 from rioecho._core.posix cimport RIO_HAS_GIL, rio_flag_put_briefly, rio_flag_take_briefly
-from rioecho._rio.channel cimport Channel, leave_writing, rio_call
-from rioecho._rio.lines cimport LineReader
+from rioecho._rio.channel cimport Channel, leave_writing
+from rioecho._rio.limits cimport rio_call
+from rioecho._rio.sender cimport Sender
 
 
 # Writes one object of the caller's to a file and returns its length. Counts what was accepted of it in ``taken``.
@@ -13,21 +14,13 @@ cdef int note_written(object error, size_t n) except -1
 cdef int put_each(object file, object items, put_function put) except -1
 
 
-cdef class Writer(LineReader):
+cdef class Writer(Sender):
     cdef int check_writable(self) except -1
     cdef int begin_writing(self, rio_call *call, object timeout) except -1
     cdef object put_object(self, object data, size_t *taken)
     cdef int put(self, const char *data, size_t n, size_t *taken) except -1
     cdef int reserve_output(self) except -1
     cdef void keep_rest(self, const char *data, size_t n) noexcept
-
-    cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
-    cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
-    cdef void unclaim(self, ssize_t put, bint reset) noexcept
-    cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1
-    cdef int borrow_reading(self, rio_call *call) except -1
-    cdef void return_reading(self) noexcept
-    cdef int push(self, rio_call *call, ssize_t keep) except -1
 
 
 cdef inline bint put_at_once(Channel self, const char *data, size_t n) noexcept:

@@ -1,0 +1,14 @@
+# Sending; see _rio/sender.pyx.
+
+from rioecho._rio.limits cimport rio_call
+from rioecho._rio.lines cimport LineReader
+
+
+cdef class Sender(LineReader):
+    cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
+    cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1
+    cdef void unclaim(self, ssize_t put, bint reset) noexcept
+    cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1
+    cdef int borrow_reading(self, rio_call *call) except -1
+    cdef void return_reading(self) noexcept
+    cdef int push(self, rio_call *call, ssize_t keep) except -1

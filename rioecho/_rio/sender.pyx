@@ -1,0 +1,172 @@
+"""Sending: the system calls of a write, within the time limit of the call.
+
+The caller of everything here holds ``writing``. The output buffer and its lock, and the sends of a read, are in
+_rio/output.pyx.
+"""
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t
+
+from rioecho._core.buffer cimport buffer_consume, buffer_held, buffer_start
+from rioecho._core.convert cimport os_error
+from rioecho._core.fdio cimport fd_has_position, would_block
+from rioecho._core.posix cimport (
+    POLLOUT,
+    SEEK_CUR,
+    lseek,
+    rio_assert,
+    rio_bool_set,
+    rio_flag_mine,
+    rio_flag_rests,
+    rio_flag_take,
+    sched_yield,
+    sigset_t,
+)
+from rioecho._rio.framing cimport leave_reading, let_others_in
+from rioecho._rio.limits cimport begin_wait, rio_call
+from rioecho._rio.lines cimport LineReader
+from rioecho._rio.output cimport NOTHING
+
+from rioecho.errors import ConcurrentCall
+
+
+cdef class Sender(LineReader):
+    cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1:
+        """Make one write, and wait if it would block.
+
+        Writes n bytes of the caller's data and adds the number of bytes sent to ``sent``. If ``data`` is NULL, writes
+        buffered output instead, provided that there are more than ``keep`` bytes of it.
+        """
+        cdef sigset_t before
+        cdef int err = 0
+        cdef short want = POLLOUT
+        cdef ssize_t put = 0
+        cdef size_t yields = 0
+        self.turn(call)
+        if self.transport is not None and self.transport.waits:
+            return self.send_waiting(call, data, n, keep, sent)
+        while not self.lock_at_once(&before):
+            self.let_holder_go_on(call, &yields)
+            self.turn(call)   # the source may have been closed in the meantime
+        try:
+            if data != NULL:
+                put = self.send_once(call, data, n, &err, &want)
+                if put > 0:
+                    sent[0] += put
+            elif self.owes(keep):
+                put = self.send_once(call, buffer_start(&self.out), buffer_held(&self.out), &err, &want)
+                if put > 0:
+                    buffer_consume(&self.out, put)
+        finally:
+            self.unlock(&before)
+            let_others_in(self)
+        if self.transport is not None:
+            self.transport.raise_late()
+        if put >= 0:
+            begin_wait(call)
+        elif would_block(err):
+            self.wait_for(call, want, tied=False)
+        elif err != EINTR:
+            raise os_error(err)
+        return 0
+
+    cdef int send_waiting(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1:
+        """Make one write, as ``send()`` does, to a source that waits itself.
+
+        ``sending`` is not held meanwhile: the reader may be another greenlet of this thread. The caller's data is
+        nobody else's, and buffered output is claimed: a read then leaves it alone, and only a writer, which is this
+        call, adds to it.
+        """
+        cdef bint buffered = data == NULL
+        cdef bint reset = False
+        cdef ssize_t put = -1
+        cdef short want = 0
+        if buffered:
+            self.lock(call, NULL)
+            buffered = self.claimed = self.owes(keep)
+            data = buffer_start(&self.out)
+            n = buffer_held(&self.out)
+            self.unlock(NULL)
+            if not buffered:
+                return 0
+        try:
+            put = self.transport.send(data, n, self.patience(call), &want)
+        except ConnectionResetError:
+            reset = True
+            raise
+        finally:
+            if buffered or reset:
+                self.unclaim(put if buffered else 0, reset)
+        if put >= 0:
+            if not buffered:
+                sent[0] += put
+            self.transport.raise_late()
+            begin_wait(call)
+        else:
+            self.poll_source(call, want, False)
+        return 0
+
+    cdef void unclaim(self, ssize_t put, bint reset) noexcept:
+        """End a write of claimed output, of which ``put`` bytes were sent."""
+        while not rio_flag_take(&self.sending):   # no Python code runs under it while the output is claimed
+            with nogil:
+                sched_yield()
+        if put > 0:
+            buffer_consume(&self.out, put)
+        self.claimed = False
+        self.reset = self.reset or reset
+        self.unlock(NULL)
+
+    cdef int send_all(self, rio_call *call, const char *data, size_t n, size_t *sent) except -1:
+        """Send all n bytes of the caller's data, while ``out`` is empty. Updates ``sent`` after each write."""
+        cdef bint borrows = n > 0 and fd_has_position(&self.f)
+        if borrows:
+            self.borrow_reading(call)
+        try:
+            while sent[0] < n:
+                self.send(call, data + sent[0], n - sent[0], NOTHING, sent)
+        finally:
+            if borrows:
+                self.return_reading()
+        return 0
+
+    cdef int borrow_reading(self, rio_call *call) except -1:
+        """Enter the reading side, and move the file's position back to the first byte that has not been read.
+
+        For a file that is open for both: the write goes where the caller has read to, and a later read sees what was
+        written. The bytes read ahead are still in the file.
+        """
+        cdef size_t yields = 0, held
+        rio_assert(rio_flag_mine(&self.writing))
+        rio_bool_set(&self.lent, True)
+        try:
+            while not rio_flag_take(&self.reading):
+                if rio_flag_mine(&self.reading) or rio_flag_rests(&self.reading):
+                    raise ConcurrentCall(
+                        "this file has one position for both, and a call under this one, or a frame(), is reading it"
+                    )
+                self.let_holder_go_on(call, &yields)
+        except BaseException:
+            rio_bool_set(&self.lent, False)
+            raise
+        try:
+            held = buffer_held(&self.inp)
+            if held:
+                self.check_owner()
+                if lseek(self.f.fd, -<int64_t>held, SEEK_CUR) < 0:
+                    raise os_error(errno)
+                buffer_consume(&self.inp, held)
+        except BaseException:
+            self.return_reading()
+            raise
+        return 0
+
+    cdef void return_reading(self) noexcept:
+        leave_reading(self)
+        rio_bool_set(&self.lent, False)
+
+    cdef int push(self, rio_call *call, ssize_t keep) except -1:
+        """Send buffered output until at most ``keep`` bytes are left; for NOTHING, until all is sent."""
+        while self.has_unsent(call, keep):
+            self.send(call, NULL, 0, keep, NULL)
+        return 0
