@@ -55,7 +55,7 @@ cdef size_t buffer_size(object n) except 0:
 @cython.final
 cdef class Rio(Writer):
     # inspect.signature() reads the signature of a class in C from the first two lines of the docstring.
-    """Rio(fd, *, bufsize=65536, timeout=..., max_line=1048576, closefd=False)\n--\n
+    """Rio(fd, *, bufsize=65536, timeout=..., idle_timeout=None, max_line=1048576, wake_fd=None, closefd=False)\n--\n
     A buffered reader and writer over a POSIX file descriptor that never loses a byte, whatever interrupts it.
 
     ``fd``
@@ -74,14 +74,24 @@ cdef class Rio(Writer):
     ``timeout``
         The time in seconds that one call may take as a whole, on the monotonic clock. A call with timeout 0 does not
         block; ``None`` waits without limit. The default is the ``gettimeout()`` of the socket, or of the one below a
-        file of a socket, at the time of construction; that of another Rio; and ``None`` for anything else.
+        file of a socket, at the time of construction; that of another Rio; for any other socket, ``SO_RCVTIMEO`` for
+        reading and ``SO_SNDTIMEO`` for writing if they are set then; and ``None`` for anything else.
+    ``idle_timeout``
+        The time in seconds in which at least one byte must come, for a call that reads, or go, for one that writes;
+        ``None`` for no limit. Whichever of ``timeout`` and ``idle_timeout`` is over first ends the call.
     ``max_line``
         The maximum length in bytes of a line or frame that ends in a separator, including the separator; ``None`` for
         no limit.
+    ``wake_fd``
+        A descriptor of the caller's, or an object with ``fileno()``, which is kept alive: an eventfd, the end of a
+        pipe. While it is readable, or hung up, a call that would have to wait raises ``Woken`` instead, and nothing is
+        lost. It is not read from: drain it before the next call. With timeout 0 a call raises ``BlockingIOError`` all
+        the same. A source that waits itself is left after at most 20 ms; without ``settimeout()`` it is a
+        ``ValueError``.
     ``closefd``
         Whether this Rio owns ``fd`` and closes it in ``close()``. By default the caller owns it.
 
-    After ``TimeoutError``, ``BlockingIOError``, ``LineTooLong``, ``MemoryError`` or an exception raised by a signal
+    After ``TimeoutError``, ``BlockingIOError``, ``Woken``, ``LineTooLong``, ``MemoryError`` or an exception raised by a signal
     handler, every byte received is still readable, in order, and the next call continues where this one stopped. Over
     TLS there is one exception: if a signal handler raises in the moment in which a record of a single byte has been
     decrypted, and that byte is 0xC1 (which UTF-8 does not contain), it is lost, because the ssl module then does not
@@ -98,19 +108,32 @@ cdef class Rio(Writer):
     one position, as with ``io.BufferedRandom``: a write goes, at once, where the caller has read to.
     """
 
-    def __cinit__(self, fd, *, bufsize=65536, timeout=..., max_line=1 << 20, closefd=False):
+    def __cinit__(
+        self,
+        fd,
+        *,
+        bufsize=65536,
+        timeout=...,
+        idle_timeout=None,
+        max_line=1 << 20,
+        wake_fd=None,
+        closefd=False,
+    ):
         cdef size_t size, longest
         if fd is SOCKET_FILE:
             return
         size = buffer_size(bufsize)
         longest = to_line_limit(max_line)
-        self.timeout_ns = -1
         self.transport = transport_of(fd)
         if timeout is not ...:
             self.timeout_ns = self.time_limit(timeout)
+        if idle_timeout is not None:
+            self.idle_ns = self.idle_limit(idle_timeout)
         self.open(fd, -1 if self.waits() else descriptor_of(fd), size, longest)
-        if timeout is ... and not isinstance(fd, int):
-            self.inherit_timeout(timed_by(fd))
+        if timeout is ...:
+            self.inherit_timeout(None if isinstance(fd, int) else timed_by(fd))
+        if wake_fd is not None:
+            self.wake_by(wake_fd)
         if closefd:
             if not isinstance(fd, int) and not hasattr(fd, "close"):
                 raise TypeError("closefd=True needs a descriptor, or an object that can be closed")
@@ -123,7 +146,7 @@ cdef class Rio(Writer):
         self.clock = sock   # settimeout() after makefile() takes effect, as it does with socket.makefile()
         self.timeout_ns = ASK_CLOCK
         self.can_read = reading
-        self.can_write = writing
+        self.can_write = self.takes_output = writing
         self.raw = raw
         self.own = AS_FILE
         self.brief = True   # http.client makes a file for each response
@@ -287,7 +310,7 @@ cdef class Rio(Writer):
         cdef rio_call call
         if not may_have_output(self):
             return 0
-        self.start(&call, ...)
+        self.start_writing(&call, ...)
         self.raise_kept(&call)
         self.push(&call, NOTHING)
         return 0
@@ -314,12 +337,20 @@ cdef class Rio(Writer):
     def __del__(self):
         """Close the descriptor if the Rio owns it, without flushing, and issue a ``ResourceWarning``.
 
+        A Rio that does not own it issues the warning only if it has unsent output, and closes nothing.
+
         A file of ``rioecho.makefile`` is flushed and closed without a warning, as the standard library's.
 
         Has no effect on a closed or detached Rio, nor, if called by name, while another call reads or writes: a
         finalizer has no caller that could handle an exception.
         """
-        if self.own == BORROWED or rio_flag_closed(&self.reading):
+        if rio_flag_closed(&self.reading):
+            return
+        if self.own == BORROWED:
+            if buffer_held(&self.out) and not rio_flag_busy(&self.writing):
+                PyErr_ResourceWarning(
+                    self, 1, "%zu bytes of output that were never sent: %R", buffer_held(&self.out), <PyObject *>self
+                )
             return
         if self.own == AS_FILE:
             try:

@@ -24,9 +24,11 @@ cdef class Channel(Framing):
     cdef int at_send         # whether `sending` was taken to send, and not only to check
     cdef bint can_read
     cdef bint can_write
+    cdef bint takes_output   # whether it can, and write_eof() has not been called
     cdef ownership own
     cdef rio_buffer out
     cdef object source       # the descriptor as it was passed; kept alive
+    cdef object waker        # the object that has the descriptor which wakes calls, or None
     cdef object clock        # a socket whose gettimeout() is called for every call, or None
     cdef Transport transport   # moves the bytes if the source's I/O is not its descriptor's, else None
     cdef object out_error    # an error of sending during a read, for the next write or flush

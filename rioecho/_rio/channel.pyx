@@ -59,7 +59,7 @@ cdef class Channel:
         if fd < 0:
             self.f.fd = -1
             self.f.kind = FD_SOCKET
-            self.can_read = self.can_write = True
+            self.can_read = self.can_write = self.takes_output = True
             return 0
         if self.transport is not None and self.transport.is_stream:
             fd_is_stream(&self.f, fd)
@@ -69,7 +69,7 @@ cdef class Channel:
             # A file that is open for both has one position: output is written at once, before a read moves it.
             buffer_init(&self.out, 0)
         self.can_read = self.f.access != O_WRONLY
-        self.can_write = self.f.access != O_RDONLY
+        self.can_write = self.takes_output = self.f.access != O_RDONLY
         return 0
 
     # ---- the two sides
@@ -192,7 +192,7 @@ cdef class Channel:
 
     cdef object forget(self):
         """Close both sides, which the caller has entered. Returns the source, which the caller then owns."""
-        cdef object source, _clock, _transport, _error   # references are dropped at the end, when the state is complete
+        cdef object source, _clock, _transport, _error, _waker   # references are dropped at the end, when the state is complete
         rio_assert(rio_flag_mine(&self.reading))
         rio_assert(rio_flag_mine(&self.writing))
         rio_assert(not rio_flag_mine(&self.sending))
@@ -200,7 +200,8 @@ cdef class Channel:
         rio_flag_put(&self.reading, RIO_CLOSED)
         with cython.critical_section(self):   # a property may be about to take a reference
             source, _clock, _transport, _error = self.source, self.clock, self.transport, self.out_error
-            self.source = self.clock = self.transport = self.out_error = None
+            _waker = self.waker
+            self.source = self.clock = self.transport = self.out_error = self.waker = None
         buffer_free(&self.inp)
         buffer_free(&self.out)
         buffer_free(&self.aside)

@@ -4,7 +4,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport SIZE_MAX
 
-from rioecho._core.buffer cimport buffer_consume, buffer_held, buffer_start, rio_buffer
+from rioecho._core.buffer cimport buffer_consume, buffer_held, buffer_start, buffer_trim, rio_buffer
 from rioecho._core.flag cimport flag_set
 from rioecho._core.posix cimport (
     RIO_HAS_GIL,
@@ -15,6 +15,7 @@ from rioecho._core.posix cimport (
     rio_flag_mine,
     rio_flag_release,
     rio_flag_take,
+    rio_rare,
     rio_size_set,
 )
 
@@ -108,6 +109,8 @@ cdef inline void consume(Framing self, size_t n) noexcept:
     rio_assert(rio_flag_mine(&self.reading))
     buffer_consume(&self.inp, n)
     self.skipped = 0
+    if rio_rare(self.inp.cap > self.inp.base):
+        buffer_trim(&self.inp, buffer_held(&self.inp))
 
 
 cdef inline bytes take(Framing self, size_t n):

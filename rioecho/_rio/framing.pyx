@@ -27,6 +27,7 @@ from rioecho._core.buffer cimport (
     buffer_reserve,
     buffer_rewind,
     buffer_start,
+    buffer_trim,
     buffer_unmark,
     find_frame,
     find_line,
@@ -172,6 +173,7 @@ cdef class Framing:
             self.skipped = skipped
         if self.innermost == NULL:
             buffer_unmark(&self.inp)
+            buffer_trim(&self.inp, buffer_held(&self.inp))
             rio_flag_keep(&self.reading, False)
 
     cdef void call_waiting(self) noexcept:

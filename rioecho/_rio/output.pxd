@@ -1,5 +1,7 @@
 # The output buffer and its lock, what a read sends, and the wait for either direction; see _rio/output.pyx.
 
+from libc.stdint cimport int64_t
+
 from rioecho._core.posix cimport sigset_t
 from rioecho._rio.limits cimport Limits, rio_call
 
@@ -29,4 +31,4 @@ cdef class Output(Limits):
     cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2
     cdef short tied_flush(self) except -1
     cdef short send_held(self) except -1
-    cdef int wait_for(self, rio_call *call, short want, bint tied) except -1
+    cdef int wait_for(self, rio_call *call, short want, bint tied, int64_t longest=*) except -1

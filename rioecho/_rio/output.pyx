@@ -31,7 +31,16 @@ from rioecho._core.buffer cimport (
     buffer_start,
 )
 from rioecho._core.convert cimport os_error
-from rioecho._core.fdio cimport FD_SOCKET, fd_never_waits, fd_try_write, fd_wait, fd_write, would_block
+from rioecho._core.fdio cimport (
+    FD_SOCKET,
+    WOKEN,
+    fd_never_waits,
+    fd_try_write,
+    fd_wait,
+    fd_wait_or_wake,
+    fd_write,
+    would_block,
+)
 from rioecho._core.posix cimport (
     POLLOUT,
     RIO_FREE,
@@ -48,7 +57,7 @@ from rioecho._core.posix cimport (
     sched_yield,
 )
 from rioecho._rio.framing cimport let_others_in
-from rioecho._rio.limits cimport Limits
+from rioecho._rio.limits cimport Limits, waits_freely
 
 from rioecho.errors import ConcurrentCall
 
@@ -220,19 +229,25 @@ cdef class Output(Limits):
     cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2:
         """Make one write. Returns the number of bytes, or -1 with the errno in ``err``.
 
-        Blocks only if the call has no time limit, and never if ``call`` is NULL. Over TLS, ``want`` receives the events
+        Blocks only if nothing but bytes ends a wait of the call, and never if ``call`` is NULL. Over TLS, ``want`` receives the events
         to wait for.
         """
         cdef ssize_t put
+        cdef bint blocks
         rio_assert(rio_flag_mine(&self.sending))
         if self.transport is not None:
             err[0] = EAGAIN
-            return self.transport.send(data, n, 0, want)
+            try:
+                return self.transport.send(data, n, 0, want)
+            except ConnectionResetError:
+                self.reset = True
+                raise
         if call == NULL or fd_never_waits(&self.f):
             put = fd_try_write(&self.f, data, n, err) if call == NULL else fd_write(&self.f, data, n, err)
         else:
+            blocks = waits_freely(self, call)
             with nogil:
-                put = fd_write(&self.f, data, n, err) if call.timeout < 0 else fd_try_write(&self.f, data, n, err)
+                put = fd_write(&self.f, data, n, err) if blocks else fd_try_write(&self.f, data, n, err)
         if put < 0 and err[0] == ECONNRESET:
             self.reset = True
         return put
@@ -293,32 +308,45 @@ cdef class Output(Limits):
 
     # ---- waiting
 
-    cdef int wait_for(self, rio_call *call, short want, bint tied) except -1:
-        """Wait for the events in ``want``; if ``tied``, also send buffered output when the descriptor is writable."""
+    cdef int wait_for(self, rio_call *call, short want, bint tied, int64_t longest=INT64_MAX) except -1:
+        """Wait for the events in ``want``; if ``tied``, also send buffered output when the descriptor is writable.
+
+        Returns without any at the time ``longest``; raises at the end of the call's time, and if ``wake_fd`` is
+        readable and none of the events is pending.
+        """
         cdef int ready, err = 0
         cdef short events
         cdef int64_t deadline
+        cdef int wake_fd = -1 if call.timeout == 0 else self.wake_fd
         self.check_owner()
         if call.per_wait and call.deadline == 0 and self.transport is not None:
             self.ask_clock(call)
         self.expired(call)
+        if self.idled(call):
+            self.give_up(call)
         call.waits += 1
         if call.timeout == 0 and call.waits > YIELDS:
             self.give_up(call)   # the descriptor is ready, but another thread is inside the TLS connection
-        deadline = 0 if call.timeout == 0 else INT64_MAX if call.timeout < 0 else call.deadline
+        deadline = self.wait_end(call)
         while True:
             events = want
             if tied:
                 events |= self.tied_flush()
             self.before_wait()
             with nogil:
-                ready = fd_wait(self.f.fd, events, deadline, &err)
+                ready = fd_wait_or_wake(self.f.fd, events, wake_fd, min(deadline, longest), &err)
             let_others_in(self)
             if ready < 0 and err != EINTR:
                 raise os_error(err)
             PyErr_CheckSignals()
             self.check_owner()
+            if ready == WOKEN:
+                ready = fd_wait(self.f.fd, events, 0, &err)
+                if ready <= 0:
+                    self.raise_woken()
             if ready == 0:
+                if longest < deadline:
+                    return 0
                 self.give_up(call)
             if ready > 0 and (ready & ~POLLOUT or want & POLLOUT):
                 return 0

@@ -16,7 +16,7 @@ from rioecho._core.convert cimport os_error
 from rioecho._core.fdio cimport FD_FILE, FD_SOCKET, fd_never_waits, fd_peek, fd_read, fd_read_waiting, would_block
 from rioecho._core.posix cimport POLLIN, rio_assert, rio_flag_mine, rio_monotonic_ns
 from rioecho._rio.framing cimport let_others_in, show_held
-from rioecho._rio.limits cimport SLICE, begin_wait, rio_call
+from rioecho._rio.limits cimport SLICE, begin_wait, rio_call, waits_freely
 from rioecho._rio.output cimport Output
 from rioecho._rio.transport cimport OWN_TIMEOUT
 
@@ -51,9 +51,9 @@ cdef class Receiver(Output):
             else:
                 got = -1   # a blocking descriptor that is not a socket is read only after poll(2) has reported data
                 err = EAGAIN
-            if got < 0 and would_block(err) and call.timeout < 0 and self.transport is None:
+            if got < 0 and would_block(err) and self.transport is None and waits_freely(self, call):
                 if not self.tied_flush():
-                    # Without a deadline and without buffered output the read itself can block, which saves a poll(2).
+                    # If only bytes end the wait, and there is no buffered output, the read itself can block, which saves a poll(2).
                     # If O_NONBLOCK is set it fails again, and wait_for() below waits.
                     self.before_wait()
                     with nogil:
@@ -85,8 +85,7 @@ cdef class Receiver(Output):
             self.before_wait()
             if blocked and call.timeout != 0:
                 patience = SLICE
-                if call.timeout > 0:
-                    patience = min(patience, max(call.deadline - rio_monotonic_ns(), <int64_t>1))
+                patience = min(patience, max(self.wait_end(call) - rio_monotonic_ns(), <int64_t>1))
             got = self.transport.recv(data, n, patience, &want)
             let_others_in(self)
             if got == 0:
@@ -100,7 +99,7 @@ cdef class Receiver(Output):
         """Make one attempt through the transport. It waits itself if no buffered output is kept back meanwhile."""
         cdef int64_t patience = 0
         cdef ssize_t got
-        if call.timeout != 0:
+        if call.timeout != 0 and call.idle < 0 and self.wake_fd < 0:   # else wait_for() waits
             if call.per_wait:
                 patience = OWN_TIMEOUT
             elif call.timeout < 0:

@@ -4,13 +4,14 @@ The caller of everything here holds ``writing``. The output buffer and its lock,
 _rio/output.pyx.
 """
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, errno
 from libc.stdint cimport int64_t
 
-from rioecho._core.buffer cimport buffer_consume, buffer_held, buffer_start
+from rioecho._core.buffer cimport buffer_added, buffer_consume, buffer_held, buffer_reserve, buffer_start
 from rioecho._core.convert cimport os_error
-from rioecho._core.fdio cimport fd_has_position, would_block
+from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_has_position, fd_read, would_block
 from rioecho._core.posix cimport (
+    POLLIN,
     POLLOUT,
     SEEK_CUR,
     lseek,
@@ -22,12 +23,16 @@ from rioecho._core.posix cimport (
     sched_yield,
     sigset_t,
 )
-from rioecho._rio.framing cimport leave_reading, let_others_in
-from rioecho._rio.limits cimport begin_wait, rio_call
+from rioecho._rio.framing cimport leave_reading, let_others_in, show_held
+from rioecho._rio.limits cimport SLICE, begin_wait, rio_call
 from rioecho._rio.lines cimport LineReader
 from rioecho._rio.output cimport NOTHING
 
 from rioecho.errors import ConcurrentCall
+
+
+cdef enum:
+    AHEAD_STEP = 1 << 16   # maximum number of bytes of one read while a write waits
 
 
 cdef class Sender(LineReader):
@@ -65,7 +70,7 @@ cdef class Sender(LineReader):
         if put >= 0:
             begin_wait(call)
         elif would_block(err):
-            self.wait_for(call, want, tied=False)
+            self.wait_to_send(call, want)
         elif err != EINTR:
             raise os_error(err)
         return 0
@@ -81,6 +86,12 @@ cdef class Sender(LineReader):
         cdef bint reset = False
         cdef ssize_t put = -1
         cdef short want = 0
+        cdef int64_t patience = self.patience(call)
+        if call.ahead:   # there is no wait for both directions: it waits for short times, and is read in between
+            if call.waits:
+                self.take_ahead(call)
+            if patience < 0 or patience > SLICE:
+                patience = SLICE
         if buffered:
             self.lock(call, NULL)
             buffered = self.claimed = self.owes(keep)
@@ -90,7 +101,7 @@ cdef class Sender(LineReader):
             if not buffered:
                 return 0
         try:
-            put = self.transport.send(data, n, self.patience(call), &want)
+            put = self.transport.send(data, n, patience, &want)
         except ConnectionResetError:
             reset = True
             raise
@@ -104,6 +115,88 @@ cdef class Sender(LineReader):
             begin_wait(call)
         else:
             self.poll_source(call, want, False)
+        return 0
+
+    cdef int read_ahead(self, rio_call *call, size_t n) except -1:
+        """Let a call read up to n bytes while it waits. Only of sockets, which report the end of the input again."""
+        if n and self.f.kind == FD_SOCKET and self.can_read:
+            if self.transport is not None and self.transport.untimed:
+                raise ValueError("the source waits itself and has no settimeout(), so nothing can be read meanwhile")
+            call.ahead = n
+        return 0
+
+    cdef int wait_to_send(self, rio_call *call, short want) except -1:
+        """Wait for the events in ``want``, and take in what comes meanwhile as far as the call reads ahead."""
+        cdef bint reads
+        if call.ahead == 0 or call.timeout == 0:
+            return self.wait_for(call, want, tied=False)
+        reads = self.take_ahead(call)
+        if call.ahead == 0:
+            return self.wait_for(call, want, tied=False)
+        if reads:
+            return self.wait_for(call, want | POLLIN, tied=False)
+        return self.wait_for(call, want, tied=False, longest=deadline_after(SLICE))   # then nobody may be reading
+
+    cdef bint take_ahead(self, rio_call *call) except -1:
+        """Read what has come, up to ``call.ahead`` bytes, into the input buffer. Returns False if another call reads.
+
+        A reader in another thread waits until it is done; see ``borrow_reading()``.
+        """
+        rio_bool_set(&self.lent, True)
+        try:
+            if not rio_flag_take(&self.reading) and not self.resume():
+                return False
+            try:
+                while call.ahead and self.receive_ahead(call) > 0:
+                    pass
+            finally:
+                leave_reading(self)
+        finally:
+            rio_bool_set(&self.lent, False)
+        return True
+
+    cdef ssize_t receive_ahead(self, rio_call *call) except -2:
+        """Make one read for ``take_ahead()``. Returns the number of bytes, or -1 if there is nothing to read now.
+
+        At the end of the input, and if there is no memory for more, the call goes on without reading.
+        """
+        cdef size_t n = min(call.ahead, <size_t>AHEAD_STEP)
+        cdef ssize_t got
+        cdef int err = EAGAIN
+        cdef short want = 0
+        cdef char *data
+        if buffer_reserve(&self.inp, buffer_held(&self.inp) + n) < 0:
+            call.ahead = 0
+            return -1
+        data = self.inp.data + self.inp.w
+        if self.transport is None:
+            got = fd_read(&self.f, data, n, &err)
+        else:
+            try:
+                got = self.transport.recv(data, n, 0, &want)
+            except ConnectionResetError:
+                self.note_reset(call)
+                raise
+        if got > 0:
+            buffer_added(&self.inp, got)
+            show_held(self)
+            call.ahead -= got
+            if self.transport is not None:
+                self.transport.raise_late()
+            return got
+        if got == 0:
+            call.ahead = 0
+        elif not would_block(err) and err != EINTR:   # the kernel reports it only once, so the reader has to be told
+            if err == ECONNRESET:
+                self.note_reset(call)
+            raise os_error(err)
+        return -1
+
+    cdef int note_reset(self, rio_call *call) except -1:
+        """Let the next read that meets the end raise ``ConnectionResetError``."""
+        self.lock(call, NULL)
+        self.reset = True
+        self.unlock(NULL)
         return 0
 
     cdef void unclaim(self, ssize_t put, bint reset) noexcept:
