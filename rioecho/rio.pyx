@@ -348,9 +348,7 @@ cdef class Rio(Writer):
             return
         if self.own == BORROWED:
             if buffer_held(&self.out) and not rio_flag_busy(&self.writing):
-                PyErr_ResourceWarning(
-                    self, 1, "%zu bytes of output that were never sent: %R", buffer_held(&self.out), <PyObject *>self
-                )
+                PyErr_ResourceWarning(self, 1, "the unsent output of %R is lost", <PyObject *>self)
             return
         if self.own == AS_FILE:
             try:

@@ -250,7 +250,7 @@ def test_using_the_wrong_direction_is_an_unsupported_operation(wire):
 
 
 def test_the_signatures_can_be_inspected():
-    options = "bufsize=65536, timeout=Ellipsis, max_line=1048576, closefd=False"
+    options = "bufsize=65536, timeout=Ellipsis, idle_timeout=None, max_line=1048576, wake_fd=None, closefd=False"
     assert str(inspect.signature(Rio)) == f"(fd, *, {options})"
     assert set(rioecho.__all__) <= set(dir(rioecho))
     for name in rioecho.__all__:

@@ -123,7 +123,17 @@ def test_a_borrower_without_references_leaves_the_descriptor_open_without_a_warn
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rio = Rio(stream.near)
-        rio.write(b"unsent")
+        rio.write(b"sent")
+        rio.flush()
+        del rio
+        gc.collect()
+    assert is_open(stream.near.fileno())
+
+
+def test_a_borrower_without_references_warns_of_unsent_output_and_closes_nothing(stream):
+    rio = Rio(stream.near)
+    rio.write(b"unsent")
+    with pytest.warns(ResourceWarning, match=r"the unsent output of <rioecho.Rio fd=\d+> is lost"):
         del rio
         gc.collect()
     assert is_open(stream.near.fileno())

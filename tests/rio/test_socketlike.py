@@ -442,6 +442,8 @@ def test_an_error_of_sending_that_a_read_meets_is_kept_for_the_next_write(ends):
     assert rio.readline() == b"a line\n"
     with pytest.raises(LookupError):
         rio.flush()
+    with pytest.raises(LookupError):
+        rio.close()
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,8 @@ def test_a_stored_error_is_raised_once_by_the_next_writing_call(stream, call):
         call(rio)
     if not rio.closed:
         assert rio.write(b"x") == 1, "the error is raised once, and a write to the buffer does not send"
+        with pytest.raises(BrokenPipeError):
+            rio.close()
 
 
 @pytest.mark.parametrize("kind", ["socketpair", "tcp"])
@@ -254,6 +256,8 @@ def test_a_reset_during_sending_is_not_reported_as_eof(wire, kind, on_alarm):
     with pytest.raises(ConnectionResetError):
         while rio.readline():
             pass
+    with pytest.raises(OSError):  # noqa: PT011 - the kept one, or that of the next attempt
+        rio.close()
 
 
 def test_output_written_by_a_signal_handler_is_sent_while_a_read_waits(stream, on_alarm, background):
@@ -266,3 +270,19 @@ def test_output_written_by_a_signal_handler_is_sent_while_a_read_waits(stream, o
 
     background(answer)
     assert rio.readline() == b"tock\n"
+
+
+def test_a_reset_that_a_write_was_told_of_is_no_end_for_the_reader(wire):
+    both = wire("tcp")
+    rio = Rio(both.near, timeout=20)
+    both.feed(b"a line\nhalf a file")
+    rio.fill(18)
+    both.reset()
+    with pytest.raises((ConnectionResetError, BrokenPipeError)) as caught:
+        while True:
+            rio.writen(b"x")
+    assert caught.type is ConnectionResetError
+    assert rio.readline() == b"a line\n"
+    with pytest.raises(ConnectionResetError):
+        rio.read()
+    assert rio.read_buffered() == b"half a file"

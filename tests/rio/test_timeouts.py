@@ -172,6 +172,9 @@ def test_a_flush_has_a_timeout(pair, wire):
     rio.write(b"x" * (4 << 20))
     assert 0.03 <= elapsed(rio.flush, timeout=0.03) < SOON
     assert min(elapsed(rio.flush, timeout=0, error=BlockingIOError) for _ in range(5)) < 1
+    rio.timeout = 0
+    with pytest.raises(BlockingIOError):
+        rio.close()
 
 
 @pytest.mark.sampled(2)
