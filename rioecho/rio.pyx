@@ -1,8 +1,8 @@
 """Robust I/O on a POSIX file descriptor: class Rio (CS:APP 10.5).
 
 This module has the constructor and the methods about the descriptor and closing. Reading is in _rio/lines.pyx and
-_rio/reader.pyx, writing in _rio/writer.pyx, the time limits in _rio/limits.pyx. The book's functions for Cython code, which are cimported from here, are in
-_rio/capi.pyx.
+_rio/reader.pyx, writing in _rio/writer.pyx, the time limits in _rio/limits.pyx. The book's
+functions for Cython code, which are cimported from here, are in _rio/capi.pyx.
 """
 
 import io
@@ -23,7 +23,6 @@ from rioecho._rio.framing cimport leave_reading, to_line_limit
 from rioecho._rio.limits cimport ASK_CLOCK, rio_call
 from rioecho._rio.output cimport NOTHING
 from rioecho._rio.source cimport file_transport_of, transport_of
-from rioecho._rio.transport cimport Transport
 from rioecho._rio.writer cimport Writer
 
 from rioecho._core.sources import timed_by
@@ -91,8 +90,8 @@ cdef class Rio(Writer):
     ``closefd``
         Whether this Rio owns ``fd`` and closes it in ``close()``. By default the caller owns it.
 
-    After ``TimeoutError``, ``BlockingIOError``, ``Woken``, ``LineTooLong``, ``MemoryError`` or an exception raised by a signal
-    handler, every byte received is still readable, in order, and the next call continues where this one stopped. Over
+    After ``TimeoutError``, ``BlockingIOError``, ``Woken``, ``LineTooLong``, ``MemoryError`` or an exception raised by a
+    signal handler, every byte received is still readable, in order, and the next call continues where this one stopped. Over
     TLS there is one exception: if a signal handler raises in the moment in which a record of a single byte has been
     decrypted, and that byte is 0xC1 (which UTF-8 does not contain), it is lost, because the ssl module then does not
     tell that it has read anything.

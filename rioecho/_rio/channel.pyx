@@ -192,7 +192,8 @@ cdef class Channel:
 
     cdef object forget(self):
         """Close both sides, which the caller has entered. Returns the source, which the caller then owns."""
-        cdef object source, _clock, _transport, _error, _waker   # references are dropped at the end, when the state is complete
+        # References are dropped at the end, when the state is complete.
+        cdef object source, _clock, _transport, _error, _waker
         rio_assert(rio_flag_mine(&self.reading))
         rio_assert(rio_flag_mine(&self.writing))
         rio_assert(not rio_flag_mine(&self.sending))

@@ -4,7 +4,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport SIZE_MAX
 
-from rioecho._core.buffer cimport buffer_consume, buffer_held, buffer_start, buffer_trim, rio_buffer
+from rioecho._core.buffer cimport buffer_consume, buffer_held, buffer_start, rio_buffer
 from rioecho._core.flag cimport flag_set
 from rioecho._core.posix cimport (
     RIO_HAS_GIL,
@@ -104,13 +104,16 @@ cdef inline bint in_frame(Framing self) noexcept:
     return self.inp.mark != SIZE_MAX
 
 
+cdef void give_back(Framing self) noexcept
+
+
 cdef inline void consume(Framing self, size_t n) noexcept:
     """Remove the first n bytes from the input buffer, after the caller has copied them."""
     rio_assert(rio_flag_mine(&self.reading))
     buffer_consume(&self.inp, n)
     self.skipped = 0
     if rio_rare(self.inp.cap > self.inp.base):
-        buffer_trim(&self.inp, buffer_held(&self.inp))
+        give_back(self)
 
 
 cdef inline bytes take(Framing self, size_t n):

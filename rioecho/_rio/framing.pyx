@@ -75,6 +75,11 @@ cdef size_t to_frame_width(object width, object byteorder, bint *little) except 
     return n
 
 
+cdef void give_back(Framing self) noexcept:
+    """Free the memory that a long frame, which has been consumed, has left. Its call in consume() is rare, not inline."""
+    buffer_trim(&self.inp, buffer_held(&self.inp))
+
+
 cdef framing find_first(
     const char *data, size_t held, tuple separators, size_t *scanned, size_t limit, size_t *n
 ) noexcept:
@@ -173,7 +178,7 @@ cdef class Framing:
             self.skipped = skipped
         if self.innermost == NULL:
             buffer_unmark(&self.inp)
-            buffer_trim(&self.inp, buffer_held(&self.inp))
+            give_back(self)
             rio_flag_keep(&self.reading, False)
 
     cdef void call_waiting(self) noexcept:

@@ -229,8 +229,8 @@ cdef class Output(Limits):
     cdef ssize_t send_once(self, rio_call *call, const char *data, size_t n, int *err, short *want) except -2:
         """Make one write. Returns the number of bytes, or -1 with the errno in ``err``.
 
-        Blocks only if nothing but bytes ends a wait of the call, and never if ``call`` is NULL. Over TLS, ``want`` receives the events
-        to wait for.
+        Blocks only if nothing but bytes ends a wait of the call, and never if ``call`` is NULL. Over TLS, ``want``
+        receives the events to wait for.
         """
         cdef ssize_t put
         cdef bint blocks

@@ -53,8 +53,8 @@ cdef class Receiver(Output):
                 err = EAGAIN
             if got < 0 and would_block(err) and self.transport is None and waits_freely(self, call):
                 if not self.tied_flush():
-                    # If only bytes end the wait, and there is no buffered output, the read itself can block, which saves a poll(2).
-                    # If O_NONBLOCK is set it fails again, and wait_for() below waits.
+                    # If only bytes end the wait, and there is no buffered output, the read itself can block, which
+                    # saves a poll(2). If O_NONBLOCK is set it fails again, and wait_for() below waits.
                     self.before_wait()
                     with nogil:
                         got = fd_read_waiting(&self.f, data, n, &err)

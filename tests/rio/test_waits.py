@@ -1,5 +1,6 @@
 """What ends a wait besides the timeout: a time without a byte, a descriptor that wakes, the kernel's own limits."""
 
+import contextlib
 import io
 import os
 import socket
@@ -129,10 +130,8 @@ def bell():
     ends = os.pipe()
     yield ends
     for fd in ends:
-        try:
+        with contextlib.suppress(OSError):
             os.close(fd)
-        except OSError:
-            pass
 
 
 def test_a_readable_wake_fd_ends_a_read_that_would_wait_and_nothing_is_lost(pair, bell):
