@@ -216,6 +216,8 @@ def test_an_error_of_sending_is_raised_by_the_next_write_and_not_by_a_read(strea
     assert caught.value.characters_written == 0
     stream.feed(b"four\n")
     assert rio.readline() == b"four\n"
+    with pytest.raises(BrokenPipeError):
+        rio.close()
 
 
 @pytest.mark.parametrize(
