@@ -31,9 +31,10 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EINTR, EPIPE
 from libc.stdint cimport int64_t
 
-from rioecho._core.convert cimport to_nanoseconds
-from rioecho._core.fdio cimport FD_SOCKET, fd_peek, fd_ready, rio_fd, would_block
+from rioecho._core.convert cimport os_error, to_nanoseconds
+from rioecho._core.fdio cimport FD_SOCKET, fd_peek, fd_ready, fd_wait, rio_fd, would_block
 from rioecho._core.posix cimport (
+    POLLERR,
     POLLIN,
     POLLOUT,
     RIO_ROOM_KNOWN,
@@ -43,6 +44,7 @@ from rioecho._core.posix cimport (
     rio_sigpipe,
     rio_sigpipe_block,
     rio_sigpipe_restore,
+    rio_socket_error,
     rio_sure_room,
     rio_this_thread,
     rio_thread_get,
@@ -257,6 +259,7 @@ cdef class Tls(TlsTurns):
         ``raise_late()``.
         """
         cdef rio_sigpipe guard
+        cdef int ready, err = 0
         if not self.begin(True):
             want[0] = POLLIN | POLLOUT
             return -1
@@ -271,9 +274,14 @@ cdef class Tls(TlsTurns):
                     return -1
             if n == 0 or rio_thread_get(&self.raised_in) == rio_this_thread():
                 return 0
-            if not fd_ready(self.fd, POLLOUT):
+            ready = fd_wait(self.fd, POLLOUT, 0, &err)
+            if ready <= 0:
                 want[0] = POLLOUT
                 return -1
+            if ready & POLLERR:   # ask for it here: the ssl module reports a reset as the end of the connection
+                err = rio_socket_error(self.fd)
+                if err:
+                    raise os_error(err)
             if inner is None:
                 return self.send_plain(PyBytes_FromStringAndSize(data, min(n, <size_t>RECORD)), want)
             return self.send_some(inner, data, n, want)
