@@ -91,10 +91,10 @@ cdef class Rio(Writer):
         Whether this Rio owns ``fd`` and closes it in ``close()``. By default the caller owns it.
 
     After ``TimeoutError``, ``BlockingIOError``, ``Woken``, ``LineTooLong``, ``MemoryError`` or an exception raised by a
-    signal handler, every byte received is still readable, in order, and the next call continues where this one stopped. Over
-    TLS there is one exception: if a signal handler raises in the moment in which a record of a single byte has been
-    decrypted, and that byte is 0xC1 (which UTF-8 does not contain), it is lost, because the ssl module then does not
-    tell that it has read anything.
+    signal handler, every byte received is still readable, in order, and the next call continues where this one stopped.
+    Over TLS there is one exception: if a signal handler raises in the moment in which a record of a single byte has
+    been decrypted, and that byte is 0xC1 (which UTF-8 does not contain), it is lost, because the ssl module then does
+    not tell that it has read anything.
 
     One reader and one writer may use a Rio at the same time, in two threads. A second call on the same side raises
     ``ConcurrentCall`` and has no effect.

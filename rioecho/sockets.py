@@ -90,12 +90,25 @@ if TYPE_CHECKING:
 
     @overload
     def connect(
-        host: str, port: int | str, *, timeout: float | None = None, bufsize: int = ..., max_line: int | None = ...
+        host: str,
+        port: int | str,
+        *,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        bufsize: int = ...,
+        max_line: int | None = ...,
+        wake_fd: Any = None,
     ) -> Rio: ...
 
     @overload
     def connect(
-        host: Path | _HostPort, *, timeout: float | None = None, bufsize: int = ..., max_line: int | None = ...
+        host: Path | _HostPort,
+        *,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        bufsize: int = ...,
+        max_line: int | None = ...,
+        wake_fd: Any = None,
     ) -> Rio: ...
 
 
@@ -109,7 +122,8 @@ def connect(
     ``timeout`` in seconds limits connecting, over all addresses together, and is then the timeout of each call on the
     Rio; ``None`` waits without limit. Each address gets an equal share of the time left, so that one that does not
     answer leaves time for the next. (A name lookup cannot be interrupted, but its time counts.) ``rio_options`` are
-    options of ``Rio``: ``bufsize``, ``max_line``. TCP_NODELAY is set, since the Rio's output buffer does the batching.
+    options of ``Rio``: ``bufsize``, ``idle_timeout``, ``max_line``, ``wake_fd``. TCP_NODELAY is set, since the Rio's
+    output buffer does the batching.
 
     Raises the errors of ``open_clientfd``; for a unix socket, an ``OSError`` that names the path. Raises
     ``TimeoutError`` when the timeout expires, and ``BlockingIOError`` if ``timeout`` is 0 and connecting would block.

@@ -76,7 +76,7 @@ cdef size_t to_frame_width(object width, object byteorder, bint *little) except 
 
 
 cdef void give_back(Framing self) noexcept:
-    """Free the memory that a long frame, which has been consumed, has left. Its call in consume() is rare, not inline."""
+    """Free the memory that a long frame has left when it was consumed. Not inline, as consume() calls it rarely."""
     buffer_trim(&self.inp, buffer_held(&self.inp))
 
 
