@@ -1,4 +1,4 @@
-"""What ends a wait, and reading ahead, over TLS; a TLS connection has no sending side that could be closed alone."""
+"""What ends a wait, reading ahead and half-close: over TLS, by an object's own methods, and beside other callers."""
 
 import io
 import os
@@ -123,3 +123,47 @@ def test_write_eof_of_an_object_without_shutdown_is_unsupported(stream):
 
     with pytest.raises(io.UnsupportedOperation):
         Rio(Half()).write_eof()
+
+
+@pytest.mark.parametrize("kind", ["plain", "TLS"])
+def test_a_reader_beside_a_write_that_reads_ahead_gets_every_byte_in_order(request, kind, background):
+    if kind == "TLS":
+        ends = request.getfixturevalue("tls")
+    else:
+        wire = request.getfixturevalue("stream")
+        ends = wire.near, wire.far
+    data = b"".join(b"%07d\n" % i for i in range(200_000))
+    near, far = (Rio(end, timeout=REST) for end in ends)
+
+    def far_talk():
+        far.writen(data, read_ahead=len(data))
+        assert far.read(len(data)) == data
+
+    got = []
+
+    def read():
+        while sum(map(len, got)) < len(data):
+            got.append(near.read1())
+
+    threads = [background(far_talk), background(read)]
+    for at in range(0, len(data), 100_000):
+        near.writen(data[at : at + 100_000], read_ahead=10_000)
+    for thread in threads:
+        thread.join(REST)
+    assert b"".join(got) == data
+
+
+def test_a_handler_that_raises_while_a_write_reads_ahead_loses_nothing(stream, on_alarm):
+    class Rung(Exception):
+        pass
+
+    def ring(*_):
+        raise Rung
+
+    rio = Rio(stream.near, timeout=REST)
+    stream.feed(b"0123456789")
+    on_alarm(ring, 0.02)
+    with pytest.raises(Rung) as caught:
+        rio.writen(b"x" * 10**7, read_ahead=4)
+    assert rio.read(10) == b"0123456789"
+    assert len(stream.take_exactly(caught.value.characters_written)) > 0
