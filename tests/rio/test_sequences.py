@@ -6,35 +6,13 @@ from contextlib import suppress
 
 import pytest
 
-from rioecho import IncompleteRead, LineTooLong, Rio
-from support.oracle import Incomplete, Oracle, TooLong, WouldWait
-from support.properties import EXAMPLES, HealthCheck, given, settings, st
+from rioecho import LineTooLong, Rio
+from support import sequences
+from support.oracle import Oracle, TooLong
+from support.properties import given, st
+from support.sequences import BLOCKS, blocks_step, chunks, compare, deterministic, sizes, step
 
-deterministic = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=EXAMPLES,
-    suppress_health_check=list(HealthCheck),
-)
-
-sizes = st.integers(0, 12) | st.sampled_from([40, 300])
-chunks = st.text("ab\r\n;", max_size=20).map(str.encode) | st.sampled_from(
-    [b"x" * 50, b"\n" * 9, b"\r\n\r\n", b"aab" * 9]
-)
-separators = st.sampled_from([b"\n", b"\r\n", b";", b"aab", b"aa", b"\r\n\r\n"])
-
-READS = {
-    "readline": (),
-    "iteration": (),
-    "readline limit": (sizes,),
-    "read": (st.integers(-1, 12) | st.sampled_from([40, 300]),),
-    "readexactly": (sizes,),
-    "readuntil": (separators,),
-    "readuntil limit": (separators, st.integers(1, 40)),
-    "readlines": (),
-    "skipline": (),
-}
+READS = {**sequences.READS, "iteration": (), "readlines": ()}
 PARTIAL = {
     "read1": (st.integers(-1, 12),),
     "readinto": (sizes,),
@@ -47,13 +25,8 @@ PARTIAL = {
 }
 WRITES = {"write": (chunks,), "writen": (chunks,), "writelines": (st.lists(chunks, max_size=3),), "flush": ()}
 
-
-def step(table):
-    return st.one_of([st.tuples(st.just(name), *arguments) for name, arguments in table.items()])
-
-
 feeds = st.tuples(st.just("feed"), chunks)
-reading_steps = st.lists(feeds | step(READS) | step(PARTIAL), max_size=30)
+reading_steps = st.lists(feeds | step(READS) | step(PARTIAL) | step(BLOCKS), max_size=30)
 both_steps = st.lists(feeds | step(READS) | step(PARTIAL) | step(WRITES), max_size=30)
 
 
@@ -68,24 +41,13 @@ def ideal(oracle, name, arguments):
     return getattr(oracle, "readline" if name == "iteration" else name.split()[0])(*arguments)
 
 
+def blocks(call):
+    with pytest.raises(BlockingIOError):
+        call()
+
+
 def check_read(rio, oracle, name, arguments):
-    before = oracle.data
-    try:
-        expected = ideal(oracle, name, arguments)
-    except WouldWait:
-        oracle.data = before
-        with pytest.raises(BlockingIOError):
-            read(rio, name, arguments)
-    except TooLong:
-        oracle.data = before
-        with pytest.raises(LineTooLong):
-            read(rio, name, arguments)
-    except Incomplete as error:
-        with pytest.raises(IncompleteRead) as caught:
-            read(rio, name, arguments)
-        assert caught.value.partial == error.args[0]  # noqa: PT017, two errors are compared
-    else:
-        assert read(rio, name, arguments) == expected
+    compare(oracle, lambda: read(rio, name, arguments), lambda: ideal(oracle, name, arguments), blocks)
 
 
 def check_partial(rio, oracle, name, arguments):
@@ -190,9 +152,12 @@ def test_any_sequence_of_reads_returns_what_the_oracle_returns(live, ended, bufs
     with Ends(pipe) as ends:
         rio = Rio(ends.near, bufsize=bufsize, max_line=max_line, timeout=0)
         oracle = Oracle(b"", ended=False, max_line=max_line)
+        frames = []
         for steps in (live, ended):
             for name, *arguments in steps:
-                if name == "feed":
+                if name in BLOCKS:
+                    blocks_step(rio, oracle, frames, name, arguments)
+                elif name == "feed":
                     if not oracle.ended:
                         os.write(ends.far, arguments[0])
                         oracle.data += arguments[0]

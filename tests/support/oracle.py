@@ -20,10 +20,28 @@ class Oracle:
         self.data = data
         self.ended = ended
         self.max_line = max_line
+        self.kept = b""  # what was read since the outermost block of frame() began
+        self.blocks = []  # for each open block, the length of ``kept`` at its beginning
 
     def take(self, n):
         taken, self.data = self.data[:n], self.data[n:]
+        if self.blocks:
+            self.kept += taken
         return taken
+
+    def begin(self):
+        """Enter a block of frame()."""
+        self.blocks.append(len(self.kept))
+
+    def leave(self, depth, undo):
+        """Leave the blocks inside the outermost ``depth`` ones; with ``undo``, what was read in them is held again."""
+        before = self.blocks[depth]
+        del self.blocks[depth:]
+        if undo:
+            self.data = self.kept[before:] + self.data
+            self.kept = self.kept[:before]
+        if not self.blocks:
+            self.kept = b""
 
     def or_wait(self, ready):
         if not ready and not self.ended:
@@ -39,13 +57,37 @@ class Oracle:
 
     def readuntil(self, sep=b"\n", limit=-1):
         max_size = self.max_line if limit < 0 else limit
-        at = self.data.find(sep, 0, max_size)
-        if at >= 0:
-            return self.take(at + len(sep))
+        window = self.data[:max_size]
+        ends = [window.find(each) + len(each) for each in (sep if isinstance(sep, tuple) else (sep,)) if each in window]
+        if ends:
+            return self.take(min(ends))
         if len(self.data) > max_size:
             raise TooLong
         self.or_wait(False)
         raise Incomplete(self.take(len(self.data)))
+
+    def readframe(self, width, byteorder):
+        size = int.from_bytes(self.data[:width], byteorder)
+        whole = len(self.data) >= width
+        if whole and size > self.max_line:
+            raise TooLong
+        if whole and len(self.data) >= width + size:
+            return self.take(width + size)[width:]
+        self.or_wait(False)
+        if self.data:
+            raise Incomplete(self.take(len(self.data)))
+        return None
+
+    def skip(self, n):
+        self.or_wait(n <= len(self.data))
+        return len(self.take(n))
+
+    def unread(self, data):
+        read = self.kept[self.blocks[-1] :] if self.blocks else b""
+        if data and read.endswith(data):
+            self.kept = self.kept[: -len(data)]
+        self.data = data + self.data
+        return len(data)
 
     def read(self, n=-1):
         self.or_wait(0 <= n <= len(self.data))
@@ -58,7 +100,7 @@ class Oracle:
         return data
 
     def readlines(self, hint=-1):
-        before, lines, size = self.data, [], 0
+        before, lines, size = (self.data, self.kept), [], 0
         try:
             while hint <= 0 or size <= hint:
                 line = self.readline()
@@ -67,7 +109,7 @@ class Oracle:
                 lines.append(line)
                 size += len(line)
         except (WouldWait, TooLong):
-            self.data = before
+            self.data, self.kept = before
             raise
         return lines
 
