@@ -12,10 +12,9 @@ from rioecho._core.buffer cimport buffer_held, buffer_init, buffer_put, buffer_r
 from rioecho._core.convert cimport to_limit, to_size
 from rioecho._rio.framing cimport (
     MORE,
-    Frame,
     Framing,
+    Mark,
     enter,
-    in_frame,
     leave_reading,
     take,
     to_frame_width,
@@ -92,12 +91,10 @@ cdef class Feed(Framing):
 
     cdef object starve(self):
         """Return ``None`` from a call for which bytes are missing; the open frames are incomplete."""
-        cdef Frame frame
-        if in_frame(self):
-            frame = <Frame>self.innermost
-            while frame is not None:
-                frame.starved = True
-                frame = frame.outer
+        cdef Mark mark = self.innermost
+        while mark is not None:
+            mark.starved = True
+            mark = mark.outer
         return None
 
     cdef object taken(self, ssize_t n):

@@ -189,6 +189,8 @@ cdef extern from "rioecho/_core/shared.h" nogil:
     void rio_flag_release(rio_flag *flag)
     bint rio_flag_resume(rio_flag *flag, bint any)
     void rio_flag_keep(rio_flag *flag, bint keep)
+    void rio_flag_let_go(rio_flag *flag)
+    void rio_flag_settle(rio_flag *flag)
     bint rio_flag_rests(const rio_flag *flag)
     bint rio_flag_take_briefly(rio_flag *flag)
     void rio_flag_put_briefly(rio_flag *flag)

@@ -66,14 +66,15 @@ static inline uintptr_t rio_this_thread(void)
 #define RIO_CLOSED ((uintptr_t)1) /* final */
 #define RIO_LOST ((uintptr_t)2)   /* final: the holder does not exist in this child of a fork, and the guarded state may
                                      be inconsistent */
-#define RIO_LEFT ((uintptr_t)3)   /* as RIO_RESTING, but that thread does not exist in this child of a fork */
+#define RIO_LEFT ((uintptr_t)3)   /* as RIO_RESTING, but of no thread: it does not exist in this child of a fork, or has
+                                     no need of the flag any more. Any thread can take it, and first tidies up */
 /* A thread may keep a flag for itself between its calls. The flag then rests in this state, and only that thread can take
  * it. The identifiers of threads are even, because they are addresses. */
 #define RIO_RESTING(thread) ((thread) | 1)
 
 typedef struct {
     uintptr_t holder;
-    uintptr_t rest; /* the state between two calls: RIO_FREE, or RIO_RESTING of a thread. For the holder only */
+    uintptr_t rest; /* the state between two calls: RIO_FREE, RIO_RESTING of a thread, or RIO_LEFT */
 } rio_flag;
 
 #ifdef Py_GIL_DISABLED
@@ -105,6 +106,15 @@ static inline int rio_flag_take(rio_flag *flag)
 #endif
 }
 
+static inline uintptr_t rio_flag_rest(const rio_flag *flag)
+{
+#ifdef Py_GIL_DISABLED
+    return __atomic_load_n(&flag->rest, __ATOMIC_RELAXED);
+#else
+    return flag->rest;
+#endif
+}
+
 /* Release the flag: set it to RIO_FREE or RIO_CLOSED. For its holder only. */
 static inline void rio_flag_put(rio_flag *flag, uintptr_t state)
 {
@@ -119,11 +129,33 @@ static inline void rio_flag_put(rio_flag *flag, uintptr_t state)
 /* Release the flag at the end of a call. For its holder only. */
 static inline void rio_flag_release(rio_flag *flag)
 {
-    rio_flag_put(flag, flag->rest);
+    rio_flag_put(flag, rio_flag_rest(flag));
 }
 
-/* Take a flag that rests for this thread, or whose thread was left behind by a fork; with ``any``, one that rests for any
- * thread. Reports whether it was. */
+/* Let the flag rest as RIO_LEFT, for any thread, when the call in progress releases it. For any thread. */
+static inline void rio_flag_let_go(rio_flag *flag)
+{
+#ifdef Py_GIL_DISABLED
+    __atomic_store_n(&flag->rest, RIO_LEFT, __ATOMIC_SEQ_CST);
+#else
+    flag->rest = RIO_LEFT;
+#endif
+}
+
+/* Notice, after the release and a fence, a rio_flag_let_go() that came during the release. */
+static inline void rio_flag_settle(rio_flag *flag)
+{
+#ifdef Py_GIL_DISABLED
+    uintptr_t kept = RIO_RESTING(rio_this_thread());
+    if (rio_flag_rest(flag) == RIO_LEFT)
+        __atomic_compare_exchange_n(&flag->holder, &kept, RIO_LEFT, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+#else
+    (void)flag;
+#endif
+}
+
+/* Take a flag that rests for this thread, or for none (RIO_LEFT); with ``any``, one that rests for any thread. Reports
+ * whether it was. */
 static inline int rio_flag_resume(rio_flag *flag, int any)
 {
     uintptr_t state = rio_flag_state(flag);
@@ -142,7 +174,12 @@ static inline int rio_flag_resume(rio_flag *flag, int any)
 /* Let the flag rest for this thread from the next release on, or no longer. For its holder only. */
 static inline void rio_flag_keep(rio_flag *flag, int keep)
 {
-    flag->rest = keep ? RIO_RESTING(rio_this_thread()) : RIO_FREE;
+    uintptr_t rest = keep ? RIO_RESTING(rio_this_thread()) : RIO_FREE;
+#ifdef Py_GIL_DISABLED
+    __atomic_store_n(&flag->rest, rest, __ATOMIC_RELAXED);
+#else
+    flag->rest = rest;
+#endif
 }
 
 /* Take and release a flag for a few instructions that run no Python code: with the GIL, checking that it is free is
@@ -195,7 +232,7 @@ static inline void rio_flag_orphan(rio_flag *flag, uintptr_t state)
 {
     uintptr_t ours = RIO_RESTING(rio_this_thread());
     if (flag->rest != RIO_FREE && flag->rest != ours) {
-        flag->rest = RIO_FREE;
+        flag->rest = RIO_LEFT; /* until a call has tidied up */
         if (state == RIO_FREE)
             state = RIO_LEFT;
     }

@@ -123,7 +123,7 @@ cdef class Channel:
         while not rio_flag_take(side):
             if rio_flag_closed(side):
                 return False
-            if side == &self.reading and self.resume():
+            if side == &self.reading and self.resume(False):
                 return True
             if side == &self.reading and self.await_return():
                 return True

@@ -1,7 +1,6 @@
 # What has been received, and the rules by which it is taken in lines and frames; see _rio/framing.pyx.
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.object cimport PyObject
 from libc.stdint cimport SIZE_MAX
 
 from rioecho._core.buffer cimport buffer_consume, buffer_held, buffer_start, rio_buffer
@@ -14,6 +13,7 @@ from rioecho._core.posix cimport (
     rio_flag_fence,
     rio_flag_mine,
     rio_flag_release,
+    rio_flag_settle,
     rio_flag_take,
     rio_rare,
     rio_size_set,
@@ -24,7 +24,15 @@ cdef enum:
     MORE = -2   # as the length of a frame: bytes are missing, and the input has not ended
 
 
-cdef class Frame
+cdef class Mark:
+    # Where an open frame() began.
+    cdef Mark outer          # that of the frame around this one
+    cdef bint outermost
+    cdef size_t before       # number of bytes read in the outer frames when this one began
+    cdef size_t skipped
+    cdef bint is_open
+    cdef bint starved        # whether a read in it has returned None for want of bytes: it is not complete
+    cdef int dropped         # whether the Frame was dropped during a call, after which this is to be undone; atomic
 
 
 cdef class Framing:
@@ -36,12 +44,13 @@ cdef class Framing:
     cdef size_t skipped      # number of bytes that an interrupted skip() or skipline() has discarded
     cdef object sep          # the separator, or the tuple of them, that inp.sep_scanned refers to
     cdef int crowded         # whether threads wait for their turn; atomic
-    cdef PyObject *innermost   # the open Frame that was entered last, or NULL; not counted as a reference
+    cdef Mark innermost      # of the open frame that was entered last, or None
 
     cdef int wait_turn(self, rio_flag *side) except -1
     cdef int refuse(self, rio_flag *side) except -1
-    cdef bint resume(self) except -1
-    cdef void end_frames(self, Frame last, bint rewind) noexcept
+    cdef bint resume(self, bint any) noexcept
+    cdef void end_frames(self, Mark last, bint rewind) noexcept
+    cdef void end_dropped(self) noexcept
     cdef void call_waiting(self) noexcept
     cdef bint hold_again(self, const char *data, size_t n) noexcept
     cdef void discard(self, size_t n) noexcept
@@ -61,12 +70,9 @@ cdef class Framing:
 
 cdef class Frame:
     cdef Framing owner
-    cdef Frame outer         # the frame around this one
-    cdef size_t before       # number of bytes read in the outer frames when this one began
-    cdef size_t skipped
+    cdef Mark mark
     cdef bint entered
-    cdef bint is_open
-    cdef bint starved        # whether a read in it has returned None for want of bytes: it is not complete
+
 
 cdef inline int enter(Framing self, rio_flag *side) except -1:
     """Begin a call of one side. If another call is in progress, wait for it or raise; raise if the owner is closed."""
@@ -91,6 +97,7 @@ cdef inline void leave(Framing self, rio_flag *side) noexcept:
     rio_flag_release(side)
     if not RIO_HAS_GIL:   # with the GIL, nobody can have begun to wait since the last let_others_in()
         rio_flag_fence()
+        rio_flag_settle(side)
         let_others_in(self)
 
 

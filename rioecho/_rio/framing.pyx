@@ -39,8 +39,12 @@ from rioecho._core.flag cimport flags_link, flags_unlink
 from rioecho._core.posix cimport (
     RIO_FREE,
     RIO_LEFT,
+    rio_bool_get,
+    rio_bool_set,
     rio_flag_closed,
+    rio_flag_fence,
     rio_flag_keep,
+    rio_flag_let_go,
     rio_flag_resume,
     rio_flag_state,
     rio_size_get,
@@ -69,6 +73,8 @@ cdef size_t to_frame_width(object width, object byteorder, bint *little) except 
     cdef size_t n = to_size(width, "width")
     if not 1 <= n <= 8:
         raise ValueError(f"width must be from 1 to 8 bytes, not {width}")
+    if not isinstance(byteorder, str):
+        raise TypeError(f"byteorder must be a str, not {type(byteorder).__name__}")
     if byteorder not in ("big", "little"):
         raise ValueError(f"byteorder must be 'big' or 'little', not {byteorder!r}")
     little[0] = byteorder == "little"
@@ -124,7 +130,7 @@ cdef class Framing:
 
     cdef int wait_turn(self, rio_flag *side) except -1:
         """Begin a call of a side that could not be entered at once, or raise the reason."""
-        if not self.resume():
+        if not self.resume(False):
             self.refuse(side)
         return 0
 
@@ -132,16 +138,18 @@ cdef class Framing:
         """Raise the reason why a side could not be entered."""
         raise ConcurrentCall("another call is using this object, in another thread or under this signal handler")
 
-    cdef bint resume(self) except -1:
-        """Begin a call of the reading side in a frame of this thread. Reports whether that was possible.
+    cdef bint resume(self, bint any) noexcept:
+        """Enter the reading side in a frame of this thread; with ``any``, of any thread. Reports whether there is one.
 
-        In the child of a fork, the frames of a thread that is not there are left.
+        The frames of a thread that does not exist in this child of a fork, and those dropped, are undone first.
         """
         cdef bint left = rio_flag_state(&self.reading) == RIO_LEFT
-        if not rio_flag_resume(&self.reading, False):
+        if not rio_flag_resume(&self.reading, any):
             return False
         if left:
             self.end_frames(None, True)
+        else:
+            self.end_dropped()
         return True
 
     # ---- frames
@@ -159,27 +167,36 @@ cdef class Framing:
         """
         return Frame(self)
 
-    cdef void end_frames(self, Frame last, bint rewind) noexcept:
+    cdef void end_frames(self, Mark last, bint rewind) noexcept:
         """End the innermost frames through ``last``, or all of them; hold again what was read in the last one."""
-        cdef Frame frame, outer
+        cdef Mark mark
         cdef size_t before = 0, skipped = 0
-        while self.innermost != NULL:
-            frame = <Frame>self.innermost
-            outer = frame.outer
-            before = frame.before
-            skipped = frame.skipped
-            frame.is_open = False
-            frame.outer = None
-            self.innermost = <PyObject *>outer if outer is not None else NULL
-            if frame is last:
+        while self.innermost is not None:
+            mark = self.innermost
+            before = mark.before
+            skipped = mark.skipped
+            mark.is_open = False
+            self.innermost = mark.outer
+            mark.outer = None
+            if mark is last:
                 break
         if rewind and in_frame(self):
             buffer_rewind(&self.inp, before)
             self.skipped = skipped
-        if self.innermost == NULL:
+        if self.innermost is None:
             buffer_unmark(&self.inp)
             give_back(self)
             rio_flag_keep(&self.reading, False)
+
+    cdef void end_dropped(self) noexcept:
+        """Undo the frames that were dropped during a call, and those inside them."""
+        cdef Mark mark = self.innermost, last = None
+        while mark is not None:
+            if rio_bool_get(&mark.dropped):
+                last = mark
+            mark = mark.outer
+        if last is not None:
+            self.end_frames(last, True)
 
     cdef void call_waiting(self) noexcept:
         """Wake the threads that wait for their turn. Here is none: a second call is refused."""
@@ -253,7 +270,7 @@ cdef class Framing:
         if not in_frame(self):
             return False
         read = b.r - b.mark
-        if n > read - (<Frame>self.innermost).before or memcmp(b.data + b.r - n, data, n) != 0:
+        if n > read - self.innermost.before or memcmp(b.data + b.r - n, data, n) != 0:
             return False
         buffer_rewind(b, read - n)
         return True
@@ -433,6 +450,10 @@ cdef bytes one_separator(object sep):
     return sep
 
 
+cdef class Mark:
+    pass
+
+
 @cython.final
 @cython.no_gc_clear   # a collection would take the owner before __dealloc__ has told it
 cdef class Frame:
@@ -440,46 +461,62 @@ cdef class Frame:
 
     def __cinit__(self, Framing owner not None):
         self.owner = owner
+        self.mark = Mark.__new__(Mark)
 
     def __dealloc__(self):
-        # An exception came between __enter__() and the block, whose __exit__() is then never called.
+        """Undo the frame if it was not left.
+
+        An exception came between __enter__() and the block, or another thread dropped a generator that had entered it.
+        If a call is in progress, in another thread or in this one, which it has interrupted, that is done after it.
+        """
         cdef Framing owner = self.owner
-        cdef bint taken
-        if self.is_open and not rio_flag_closed(&owner.reading):
-            taken = rio_flag_resume(&owner.reading, True)
-            owner.end_frames(self, True)
-            if taken:   # else a call of another thread is in progress, and releases it
-                rio_flag_release(&owner.reading)
-                let_others_in(owner)
+        cdef Mark mark = self.mark
+        if mark is None or not mark.is_open or rio_flag_closed(&owner.reading):
+            return
+        if not owner.resume(True):
+            rio_bool_set(&mark.dropped, True)
+            if mark.outermost:
+                rio_flag_let_go(&owner.reading)
+            rio_flag_fence()
+            if not owner.resume(True):
+                return
+        if mark.is_open:
+            owner.end_frames(mark, True)
+        leave_reading(owner)
+        let_others_in(owner)
 
     def __enter__(self):
         cdef Framing owner = self.owner
+        cdef Mark mark = self.mark
         enter(owner, &owner.reading)
         try:
             if self.entered:
                 raise ValueError("this frame has been entered before; call frame() for each block")
-            self.entered = self.is_open = True
-            self.skipped = owner.skipped
-            if owner.innermost == NULL:
+            self.entered = mark.is_open = True
+            mark.skipped = owner.skipped
+            mark.outer = owner.innermost
+            mark.outermost = mark.outer is None
+            if mark.outermost:
                 buffer_mark(&owner.inp)
                 rio_flag_keep(&owner.reading, True)
-            else:
-                self.outer = <Frame>owner.innermost
-            self.before = owner.inp.r - owner.inp.mark
-            owner.innermost = <PyObject *>self
+            mark.before = owner.inp.r - owner.inp.mark
+            owner.innermost = mark
         finally:
             leave_reading(owner)
         return owner
 
     def __exit__(self, exc_type, exc, traceback):
+        """Leave the frame, in any thread: a generator may be closed in another one."""
         cdef Framing owner = self.owner
-        if not self.is_open:   # an outer frame was left first
+        cdef Mark mark = self.mark
+        if not mark.is_open:   # an outer frame was left first
             return False
-        if rio_flag_closed(&owner.reading):
-            self.is_open = False
-            return False
-        enter(owner, &owner.reading)
-        owner.end_frames(self, exc_type is not None or self.starved)
+        if not owner.resume(True):
+            if rio_flag_closed(&owner.reading):
+                return False
+            owner.refuse(&owner.reading)   # a call is in progress
+        if mark.is_open:
+            owner.end_frames(mark, exc_type is not None or mark.starved)
         leave_reading(owner)
         let_others_in(owner)
         return False

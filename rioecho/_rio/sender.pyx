@@ -238,6 +238,8 @@ cdef class Sender(LineReader):
                     raise ConcurrentCall(
                         "this file has one position for both, and a call under this one, or a frame(), is reading it"
                     )
+                if self.resume(False):   # in frames that nobody can leave any more
+                    break
                 self.let_holder_go_on(call, &yields)
         except BaseException:
             rio_bool_set(&self.lent, False)

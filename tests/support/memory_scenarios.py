@@ -13,7 +13,7 @@ import threading
 from importlib import import_module
 from pathlib import Path
 
-from rioecho import Rio, echo
+from rioecho import Feed, Rio, echo
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -24,6 +24,7 @@ _testcapi = import_module("_testcapi")  # CPython's own test helpers
 DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(12)) + b"x" * 700 + b"\nthe rest"
 BUFFER = bytearray(300)
 LARGE = bytearray(len(DATA))
+LONGER = [b"%d" % i * 300 * i for i in range(1, 60)]  # pieces that a buffer has to grow for
 
 
 class SocketLike(socket.socket):
@@ -85,6 +86,46 @@ def readlines1(rio):
     lines = rio.readlines1()
     _testcapi.remove_mem_hooks()
     return b"".join(lines)
+
+
+def two_lines(rio):
+    """Read two lines as one frame. What they are joined in needs memory, too; without it both are held again."""
+    with rio.frame():
+        return rio.readline() + rio.readline()
+
+
+def reading_frames(k):
+    payloads = [b"%d " % i * (i * 20 + 1) for i in range(4)]
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"".join(len(payload).to_bytes(2, "big") + payload for payload in payloads))
+    theirs.close()
+    rio = Rio(ours, bufsize=8)
+    got = [b""] * 10
+    failed = patiently(got, lambda: rio.readframe(2), k)
+    ours.close()
+    assert got[:4] == payloads, (got, k)
+    return failed
+
+
+def taking_in(make, put):
+    """Pass pieces to a reader; a piece that there is no memory for is passed again."""
+
+    def scenario(k):
+        reader = make()
+        failed = False
+        _testcapi.set_nomemory(k, k + 1)
+        for piece in LONGER:
+            while True:
+                try:
+                    put(reader, piece)
+                    break
+                except MemoryError:
+                    failed = True
+        _testcapi.remove_mem_hooks()
+        assert reader.read_buffered() in (b"".join(LONGER), b"".join(LONGER[::-1])), k
+        return failed
+
+    return scenario
 
 
 def writing(k):
@@ -180,6 +221,10 @@ SCENARIOS = {
     "readinto": reading(readinto, 600),
     "readinto, more than the buffer": reading(line_and_readinto),
     "readlines1": reading(readlines1),
+    "frame": reading(two_lines),
+    "readframe": reading_frames,
+    "unread": taking_in(lambda: Rio(sys.stdin.fileno(), bufsize=64), Rio.unread),
+    "Feed.feed": taking_in(Feed, Feed.feed),
     "socket-like": reading(lambda rio: rio.readline(), kind=SocketLike),
     "socket-like, timeout": reading(lambda rio: rio.readline(timeout=30.5), kind=SocketLike),
     "write": writing,
