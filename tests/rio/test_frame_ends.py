@@ -269,7 +269,8 @@ def test_a_handler_that_raises_at_any_point_of_a_frame_leaves_all_bytes_to_anoth
         nonlocal count
         count += 1
         if count < interruptions:
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 2e-4))
+            # The interval is for a signal that CPython notices only with the next one.
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 2e-4), 1e-3)
         if frame.f_code is frames.__code__:  # else the test itself would be interrupted
             raise Interrupted
 
@@ -286,7 +287,7 @@ def test_a_handler_that_raises_at_any_point_of_a_frame_leaves_all_bytes_to_anoth
 
     before = signal.signal(signal.SIGALRM, raise_in_frames)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 1e-4)
+        signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-3)
         while count < interruptions:
             with contextlib.suppress(Interrupted):
                 frames()
