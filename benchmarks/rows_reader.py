@@ -1,4 +1,4 @@
-"""The rows about class Rio: time per line, read and round trip, compared with socket.makefile and asyncio.
+"""The rows about Rio and Feed: time per line, read and round trip, compared with socket.makefile and asyncio.
 
 Both sides run alternately in this process, on socket pairs with the same options.
 """
@@ -17,7 +17,7 @@ from itertools import islice, repeat
 from measure import Measured, Meter, Row, Settings
 from wire import HELD, LINE, child, echo, flood, pair
 
-from rioecho import Rio
+from rioecho import Feed, Rio
 
 IN_A_RUN = 1 << 25  # bytes read in a run
 PAIRS = 15
@@ -141,6 +141,68 @@ def beside_asyncio(settings: Settings) -> Measured:
     return Measured(pairs)
 
 
+# ---- messages of two reads, and bytes that come from elsewhere
+
+MESSAGES = LINES // 2
+
+
+def messages(file) -> None:
+    """Read messages of a line and a body of the same size."""
+    for _ in repeat(None, MESSAGES):
+        file.readline()
+        file.read(len(LINE))
+
+
+def messages_in_frames(file) -> None:
+    for _ in repeat(None, MESSAGES):
+        with file.frame():
+            file.readline()
+            file.read(len(LINE))
+
+
+class ByHand:
+    """What protocols have instead of a Feed: a bytearray that is searched and cut."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self.buffer += data
+
+    def readline(self) -> bytes | None:
+        end = self.buffer.find(b"\n") + 1
+        if not end:
+            return None
+        line = bytes(self.buffer[:end])
+        del self.buffer[:end]
+        return line
+
+
+def feeding(make: Callable, meter: Meter) -> None:
+    """Pass lines in pieces of 4000 bytes and take each line."""
+    data = LINE * LINES
+    pieces = [data[at : at + 4000] for at in range(0, len(data), 4000)]
+    reader = make()
+    meter.start()
+    for piece in pieces:
+        reader.feed(piece)
+        while reader.readline() is not None:
+            pass
+    meter.stop()
+
+
+def beside_a_bytearray(settings: Settings) -> Measured:
+    runs = []
+    for _ in range(settings.pairs or PAIRS):
+        meters = Meter(), Meter()
+        for _ in range(100):
+            feeding(Feed, meters[0])
+            feeding(ByHand, meters[1])
+        ours, peer = (meter.spent / (100 * LINES) for meter in meters)
+        runs.append((ours, peer))
+    return Measured.of_runs(runs, "time")
+
+
 # ---- round trips beside a thread that computes
 
 DEPTH, ROUNDS = 32, 150
@@ -226,5 +288,13 @@ def rows() -> list[Row]:
             beside_a_busy_thread,
             0.20,
         ),
+        Row(
+            "a line and a body in a frame()",
+            "Rio.frame",
+            "Rio without a frame",
+            "s",
+            Reading((rio, messages_in_frames), (rio, messages), MESSAGES),
+        ),
+        Row("readline() of pieces, 64-byte lines", "Feed.readline", "a bytearray", "s", beside_a_bytearray),
         Row("readline() beside asyncio's", "Rio.readline", "StreamReader.readline", "s", beside_asyncio),
     ]
