@@ -450,11 +450,14 @@ cdef bytes one_separator(object sep):
     return sep
 
 
+@cython.final
+@cython.freelist(8)
 cdef class Mark:
     pass
 
 
 @cython.final
+@cython.freelist(8)
 @cython.no_gc_clear   # a collection would take the owner before __dealloc__ has told it
 cdef class Frame:
     """The context manager of ``frame()``."""
