@@ -67,6 +67,29 @@ def in_thread(call, *arguments):
     return got[0]
 
 
+@contextlib.contextmanager
+def during_a_call(rio, act):
+    """Call ``act()`` from a signal handler, once, when it has interrupted a call of the block that reads."""
+    acted = []
+
+    def handler(*_):
+        if not acted:
+            try:
+                rio.has_line()
+            except ConcurrentCall:
+                acted.append(True)
+                act()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert acted
+
+
 # ---- a frame that another thread, or nobody, leaves
 
 
@@ -119,27 +142,20 @@ def test_a_frame_cannot_be_left_during_a_call(ends):
     rio = Rio(near)
     frame = rio.frame()
     frame.__enter__()
-    waiting = threading.Event()
 
-    def leave(*_):
+    def leave():
         with pytest.raises(ConcurrentCall):
             frame.__exit__(None, None, None)
-        waiting.set()
         far.sendall(b"one\n")
 
-    before = signal.signal(signal.SIGALRM, leave)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
+    with during_a_call(rio, leave):
         assert rio.readline() == b"one\n"
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert waiting.is_set()
     frame.__exit__(Interrupted, Interrupted(), None)
     assert rio.readline() == b"one\n"
 
 
 @pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("method", ["readlines", "read", "readline", "skip"])
+@pytest.mark.parametrize("method", ["readlines", "read", "readuntil", "skip"])
 def test_a_frame_that_is_dropped_during_a_call_is_undone_after_it(ends, method, nested):
     near, far = ends
     far.sendall(b"one\ntwo\nthree\n")
@@ -153,14 +169,12 @@ def test_a_frame_that_is_dropped_during_a_call_is_undone_after_it(ends, method, 
     while rio.buffered != 6:
         rio.readline()
 
-    def drop(*_):
+    def drop():
         frames.clear()
         far.sendall(b"four\n")
         far.shutdown(socket.SHUT_WR)
 
-    before = signal.signal(signal.SIGALRM, drop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
+    with during_a_call(rio, drop):
         if method == "readlines":
             assert rio.readlines() == [b"three\n", b"four\n"]
         elif method == "skip":
@@ -168,11 +182,7 @@ def test_a_frame_that_is_dropped_during_a_call_is_undone_after_it(ends, method, 
         elif method == "read":
             assert rio.read() == b"three\nfour\n"
         else:
-            assert [rio.readline(), rio.readline()] == [b"three\n", b"four\n"]
-            frames.clear()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+            assert rio.readuntil(b"four\n") == b"three\nfour\n"
     if nested:
         assert rio.readline() == b"two\n"
         with pytest.raises(Interrupted):
@@ -186,27 +196,42 @@ def leaving(frame):
     return error
 
 
+class Telling(SocketLike):
+    """A socket that tells when a second read has begun."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.reads = 0
+        self.second = threading.Event()
+
+    def recv_into(self, *arguments):
+        self.reads += 1
+        if self.reads == 2:
+            self.second.set()
+        return super().recv_into(*arguments)
+
+
 @pytest.mark.parametrize("kind", ["Rio", "file of makefile"])
 def test_a_frame_that_another_thread_drops_during_a_call_is_undone_after_it(ends, kind):
-    near, far = ends
+    near, far = Telling(fileno=ends[0].detach()), ends[1]
     far.sendall(b"one\n")
-    reader = MADE[kind](near)
-    frames, begun, got = [reader.frame()], threading.Event(), []
+    with near:
+        reader = Rio(near) if kind == "Rio" else rioecho.makefile(near, "rb")
+        frames, got = [reader.frame()], []
 
-    def read():
-        frames[0].__enter__()
-        got.append(reader.readline())
-        begun.set()
-        got.append(reader.readline())
+        def read():
+            frames[0].__enter__()
+            got.append(reader.readline())
+            got.append(reader.readline())
 
-    thread = threading.Thread(target=read)
-    thread.start()
-    begun.wait(SECONDS)
-    frames.clear()
-    far.sendall(b"two\n")
-    thread.join(SECONDS)
-    assert got == [b"one\n", b"two\n"]
-    assert reader.readexactly(8) == b"one\ntwo\n"
+        thread = threading.Thread(target=read)
+        thread.start()
+        assert near.second.wait(SECONDS)
+        frames.clear()
+        far.sendall(b"two\n")
+        thread.join(SECONDS)
+        assert got == [b"one\n", b"two\n"]
+        assert reader.readexactly(8) == b"one\ntwo\n"
 
 
 # ---- threads that wait for their turn

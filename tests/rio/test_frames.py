@@ -343,6 +343,35 @@ def test_a_write_to_a_file_open_for_both_is_refused_in_a_frame(tmp_path):
     assert path.read_bytes() == b"line1\nLINE2\n"
 
 
+def test_a_write_to_a_file_in_a_child_leaves_the_frame_of_another_thread(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"line1\nline2\n")
+    with open(path, "r+b", buffering=0) as file:
+        rio = Rio(file)
+        begun, ended = threading.Event(), threading.Event()
+
+        def hold():
+            with rio.frame():
+                rio.readline()
+                begun.set()
+                ended.wait(SECONDS)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        begun.wait(SECONDS)
+        if (child := os.fork()) == 0:
+            status = 1
+            try:
+                signal.alarm(SECONDS)
+                status = 0 if rio.writen(b"LINE1\n") == 6 else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        ended.set()
+        thread.join()
+    assert path.read_bytes() == b"LINE1\nline2\n"
+
+
 # ---- readframe
 
 
