@@ -672,3 +672,21 @@ SIGPIPE = """if True:
 
 def test_no_sigpipe_reaches_the_process(child, certificate):
     assert "BrokenPipeError" in child(SIGPIPE, certificate)
+
+
+def test_a_frame_interrupted_at_every_byte_is_read_whole_over_tls(tls):
+    near, far = tls
+    message = b"$5\r\nhello\r\n"
+    rio = Rio(near)
+
+    def reply(timeout):
+        with rio.frame():
+            assert rio.readuntil(b"\r\n", timeout=timeout) == b"$5\r\n"
+            return rio.readexactly(7, timeout=timeout)
+
+    for k in range(len(message)):
+        with pytest.raises(TimeoutError):
+            reply(0.005)
+        far.sendall(message[k : k + 1])
+    assert reply(REST) == b"hello\r\n"
+    assert rio.buffered == 0
