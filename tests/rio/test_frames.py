@@ -580,3 +580,33 @@ def test_readuntil_with_limit_bytes_held_at_the_end_is_incomplete(pair):
     assert caught.value.partial == b"abcd"
     with pytest.raises(IncompleteRead):
         rio.readuntil(b"\n", -2)
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+@pytest.mark.parametrize("sep", [b"\n", b"ab", (b"\n", b"ab"), (b"!!!!!", b"\r\n")])
+@pytest.mark.parametrize("limit", [1, 5, 12])
+def test_the_limit_of_readuntil_is_the_same_before_and_at_the_end(pair, sep, limit, extra):
+    rio, far = pair
+    held = b"x" * (limit + extra)
+    far.sendall(held)
+    for error in (BlockingIOError, IncompleteRead):
+        with pytest.raises(error if extra <= 0 else LineTooLong):
+            rio.readuntil(sep, limit)
+        if error is BlockingIOError:
+            assert rio.buffered == len(held)
+            far.shutdown(socket.SHUT_WR)
+    assert rio.read() == (b"" if extra <= 0 else held)
+
+
+def test_unread_after_the_end_is_read_before_it(pair):
+    rio, far = pair
+    far.sendall(b"ab")
+    far.shutdown(socket.SHUT_WR)
+    assert (rio.read(), rio.readline()) == (b"ab", b"")
+    assert rio.unread(b"x\ny") == 3
+    assert [rio.readline(), rio.readline(), rio.readline()] == [b"x\n", b"y", b""]
+
+
+def test_a_byteorder_that_is_not_a_string_is_a_type_error(pair):
+    with pytest.raises(TypeError, match="byteorder must be a str, not int"):
+        pair[0].readframe(4, 1)
