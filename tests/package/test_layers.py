@@ -69,6 +69,7 @@ FILES = {
         "accepted",
         "echo",
         "blocking",
+        "childside",
         "child",
         "loop",
         "connection",
