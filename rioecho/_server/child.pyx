@@ -1,9 +1,9 @@
 """The echo of one connection in a child process (CS:APP 12.1).
 
 The child runs only C from fork() to _exit(), so it cannot block on a lock that another thread of the parent held, those
-of the interpreter included. It keeps its connection, the pipe that signals the stop (which is also
-at EOF when the parent has died), the pipe on which it reports, and that for the answer to its PROXY header, if the
-parent has to permit it. It adds its counts to shared memory.
+of the interpreter included (childside.pxd). It keeps three descriptors: its connection, the pipe that signals the stop
+(which is also at EOF when the parent has died), and the pipe on which it reports; and a fourth where the parent has to
+permit the address in its PROXY header. It adds its counts to shared memory.
 
 In the parent the fork is the last step that can fail. The ownership of the connection, the child's process ID and its
 place in the list change in C together with it, so no child is unknown to the parent and no connection is served twice.
