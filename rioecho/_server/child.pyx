@@ -1,8 +1,9 @@
 """The echo of one connection in a child process (CS:APP 12.1).
 
 The child runs only C from fork() to _exit(), so it cannot block on a lock that another thread of the parent held, those
-of the interpreter included. It keeps three descriptors: its connection, the pipe that signals the stop (which is also
-at EOF when the parent has died), and the pipe on which it reports. It adds its counts to shared memory.
+of the interpreter included (childside.pxd). It keeps three descriptors: its connection, the pipe that signals the stop
+(which is also at EOF when the parent has died), and the pipe on which it reports; and a fourth where the parent has to
+permit the address in its PROXY header. It adds its counts to shared memory.
 
 In the parent the fork is the last step that can fail. The ownership of the connection, the child's process ID and its
 place in the list change in C together with it, so no child is unknown to the parent and no connection is served twice.
@@ -14,35 +15,20 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport INT64_MAX, SIZE_MAX, uint64_t
+from libc.stdint cimport SIZE_MAX
 from libc.string cimport memset
 
 from rioecho._core.budget cimport Share
 from rioecho._core.buffer cimport buffer_init
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
-from rioecho._server.blocking cimport (
-    DONE,
-    FAILED,
-    GOT_LINE,
-    INTERRUPTED,
-    NO_HEADER,
-    OPENED,
-    answer,
-    echo_is_unused,
-    echo_t,
-    echo_turn,
-)
-from rioecho._server.echo cimport CHUNK, ECHOING
-from rioecho._core.fdio cimport deadline_after, fd_open, fd_wait, would_block
+from rioecho._core.fdio cimport would_block
 from rioecho._core.posix cimport (
     POLLIN,
-    POLLOUT,
     RIO_SOURCE_UNKNOWN,
     SIGKILL,
     WIFSIGNALED,
     WTERMSIG,
-    _exit,
     close,
     fork,
     kill,
@@ -50,8 +36,6 @@ from rioecho._core.posix cimport (
     pollfd,
     read,
     rio_atomic_add,
-    rio_child_signals,
-    rio_close_all_but,
     rio_pipe,
     rio_signals_hold,
     rio_signals_release,
@@ -63,6 +47,19 @@ from rioecho._core.posix cimport (
     write,
 )
 from rioecho._server.accepted cimport Accepted
+from rioecho._server.blocking cimport echo_t
+from rioecho._server.childside cimport (
+    OUTCOME_FAILED,
+    OUTCOME_LINE,
+    OUTCOME_NO_HEADER,
+    OUTCOME_OPENED,
+    OUTCOME_REFUSED,
+    OUTCOME_TIMED_OUT,
+    OUTCOME_UNUSED,
+    child_main,
+    report_t,
+)
+from rioecho._server.echo cimport CHUNK
 from rioecho._server.hosts cimport CLAIM_GRANTED, HostTable, claim, host_t, hosts_claim, hosts_release
 from rioecho._server.notify cimport WakePipe
 from rioecho._server.proxy cimport proxy_t
@@ -72,102 +69,6 @@ from rioecho._server.accepted import source_name
 
 cdef enum:
     LOOK = 10_000_000   # nanoseconds between two looks at the children where they cannot be waited for
-
-
-cdef enum outcome:
-    # How the echo ended; the first field of a report.
-    OUTCOME_LINE        # it has not ended: a line is about to be sent
-    OUTCOME_OPENED      # nor here: the PROXY header or the first bytes were read
-    OUTCOME_NO_HEADER
-    OUTCOME_REFUSED
-    OUTCOME_UNUSED
-    OUTCOME_ENDED
-    OUTCOME_TIMED_OUT
-    OUTCOME_FAILED
-
-
-cdef struct report_t:
-    # A report, which a child sends in one write.
-    uint64_t outcome
-    uint64_t draining
-    uint64_t err
-    uint64_t first       # OUTCOME_OPENED: whether there are bytes to be echoed
-    rio_source source    # OUTCOME_OPENED: the address in the PROXY header
-    uint64_t bytes   # length of the line, or number of bytes echoed in all
-
-
-cdef void report(int fd, uint64_t outcome, const echo_t *e, uint64_t n, bint failed=False) noexcept nogil:
-    """Write a report. The report of a line is dropped if the pipe is full, so that a log never blocks an echo."""
-    cdef report_t r
-    cdef int ignored
-    memset(&r, 0, sizeof(r))
-    r.outcome = outcome
-    r.first = not e.opening
-    if e.header != NULL:
-        r.source = e.header.source
-    r.draining = e.phase != ECHOING
-    r.err = e.err if outcome == OUTCOME_FAILED or failed else 0
-    r.bytes = n
-    if outcome != OUTCOME_LINE:
-        fd_wait(fd, POLLOUT, deadline_after(5_000_000_000), &ignored)
-    write(fd, &r, sizeof(r))
-
-
-cdef bint is_permitted(int verdict_fd) noexcept nogil:
-    """Wait for the parent's answer to the address in the PROXY header; report whether it permits the connection."""
-    cdef char verdict = 0
-    cdef int ignored
-    while read(verdict_fd, &verdict, 1) < 0:
-        if errno != EINTR and not would_block(errno):
-            return False
-        fd_wait(verdict_fd, POLLIN, INT64_MAX, &ignored)
-    return verdict == c'y'   # EOF: the parent has died
-
-
-cdef void child_main(echo_t *e, int fd, int report_fd, int verdict_fd) noexcept nogil:
-    """Run the child, from fork() to _exit()."""
-    cdef int keep[4]
-    cdef int i, j, other
-    cdef int n = 3 if verdict_fd < 0 else 4
-    cdef answer what = INTERRUPTED
-    cdef bint is_asked = False, is_refused = False
-    cdef outcome how
-    rio_child_signals()
-    keep[0], keep[1], keep[2], keep[3] = fd, e.stop_fd, report_fd, verdict_fd
-    for i in range(n - 1):
-        for j in range(n - 1 - i):
-            if keep[j] > keep[j + 1]:
-                other = keep[j]
-                keep[j] = keep[j + 1]
-                keep[j + 1] = other
-    rio_close_all_but(keep, n)
-    e.err = fd_open(&e.f, fd)
-    if e.err:
-        what = FAILED
-    while (what == INTERRUPTED or what == GOT_LINE or what == OPENED) and not is_refused:
-        what = echo_turn(e)
-        if what == GOT_LINE:
-            report(report_fd, OUTCOME_LINE, e, e.ready)
-        elif what == OPENED:
-            report(report_fd, OUTCOME_OPENED, e, 0)
-            if verdict_fd >= 0 and not is_asked:
-                is_asked = True
-                is_refused = not is_permitted(verdict_fd)
-    close(fd)
-    if is_refused:
-        how = OUTCOME_REFUSED
-    elif what == NO_HEADER:
-        how = OUTCOME_NO_HEADER
-    elif echo_is_unused(e, what):
-        how = OUTCOME_UNUSED
-    elif what == DONE:
-        how = OUTCOME_ENDED
-    elif what == FAILED:
-        how = OUTCOME_FAILED
-    else:
-        how = OUTCOME_TIMED_OUT
-    report(report_fd, how, e, e.bytes_out, what == FAILED)
-    _exit(0)
 
 
 # ---- the parent's side
@@ -187,7 +88,7 @@ cdef class Child:
 
     cdef int fd              # reading end of the pipe for its reports, or -1
     cdef int report_fd       # writing end of that pipe, until the fork
-    cdef int verdict[2]      # pipe for the answer to its PROXY header, or -1: its reading end is the child's
+    cdef int verdict[2]      # pipe for the answer to its PROXY header, or -1; with both ends open it raises no SIGPIPE
     cdef bint is_answered
     cdef rio_source own      # the address of the connection itself
     cdef HostTable hosts     # where its connection is counted for its address
@@ -400,13 +301,13 @@ cdef class Children:
             rio_signals_release(&before)
             if pid > 0:
                 child.pid = pid
+                child.hosts = connection.hosts   # before another thread can reap it
+                child.host = connection.detach_host()
                 child.next = self.first
                 self.first = child
         if pid < 0:
             connection.put_back()
             raise os_error(err)
-        child.hosts = connection.hosts
-        child.host = connection.detach_host()
         close(connection.detach())
         close(child.report_fd)   # otherwise the pipe would never be at EOF
         child.report_fd = -1

@@ -73,6 +73,7 @@ FILES = {
         "accepted",
         "echo",
         "blocking",
+        "childside",
         "child",
         "loop",
         "connection",

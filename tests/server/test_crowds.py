@@ -131,7 +131,7 @@ def test_clients_that_come_and_go_leave_no_resources_behind(engine, count):
 
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_connected_is_logged_before_closed(engine):
-    with Server("--engine", engine) as server, Crowd() as crowd:
+    with Server("-v", "--engine", engine) as server, Crowd() as crowd:  # those without a byte are at DEBUG
         for i in range(300):
             crowd.run(lambda: len(crowd.unsettled) < 10)
             crowd.add(Client(server.address, b"", RESET if i % 2 else LEAVE))
