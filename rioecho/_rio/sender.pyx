@@ -144,7 +144,7 @@ cdef class Sender(LineReader):
         """
         rio_bool_set(&self.lent, True)
         try:
-            if not rio_flag_take(&self.reading) and not self.resume():
+            if not rio_flag_take(&self.reading) and not self.resume(False):
                 return False
             try:
                 while call.ahead and self.receive_ahead(call) > 0:
