@@ -316,7 +316,6 @@ def test_an_attribute_error_of_the_program_s_code_is_not_taken_for_one_of_the_ca
 # The kernel's time limit
 
 
-@pytest.mark.xfail(strict=True, reason="a Rio does not take the kernel's time limit yet")
 def test_the_kernel_s_time_limit_of_a_socket_is_that_of_the_book_s_names(function, pair, on_alarm):
     def too_late(*_):
         raise AssertionError("the call waits without limit")
@@ -338,7 +337,6 @@ def test_the_kernel_s_time_limit_of_a_socket_is_that_of_the_book_s_names(functio
     assert csapp.rio_readlineb(rio) == b"line\n"
 
 
-@pytest.mark.xfail(strict=True, reason="a Rio does not take the kernel's time limit yet")
 def test_the_kernel_s_time_limit_of_sending_is_that_of_the_book_s_names(function, pair, on_alarm):
     def too_late(*_):
         raise AssertionError("the call waits without limit")

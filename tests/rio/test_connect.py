@@ -538,7 +538,7 @@ def test_abstract_name_begins_with_a_nul():
         sock.bind(name)
         sock.listen()
         connect(name).close()
-        with pytest.raises(ConnectionRefusedError, match="x00nobody"):
+        with pytest.raises(ConnectionRefusedError, match="@nobody"):
             connect("\0nobody-rioecho-test")
 
 
