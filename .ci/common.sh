@@ -130,6 +130,8 @@ outside_programs() { # as root, install the programs that tests use; without the
     command -v curl >/dev/null || missing+=(curl)
     command -v ncat >/dev/null || missing+=(ncat)
     command -v valgrind >/dev/null || missing+=(valgrind)
+    command -v haproxy >/dev/null || missing+=(haproxy)
+    command -v systemd-socket-activate >/dev/null || missing+=(systemd)
     command -v sshd >/dev/null || [[ -x /usr/sbin/sshd ]] || missing+=(openssh-server)
     [[ ${#missing[@]} -gt 0 && $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 0
     export DEBIAN_FRONTEND=noninteractive
