@@ -350,7 +350,10 @@ def test_a_row_of_a_server_runs(tmp_path, word):
     [
         (["no such row"], "no row contains 'no such row': --list names them"),
         (["--pairs", "0"], "argument --pairs: '0' is not a whole number above 0"),
-        (["--seconds", "soon"], "argument --seconds: 'soon' is not a number of seconds above 0 (30, 500ms, 30s, 5m, 1h)"),
+        (
+            ["--seconds", "soon"],
+            "argument --seconds: 'soon' is not a number of seconds above 0 (30, 500ms, 30s, 5m, 1h)",
+        ),
         (["--seconds", "0"], "argument --seconds: '0' is not a number of seconds above 0 (30, 500ms, 30s, 5m, 1h)"),
         (["--json", "/no/such/folder/x"], "--json /no/such/folder/x: No such file or directory"),
         (["--results", "/"], "--results /: Is a directory"),
