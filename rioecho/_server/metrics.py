@@ -92,6 +92,18 @@ class Metrics:
                 log.debug("metrics: %s", error)
 
 
+class _Collector:
+    """What prometheus-client calls for the counts: ``gauge`` and ``counter`` are its classes."""
+
+    def __init__(self, stats: Callable[[], Mapping[str, int]], gauge: Any, counter: Any) -> None:
+        self._stats, self._gauge, self._counter = stats, gauge, counter
+
+    def collect(self) -> Iterator[Any]:
+        for name, n in self._stats().items():
+            family = self._gauge if name == GAUGE else self._counter
+            yield family(f"rioecho_{name}", DESCRIPTIONS.get(name, name), value=n)
+
+
 def _renderer(stats: Callable[[], Mapping[str, int]]) -> Callable[[], tuple[str, bytes]]:
     """Return a function that returns the content type and the counts in the OpenMetrics format."""
     try:
@@ -103,14 +115,8 @@ def _renderer(stats: Callable[[], Mapping[str, int]]) -> Callable[[], tuple[str,
             f"metrics need the package prometheus-client ({error}): pip install 'rioecho[metrics]'"
         ) from None
 
-    class Collector:
-        def collect(self) -> Iterator[Any]:
-            for name, n in stats().items():
-                family = GaugeMetricFamily if name == GAUGE else CounterMetricFamily
-                yield family(f"rioecho_{name}", DESCRIPTIONS.get(name, name), value=n)
-
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector())
+    registry.register(_Collector(stats, GaugeMetricFamily, CounterMetricFamily))
     return lambda: (CONTENT_TYPE_LATEST, generate_latest(registry))
 
 
