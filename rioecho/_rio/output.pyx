@@ -293,11 +293,15 @@ cdef class Output(Limits):
 
     cdef short send_held(self) except -1:
         """Send buffered output for ``tied_flush()``, under the lock. Raises the errors of sending."""
+        cdef size_t n
         cdef ssize_t put
         cdef int err = 0
         cdef short want = POLLOUT
         while self.owes(NOTHING):
-            put = self.send_once(NULL, buffer_start(&self.out), buffer_held(&self.out), &err, &want)
+            n = buffer_held(&self.out)
+            put = self.send_once(NULL, buffer_start(&self.out), n, &err, &want)
+            if put == 0 and n > 0:
+                return 0   # the transport keeps an exception, which tied_flush() raises
             if put >= 0:
                 buffer_consume(&self.out, put)
             elif would_block(err):
