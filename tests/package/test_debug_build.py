@@ -24,8 +24,9 @@ CORRUPT = """if True:
     theirs.sendall(b"x" * 100)
     assert rio.read(7) == b"x" * 7
     words = (ctypes.c_size_t * (Rio.__basicsize__ // ctypes.sizeof(ctypes.c_size_t))).from_address(id(rio))
-    (r,) = [i for i in range(len(words) - 2) if list(words[i : i + 3]) == [7, 100, 12_347]]
-    w, cap = r + 1, r + 2
+    no_mark = ctypes.c_size_t(-1).value
+    (r,) = [i for i in range(len(words) - 3) if list(words[i : i + 4]) == [7, 100, no_mark, 12_347]]
+    w, cap = r + 1, r + 3
     CHANGE
     theirs.sendall(b"y" * 12_347 + b"\\n")
     rio.CALL
