@@ -83,6 +83,7 @@ class Shell:
 
 
 def test_ctrl_z_shows_the_cursor_and_nothing_is_drawn_in_the_background(target):
+    pytest.importorskip("rich", reason="the extra 'bench' is not installed")
     with Shell() as shell:
         shell.bench(target, "-c", "4", "-d", "2.5", "--warmup", "0")
         shell.screen.wait_for("p99")
@@ -100,6 +101,7 @@ def test_ctrl_z_shows_the_cursor_and_nothing_is_drawn_in_the_background(target):
 
 
 def test_a_view_that_was_stopped_comes_back_in_the_foreground(target):
+    pytest.importorskip("rich", reason="the extra 'bench' is not installed")
     with Shell() as shell:
         shell.bench(target, "-c", "4", "-d", "2.5", "--warmup", "0")
         shell.screen.wait_for("p99")
