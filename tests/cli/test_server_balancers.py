@@ -1,6 +1,7 @@
 """rioecho-server behind load balancers, and on systems with few resources."""
 
 import contextlib
+import os
 import platform
 import shutil
 import signal
@@ -209,6 +210,7 @@ def is_limited():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="LeakSanitizer needs a process at the exit")
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_NPROC counts threads on Linux")
 @pytest.mark.parametrize("options", [[], ["--workers", "2"], ["--stats", "1"], ["--engine", "thread"], ["--udp"]])
 def test_too_few_threads_are_one_line_and_status_1(options):
