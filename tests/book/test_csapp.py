@@ -346,6 +346,8 @@ FAILURES = {
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", FAILURES)
 def test_wrapper_prints_its_name_and_the_reason_and_exits_with_status_1(name):
+    if os.environ.get("RIOECHO_BUILD") == "sanitize" and name in ("Fork", "Pthread_create", "Pthread_detach"):
+        pytest.skip("LeakSanitizer aborts a process that ends without finalizing Python")
     code = f"print('before')\ntry:\n    {FAILURES[name]}\nexcept Exception: pass\nprint('after')"
     status, out, err = python(code)
     assert (status, out) == (1, "before\n")

@@ -5,6 +5,7 @@ The echo servers, the client and the Tiny of examples/ have tests of their own.
 
 # ruff: noqa: F811, the fixtures are imported
 
+import os
 import random
 import shutil
 import signal
@@ -150,6 +151,8 @@ THREADED = {
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", THREADED)
 def test_threaded_program_prints_what_the_book_says(name):
+    if os.environ.get("RIOECHO_BUILD") == "sanitize" and name == "hellobug":
+        pytest.skip("LeakSanitizer aborts a process that ends without finalizing Python")
     arguments, said = THREADED[name]
     assert run(typed(name, *arguments)) == (0, said.encode(), b"")
 

@@ -414,6 +414,8 @@ def test_cgi_program_inherits_no_descriptor_of_the_server(tiny, home):
     ],
 )
 def test_failing_cgi_program_is_reported_and_the_next_client_is_served(tiny, home, text, words):
+    if os.environ.get("RIOECHO_BUILD") == "sanitize" and words.startswith("Execve"):
+        pytest.skip("LeakSanitizer aborts a process that ends without finalizing Python")
     program(home, "failing", text)
     get_nothing(tiny, b"/cgi-bin/failing")
     assert re.fullmatch(words, complaint(tiny))
