@@ -119,8 +119,11 @@ def accepting(child, *address):
         try:
             return connect(*address, timeout=LONG).close()
         except (ConnectionRefusedError, FileNotFoundError):
-            with pytest.raises(subprocess.TimeoutExpired):
+            try:
                 child.wait(0.02)
+            except subprocess.TimeoutExpired:
+                continue
+            pytest.fail(f"{child.args} ended with status {child.returncode} and wrote {child.communicate()}")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ def main(argv):
     optval = 1
 
     # Get a list of potential server addresses
-    listp = Getaddrinfo(None, argv[1], AF_INET, SOCK_STREAM, 0, AI_PASSIVE | AI_ADDRCONFIG | AI_NUMERICSERV)
+    listp = Getaddrinfo(None, argv[1], AF_UNSPEC, SOCK_STREAM, 0, AI_PASSIVE | AI_ADDRCONFIG | AI_NUMERICSERV)
 
     # Walk the list for one that we can bind to
     for family, socktype, protocol, _, addr in listp:
