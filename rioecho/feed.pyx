@@ -1,25 +1,29 @@
 """The reading methods of a Rio for bytes that come from elsewhere: class Feed, for any event loop.
 
-The rules of the methods are in _rio/framing.pyx, which class Rio has too.
+One attempt of each method is in _rio/fed.pyx; the rules are in _rio/framing.pyx, which class Rio has too.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport SIZE_MAX
 
-from rioecho._core.buffer cimport buffer_held, buffer_init, buffer_put, buffer_reserve, buffer_start, buffer_trim
+from rioecho._core.buffer cimport buffer_init
 from rioecho._core.convert cimport to_limit, to_size
-from rioecho._rio.framing cimport (
-    MORE,
-    Framing,
-    Mark,
-    enter,
-    leave_reading,
-    take,
-    to_frame_width,
-    to_line_limit,
+from rioecho._rio.fed cimport (
+    LINES,
+    MISSING,
+    NUMBER,
+    PEEK,
+    SKIP,
+    SKIPLINE,
+    Fed,
+    ask,
+    ask_line,
+    ask_payload,
+    ask_until,
+    request,
 )
+from rioecho._rio.framing cimport Mark, enter, leave_reading, to_line_limit
 
 
 cdef enum:
@@ -27,7 +31,7 @@ cdef enum:
 
 
 @cython.final
-cdef class Feed(Framing):
+cdef class Feed(Fed):
     """Feed(*, max_line=1048576)\n--\n
     The reading methods of a Rio without I/O, for trio, Twisted, Tornado, Qt and any other event loop.
 
@@ -42,8 +46,6 @@ cdef class Feed(Framing):
 
     One call at a time may use a Feed; a second one, in another thread, raises ``ConcurrentCall``.
     """
-
-    cdef bint ended   # whether feed_eof() was called
 
     def __cinit__(self, *, max_line=1 << 20):
         buffer_init(&self.inp, BASE)
@@ -60,21 +62,14 @@ cdef class Feed(Framing):
         Raises ``ValueError`` after ``feed_eof()``. On ``MemoryError`` nothing has been added.
         """
         cdef Py_buffer view
-        cdef size_t n
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             enter(self, &self.reading)
             try:
                 if self.ended:
                     raise ValueError("feed() after feed_eof(): the input has ended")
-                n = view.len
-                if n:
-                    if n > SIZE_MAX - buffer_held(&self.inp):
-                        raise MemoryError
-                    buffer_trim(&self.inp, buffer_held(&self.inp) + n)
-                    if buffer_reserve(&self.inp, buffer_held(&self.inp) + n) < 0:
-                        raise MemoryError
-                    buffer_put(&self.inp, <const char *>view.buf, n)
+                if view.len:
+                    self.put(<const char *>view.buf, view.len)
             finally:
                 leave_reading(self)
         finally:
@@ -89,126 +84,87 @@ cdef class Feed(Framing):
         self.ended = True
         leave_reading(self)
 
-    cdef object starve(self):
-        """Return ``None`` from a call for which bytes are missing; the open frames are incomplete."""
-        cdef Mark mark = self.innermost
+    cdef object give(self, request *r):
+        """Return the answer of a call, or ``None``; then the open frames are incomplete."""
+        cdef Mark mark
+        result = self.answer(r)
+        if result is not MISSING:
+            return result
+        enter(self, &self.reading)
+        mark = self.innermost
         while mark is not None:
             mark.starved = True
             mark = mark.outer
+        leave_reading(self)
         return None
-
-    cdef object taken(self, ssize_t n):
-        """Return the first n bytes and remove them, or ``None`` if n is MORE."""
-        return self.starve() if n == MORE else take(self, n)
 
     # ---- reading
 
     def readline(self, limit=-1):
         """Return a line, including its newline, as ``Rio.readline()`` does; ``None`` if it is not complete."""
-        cdef Py_ssize_t most
-        enter(self, &self.reading)
-        try:
-            most = to_limit(limit, "limit")
-            return self.taken(self.line_end(self.line_limit if most < 0 else <size_t>most, most >= 0, self.ended))
-        finally:
-            leave_reading(self)
+        cdef request r
+        ask_line(&r, self, limit)
+        return self.give(&r)
 
     def readlines1(self):
         """Return a list of all complete lines, as ``Rio.readlines1()`` does; ``None`` if there are none yet."""
-        cdef ssize_t n
-        enter(self, &self.reading)
-        try:
-            n = self.line_end(self.line_limit, False, self.ended)
-            return self.starve() if n == MORE else self.take_lines(n)
-        finally:
-            leave_reading(self)
+        cdef request r
+        ask(&r, LINES, self.line_limit)
+        return self.give(&r)
 
     def readuntil(self, sep=b"\n", limit=-1):
         """Return the bytes through the next separator, as ``Rio.readuntil()`` does; ``None`` if there is none yet."""
-        cdef Py_ssize_t most
-        enter(self, &self.reading)
-        try:
-            self.set_separator(sep)
-            most = to_limit(limit, "limit")
-            return self.taken(self.separator_end(self.line_limit if most < 0 else <size_t>most, self.ended))
-        finally:
-            leave_reading(self)
+        cdef request r
+        ask_until(&r, self, sep, limit)
+        return self.give(&r)
 
     def read(self, n=-1):
         """Return exactly ``n`` bytes, all up to the end if ``n`` is negative, as ``Rio.read()`` does.
 
         Returns ``None`` if they are not all here.
         """
-        cdef Py_ssize_t size
-        enter(self, &self.reading)
-        try:
-            size = to_limit(n, "n")
-            return self.taken(self.bytes_end(SIZE_MAX if size < 0 else <size_t>size, False, self.ended))
-        finally:
-            leave_reading(self)
+        cdef request r
+        cdef Py_ssize_t size = to_limit(n, "n")
+        ask(&r, NUMBER, SIZE_MAX if size < 0 else <size_t>size)
+        return self.give(&r)
 
     def readexactly(self, n):
         """Return exactly ``n`` bytes, as ``Rio.readexactly()`` does; ``None`` if they are not all here."""
-        cdef Py_ssize_t size = to_size(n, "n")
-        enter(self, &self.reading)
-        try:
-            return self.taken(self.bytes_end(size, True, self.ended))
-        finally:
-            leave_reading(self)
+        cdef request r
+        ask(&r, NUMBER, to_size(n, "n"))
+        r.strict = True
+        return self.give(&r)
 
     def readframe(self, width=4, byteorder="big", *, limit=...):
         """Return the payload of a frame, as ``Rio.readframe()`` does; ``None`` if it is not complete.
 
         At the end of the input between two frames it returns ``None`` too.
         """
-        cdef bint little = False
-        cdef size_t size = to_frame_width(width, byteorder, &little)
-        cdef size_t most = self.line_limit if limit is ... else SIZE_MAX if limit is None else to_size(limit, "limit")
-        cdef size_t need = 0
-        cdef ssize_t n
-        enter(self, &self.reading)
-        try:
-            n = self.payload_end(size, little, most, self.ended, &need)
-            return self.starve() if n == MORE else self.take_payload(size, n)
-        finally:
-            leave_reading(self)
+        cdef request r
+        ask_payload(&r, self, width, byteorder, limit)
+        return self.give(&r)
 
     def skip(self, n):
         """Discard ``n`` bytes and return their number, as ``Rio.skip()`` does; ``None`` if they are not all here."""
-        cdef size_t size = to_size(n, "n")
-        cdef ssize_t found
-        enter(self, &self.reading)
-        try:
-            found = self.skip_end(size, self.ended)
-            return self.starve() if found == MORE else self.drop(found)
-        finally:
-            leave_reading(self)
+        cdef request r
+        ask(&r, SKIP, to_size(n, "n"))
+        return self.give(&r)
 
     def skipline(self):
         """Discard the bytes through the next newline and return their number, as ``Rio.skipline()`` does.
 
         Returns ``None`` if there is no newline yet.
         """
-        cdef ssize_t n
-        enter(self, &self.reading)
-        try:
-            n = self.skipline_end(self.ended)
-            return self.starve() if n == MORE else self.drop(n)
-        finally:
-            leave_reading(self)
+        cdef request r
+        ask(&r, SKIPLINE, 0)
+        return self.give(&r)
 
     def peek(self, n=0):
         """Return all bytes that are held without consuming them, ``b""`` at the end; ``None`` if there are none yet.
 
         ``n`` is ignored, as by ``Rio.peek()``.
         """
-        cdef size_t held
+        cdef request r
         to_limit(n, "n")
-        enter(self, &self.reading)
-        try:
-            held = buffer_held(&self.inp)
-            if held == 0 and not self.ended:
-                return self.starve()
-            return PyBytes_FromStringAndSize(buffer_start(&self.inp), held)
-        finally:
-            leave_reading(self)
+        ask(&r, PEEK, 0)
+        return self.give(&r)

@@ -49,6 +49,7 @@ cdef class Framing:
     cdef int wait_turn(self, rio_flag *side) except -1
     cdef int refuse(self, rio_flag *side) except -1
     cdef bint resume(self, bint any) noexcept
+    cdef int entering_frame(self) except -1
     cdef void end_frames(self, Mark last, bint rewind) noexcept
     cdef void end_dropped(self) noexcept
     cdef void call_waiting(self) noexcept

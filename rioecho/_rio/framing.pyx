@@ -167,6 +167,10 @@ cdef class Framing:
         """
         return Frame(self)
 
+    cdef int entering_frame(self) except -1:
+        """Raise if no frame can be entered, for another reason than a call in progress. Here is none."""
+        return 0
+
     cdef void end_frames(self, Mark last, bint rewind) noexcept:
         """End the innermost frames through ``last``, or all of them; hold again what was read in the last one."""
         cdef Mark mark
@@ -495,6 +499,7 @@ cdef class Frame:
         try:
             if self.entered:
                 raise ValueError("this frame has been entered before; call frame() for each block")
+            owner.entering_frame()
             self.entered = mark.is_open = True
             mark.skipped = owner.skipped
             mark.outer = owner.innermost

@@ -45,6 +45,7 @@ FILES = {
         "registry",
         "handlers",
         "framing",
+        "fed",
         "transport",
         "tlsturns",
         "tls",

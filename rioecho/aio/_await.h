@@ -1,0 +1,71 @@
+/* What an awaitable written in C needs, and Cython does not have. */
+
+#ifndef RIOECHO_AWAIT_H
+#define RIOECHO_AWAIT_H
+
+#include <Python.h>
+
+/* From 3.12 on the interpreter takes the result of an await from a StopIteration, whose creation costs as much as the
+ * rest of a call. It drops it at once, so that one instance can be used again, unless somebody has kept it, or a frame
+ * has added itself to its traceback. */
+#if PY_VERSION_HEX >= 0x030C0000 && !defined(Py_GIL_DISABLED)
+static PyObject *rio_stop_iteration = NULL;
+#endif
+
+/* Raise StopIteration with a value, a reference that is taken over. */
+static inline void rio_stop(PyObject *value)
+{
+    PyObject *error;
+#if PY_VERSION_HEX >= 0x030C0000 && !defined(Py_GIL_DISABLED)
+    PyStopIterationObject *kept = (PyStopIterationObject *)rio_stop_iteration;
+    if (kept != NULL && Py_REFCNT(kept) == 1 && kept->traceback == NULL && kept->context == NULL) {
+        Py_XSETREF(kept->value, value);
+        PyErr_SetRaisedException(Py_NewRef(rio_stop_iteration));
+        return;
+    }
+#endif
+    error = PyObject_CallOneArg(PyExc_StopIteration, value);
+    Py_DECREF(value);
+    if (error == NULL)
+        return;
+    PyErr_SetObject(PyExc_StopIteration, error);
+#if PY_VERSION_HEX >= 0x030C0000 && !defined(Py_GIL_DISABLED)
+    Py_XSETREF(rio_stop_iteration, error);
+#else
+    Py_DECREF(error);
+#endif
+}
+
+/* Drop the value that rio_stop() has kept. */
+static inline void rio_stopped(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000 && !defined(Py_GIL_DISABLED)
+    PyStopIterationObject *kept = (PyStopIterationObject *)rio_stop_iteration;
+    if (kept != NULL && Py_REFCNT(kept) == 1)
+        Py_CLEAR(kept->value);
+#endif
+}
+
+/* tp_iternext: like am_send, with a StopIteration in place of the result. */
+static inline PyObject *rio_next(PyObject *self)
+{
+    PyObject *result = NULL;
+    PySendResult how = Py_TYPE(self)->tp_as_async->am_send(self, Py_None, &result);
+    if (how == PYGEN_NEXT)
+        return result;
+    if (how == PYGEN_RETURN)
+        rio_stop(result);
+    return NULL;
+}
+
+/* Give a type that Cython has made the slots of a coroutine: it is its own iterator, and returns without an exception
+ * where the interpreter asks for that (3.11, and the C code of asyncio). */
+static inline void rio_make_awaitable(PyTypeObject *type, int (*send)(PyObject *, PyObject *, PyObject **))
+{
+    type->tp_as_async->am_await = PyObject_SelfIter;
+    type->tp_as_async->am_send = (sendfunc)send;
+    type->tp_iternext = rio_next;
+    PyType_Modified(type);
+}
+
+#endif
