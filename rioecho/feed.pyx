@@ -10,16 +10,8 @@ from libc.stdint cimport SIZE_MAX
 
 from rioecho._core.buffer cimport buffer_held, buffer_init, buffer_put, buffer_reserve, buffer_start, buffer_trim
 from rioecho._core.convert cimport to_limit, to_size
-from rioecho._rio.framing cimport (
-    MORE,
-    Framing,
-    Mark,
-    enter,
-    leave_reading,
-    take,
-    to_frame_width,
-    to_line_limit,
-)
+from rioecho._rio.framing cimport MORE, Framing, to_frame_width, to_line_limit
+from rioecho._rio.input cimport Mark, enter, leave_reading, take
 
 
 cdef enum:
