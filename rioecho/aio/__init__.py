@@ -16,12 +16,15 @@ An echo server, and a client::
 A cancellation or a timeout loses no received byte: the next call continues. ``help(rioecho.aio.Rio)`` says the rest.
 
     Rio                    the connection: reading, writing, closing (rio.pyx)
-    connect, start_server  make one as a client, or one for each client (connecting.py)
-    wrap                   make one of a connected socket, a pipe's end or a descriptor
+    connect                make one as a client (connecting.py)
+    start_server           make one for each client (serving.py)
+    wrap                   make one of a connected socket, a pipe's end or a descriptor (wrapping.py)
     streams                the drop-in for asyncio's streams (streams.py), which is imported on its own
 """
 
-from rioecho.aio.connecting import connect, start_server, wrap
+from rioecho.aio.connecting import connect
 from rioecho.aio.rio import Rio
+from rioecho.aio.serving import start_server
+from rioecho.aio.wrapping import wrap
 
 __all__ = ["Rio", "connect", "start_server", "wrap"]
