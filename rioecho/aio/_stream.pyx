@@ -266,7 +266,7 @@ cdef class StreamBase(Awaited):
         name = "readuntil" if call.asked.what == LINE else call.name
         if type(self)._wait_for_data is not WAIT_FOR_DATA:
             return self._wait_for_data(name)
-        if self._waiter is not None:
+        if self._waiter is not None or (self.reader is not None and self.reader is not call):   # waits, or was woken
             raise RuntimeError(f"{name}() called while another coroutine is already waiting for incoming data")
         if self._paused:   # more than was held is needed
             self._paused = False
@@ -300,13 +300,13 @@ cdef class StreamBase(Awaited):
 
     cdef int fed(self) except -1:
         """Wake who waits for the bytes that have come, or stop reading if too many are held that nobody wants."""
-        cdef size_t held
-        if self._waiter is not None:
-            if self._waiter is self.future and not self.may_have(&self.reader.asked):
-                return 0
-            self.wake()
-        held = buffer_held(&self.inp)
-        if self._paused or self._transport is None or held <= self.line_limit or held // 2 <= self.line_limit:
+        cdef size_t held = buffer_held(&self.inp)
+        if self._waiter is not None and self._waiter is self.future:
+            if self.may_have(&self.reader.asked):
+                self.wake()
+            return 0   # the call takes them, or needs more
+        self.wake()
+        if self._paused or self._transport is None or held <= 2 * self.line_limit:
             return 0
         try:
             self._transport.pause_reading()

@@ -78,7 +78,7 @@ async def _readline(self: asyncio.StreamReader) -> bytes:
     except asyncio.IncompleteReadError as error:
         return error.partial
     except asyncio.LimitOverrunError as error:
-        raise ValueError(error.args[0])
+        raise ValueError(error.args[0]) from error
 
 
 class StreamReaderProtocol(ProtocolBase, asyncio.StreamReaderProtocol, asyncio.BufferedProtocol):

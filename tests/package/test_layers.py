@@ -107,6 +107,7 @@ FILES = {
         "aio._output",
         "aio.rio",
         "aio.connecting",
+        "aio._stream",
         "aio.streams",
         "aio",
         "csapp._calls",
