@@ -17,8 +17,10 @@ from rioecho._core.addresses import parse_path, parse_place, shown_path
 from rioecho._server.engine import log_line
 from rioecho._server.engines import ENGINES
 from rioecho.cli import Parser, allow_descriptors, complain, leave, open_standard_streams
-from rioecho.cli.logs import LOG_FORMATS, LogWriter, StatsLine
+from rioecho.cli.logformats import LOG_FORMATS
+from rioecho.cli.logs import LogWriter
 from rioecho.cli.manager import Notifier, is_connection, is_inetd, protect_peer, take_sockets
+from rioecho.cli.statsline import StatsLine
 from rioecho.cli.units import count, interval, mode, port, seconds, size
 from rioecho.server import EchoServer
 

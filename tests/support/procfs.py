@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 
 import pytest
@@ -20,6 +21,21 @@ def until(condition, what="a condition"):
     while not condition():
         assert time.monotonic() < deadline, f"timed out waiting for {what}"
         os.sched_yield()
+
+
+def tcp_row(sock):
+    """Return the fields of the other end of an IPv4 connection to this machine in /proc/net/tcp."""
+    local, remote = (f"{address[1]:04X}" for address in (sock.getpeername(), sock.getsockname()))
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table]
+    (row,) = (row for row in rows if row[1].endswith(":" + local) and row[2].endswith(":" + remote))
+    return row
+
+
+def until_read(sock):
+    """Wait until the process at the other end of an IPv4 connection has read all that was sent, on Linux."""
+    if sys.platform == "linux":
+        until(lambda: int(tcp_row(sock)[4].partition(":")[2], 16) == 0, "the other end to read")
 
 
 def descriptors(pid):
