@@ -134,6 +134,14 @@ class EchoServer:
         self._active_at_stop: int | None = None  # the number of connections when the stop was requested
         self._closing = threading.RLock()  # a signal handler may call close() during close()
         with contextlib.ExitStack() as opened:
+            for sock in passed:
+                opened.callback(sock.close)
+            self._metrics = None
+            if metrics is not None:  # before anything is listened on: this imports a package, which takes time
+                from rioecho._server.metrics import Metrics
+
+                self._metrics = Metrics(metrics, self.stats, lambda: not self._life.stop.requested)
+                opened.callback(self._metrics.close)
             self._listeners, datagrams = listen(hosts, port or 0, unix, unix_mode, passed, backlog, udp=udp)
             opened.callback(self._listeners.close)
             for sock in datagrams:
@@ -161,12 +169,6 @@ class EchoServer:
                 drain=self.drain_timeout,
             )
             opened.callback(self._life.stop.close)
-            self._metrics = None
-            if metrics is not None:
-                from rioecho._server.metrics import Metrics  # imports a package that may not be installed
-
-                self._metrics = Metrics(metrics, self.stats, lambda: not self._life.stop.requested)
-                opened.callback(self._metrics.close)
             self._udp = UdpEcho(datagrams, stop_fd=self.stop_fd) if datagrams else None
             self._acceptor = Acceptor(
                 self._listeners.sockets,

@@ -179,6 +179,9 @@ def _listen_on_all(wanted: list[list[Any]], backlog: int, purpose: str) -> list[
                         opened[address] = open_socket(family, kind, protocol, address, listen)
                 except OSError as exc:
                     explained = describe_error(exc, f"cannot listen on {address[0]} port {address[1]}{purpose}")
+                    if exc.errno == errno.EINVAL and family == socket.AF_INET6 and not address[3]:
+                        # The kernel's only reason is a link-local address without a scope id.
+                        explained = OSError(exc.errno, f"{explained.strerror}: add its interface, as in fe80::1%eth0")
                     if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         raise explained from None
                     absent = explained

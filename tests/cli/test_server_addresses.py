@@ -95,6 +95,15 @@ LINK_LOCAL = """if True:
 """
 
 
+@needs_ipv6
+@pytest.mark.skipif(sys.platform != "linux", reason="what other systems make of it is their own")
+def test_a_link_local_address_without_its_interface_is_explained():
+    status, line = refused("0", "--host", "fe80::1234")
+    assert status == 1
+    assert line.startswith("rioecho-server: cannot listen on fe80::1234 port 0: ")
+    assert "interface" in line
+
+
 # The kernel sets up an address in the background, when nobody else changes interfaces: until then packets for it are
 # sent to the other end of the link, where nobody answers.
 INTERFACE = """

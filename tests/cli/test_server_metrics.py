@@ -230,6 +230,29 @@ def test_a_missing_package_is_one_line():
     assert "pip install 'rioecho[metrics]'" in line
 
 
+INTERRUPTED = """if True:
+    import os, signal, sys
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "prometheus_client":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    sys.meta_path.insert(0, Finder)
+    from rioecho.cli.server import main
+    main()
+"""
+
+
+def test_a_signal_while_the_package_is_imported_leaves_no_socket_file(tmp_path):
+    path = tmp_path / "socket"
+    with Command(None, "--unix", path, "--metrics", "0", code=INTERRUPTED) as command:
+        assert command.status() == -signal.SIGTERM
+        assert (command.out.text, command.err.text) == ("", "")
+    assert not path.exists()
+
+
 def test_the_package_is_not_imported_unless_it_is_asked_for():
     with Command(None, "0", code=WITHOUT) as command:
         command.out.wait_for("Listening")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import sys
 import time
 
@@ -25,11 +26,21 @@ def until(condition, what="a condition"):
 
 def tcp_row(sock):
     """Return the fields of the other end of an IPv4 connection to this machine in /proc/net/tcp."""
-    local, remote = (f"{address[1]:04X}" for address in (sock.getpeername(), sock.getsockname()))
-    with open("/proc/net/tcp") as table:
-        rows = [line.split() for line in table]
-    (row,) = (row for row in rows if row[1].endswith(":" + local) and row[2].endswith(":" + remote))
-    return row
+
+    def found():
+        # While others connect and disconnect, the table may contain a connection twice or leave it out.
+        with open("/proc/net/tcp") as table:
+            rows.extend(row for row in map(str.split, table) if row[1:3] == names)
+        return rows
+
+    names = [_name_in_table(*address) for address in (sock.getpeername(), sock.getsockname())]
+    rows = []
+    until(found, "the connection in /proc/net/tcp")
+    return rows[0]
+
+
+def _name_in_table(host, port):
+    return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
 
 
 def until_read(sock):
