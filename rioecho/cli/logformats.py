@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal, TypeAlias
 
-    LogFormat: TypeAlias = Literal["text", "json"]
+    _LogFormat: TypeAlias = Literal["text", "json"]
 
-LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
+LOG_FORMATS: tuple[_LogFormat, ...] = ("text", "json")
 
 #: Immutable types that hold no reference to other objects.
 ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
@@ -63,7 +63,7 @@ class JsonFormatter(logging.Formatter):
         return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
-FORMATTERS: dict[LogFormat, Callable[[], logging.Formatter]] = {"text": TextFormatter, "json": JsonFormatter}
+FORMATTERS: dict[_LogFormat, Callable[[], logging.Formatter]] = {"text": TextFormatter, "json": JsonFormatter}
 
 
 class _Stamp:

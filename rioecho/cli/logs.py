@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rioecho.cli.logformats import LogFormat
+    from rioecho.cli.logformats import _LogFormat
 
 #: The logger of the line of statistics.
 STATS = "rioecho.stats"
@@ -53,7 +53,7 @@ class LogWriter(logging.Handler):
     After a fork the log of the child is empty, and nothing is written until the child calls ``start()``.
     """
 
-    def __init__(self, level: int, log_format: LogFormat = "text", fd: int = STDERR) -> None:
+    def __init__(self, level: int, log_format: _LogFormat = "text", fd: int = STDERR) -> None:
         super().__init__()
         self._root_level = level
         self._fd = fd
