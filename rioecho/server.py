@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from rioecho._server.engine import _Framing
 
 MAX_WORKERS = 1024
+#: The limit of connections unless another one is asked for.
+MAX_CONNECTIONS = 10_000
 
 #: The counts that the last line of the log leaves out if they are 0.
 TROUBLES = {"active", "refused", "errors", "dropped"}
@@ -92,7 +94,7 @@ class EchoServer:
         framing: _Framing = "line",
         workers: int = 1,
         backlog: int = LISTENQ,
-        max_connections: int = 10_000,
+        max_connections: int = MAX_CONNECTIONS,
         idle_timeout: float = 300.0,
         max_line: int = 1 << 20,
         drain_timeout: float = 5.0,
@@ -288,8 +290,18 @@ class EchoServer:
         if self._metrics is not None:
             self._metrics.start()
             log_line(logging.INFO, "Serving metrics on %s", self._metrics.url, event="metrics", url=self._metrics.url)
-        for text in shortages(self._acceptor.limit, self._backlog if self._listeners.sockets else 0):
-            log_line(logging.WARNING, text, event="shortage")
+        self._report_shortages()
+
+    def _report_shortages(self) -> None:
+        # Warn only of limits that were asked for: by default a program without a configured log would get the warning
+        # on stderr on most systems, which allow 1024 descriptors.
+        connections, backlog = self._acceptor.limit, self._backlog if self._listeners.sockets else 0
+        for was_asked_for, found in (
+            (connections != MAX_CONNECTIONS, shortages(connections, 0)),
+            (backlog != LISTENQ, shortages(0, backlog)),
+        ):
+            for text in found:
+                log_line(logging.WARNING if was_asked_for else logging.INFO, text, event="shortage")
 
     def _stop_metrics(self) -> None:
         if self._metrics is not None:
