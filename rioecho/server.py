@@ -18,7 +18,7 @@ from rioecho._core.limits import shortages
 from rioecho._server.acceptor import Acceptor
 from rioecho._server.arguments import integer, limit
 from rioecho._server.endpoints import listen
-from rioecho._server.engine import log_line
+from rioecho._server.engine import log, log_line
 from rioecho._server.engines import ENGINES
 from rioecho._server.hosts import HostTable
 from rioecho._server.lifecycle import Lifecycle
@@ -293,15 +293,16 @@ class EchoServer:
         self._report_shortages()
 
     def _report_shortages(self) -> None:
-        # Warn only of limits that were asked for: by default a program without a configured log would get the warning
-        # on stderr on most systems, which allow 1024 descriptors.
+        # Python prints the warnings of a program without a log on stderr. Such a program gets none about the default
+        # limits, which exceed those of many systems.
+        has_log = log.hasHandlers()
         connections, backlog = self._acceptor.limit, self._backlog if self._listeners.sockets else 0
         for was_asked_for, found in (
             (connections != MAX_CONNECTIONS, shortages(connections, 0)),
             (backlog != LISTENQ, shortages(0, backlog)),
         ):
             for text in found:
-                log_line(logging.WARNING if was_asked_for else logging.INFO, text, event="shortage")
+                log_line(logging.WARNING if was_asked_for or has_log else logging.INFO, text, event="shortage")
 
     def _stop_metrics(self) -> None:
         if self._metrics is not None:
