@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import logging
 import os
@@ -146,8 +145,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 sock.close()
             raise
         _stop_on_signals(server, notifier)
+        statistics = StatsLine(server.stats, options.stats) if options.stats else None
         try:
             server.start()
+            if statistics is not None:
+                statistics.start()
         except BaseException:
             server.close()
             raise
@@ -173,9 +175,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         leave(1)
     notifier.ready()
     try:
-        with StatsLine(server.stats, options.stats) if options.stats else contextlib.nullcontext():
-            failure = _serve(server, notifier)
-    except (RuntimeError, MemoryError) as error:  # the system has no thread left for the statistics, or no memory
+        failure = _serve(server, notifier)
+        if statistics is not None:
+            statistics.stop()
+    except MemoryError as error:
         server.close()
         failure = error
     # The log is written to its end within the drain deadline, but for a moment that a log that is read needs.
