@@ -118,10 +118,12 @@ def test_a_crowd_that_sends_nothing_takes_few_descriptors_and_keeps_nobody_out()
         before = len(descriptors(server.pid))
         crowd = [stack.enter_context(dial(place)) for _ in range(100)]
         for sock in crowd:
-            sock.sendall(b"GET /hea")
+            with contextlib.suppress(ConnectionError):  # it may have been cut off already
+                sock.sendall(b"GET /hea")
         assert get(place, "/healthz")[0] == 200
         until(lambda: len(descriptors(server.pid)) <= before + 16)
-        receive_all(crowd[0])  # it was cut off
+        with contextlib.suppress(ConnectionError):  # it was cut off, possibly with unread bytes
+            receive_all(crowd[0])
         assert get(place, "/healthz")[0] == 200
 
 
