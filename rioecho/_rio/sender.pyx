@@ -13,11 +13,12 @@ from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_has_position, fd_r
 from rioecho._core.posix cimport (
     POLLIN,
     POLLOUT,
+    RIO_FREE,
     SEEK_CUR,
     lseek,
     rio_assert,
-    rio_bool_set,
     rio_flag_mine,
+    rio_flag_put,
     rio_flag_rests,
     rio_flag_take,
     sched_yield,
@@ -142,7 +143,7 @@ cdef class Sender(LineReader):
 
         A reader in another thread waits until it is done; see ``borrow_reading()``.
         """
-        rio_bool_set(&self.lent, True)
+        rio_flag_take(&self.lent)   # it is free: the caller holds `writing`
         try:
             if not rio_flag_take(&self.reading) and not self.resume(False):
                 return False
@@ -152,7 +153,7 @@ cdef class Sender(LineReader):
             finally:
                 leave_reading(self)
         finally:
-            rio_bool_set(&self.lent, False)
+            rio_flag_put(&self.lent, RIO_FREE)
         return True
 
     cdef ssize_t receive_ahead(self, rio_call *call) except -2:
@@ -231,7 +232,7 @@ cdef class Sender(LineReader):
         """
         cdef size_t yields = 0, held
         rio_assert(rio_flag_mine(&self.writing))
-        rio_bool_set(&self.lent, True)
+        rio_flag_take(&self.lent)   # it is free: the caller holds `writing`
         try:
             while not rio_flag_take(&self.reading):
                 if rio_flag_mine(&self.reading) or rio_flag_rests(&self.reading):
@@ -242,7 +243,7 @@ cdef class Sender(LineReader):
                     break
                 self.let_holder_go_on(call, &yields)
         except BaseException:
-            rio_bool_set(&self.lent, False)
+            rio_flag_put(&self.lent, RIO_FREE)
             raise
         try:
             held = buffer_held(&self.inp)
@@ -258,7 +259,7 @@ cdef class Sender(LineReader):
 
     cdef void return_reading(self) noexcept:
         leave_reading(self)
-        rio_bool_set(&self.lent, False)
+        rio_flag_put(&self.lent, RIO_FREE)
 
     cdef int push(self, rio_call *call, ssize_t keep) except -1:
         """Send buffered output until at most ``keep`` bytes are left; for NOTHING, until all is sent."""

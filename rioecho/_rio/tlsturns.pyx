@@ -4,7 +4,7 @@ OpenSSL's object may not be used by two threads at once. The flags ``receiving``
 whole operation and exclude each other, and all Rios over one socket share them. A caller that finds another thread in
 an operation retries after poll(2), so its deadline and signal handlers work as usual. The exception is a read that
 waits inside OpenSSL, for any time: a record is sent beside it while the socket has nothing to read. The reading thread
-then sleeps in the kernel; the ssl module itself allows more.
+then sleeps in the kernel; the ssl module itself allows more. A connection of pyOpenSSL never waits there.
 """
 
 from cpython.ref cimport Py_INCREF
@@ -40,7 +40,8 @@ from rioecho.errors import ConcurrentCall
 
 cdef class TlsTurns(Transport):
     def __cinit__(self):
-        self.flags.flags[:] = [&self.receiving, &self.sending, NULL]
+        self.flags.flags[0] = &self.receiving
+        self.flags.flags[1] = &self.sending
         self.flags.orphaned = RIO_LOST
         flags_link(&self.flags)
 
@@ -89,7 +90,7 @@ cdef class TlsTurns(Transport):
             return rio_flag_state(&self.sending) != RIO_FREE
         if rio_flag_state(&self.receiving) == RIO_FREE:
             return False
-        if not self.waiting:
+        if not self.waiting or self.lost():
             return True
         return not rio_flag_mine(&self.receiving) and fd_ready(self.fd, POLLIN)
 
