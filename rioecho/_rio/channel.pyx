@@ -199,6 +199,7 @@ cdef class Channel:
         rio_assert(rio_flag_mine(&self.reading))
         rio_assert(rio_flag_mine(&self.writing))
         rio_assert(not rio_flag_mine(&self.sending))
+        self.end_frames(None, False)
         rio_flag_put(&self.writing, RIO_CLOSED)
         rio_flag_put(&self.reading, RIO_CLOSED)
         with cython.critical_section(self):   # a property may be about to take a reference

@@ -216,7 +216,7 @@ cdef class Frame:
         """
         cdef Input owner = self.owner
         cdef Mark mark = self.mark
-        if mark is None or not mark.is_open or rio_flag_closed(&owner.reading):
+        if mark is None or not mark.is_open:
             return
         if not owner.resume(True):
             rio_bool_set(&mark.dropped, True)
