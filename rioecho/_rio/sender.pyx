@@ -4,6 +4,8 @@ The caller of everything here holds ``writing``. The output buffer and its lock,
 _rio/output.pyx.
 """
 
+import io
+
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, errno
 from libc.stdint cimport int64_t
 
@@ -249,12 +251,30 @@ cdef class Sender(LineReader):
             held = buffer_held(&self.inp)
             if held:
                 self.check_owner()
+                if self.place_read_to() < self.foreign_end:
+                    raise io.UnsupportedOperation(
+                        "this file has one position for both, and bytes that unread() has put back have none: read them"
+                    )
                 if lseek(self.f.fd, -<int64_t>held, SEEK_CUR) < 0:
                     raise os_error(errno)
                 buffer_consume(&self.inp, held)
         except BaseException:
             self.return_reading()
             raise
+        return 0
+
+    cdef int64_t place_read_to(self) except? -1:
+        """Return the position in a file of the first byte that has not been read, if all that is held came from it."""
+        cdef int64_t place = lseek(self.f.fd, 0, SEEK_CUR)
+        if place < 0:
+            raise os_error(errno)
+        return place - <int64_t>buffer_held(&self.inp)
+
+    cdef int note_foreign(self) except -1:
+        """Note which byte of a file that is open for both is the next one behind those put in front."""
+        if fd_has_position(&self.f):
+            self.check_owner()
+            self.foreign_end = max(self.foreign_end if buffer_held(&self.inp) else 0, self.place_read_to())
         return 0
 
     cdef void return_reading(self) noexcept:
