@@ -7,7 +7,8 @@ from rioecho._rio.lines cimport LineReader
 
 
 cdef class Sender(LineReader):
-    # Of a file that is open for both: the position of its first byte behind those that unread() has put in front.
+    # Of a file that is open for both: the position of its first byte behind those that unread() has put in front, plus
+    # 1; 0 if there are none.
     cdef int64_t foreign_end
 
     cdef int send(self, rio_call *call, const char *data, size_t n, ssize_t keep, size_t *sent) except -1

@@ -251,7 +251,7 @@ cdef class Sender(LineReader):
             held = buffer_held(&self.inp)
             if held:
                 self.check_owner()
-                if self.place_read_to() < self.foreign_end:
+                if self.foreign_end and self.place_read_to() + 1 < self.foreign_end:
                     raise io.UnsupportedOperation(
                         "this file has one position for both, and bytes that unread() has put back have none: read them"
                     )
@@ -274,7 +274,7 @@ cdef class Sender(LineReader):
         """Note which byte of a file that is open for both is the next one behind those put in front."""
         if fd_has_position(&self.f):
             self.check_owner()
-            self.foreign_end = max(self.foreign_end if buffer_held(&self.inp) else 0, self.place_read_to())
+            self.foreign_end = max(self.foreign_end if buffer_held(&self.inp) else 0, self.place_read_to() + 1)
         return 0
 
     cdef void return_reading(self) noexcept:
