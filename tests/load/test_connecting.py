@@ -144,6 +144,7 @@ def test_too_few_descriptors_are_an_error_that_says_how_many_were_connected_and_
 
 def test_the_lack_of_local_ports_is_said_with_a_remedy():
     few = "echo 40000 40003 > /proc/sys/net/ipv4/ip_local_port_range"
+    kept = "echo 0 > /proc/sys/net/ipv4/tcp_tw_reuse"  # else a port in TIME_WAIT may be used again after a second
     code = """if True:
         import errno
         from rioecho import EchoServer
@@ -158,7 +159,7 @@ def test_the_lack_of_local_ports_is_said_with_a_remedy():
             except OSError as error:
                 print("no local port is left" in error.strerror)
     """
-    with Command(None, code=code, prelude=inside("ip link set lo up", few, network=True)) as process:
+    with Command(None, code=code, prelude=inside("ip link set lo up", few, kept, network=True)) as process:
         assert process.status() == 0, process.err.text
         assert process.out.text.splitlines() == [
             "True cannot connect to 127.0.0.1 port 50000: Cannot assign requested address: 4 of 9 connections were "
