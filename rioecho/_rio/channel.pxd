@@ -21,7 +21,7 @@ cdef class Channel(Framing):
     cdef rio_fd f
     cdef rio_flag writing    # the writing methods; held for a whole call
     cdef rio_flag sending    # `out`, `out_error` and `reset`, for callers of either side
-    cdef int lent            # whether a write in a file open for both has borrowed `reading`, or waits for it; atomic
+    cdef rio_flag lent       # held while a write has borrowed `reading`, or waits for it
     cdef int at_send         # whether `sending` was taken to send, and not only to check
     cdef bint can_read
     cdef bint can_write

@@ -47,6 +47,7 @@ cdef class Input:
     cdef void end_frames(self, Mark last, bint rewind) noexcept
     cdef void end_dropped(self) noexcept
     cdef void call_waiting(self) noexcept
+    cdef int note_foreign(self) except -1
     cdef bint hold_again(self, const char *data, size_t n) noexcept
 
 

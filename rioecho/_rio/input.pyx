@@ -171,7 +171,10 @@ cdef class Input:
             try:
                 n = view.len
                 count = n
-                if n and not self.hold_again(<const char *>view.buf, n):
+                if n == 0:
+                    return count
+                if not self.hold_again(<const char *>view.buf, n):
+                    self.note_foreign()
                     if in_frame(self) or b.r < n:
                         if n > SIZE_MAX - buffer_held(b) or buffer_reserve(b, buffer_held(b) + n) < 0:
                             raise MemoryError
@@ -182,6 +185,10 @@ cdef class Input:
                 leave_reading(self)
         finally:
             PyBuffer_Release(&view)
+
+    cdef int note_foreign(self) except -1:
+        """Prepare for bytes in front of the held ones that are not the source's. Without a source there is no need."""
+        return 0
 
     cdef bint hold_again(self, const char *data, size_t n) noexcept:
         """Hold again the last n bytes read in the innermost frame if they are ``data``."""
@@ -220,7 +227,7 @@ cdef class Frame:
         """
         cdef Input owner = self.owner
         cdef Mark mark = self.mark
-        if mark is None or not mark.is_open or rio_flag_closed(&owner.reading):
+        if mark is None or not mark.is_open:
             return
         if not owner.resume(True):
             rio_bool_set(&mark.dropped, True)
