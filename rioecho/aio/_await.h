@@ -6,10 +6,16 @@
 #include <Python.h>
 
 /* From 3.12 on the interpreter takes the result of an await from a StopIteration, whose creation costs as much as the
- * rest of a call. It drops it at once, so that one instance can be used again, unless somebody has kept it, or a frame
- * has added itself to its traceback. */
+ * rest of a call. It drops it at once, so that one instance can be used again, unless somebody has kept it, or has
+ * left a trace in it. Its args are empty: they would keep the first value. */
 #if PY_VERSION_HEX >= 0x030C0000 && !defined(Py_GIL_DISABLED)
 static PyObject *rio_stop_iteration = NULL;
+
+static inline int rio_unused(PyStopIterationObject *kept)
+{
+    return kept != NULL && Py_REFCNT(kept) == 1 && kept->traceback == NULL && kept->context == NULL &&
+           kept->cause == NULL && kept->notes == NULL && kept->dict == NULL;
+}
 #endif
 
 /* Raise StopIteration with a value, a reference that is taken over. */
@@ -17,21 +23,27 @@ static inline void rio_stop(PyObject *value)
 {
     PyObject *error;
 #if PY_VERSION_HEX >= 0x030C0000 && !defined(Py_GIL_DISABLED)
+    PyObject *before;
     PyStopIterationObject *kept = (PyStopIterationObject *)rio_stop_iteration;
-    if (kept != NULL && Py_REFCNT(kept) == 1 && kept->traceback == NULL && kept->context == NULL) {
-        Py_XSETREF(kept->value, value);
-        PyErr_SetRaisedException(Py_NewRef(rio_stop_iteration));
-        return;
+    if (!rio_unused(kept)) {
+        error = PyObject_CallNoArgs(PyExc_StopIteration);
+        if (error == NULL) {
+            Py_DECREF(value);
+            return;
+        }
+        Py_XSETREF(rio_stop_iteration, error);
+        kept = (PyStopIterationObject *)error;
     }
-#endif
+    before = kept->value;
+    kept->value = value;
+    PyErr_SetRaisedException(Py_NewRef((PyObject *)kept));
+    Py_XDECREF(before); /* last: it may run Python code, to which this one is in use */
+#else
     error = PyObject_CallOneArg(PyExc_StopIteration, value);
     Py_DECREF(value);
     if (error == NULL)
         return;
     PyErr_SetObject(PyExc_StopIteration, error);
-#if PY_VERSION_HEX >= 0x030C0000 && !defined(Py_GIL_DISABLED)
-    Py_XSETREF(rio_stop_iteration, error);
-#else
     Py_DECREF(error);
 #endif
 }

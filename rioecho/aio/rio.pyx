@@ -8,7 +8,6 @@ import io
 
 cimport cython
 from cpython.object cimport PyObject
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport SIZE_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_held, buffer_init
@@ -18,7 +17,6 @@ from rioecho._core.posix cimport rio_monotonic_ns
 from rioecho._rio.fed cimport (
     ALL_LINES,
     HOLD,
-    INTO,
     LINE,
     LINES,
     NUMBER,
@@ -30,7 +28,6 @@ from rioecho._rio.fed cimport (
     ask_line,
     ask_payload,
     ask_until,
-    request,
 )
 from rioecho._rio.framing cimport in_frame, to_line_limit
 from rioecho.aio._call cimport Call, new_call
@@ -168,14 +165,16 @@ cdef class Rio(Output):
         ask(&call.asked, HOLD, to_size(n, "n"))
         return call
 
-    async def readinto(self, buffer, *, timeout=...):
-        return await self.read_buffer(buffer, True, timeout)
+    def readinto(self, buffer, *, timeout=...):
+        cdef Call call = self.call("readinto", timeout)
+        call.aim(buffer)
+        call.asked.strict = True
+        return call
 
-    async def readinto1(self, buffer, *, timeout=...):
-        return await self.read_buffer(buffer, False, timeout)
-
-    def read_buffer(self, object buffer, bint full, object timeout):
-        return into(self, buffer, full, timeout)
+    def readinto1(self, buffer, *, timeout=...):
+        cdef Call call = self.call("readinto1", timeout)
+        call.aim(buffer)
+        return call
 
     # ---- the end
 
@@ -286,25 +285,6 @@ cdef class Rio(Output):
         finally:
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(self.transport.abort)
-
-
-async def into(Rio rio, object buffer, bint full, object timeout):
-    """Read into a buffer of the caller's: when enough is held, it is copied."""
-    cdef Py_buffer view
-    cdef request r
-    size = memoryview(buffer).nbytes
-    if size:
-        await rio.fill(size if full else 1, timeout=timeout)
-    try:
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-    except (BufferError, TypeError):
-        raise TypeError(f"a writable, contiguous bytes-like object is required, not {type(buffer).__name__}") from None
-    try:
-        ask(&r, INTO, view.len)
-        r.into = <char *>view.buf
-        return rio.answer(&r)
-    finally:
-        PyBuffer_Release(&view)
 
 
 def open_rio(loop, *, bufsize=65536, timeout=None, idle_timeout=None, max_line=1 << 20, pipe=False, made=None):
