@@ -83,7 +83,13 @@ def written(error: BaseException) -> int:
 
     The rest is still the caller's, so that ``rio.writen(data[written(error):])`` continues. For a text file the number
     counts characters. This is the attribute ``characters_written`` of the exception; an exception without it, which no
-    write has raised, gives 0.
+    write has raised, gives 0. The ``TimeoutError`` of ``asyncio.timeout()`` and ``asyncio.wait_for()`` is raised from the
+    cancellation of the write, which has it.
     """
-    count = getattr(error, "characters_written", 0)
-    return count if isinstance(count, int) else 0
+    cause: BaseException | None = error
+    while cause is not None:
+        count = getattr(cause, "characters_written", None)
+        if isinstance(count, int):
+            return count
+        cause = cause.__cause__
+    return 0

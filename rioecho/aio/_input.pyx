@@ -6,6 +6,7 @@ than ``bufsize`` bytes are held that no call wants.
 
 import asyncio
 import ssl
+from copy import copy
 from weakref import ref
 
 cimport cython
@@ -444,7 +445,7 @@ cdef class Input(Awaited):
         """Raise what has ended the connection."""
         if self.error is None:
             raise ConnectionResetError("the connection was closed")
-        raise self.error.with_traceback(None)
+        raise copy(self.error)   # each call its own: they are changed, and may be raised in several tasks
 
     cdef int shut(self) except -1:
         """Close the reading side; a call that waits raises ``ValueError``."""
@@ -526,13 +527,19 @@ cdef class Protocol:
 
     def pause_writing(self):
         cdef Input owner = self.owner()
-        if owner is not None:
+        if owner is not None and not owner.tls:
             owner.stall(True)
 
     def resume_writing(self):
         cdef Input owner = self.owner()
-        if owner is not None:
+        if owner is not None and not owner.tls:
             owner.stall(False)
+
+    def stall(self, stalled):
+        """Note what the transport below TLS says of its output."""
+        cdef Input owner = self.owner()
+        if owner is not None:
+            owner.stall(stalled)
 
     def tick(self):
         """Look at the clock."""

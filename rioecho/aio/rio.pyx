@@ -1,19 +1,16 @@
-"""The asyncio twin of the blocking Rio: class Rio, its methods that read, and its closing.
+"""The asyncio twin of the blocking Rio: class Rio, and its methods that read.
 
-What has been received, and the call that waits, is in aio/_input.pyx; what is to be sent in aio/_output.pyx.
+What has been received, and the call that waits, is in aio/_input.pyx; what is to be sent in aio/_output.pyx; TLS and
+the end of a connection in aio/_connection.pyx.
 """
 
 import asyncio
-import io
 
 cimport cython
-from cpython.object cimport PyObject
-from libc.stdint cimport SIZE_MAX, int64_t
+from libc.stdint cimport SIZE_MAX
 
-from rioecho._core.buffer cimport buffer_held, buffer_init
-from rioecho._core.convert cimport check_timeout, to_limit, to_nanoseconds, to_size
-from rioecho._core.fdio cimport deadline_after
-from rioecho._core.posix cimport rio_monotonic_ns
+from rioecho._core.buffer cimport buffer_init
+from rioecho._core.convert cimport to_limit, to_nanoseconds, to_size
 from rioecho._rio.fed cimport (
     ALL_LINES,
     HOLD,
@@ -32,13 +29,8 @@ from rioecho._rio.fed cimport (
 from rioecho._rio.framing cimport in_frame, to_line_limit
 from rioecho.aio._call cimport Call, new_call
 from rioecho.aio._input cimport Protocol
-from rioecho.aio._output cimport Output
+from rioecho.aio._connection cimport Connection
 
-from rioecho.errors import ConcurrentCall
-
-
-cdef extern from "Python.h":
-    int PyErr_ResourceWarning(object source, Py_ssize_t stack_level, const char *format, ...) except -1
 
 cdef object current_task = asyncio.current_task
 cdef object KEY = object()   # what open_rio() passes to the constructor
@@ -50,14 +42,8 @@ class _SocketProtocol(Protocol, asyncio.BufferedProtocol):
     __slots__ = ()
 
 
-class _PipeProtocol(Protocol, asyncio.Protocol):
-    """The protocol of a pipe: asyncio's transports for pipes know no ``BufferedProtocol``."""
-
-    __slots__ = ()
-
-
 @cython.final
-cdef class Rio(Output):
+cdef class Rio(Connection):
     """A buffered reader and writer on asyncio that never loses a byte, whatever interrupts it.
 
     ``connect()``, ``start_server()`` and ``wrap()`` make one.
@@ -176,119 +162,23 @@ cdef class Rio(Output):
         call.aim(buffer)
         return call
 
-    # ---- the end
 
-    @property
-    def closed(self):
-        """Whether the Rio has been closed."""
-        return bool(self.has_closed)
+def open_rio(
+    loop,
+    *,
+    bufsize=65536,
+    timeout=None,
+    idle_timeout=None,
+    max_line=1 << 20,
+    reads=True,
+    writes=True,
+    is_socket=True,
+    made=None,
+):
+    """Return ``(rio, protocol)``: a Rio without a connection, and the protocol that gives it one.
 
-    def get_extra_info(self, name, default=None):
-        """Return information about the transport, as ``asyncio.BaseTransport.get_extra_info()`` does."""
-        return default if self.transport is None else self.transport.get_extra_info(name, default)
-
-    def abort(self):
-        """Close the connection at once; what was not sent or read is lost."""
-        self.shut()
-        self.chunks = []
-        self.queued = self.offset = 0
-        if self.transport is not None:
-            self.transport.abort()
-
-    async def close(self, *, timeout=...):
-        """Flush, and close the connection. Returns when the descriptor is closed."""
-        cdef int64_t limit = self.timeout_ns if timeout is ... else to_nanoseconds(timeout)
-        cdef int64_t end = deadline_after(limit) if limit > 0 else -1
-        if self.has_closed:
-            await self.wait_lost(end)
-            return
-        self.shut()
-        try:
-            if not self.lost:
-                await self.drain(timeout)
-                self.transport.close()
-        except BaseException:
-            self.abort()
-            raise
-        try:
-            await self.wait_lost(end)
-        except TimeoutError:
-            self.abort()
-        except BaseException:
-            self.abort()
-            raise
-        if self.output_lost:
-            self.output_lost = False
-            self.raise_lost()
-
-    async def aclose(self, *, timeout=...):
-        await self.close(timeout=timeout)
-
-    async def wait_lost(self, int64_t end):
-        """Wait until the descriptor is closed, for at most the time that is left."""
-        if self.lost:
-            return
-        if self.lost_waiter is None:
-            self.lost_waiter = self.loop.create_future()
-        waiter = asyncio.shield(self.lost_waiter)
-        if end < 0:
-            await waiter
-        else:
-            await asyncio.wait_for(waiter, max(end - rio_monotonic_ns(), 0) / 1e9)
-
-    async def start_tls(self, context, *, server_side=False, server_hostname=None, timeout=...):
-        """Begin TLS on the connection."""
-        if self.reader is not None:
-            raise ConcurrentCall("start_tls(): another task waits in a call that reads on this Rio")
-        self.begin_output("start_tls")
-        self.writer = True
-        try:
-            await self.drain(timeout)
-            if buffer_held(&self.inp):
-                raise ValueError(
-                    f"{buffer_held(&self.inp)} bytes came in the clear before TLS began: read or refuse them first"
-                )
-            try:
-                transport = await self.loop.start_tls(
-                    self.transport,
-                    self.protocol,
-                    context,
-                    server_side=server_side,
-                    server_hostname=server_hostname,
-                )
-            except BaseException:
-                self.abort()
-                raise
-            self.stalled = self.paused = False
-            self.connect(transport)
-        finally:
-            self.writer = False
-
-    async def __aenter__(self):
-        if self.has_closed:
-            raise ValueError("I/O operation on a closed Rio")
-        return self
-
-    async def __aexit__(self, kind, error, traceback):
-        if kind is None:
-            await self.close()
-        else:
-            self.abort()
-            await self.wait_lost(-1)
-
-    def __del__(self):
-        """Close the connection without flushing, and issue a ``ResourceWarning``, if that was not done."""
-        if self.has_closed or self.transport is None:
-            return
-        try:
-            PyErr_ResourceWarning(self, 1, "unclosed %R: closed, its output not flushed", <PyObject *>self)
-        finally:
-            if not self.loop.is_closed():
-                self.loop.call_soon_threadsafe(self.transport.abort)
-
-
-def open_rio(loop, *, bufsize=65536, timeout=None, idle_timeout=None, max_line=1 << 20, pipe=False, made=None):
-    """Return ``(rio, protocol)``: a Rio without a connection, and the protocol that gives it one."""
+    ``made`` is called with the Rio when the connection is made; the others are what the descriptor is.
+    """
     cdef Rio rio
     cdef size_t size = to_size(bufsize, "bufsize")
     if size == 0:
@@ -299,5 +189,9 @@ def open_rio(loop, *, bufsize=65536, timeout=None, idle_timeout=None, max_line=1
     rio.timeout = timeout
     rio.idle_timeout = idle_timeout
     buffer_init(&rio.inp, size)
-    rio.protocol = (_PipeProtocol if pipe else _SocketProtocol)(rio, made)
+    rio.is_readable = reads
+    rio.is_writable = writes
+    rio.ended_output = not writes
+    rio.is_socket = is_socket
+    rio.protocol = _SocketProtocol(rio, made)
     return rio, rio.protocol

@@ -12,7 +12,7 @@ import ssl
 import struct
 import time
 
-from rioecho.aio.rio import open_rio
+from rioecho.aio import wrap
 from support.delivery import tcp_pair
 
 KINDS = ("tcp", "unix", "pipe", "tls")
@@ -107,32 +107,21 @@ async def connected(kind="unix", contexts=None, **options):
 
     ``contexts``: those of a server and a client, for "tls". What is left of it is closed after the block.
     """
-    loop = asyncio.get_running_loop()
-    rio, protocol = open_rio(loop, pipe=kind == "pipe", **options)
     if kind == "pipe":
         near, end = os.pipe()
-        far = Far(end)
-        await loop.connect_read_pipe(lambda: protocol, os.fdopen(near, "rb", 0))
     else:
         near, end = tcp_pair() if kind in ("tcp", "tls") else socket.socketpair()
-        near.setblocking(False)
-        far = Far(end)
+    far = Far(end)
+    rio = await wrap(near, **options)
+    try:
         if kind == "tls":
             server, client = contexts
-            await asyncio.gather(
-                far.begin_tls(server),
-                loop.create_connection(lambda: protocol, sock=near, ssl=client, server_hostname="localhost"),
-            )
-        elif kind == "unix":
-            await loop.create_unix_connection(lambda: protocol, sock=near)
-        else:
-            await loop.create_connection(lambda: protocol, sock=near)
-    try:
+            await asyncio.gather(far.begin_tls(server), rio.start_tls(client, server_hostname="localhost"))
         yield rio, far
     finally:
         far.close()
         rio.abort()
-        await rio.wait_lost(-1)
+        await rio.close()
 
 
 async def turns(n=1):
