@@ -9,7 +9,6 @@ import ssl
 from copy import copy
 from weakref import ref
 
-cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memmove
@@ -139,7 +138,7 @@ cdef class Input(Awaited):
         return 0
 
     cdef int exclude(self, object task) except -1:
-        """Raise ``ConcurrentCall`` if a call waits, or a frame is open that is neither ``task``'s nor the current one's."""
+        """Raise ``ConcurrentCall`` if a call waits, or a frame of another task than ``task`` and the current one is open."""
         if self.has_closed:
             raise ValueError("I/O operation on a closed Rio")
         if self.reader is not None:
