@@ -138,7 +138,7 @@ cdef class Input(Awaited):
         return 0
 
     cdef int exclude(self, object task) except -1:
-        """Raise ``ConcurrentCall`` if a call waits, or a frame of another task than ``task`` and the current one is open."""
+        """Raise ``ConcurrentCall`` if a call waits, or a frame is open that is not ``task``'s or the current task's."""
         if self.has_closed:
             raise ValueError("I/O operation on a closed Rio")
         if self.reader is not None:
