@@ -58,10 +58,32 @@ static inline PyObject *rio_next(PyObject *self)
     return NULL;
 }
 
+/* A method __dealloc__ would save and restore the current exception for each call that ends, which costs as much as
+ * freeing it; this does so only for one that was never awaited. */
+static destructor rio_freed = NULL;             /* the tp_dealloc that Cython has made */
+static int (*rio_unused)(PyObject *) = NULL;    /* reports whether a call was never awaited */
+static void (*rio_unused_warn)(PyObject *) = NULL;
+
+static void rio_dealloc(PyObject *self)
+{
+    if (rio_unused(self) && !PyErr_Occurred()) {
+        Py_SET_REFCNT(self, 1);
+        rio_unused_warn(self);
+        Py_SET_REFCNT(self, 0);
+    }
+    rio_stopped();
+    rio_freed(self);
+}
+
 /* Give a type that Cython has made the slots of a coroutine: it is its own iterator, and returns without an exception
  * where the interpreter asks for that (3.11, and the C code of asyncio). */
-static inline void rio_make_awaitable(PyTypeObject *type, int (*send)(PyObject *, PyObject *, PyObject **))
+static inline void rio_make_awaitable(PyTypeObject *type, int (*send)(PyObject *, PyObject *, PyObject **),
+                                      int (*unused)(PyObject *), void (*warn)(PyObject *))
 {
+    rio_freed = type->tp_dealloc;
+    rio_unused = unused;
+    rio_unused_warn = warn;
+    type->tp_dealloc = rio_dealloc;
     type->tp_as_async->am_await = PyObject_SelfIter;
     type->tp_as_async->am_send = (sendfunc)send;
     type->tp_iternext = rio_next;

@@ -20,14 +20,14 @@ from rioecho._rio.fed cimport MISSING
 cdef extern from "Python.h":
     int PyIter_Send(object iterator, object value, PyObject **result) except -1
     int PyErr_WarnFormat(object category, Py_ssize_t stack_level, const char *format, ...) except -1
-    bint PyErr_Occurred() noexcept
     int PYGEN_RETURN
     int PYGEN_NEXT
 
 cdef extern from "rioecho/aio/_await.h":
     ctypedef int (*sender)(PyObject *self, PyObject *value, PyObject **result) except -1
-    void rio_make_awaitable(PyTypeObject *type, sender send) noexcept
-    void rio_stopped() noexcept
+    ctypedef int (*asker)(PyObject *self) noexcept
+    ctypedef void (*warner)(PyObject *self) noexcept
+    void rio_make_awaitable(PyTypeObject *type, sender send, asker unused, warner warn) noexcept
 
 
 cdef class Awaited(Fed):
@@ -49,11 +49,6 @@ cdef class Awaited(Fed):
 @cython.freelist(32)
 cdef class Call:
     """A coroutine: one call of a method that reads. Nothing happens before it is awaited."""
-
-    def __dealloc__(self):
-        if self.state == NEW and self.owner is not None and not PyErr_Occurred():
-            never_awaited(self)
-        rio_stopped()
 
     def __await__(self):
         return self
@@ -128,9 +123,14 @@ cdef class Call:
         return f"<coroutine {self.__qualname__}>"
 
 
-cdef int never_awaited(Call self) except -1:
-    name = f"{type(self.owner).__name__}.{self.name}"
-    return PyErr_WarnFormat(RuntimeWarning, 1, "coroutine '%U' was never awaited", <PyObject *>name)
+cdef int never_awaited(PyObject *self) noexcept:
+    """Report whether nobody has awaited a call. ``self`` has no reference any more."""
+    return (<Call>self).state == NEW and (<Call>self).owner is not None
+
+
+cdef void warn(PyObject *self) noexcept:
+    """Issue the warning for a call that nobody has awaited. An error of that is reported as in a destructor."""
+    PyErr_WarnFormat(RuntimeWarning, 1, "coroutine 'Rio.%U' was never awaited", <PyObject *>(<Call>self).name)
 
 
 cdef int call_send(Call self, PyObject **result) except -1:
@@ -177,5 +177,5 @@ cdef int slot_send(PyObject *self, PyObject *value, PyObject **result) except -1
     return call_send(<Call>self, result)
 
 
-rio_make_awaitable(<PyTypeObject *>Call, slot_send)
+rio_make_awaitable(<PyTypeObject *>Call, slot_send, never_awaited, warn)
 Coroutine.register(Call)

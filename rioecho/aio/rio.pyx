@@ -36,6 +36,7 @@ from rioecho.aio._connection cimport Connection
 
 
 cdef object current_task = asyncio.current_task
+cdef object MINUS_ONE = -1   # the default of a size; compared by identity, so that the usual call converts nothing
 cdef object KEY = object()   # what open_rio() passes to the constructor
 
 
@@ -127,7 +128,10 @@ cdef class Rio(Connection):
         order, and the next call continues.
         """
         cdef Call call = self.call("readline", timeout)
-        ask_line(&call.asked, self, limit)
+        if limit is MINUS_ONE:
+            ask(&call.asked, LINE, self.line_limit)
+        else:
+            ask_line(&call.asked, self, limit)
         return call
 
     def __aiter__(self):
