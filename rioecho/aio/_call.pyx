@@ -11,10 +11,11 @@ call that is cancelled, at any point, has consumed nothing.
 from collections.abc import Coroutine
 
 cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
-from rioecho._rio.fed cimport MISSING
+from rioecho._rio.fed cimport INTO, MISSING, NOTHING, ask
 
 
 cdef extern from "Python.h":
@@ -27,7 +28,7 @@ cdef extern from "rioecho/aio/_await.h":
     ctypedef int (*sender)(PyObject *self, PyObject *value, PyObject **result) except -1
     ctypedef int (*asker)(PyObject *self) noexcept
     ctypedef void (*warner)(PyObject *self) noexcept
-    void rio_make_awaitable(PyTypeObject *type, sender send, asker unused, warner warn) noexcept
+    void rio_make_awaitable(PyTypeObject *type, sender send, asker dropped, warner warn) noexcept
 
 
 cdef class Awaited(Fed):
@@ -42,13 +43,32 @@ cdef class Awaited(Fed):
         raise NotImplementedError
 
     cdef void finish(self, Call call) noexcept:
-        """End a call that has waited."""
+        """End a call that has waited. Its answer may have been taken: nothing can be raised any more."""
+
+    cdef int take_spare(self) except -1:
+        """Hold the bytes for which there was no memory before, or raise ``MemoryError`` again."""
+        raise NotImplementedError
+
+    cdef void read_on(self) noexcept:
+        """Read from the transport again if less is held now. The answer of a call has been taken, as in finish()."""
 
 
 @cython.final
 @cython.freelist(32)
 cdef class Call:
     """A coroutine: one call of a method that reads. Nothing happens before it is awaited."""
+
+    cdef int aim(self, object buffer) except -1:
+        """Let the call store its bytes in ``buffer``, whose memory is held until it ends."""
+        try:
+            PyObject_GetBuffer(buffer, &self.target, PyBUF_WRITABLE)
+        except (BufferError, TypeError):
+            raise TypeError(
+                f"a writable, contiguous bytes-like object is required, not {type(buffer).__name__}"
+            ) from None
+        ask(&self.asked, INTO, self.target.len)
+        self.asked.into = <char *>self.target.buf
+        return 0
 
     def __await__(self):
         return self
@@ -59,7 +79,10 @@ cdef class Call:
     def send(self, value, /):
         """Go on, as ``coroutine.send()`` does: return the future to wait for, or raise ``StopIteration``."""
         cdef PyObject *result = NULL
-        cdef int how = call_send(self, &result)
+        cdef int how
+        if value is not None and self.state == NEW:
+            raise TypeError("can't send non-None value to a just-started coroutine")
+        how = call_send(self, &result)
         answer = <object>result
         Py_DECREF(answer)
         if how == PYGEN_NEXT:
@@ -68,26 +91,29 @@ cdef class Call:
 
     def throw(self, kind, value=None, traceback=None, /):
         """Raise an exception at the point where the call waits, as ``coroutine.throw()`` does. It ends the call."""
-        self.stop()
-        if isinstance(kind, BaseException):
-            raise kind
-        if value is None:
-            value = kind()
-        elif not isinstance(value, BaseException):
-            value = kind(value)
-        raise value.with_traceback(traceback)
+        error = kind if value is None else value
+        if isinstance(error, type) and issubclass(error, BaseException):
+            error = error()
+        elif not isinstance(error, BaseException) and isinstance(kind, type) and issubclass(kind, BaseException):
+            error = kind(error)
+        if not isinstance(error, BaseException):
+            raise TypeError(f"exceptions must be classes or instances deriving from BaseException, not {kind!r}")
+        if self.state == DONE:
+            raise RuntimeError("cannot reuse already awaited coroutine")
+        self.end()
+        raise error if traceback is None else error.with_traceback(traceback)
 
     def close(self):
         """End the call, as ``coroutine.close()`` does."""
-        self.stop()
+        self.end()
 
-    cdef int stop(self) except -1:
+    cdef void end(self) noexcept:
         cdef bint waits = self.state == WAITING
         self.state = DONE
         self.waiter = None
+        PyBuffer_Release(&self.target)
         if waits:
             self.owner.finish(self)
-        return 0
 
     # ---- what asyncio and inspect look at
 
@@ -123,9 +149,14 @@ cdef class Call:
         return f"<coroutine {self.__qualname__}>"
 
 
-cdef int never_awaited(PyObject *self) noexcept:
-    """Report whether nobody has awaited a call. ``self`` has no reference any more."""
-    return (<Call>self).state == NEW and (<Call>self).owner is not None
+cdef int dropped(PyObject *self) noexcept:
+    """Let go of what a call holds that is no object, and report whether nobody has awaited it.
+
+    It is called before the call is freed: ``self`` has no reference any more.
+    """
+    if (<Call>self).target.obj != NULL:
+        PyBuffer_Release(&(<Call>self).target)
+    return (<Call>self).state == NEW and (<Call>self).asked.what != NOTHING
 
 
 cdef void warn(PyObject *self) noexcept:
@@ -136,32 +167,41 @@ cdef void warn(PyObject *self) noexcept:
 cdef int call_send(Call self, PyObject **result) except -1:
     """Go on with a call, as ``am_send`` does: its result is stored, or a future that it waits for."""
     cdef PyObject *future = NULL
+    cdef Awaited owner = self.owner
     if self.state == NEW:
         self.state = DONE
-        self.owner.begin(self)
-        answer = self.owner.answer(&self.asked)
+        owner.begin(self)
+        answer = owner.answer(&self.asked)
         if answer is not MISSING:
+            if owner.paused:
+                owner.read_on()
+            if self.asked.what == INTO:
+                PyBuffer_Release(&self.target)
             return give(self, answer, result)
-        self.waiter = self.owner.wait(self, False).__await__()
         self.state = WAITING
     elif self.state == DONE:
         raise RuntimeError("cannot reuse already awaited coroutine")
+    elif not owner.woken:
+        raise RuntimeError("coroutine is being awaited already")
     try:
         while True:
-            if PyIter_Send(self.waiter, None, &future) == PYGEN_NEXT:
-                result[0] = future
-                return PYGEN_NEXT
-            Py_DECREF(<object>future)
-            if self.state != WAITING:   # ended by close() or throw() of somebody else
-                raise RuntimeError("the call was ended while it waited")
-            answer = self.owner.answer(&self.asked)
-            if answer is not MISSING:
-                break
-            self.waiter = self.owner.wait(self, True).__await__()
+            if self.waiter is not None:
+                if PyIter_Send(self.waiter, None, &future) == PYGEN_NEXT:
+                    result[0] = future
+                    return PYGEN_NEXT
+                Py_DECREF(<object>future)
+                if self.state != WAITING:   # a future of another kind has run what ended the call
+                    raise RuntimeError("the call was ended while it waited")
+                if owner.spare is not None:
+                    owner.take_spare()
+                answer = owner.answer(&self.asked)
+                if answer is not MISSING:
+                    break
+            self.waiter = owner.wait(self, self.waiter is not None).__await__()
     except BaseException:
-        self.stop()
+        self.end()
         raise
-    self.stop()
+    self.end()
     return give(self, answer, result)
 
 
@@ -177,5 +217,5 @@ cdef int slot_send(PyObject *self, PyObject *value, PyObject **result) except -1
     return call_send(<Call>self, result)
 
 
-rio_make_awaitable(<PyTypeObject *>Call, slot_send, never_awaited, warn)
+rio_make_awaitable(<PyTypeObject *>Call, slot_send, dropped, warn)
 Coroutine.register(Call)

@@ -96,7 +96,6 @@ cdef class Connection(Output):
 
     async def _handshake(self, int64_t end, context, **options):
         """Let asyncio's TLS take the transport over. Nothing is sent meanwhile but by it. On an error, abort."""
-        cdef bint before = self.tls
         global interpose
         if interpose is None:
             from rioecho.aio._tls import interpose
@@ -107,7 +106,7 @@ cdef class Connection(Output):
         if self.raw is None:
             # start_tls() gives the transport to TLS before it waits, and what is scheduled here runs before TLS begins.
             self.loop.call_soon(interpose, transport, self.protocol, early)
-        self.securing = True
+        self.securing = self.tls = True
         try:
             async with asyncio.timeout(seconds):
                 secured = await self.loop.start_tls(transport, self.protocol, context, **options)
@@ -124,7 +123,7 @@ cdef class Connection(Output):
             self.raw = transport
         self.paused = False
         self.connect(secured)
-        self.pump()
+        self.pump()   # what was written meanwhile
 
     # ---- the end
 

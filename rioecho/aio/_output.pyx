@@ -210,6 +210,10 @@ cdef class Output(Input):
         self.queued = self.offset = 0
         return 0
 
+    cdef int steer(self) except -1:
+        """Read from the transport, or stop reading; not while a TLS handshake reads from it."""
+        return 0 if self.securing else Input.steer(self)
+
     # ---- waiting until it was sent
 
     cdef int begin_output(self, str name) except -1:
