@@ -128,14 +128,24 @@ def rows() -> list[Row]:
     found = []
     for loop in ("asyncio", "uvloop"):
         readline = stream, by_readline
-        for name, ours, how, goal in (
-            ("readline(), line held", "aio.Rio.readline", (rio, by_readline), 0.20),
-            ("async for line, held", "async for, aio.Rio", (rio, by_iteration), 0.20),
-            ("readlines1(), per line, held", "aio.Rio.readlines1", (rio, by_readlines1), 0.06),
-            ("streams, readline(), line held", "aio.streams.StreamReader", (our_stream, by_readline), 0.30),
+        for name, ours, how, peer, goal in (
+            ("readline(), line held", "aio.Rio.readline", (rio, by_readline), readline, 0.20),
+            ("async for line, held", "aio.Rio", (rio, by_iteration), (stream, by_iteration), 0.20),
+            ("readlines1(), per line, held", "aio.Rio.readlines1", (rio, by_readlines1), readline, 0.06),
+            ("streams, readline(), line held", "aio.streams readline", (our_stream, by_readline), readline, 0.30),
         ):
-            measure = Held(loop, how, readline)
-            found.append(Row(f"aio, {loop}: {name}", ours, "StreamReader.readline", "s", measure, goal, of="cpu"))
+            measure = Held(loop, how, peer)
+            found.append(
+                Row(
+                    f"aio, {loop}: {name}",
+                    ours,
+                    f"StreamReader{'' if peer[1] is by_iteration else '.readline'}",
+                    "s",
+                    measure,
+                    goal,
+                    of="cpu",
+                )
+            )
         found.append(
             traffic(
                 f"aio, {loop}: echo handler, 50 clients x 32 lines",

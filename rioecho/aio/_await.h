@@ -73,12 +73,12 @@ static inline PyObject *rio_next(PyObject *self)
 /* A method __dealloc__ would save and restore the current exception for each call that ends, which costs as much as
  * freeing it; this does so only for one that was never awaited. */
 static destructor rio_freed = NULL;             /* the tp_dealloc that Cython has made */
-static int (*rio_dropped)(PyObject *) = NULL;    /* prepares it; reports whether the call was never awaited */
+static int (*rio_ended)(PyObject *) = NULL; /* prepares it; reports whether the call was never awaited */
 static void (*rio_warn_of)(PyObject *) = NULL;
 
 static void rio_dealloc(PyObject *self)
 {
-    if (rio_dropped(self)) {
+    if (rio_ended(self)) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
         Py_SET_REFCNT(self, 1);
@@ -96,7 +96,7 @@ static inline void rio_make_awaitable(PyTypeObject *type, int (*send)(PyObject *
                                       int (*dropped)(PyObject *), void (*warn)(PyObject *))
 {
     rio_freed = type->tp_dealloc;
-    rio_dropped = dropped;
+    rio_ended = dropped;
     rio_warn_of = warn;
     type->tp_dealloc = rio_dealloc;
     type->tp_as_async->am_await = PyObject_SelfIter;

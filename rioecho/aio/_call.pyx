@@ -154,7 +154,7 @@ cdef int dropped(PyObject *self) noexcept:
 
     It is called before the call is freed: ``self`` has no reference any more.
     """
-    if (<Call>self).target.obj != NULL:
+    if (<Call>self).asked.what == INTO:
         PyBuffer_Release(&(<Call>self).target)
     return (<Call>self).state == NEW and (<Call>self).asked.what != NOTHING
 
