@@ -378,6 +378,10 @@ cdef class Input(Awaited):
 
     cdef int end_input(self) except -1:
         """Note the end of the input."""
+        if self.tls and not self.ended and not self.has_closed and self.transport is not None:
+            tls = self.transport.get_extra_info("ssl_object")
+            if tls is not None:
+                self.read_decrypted(tls)   # asyncio's TLS forgets what it could not give because reading was paused
         self.ended = True
         return self.wake()
 

@@ -67,8 +67,8 @@ class Far:
         sent = b""
         with contextlib.suppress(BlockingIOError):
             while True:
-                start = len(sent) % 8
-                sent += b"1234567\n"[start : start + os.write(self.fd, b"1234567\n"[start:] + b"1234567\n" * 4000)]
+                data = b"1234567\n"[len(sent) % 8 :] + b"1234567\n" * 4000
+                sent += data[: os.write(self.fd, data)]
         return sent
 
     def take(self, n=1 << 16):
