@@ -166,22 +166,30 @@ cdef void warn(PyObject *self) noexcept:
 
 cdef int call_send(Call self, PyObject **result) except -1:
     """Go on with a call, as ``am_send`` does: its result is stored, or a future that it waits for."""
+    cdef Awaited owner
+    if self.state != NEW:
+        return go_on(self, result, True)
+    owner = self.owner
+    self.state = DONE
+    owner.begin(self)
+    answer = owner.answer(&self.asked)
+    if answer is MISSING:
+        self.state = WAITING
+        return go_on(self, result, False)
+    if owner.paused:
+        owner.read_on()
+    if self.asked.what == INTO:
+        PyBuffer_Release(&self.target)
+    return give(self, answer, result)
+
+
+cdef int go_on(Call self, PyObject **result, bint again) except -1:
+    """Wait, for the first time or ``again``. A function of its own, so that a held answer does not pay for it."""
     cdef PyObject *future = NULL
     cdef Awaited owner = self.owner
-    if self.state == NEW:
-        self.state = DONE
-        owner.begin(self)
-        answer = owner.answer(&self.asked)
-        if answer is not MISSING:
-            if owner.paused:
-                owner.read_on()
-            if self.asked.what == INTO:
-                PyBuffer_Release(&self.target)
-            return give(self, answer, result)
-        self.state = WAITING
-    elif self.state == DONE:
+    if self.state == DONE:
         raise RuntimeError("cannot reuse already awaited coroutine")
-    elif not owner.woken:
+    if again and not owner.woken:
         raise RuntimeError("coroutine is being awaited already")
     try:
         while True:
