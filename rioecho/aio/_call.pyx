@@ -26,8 +26,9 @@ cdef extern from "Python.h":
 
 cdef extern from "rioecho/aio/_await.h":
     ctypedef int (*sender)(PyObject *self, PyObject *value, PyObject **result) except -1
-    void rio_make_awaitable(PyTypeObject *type, sender send) noexcept
-    void rio_stopped() noexcept
+    ctypedef int (*asker)(PyObject *self) noexcept
+    ctypedef void (*warner)(PyObject *self) noexcept
+    void rio_make_awaitable(PyTypeObject *type, sender send, asker dropped, warner warn) noexcept
 
 
 cdef class Awaited(Fed):
@@ -56,12 +57,6 @@ cdef class Awaited(Fed):
 @cython.freelist(32)
 cdef class Call:
     """A coroutine: one call of a method that reads. Nothing happens before it is awaited."""
-
-    def __dealloc__(self):
-        if self.state == NEW and self.asked.what != NOTHING:
-            never_awaited(self)
-        PyBuffer_Release(&self.target)
-        rio_stopped()
 
     cdef int aim(self, object buffer) except -1:
         """Let the call store its bytes in ``buffer``, whose memory is held until it ends."""
@@ -128,7 +123,7 @@ cdef class Call:
 
     @property
     def __qualname__(self):
-        return f"Rio.{self.name}"
+        return f"{type(self.owner).__name__}.{self.name}"
 
     @property
     def cr_running(self):
@@ -151,33 +146,50 @@ cdef class Call:
         return self.state == WAITING
 
     def __repr__(self):
-        return f"<coroutine Rio.{self.name}>"
+        return f"<coroutine {self.__qualname__}>"
 
 
-cdef int never_awaited(Call self) except -1:
-    return PyErr_WarnFormat(
-        RuntimeWarning, 1, "coroutine 'Rio.%U' was never awaited", <PyObject *>self.name
-    )
+cdef int dropped(PyObject *self) noexcept:
+    """Let go of what a call holds that is no object, and report whether nobody has awaited it.
+
+    It is called before the call is freed: ``self`` has no reference any more.
+    """
+    if (<Call>self).asked.what == INTO:
+        PyBuffer_Release(&(<Call>self).target)
+    return (<Call>self).state == NEW and (<Call>self).asked.what != NOTHING
+
+
+cdef void warn(PyObject *self) noexcept:
+    """Issue the warning for a call that nobody has awaited. An error of that is reported as in a destructor."""
+    PyErr_WarnFormat(RuntimeWarning, 1, "coroutine 'Rio.%U' was never awaited", <PyObject *>(<Call>self).name)
 
 
 cdef int call_send(Call self, PyObject **result) except -1:
     """Go on with a call, as ``am_send`` does: its result is stored, or a future that it waits for."""
+    cdef Awaited owner
+    if self.state != NEW:
+        return go_on(self, result, True)
+    owner = self.owner
+    self.state = DONE
+    owner.begin(self)
+    answer = owner.answer(&self.asked)
+    if answer is MISSING:
+        self.state = WAITING
+        return go_on(self, result, False)
+    if owner.paused:
+        owner.read_on()
+    if self.asked.what == INTO:
+        PyBuffer_Release(&self.target)
+    return give(self, answer, result)
+
+
+cdef int go_on(Call self, PyObject **result, bint again) except -1:
+    """Wait, for the first time or ``again``. A function of its own, so that a held answer does not pay for it."""
     cdef PyObject *future = NULL
     cdef Awaited owner = self.owner
-    if self.state == NEW:
-        self.state = DONE
-        owner.begin(self)
-        answer = owner.answer(&self.asked)
-        if answer is not MISSING:
-            if owner.paused:
-                owner.read_on()
-            if self.asked.what == INTO:
-                PyBuffer_Release(&self.target)
-            return give(self, answer, result)
-        self.state = WAITING
-    elif self.state == DONE:
+    if self.state == DONE:
         raise RuntimeError("cannot reuse already awaited coroutine")
-    elif not owner.woken:
+    if again and not owner.woken:
         raise RuntimeError("coroutine is being awaited already")
     try:
         while True:
@@ -213,5 +225,5 @@ cdef int slot_send(PyObject *self, PyObject *value, PyObject **result) except -1
     return call_send(<Call>self, result)
 
 
-rio_make_awaitable(<PyTypeObject *>Call, slot_send)
+rio_make_awaitable(<PyTypeObject *>Call, slot_send, dropped, warn)
 Coroutine.register(Call)
