@@ -44,6 +44,7 @@ FILES = {
         "capi",
         "registry",
         "handlers",
+        "input",
         "framing",
         "fed",
         "transport",
