@@ -194,7 +194,9 @@ cdef class Output(Input):
         return 0
 
     cdef bint choked(self) noexcept:
-        return self.queued + (self.held_back if self.stalled else 0) > self.inp.base and not self.writer
+        return self.turning or (
+            self.queued + (self.held_back if self.stalled else 0) > self.inp.base and not self.writer
+        )
 
     cdef int lose(self, object error) except -1:
         if not self.lost:
