@@ -120,9 +120,7 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - monotonic(), 0)
 
 
-async def _attempt(
-    loop: AbstractEventLoop, deadline: float | None, rio_options: dict[str, Any], **options: Any
-) -> Rio:
+async def _attempt(loop: AbstractEventLoop, deadline: float | None, rio_options: dict[str, Any], **options: Any) -> Rio:
     """Make one connection, until a time; if that fails, nothing is left of it."""
     rio, protocol = open_rio(loop, **rio_options)
     try:

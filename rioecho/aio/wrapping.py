@@ -105,9 +105,7 @@ async def _wrap_socket(loop: asyncio.AbstractEventLoop, sock: socket.socket, rio
     return rio
 
 
-async def _wrap_descriptor(
-    loop: asyncio.AbstractEventLoop, file: Any, fd: int, rio_options: dict[str, Any]
-) -> Rio:
+async def _wrap_descriptor(loop: asyncio.AbstractEventLoop, file: Any, fd: int, rio_options: dict[str, Any]) -> Rio:
     from rioecho.aio._descriptor import Descriptor
 
     mode = os.fstat(fd).st_mode

@@ -259,7 +259,9 @@ def test_a_rio_is_not_made_directly():
 
 
 def test_importing_rioecho_does_not_import_asyncio():
-    code = "import sys, rioecho; assert 'asyncio' not in sys.modules; rioecho.aio.connect; assert 'asyncio' in sys.modules"
+    code = (
+        "import sys, rioecho; assert 'asyncio' not in sys.modules; rioecho.aio.connect; assert 'asyncio' in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -391,7 +393,7 @@ async def test_what_wrap_refuses_is_still_the_callers(tmp_path):
         (closed, ValueError, "closed"),
         (raw, io.UnsupportedOperation, "never waited for"),
         (raw.fileno(), ValueError, "never waited for"),
-        (buffered, ValueError, ""),
+        (buffered, ValueError, "never waited for"),
         (null, io.UnsupportedOperation, "never waited for"),
         (blocking, ValueError, "holds 4 bytes"),
         (-1, OSError, "Bad file descriptor"),

@@ -210,13 +210,18 @@ async def test_it_listens_on_a_socket(tmp_path, family):
         assert await rio.readline() == b"line\n"
 
 
-async def test_it_returns_the_server_of_asyncio():
+async def test_it_returns_the_server_of_the_loop():
     server = await aio.start_server(echo, "127.0.0.1", 0, backlog=7)
-    assert isinstance(server, asyncio.AbstractServer)
+    other = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+    other.close()
+    await other.wait_closed()
+    assert type(server) is type(other)
     assert server.is_serving()
+    async with aio.connect(*server.sockets[0].getsockname()) as rio:
+        await rio.write_eof()
+        assert await rio.read() == b""
     server.close()
     await server.wait_closed()
-    assert not server.is_serving()
 
 
 async def test_options_are_those_of_the_rio():
@@ -295,5 +300,3 @@ def count_objects():
 def test_nothing_is_left_of_many_connections(run, kind):
     number = int(os.environ.get("RIOECHO_CONNECTIONS", "2000"))
     assert run(serve_many(number if kind == "tcp" else number // 10, kind), debug=False) == {}
-
-

@@ -18,9 +18,7 @@ BIG = bytes(range(256)) * (1 << 12)
 async def secure(rio, peer):
     """Begin TLS on both ends of a connection."""
     server, client = tls_contexts()
-    await asyncio.gather(
-        rio.start_tls(client, server_hostname="localhost"), peer.start_tls(server, server_side=True)
-    )
+    await asyncio.gather(rio.start_tls(client, server_hostname="localhost"), peer.start_tls(server, server_side=True))
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
