@@ -342,8 +342,8 @@ cdef class Output(Input):
     async def write_eof(self, *, timeout=...):
         """Flush, and close the sending side (``shutdown(SHUT_WR)``): the peer reads EOF. Reading is still possible.
 
-        If the flush fails, nothing was ended. Calling it again has no effect. Later writes raise ``BrokenPipeError``. Raises
-        ``io.UnsupportedOperation`` over TLS, which has no half-close here, and on a pipe or a terminal.
+        If the flush fails, nothing was ended. Calling it again has no effect. Later writes raise ``BrokenPipeError``.
+        Raises ``io.UnsupportedOperation`` over TLS, which has no half-close here, and on a pipe or a terminal.
         """
         cdef int64_t limit = self.timeout_ns if timeout is ... else to_nanoseconds(timeout)
         if self.ended_output and self.is_writable and not self.has_closed:

@@ -375,8 +375,7 @@ async def test_what_wrap_refuses_is_still_the_callers(tmp_path):
     closed.close()
     path = tmp_path / "file"
     path.write_bytes(b"bytes")
-    buffered = open(path, "rb")
-    raw = open(path, "rb", buffering=0)
+    buffered, raw = path.open("rb"), path.open("rb", buffering=0)
     null = os.open("/dev/null", os.O_RDWR)
     datagrams, unconnected = socket.socket(type=socket.SOCK_DGRAM), socket.socket()
     mine, other = socket.socketpair()

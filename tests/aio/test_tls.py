@@ -195,7 +195,7 @@ async def test_a_pipe_has_no_tls():
 
 
 async def test_a_wrong_context_is_a_type_error():
-    async with joined() as (rio, peer):
+    async with joined() as (rio, _peer):
         with pytest.raises(TypeError):
             await rio.start_tls(True, server_hostname="localhost")
 
