@@ -3,7 +3,8 @@
 from rioecho._core.buffer cimport rio_buffer
 from rioecho._core.fdio cimport rio_fd
 from rioecho._core.posix cimport rio_flag
-from rioecho._rio.framing cimport Framing, leave
+from rioecho._rio.framing cimport Framing
+from rioecho._rio.input cimport leave
 from rioecho._rio.transport cimport Transport
 
 
@@ -13,9 +14,9 @@ cdef enum ownership:
     AS_FILE    # like the standard library's socket files: dropping the Rio flushes and closes it
 
 
-# Each flag guards the fields named beside it, and `reading` those of class Framing. Only a caller that holds `reading`
-# and `writing` may close the Rio or free memory. Properties take no flag: they read what is constant, what is written
-# with relaxed atomics, or an object that is read and replaced in a critical section.
+# Each flag guards the fields named beside it, and `reading` those of the base classes. Only a caller that holds
+# `reading` and `writing` may close the Rio or free memory. Properties take no flag: they read what is constant, what is
+# written with relaxed atomics, or an object that is read and replaced in a critical section.
 cdef class Channel(Framing):
     cdef rio_fd f
     cdef rio_flag writing    # the writing methods; held for a whole call

@@ -26,7 +26,7 @@ from rioecho._core.posix cimport (
     rio_flag_take,
     sched_yield,
 )
-from rioecho._rio.framing cimport leave, let_others_in
+from rioecho._rio.input cimport leave, let_others_in
 from rioecho._rio.transport cimport Transport
 
 from rioecho.errors import ConcurrentCall

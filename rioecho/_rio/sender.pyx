@@ -23,7 +23,7 @@ from rioecho._core.posix cimport (
     sched_yield,
     sigset_t,
 )
-from rioecho._rio.framing cimport leave_reading, let_others_in, show_held
+from rioecho._rio.input cimport leave_reading, let_others_in, show_held
 from rioecho._rio.limits cimport SLICE, begin_wait, rio_call
 from rioecho._rio.lines cimport LineReader
 from rioecho._rio.output cimport NOTHING

@@ -24,7 +24,7 @@ from rioecho._core.posix cimport (
     shutdown,
 )
 from rioecho._rio.channel cimport AS_FILE, leave_writing
-from rioecho._rio.framing cimport enter, let_others_in
+from rioecho._rio.input cimport enter, let_others_in
 from rioecho._rio.limits cimport rio_call
 from rioecho._rio.output cimport NOTHING
 from rioecho._rio.sender cimport Sender

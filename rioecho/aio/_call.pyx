@@ -102,7 +102,7 @@ cdef class Call:
 
     @property
     def __qualname__(self):
-        return f"Rio.{self.name}"
+        return f"{type(self.owner).__name__}.{self.name}"
 
     @property
     def cr_running(self):
@@ -125,13 +125,12 @@ cdef class Call:
         return self.state == WAITING
 
     def __repr__(self):
-        return f"<coroutine Rio.{self.name}>"
+        return f"<coroutine {self.__qualname__}>"
 
 
 cdef int never_awaited(Call self) except -1:
-    return PyErr_WarnFormat(
-        RuntimeWarning, 1, "coroutine 'Rio.%U' was never awaited", <PyObject *>self.name
-    )
+    name = f"{type(self.owner).__name__}.{self.name}"
+    return PyErr_WarnFormat(RuntimeWarning, 1, "coroutine '%U' was never awaited", <PyObject *>name)
 
 
 cdef int call_send(Call self, PyObject **result) except -1:

@@ -32,7 +32,8 @@ from rioecho._core.posix cimport (
     rio_monotonic_ns,
 )
 from rioecho._rio.fed cimport HOLD, NUMBER
-from rioecho._rio.framing cimport Framing, enter, in_frame, leave_reading, let_others_in
+from rioecho._rio.framing cimport Framing
+from rioecho._rio.input cimport enter, in_frame, leave_reading, let_others_in
 from rioecho.aio._call cimport Awaited, Call
 from rioecho.aio._room cimport lend
 

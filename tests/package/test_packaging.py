@@ -122,6 +122,11 @@ def test_importing_rioecho_loads_nothing_heavy() -> None:
     assert heavy.intersection(loaded) == set()
 
 
+def test_aio_is_an_attribute_of_the_package_and_loads_asyncio_when_it_is_asked_for() -> None:
+    code = "import sys, rioecho; print('asyncio' in sys.modules, rioecho.aio.Rio.__name__, 'asyncio' in sys.modules)"
+    assert child(code) == ["False", "Rio", "True"]
+
+
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
 def test_the_extensions_leave_the_gil_off() -> None:
     paths = [path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob(f"*{EXTENSION_SUFFIXES[0]}")]

@@ -11,9 +11,9 @@ PYTEST = "pytest==9.1.1"
 class Software:
     """A version of a package of the registry, and the tests that run on it.
 
-    ``tests`` are pytest's arguments in the unpacked source archive. With ``session``, the tests are a file of
-    ``sessions/`` instead, because the archive has none. A package named ``python`` is the running interpreter's
-    standard library, and ``tests`` are then modules of its package ``test``.
+    ``tests`` are pytest's arguments in the unpacked source archive; $NAME is a variable of a service. With
+    ``session``, the tests are a file of ``sessions/`` instead, because the archive has none. A package named ``python``
+    is the running interpreter's standard library, and ``tests`` are then modules of its package ``test``.
 
     A test in ``unsteady`` fails now and then with the standard library's files too. It is repeated until it passes with
     rioecho's (suites.REPEATS); one that never does is broken.
@@ -30,6 +30,7 @@ class Software:
     variables: dict[str, str] = field(default_factory=dict)
     wanted: dict[str, str] = field(default_factory=dict)  # names of tests that rioecho's promises fail: the reason
     unsteady: dict[str, str] = field(default_factory=dict)  # names of tests that fail now and then: the reason
+    drop_in: str = "makefile"  # what is swapped; or "streams", for asyncio's
     seconds: int = 60  # about what one of the two runs takes
     quick: tuple[str, ...] = ()  # the tests of --quick, which does without the software if this is empty
 
@@ -46,6 +47,10 @@ STDLIB = (
     *(*STDLIB_CLIENTS, "test_httpservers", "test_socket", "test_socketserver", "test_ssl", "test_urllib2_localnet"),
     *("test_wsgiref", "test_xmlrpc"),
 )
+
+STDLIB_STREAMS = ("test_streams", "test_server", "test_buffered_proto", "test_pep492", "test_subprocess", "test_ssl")
+
+OVER_LIMIT = "it requires that readline() removes a line that is longer than the limit"
 
 CATALOGUE = [
     Software(
@@ -167,5 +172,42 @@ CATALOGUE = [
             "test_name_closed_socketio": "it requires that the repr is that of an io.BufferedReader",
         },
         quick=STDLIB_CLIENTS,
+    ),
+    Software(
+        "asyncio",
+        "",
+        package="python",
+        drop_in="streams",
+        tests=tuple(f"test_asyncio.{name}" for name in STDLIB_STREAMS),
+        variables={"RIOECHO_STDLIB": "yes"},
+        wanted=dict.fromkeys(["test_readline_limit", "test_readline_limit_with_existing_data"], OVER_LIMIT),
+        quick=("test_asyncio.test_streams", "test_asyncio.test_pep492"),
+    ),
+    Software(
+        "redis",
+        "8.1.0",
+        drop_in="streams",
+        tests=(
+            *("tests/test_asyncio", "--redis-url=redis://127.0.0.1:$REDIS_PORT/0"),
+            *("-m", "not redismod and not onlycluster and not cp_integration and not ssl"),
+        ),
+        requirements=("pytest-asyncio==1.4.1", "pytest-timeout==2.4.0", "numpy", "packaging"),
+        services=("Redis",),
+        seconds=100,
+    ),
+    Software(
+        "aiomysql",
+        "0.3.2",
+        drop_in="streams",
+        tests=("tests", "--mysql-unix-socket=unix=$MARIADB_SOCKET", "--mysql-address=tls=127.0.0.1:$MARIADB_PORT"),
+        requirements=("sqlalchemy<2", "uvloop", "cryptography==49.0.0"),
+        services=("MariaDB",),
+    ),
+    Software(
+        "aioftp",
+        "0.28.3",
+        drop_in="streams",
+        tests=("tests",),
+        requirements=("async_timeout", "pytest-asyncio==1.4.1", "pytest-mock==3.15.1", "siosocks", "trustme==1.2.1"),
     ),
 ]

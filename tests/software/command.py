@@ -1,4 +1,4 @@
-"""Run the tests of network software with socket.makefile's files and with rioecho's, and compare their outcomes.
+"""Run the tests of network software with the standard library's files or streams and with rioecho's, and compare.
 
 Each NAME of the catalogue is installed from the registry in a virtual environment of its own, together with this
 checkout. Its tests run twice, and those whose outcome differs once more. Exit status: 0, 1 if a test passes with the
@@ -56,7 +56,11 @@ def dovecot(services: Services) -> dict[str, str]:
     return {"IMAP_PORT": str(server.port), "IMAPS_PORT": str(server.tls_port), "IMAP_CERTIFICATE": certificate}
 
 
-START = {"MariaDB": mariadb, "PostgreSQL": postgresql, "Dovecot": dovecot}
+def redis(services: Services) -> dict[str, str]:
+    return {"REDIS_PORT": str(services.redis().port)}
+
+
+START = {"MariaDB": mariadb, "PostgreSQL": postgresql, "Dovecot": dovecot, "Redis": redis}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,7 +94,7 @@ def run_one(software: Software, folder: Path, wheel: Path, *, quick: bool = Fals
     with contextlib.ExitStack() as stack:
         sources, tests = prepare(software, software.quick if quick else software.tests, environment, folder)
         environment.install(wheel, PYTEST, *software.requirements)
-        variables = dict(software.variables)
+        variables = {**software.variables, "RIOECHO_DROP_IN": software.drop_in}
         services = stack.enter_context(Services())
         for service in software.services:
             variables |= START[service](services)
@@ -98,6 +102,7 @@ def run_one(software: Software, folder: Path, wheel: Path, *, quick: bool = Fals
             (sources / name).write_text(string.Template(text).substitute(variables))
         logs = folder / "logs"
         logs.mkdir()
+        tests = [string.Template(each).safe_substitute(variables) for each in tests]
         runner = Runner(environment.python, sources, tests, logs, 120 + 10 * software.seconds, variables)
         result = compare(runner, software.unsteady)
     result.accept(software.wanted)

@@ -16,6 +16,7 @@ PROGRAMS = {
     "MariaDB": ["mariadbd", "mariadb-install-db", "openssl"],
     "PostgreSQL": ["postgres", "initdb", "psql", "openssl"],
     "Dovecot": ["dovecot", "openssl"],
+    "Redis": ["redis-server"],
 }
 
 #: The Debian package of each program.
@@ -26,6 +27,7 @@ PACKAGES = {
     "initdb": "postgresql",
     "psql": "postgresql-client",
     "dovecot": "dovecot-imapd",
+    "redis-server": "redis-server",
     "openssl": "openssl",
 }
 

@@ -1,4 +1,4 @@
-"""One test suite, run with the standard library's files and with rioecho's, and the comparison of the two."""
+"""One test suite, run with the standard library's files or streams and with rioecho's, and the comparison of both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Outcomes:
     status: int  # exit status of pytest, negative for a signal
     cpu: float  # seconds of user and system time, child processes included
     seconds: float
-    files: int = 0  # calls of makefile; counted with STOCK only
+    files: int = 0  # calls of what is swapped; counted with STOCK only
     log: Path = Path(os.devnull)
 
     def count(self, outcome: str) -> int:
@@ -80,7 +80,7 @@ class Comparison:
         if not self.stock.count("passed"):
             return "no test passes with the standard library's files"
         if not self.stock.files:
-            return "no test calls makefile"
+            return "no test uses what is swapped"
         return ""
 
 

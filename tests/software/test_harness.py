@@ -169,7 +169,7 @@ def test_replaces():
 @pytest.mark.parametrize(
     ("tests", "reason"),
     [
-        ("del test_same\ndef test_nothing(): pass", "no test calls makefile"),
+        ("del test_same\ndef test_nothing(): pass", "no test uses what is swapped"),
         ("raise OSError", "no test passes with the standard library's files"),
         ("os._exit(7)", "the run with the standard library's files ends with status 7"),
     ],

@@ -1,4 +1,4 @@
-"""Start and stop servers of other projects: MariaDB, PostgreSQL, Dovecot, and a program that serves HTTP.
+"""Start and stop servers of other projects: MariaDB, PostgreSQL, Dovecot, Redis, and a program that serves HTTP.
 
 The suites of tests/software and the benchmarks talk to them. They listen on free ports of the loopback interface, keep
 their files in a temporary directory, and run as the user "nobody" if this process is root's, whom they refuse.
@@ -100,6 +100,9 @@ class Services:
 
     def dovecot(self) -> Server:
         return self._server("dovecot", lambda folder: dovecot(folder, *self.certificate()))
+
+    def redis(self) -> Server:
+        return self._server("redis", redis)
 
     def _server(self, name: str, start: Callable[[Path], AbstractContextManager[Server]]) -> Server:
         def begin() -> Server:
@@ -261,6 +264,18 @@ def dovecot(folder: Path, cert: str, key: str) -> Iterator[Server]:
 
     with _on_free_ports(command, 2, folder, "starting up for imap") as (port, tls_port):
         yield Server(port, tls_port)
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[Server]:
+    """Run Redis, which keeps its data in memory alone."""
+    server = program("redis-server")
+
+    def command(port: int) -> list[str]:
+        return [server, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", ""]
+
+    with _on_free_ports(command, 1, folder, "Ready to accept connections") as (port,):
+        yield Server(port)
 
 
 def program(name: str) -> str:

@@ -5,6 +5,7 @@ only its "started". RIOECHO_OUTCOMES is the path of the file. If RIOECHO_ONLY is
 the ids of the tests to run; all others are deselected.
 """
 
+import asyncio
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ import socket
 import pytest
 
 import rioecho
+from rioecho.aio import streams
 
 _open, _write, _close = os.open, os.write, os.close  # a test may replace those of os
 _path = os.environ["RIOECHO_OUTCOMES"]
@@ -26,9 +28,13 @@ def _record(test, outcome):
 
 
 def _check_files(when):
-    swapped = socket.socket.makefile is rioecho.makefile
+    drop_in = os.environ.get("RIOECHO_DROP_IN", "makefile")
+    if drop_in == "makefile":
+        name, swapped = "socket.socket.makefile", socket.socket.makefile is rioecho.makefile
+    else:
+        name, swapped = "asyncio.StreamReader", asyncio.StreamReader is streams.StreamReader
     if swapped != (os.environ["RIOECHO_FILES"] == "rioecho"):
-        pytest.exit(f"socket.socket.makefile is not the one of this run at its {when}", returncode=99)
+        pytest.exit(f"{name} is not the one of this run at its {when}", returncode=99)
 
 
 def pytest_sessionstart(session):
