@@ -35,8 +35,8 @@ def start_server(
     """Start a server and return it, the ``asyncio.Server`` of the loop.
 
     ``server = await start_server(handler, host, port)``, or ``async with``, which closes it at the end of the block.
-    ``handler`` is an ``async def handler(rio)``, called in a task of its own for each connection. ``start_server(handler, path)`` listens on a unix
-    socket, ``start_server(handler, sock=s)`` on a bound socket.
+    ``handler`` is an ``async def handler(rio)``, called in a task of its own for each connection.
+    ``start_server(handler, path)`` listens on a unix socket, ``start_server(handler, sock=s)`` on a bound socket.
 
     When the handler returns, what it wrote is flushed and the connection is closed. When it raises, the connection is
     aborted and the exception goes to the loop's exception handler, except for a cancellation, and for a
