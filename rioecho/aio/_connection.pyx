@@ -9,7 +9,8 @@ from rioecho._core.buffer cimport buffer_held
 from rioecho._core.convert cimport to_nanoseconds
 from rioecho._core.fdio cimport deadline_after
 from rioecho._core.posix cimport rio_monotonic_ns
-from rioecho._rio.framing cimport Framing, in_frame
+from rioecho._rio.framing cimport Framing
+from rioecho._rio.input cimport in_frame
 from rioecho.aio._output cimport Output
 
 from rioecho.errors import ConcurrentCall
