@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
+import rows_aio
 import rows_files
 import rows_load
 import rows_reader
@@ -41,7 +42,7 @@ COLUMNS = (
 
 
 def all_rows() -> list[Row]:
-    modules = rows_reader, rows_files, rows_software, rows_server, rows_load, rows_startup
+    modules = rows_reader, rows_aio, rows_files, rows_software, rows_server, rows_load, rows_startup
     return [row for module in modules for row in module.rows()]
 
 

@@ -3,6 +3,7 @@
     from rioecho import Rio, connect      the buffered reader and writer (rio.pyx); connecting one (sockets.py)
     from rioecho import makefile, echo    the drop-in for socket.makefile; the book's echo()
     from rioecho import Feed              the reading methods for bytes from any event loop (feed.pyx)
+    from rioecho import aio               the same on asyncio (aio/)
     from rioecho.csapp import *           the book's names, lower case and capitalised
     from rioecho import EchoServer        the echo server (server.py)
 
@@ -26,6 +27,7 @@ from rioecho.errors import ConcurrentCall, FrameTooLong, IncompleteRead, LineToo
 
 TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
+    from rioecho import aio as aio
     from rioecho._server.blocking import echo
     from rioecho.csapp import rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_writen
     from rioecho.feed import Feed

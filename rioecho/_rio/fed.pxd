@@ -6,6 +6,7 @@ from rioecho._rio.framing cimport Framing
 
 
 cdef enum method:
+    NOTHING       # a request whose arguments are not converted yet; it is 0
     LINE          # readline
     LINES         # readlines1
     ALL_LINES     # readlines

@@ -13,6 +13,12 @@ cdef enum call_state:
 
 
 cdef class Awaited(Fed):
+    cdef bint paused   # whether the transport is not read from
+    cdef object spare  # what came, or is to come, when there was no memory for a larger buffer; else None
+    cdef bint woken    # whether the call that waits is to try again
+
+    cdef int take_spare(self) except -1
+    cdef void read_on(self) noexcept
     cdef int begin(self, Call call) except -1
     cdef object wait(self, Call call, bint again)
     cdef void finish(self, Call call) noexcept
@@ -23,16 +29,17 @@ cdef class Call:
     cdef request asked
     cdef call_state state
     cdef bint iterates      # whether an empty answer ends an `async for`
-    cdef bint expired       # whether its time is over
     cdef object given       # the timeout argument; ... for that of the owner
     cdef object separator   # of readuntil(), which `asked` borrows
+    cdef Py_buffer target   # of readinto() and readinto1(), to which `asked` points; obj is NULL if there is none
     cdef object task        # that has made the call, if a frame was open then
     cdef object waiter      # the iterator of the future that it waits for
     cdef str name
     cdef int64_t timeout    # in nanoseconds; -1 for none
     cdef int64_t deadline   # the time at which it ends, from the first wait on; 0 before
 
-    cdef int stop(self) except -1
+    cdef int aim(self, object buffer) except -1
+    cdef void end(self) noexcept
 
 
 cdef inline Call new_call(Awaited owner, str name, object timeout):

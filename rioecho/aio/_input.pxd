@@ -18,18 +18,19 @@ cdef class Input(Awaited):
     cdef object timer        # the handle of the callback that looks at the time, or None
     cdef int64_t timer_at
     cdef int64_t timeout_ns, idle_ns
-    cdef char *lent          # where the loop stores what comes
+    cdef char *lent          # where the loop stores what comes; NULL if not in the buffer
+    cdef size_t spare_size   # number of bytes in it
     cdef int64_t came        # when bytes last came, if there is an idle timeout
-    cdef bint paused         # whether the transport is not read from
     cdef bint can_read      # whether the transport is one that is read from
     cdef bint lost           # whether the connection has ended
     cdef bint has_closed     # whether close() or abort() was called
 
     cdef bint tls
     cdef bint choked(self) noexcept
-    cdef int changed(self) except -1
+    cdef int exclude(self, object task) except -1
     cdef int came_new(self) except -1
     cdef int read_last_words(self) except -1
+    cdef int read_decrypted(self, object tls) except -1
     cdef int let_go(self, object waiter) except -1
     cdef int raise_late(self, Call call) except -1
     cdef int connect(self, object transport) except -1
@@ -40,7 +41,7 @@ cdef class Input(Awaited):
     cdef int steer(self) except -1
     cdef object room(self, Py_ssize_t hint)
     cdef int came_in(self, size_t n) except -1
-    cdef int came_copy(self, const char *data, size_t n) except -1
+    cdef int came_copy(self, object data) except -1
     cdef int end_input(self) except -1
     cdef int lose(self, object error) except -1
     cdef int shut(self) except -1

@@ -5,10 +5,10 @@ than ``bufsize`` bytes are held that no call wants.
 """
 
 import asyncio
+import ssl
 from copy import copy
 from weakref import ref
 
-cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memmove
@@ -18,6 +18,7 @@ from rioecho._core.buffer cimport (
     buffer_free,
     buffer_held,
     buffer_reserve,
+    buffer_resize,
     buffer_room,
 )
 from rioecho._core.convert cimport to_nanoseconds
@@ -31,9 +32,9 @@ from rioecho._core.posix cimport (
     rio_flag_put,
     rio_monotonic_ns,
 )
-from rioecho._rio.fed cimport HOLD, NUMBER
+from rioecho._rio.fed cimport HOLD, INTO, NUMBER
 from rioecho._rio.framing cimport Framing
-from rioecho._rio.input cimport enter, in_frame, leave_reading, let_others_in
+from rioecho._rio.input cimport Mark, enter, in_frame, leave_reading, let_others_in
 from rioecho.aio._call cimport Awaited, Call
 from rioecho.aio._room cimport lend
 
@@ -44,6 +45,7 @@ cdef object current_task = asyncio.current_task
 
 cdef enum:
     SCRATCH = 1 << 16        # size of the memory for bytes that come after close(), which nobody reads
+    SPARE = 256              # size of the memory for what comes when there is none for a larger buffer
     LAST_WORDS = 1 << 16     # number of bytes to read at once when the connection is lost
     SOON = 1_000_000         # nanoseconds; the loop's clock may be coarse
 
@@ -80,30 +82,39 @@ cdef class Input(Awaited):
         if ns == 0:
             raise ValueError("idle_timeout must be None or more than 0 seconds")
         self.idle_ns = ns
+        if self.reader is not None:   # it counts from now on for the call that waits
+            self.came = rio_monotonic_ns()
+            if ns > 0:
+                self.arm(self.came + ns)
 
     def read_buffered(self):
-        """Return all buffered bytes and remove them from the buffer. A read may wait in another task."""
+        """Return all buffered bytes and remove them from the buffer.
+
+        Raises ``ConcurrentCall`` while a call waits, or in a ``frame()`` of another task.
+        """
+        self.exclude(None)
         result = Framing.read_buffered(self)
-        self.changed()
+        if self.paused:
+            self.read_on()
         return result
 
     def unread(self, data, /):
         """Put ``data``, a bytes-like object, in front of the buffered bytes, so that it is read next.
 
-        It may come from another reader, the detached rest of a blocking ``Rio`` for example. A read may wait in another
-        task. Returns its length. On ``MemoryError`` nothing has changed.
+        It may come from another reader, the detached rest of a blocking ``Rio`` for example. Returns its length. On
+        ``MemoryError`` nothing has changed. Raises ``ConcurrentCall`` while a call waits, or in a ``frame()`` of
+        another task.
         """
-        result = Framing.unread(self, data)
-        self.changed()
-        return result
-
-    cdef int changed(self) except -1:
-        """Note that the held bytes are others, beside a call that waits."""
-        if self.reader is not None:
-            self.reader.asked.whole = self.reader.asked.scanned = 0
-            if self.may_have(&self.reader.asked):
-                self.wake()
-        return self.steer()
+        self.exclude(None)
+        if self.inp.give != NULL and self.inp.data != NULL:
+            # The loop has a view of the memory behind the held bytes, and may have stored bytes there already.
+            enter(self, &self.reading)
+            try:
+                if buffer_resize(&self.inp, self.inp.cap) < 0:
+                    raise MemoryError
+            finally:
+                leave_reading(self)
+        return Framing.unread(self, data)
 
     # ---- calls
 
@@ -121,14 +132,27 @@ cdef class Input(Awaited):
 
     cdef int begin(self, Call call) except -1:
         """Begin a call. Raises ``ConcurrentCall`` if another one waits, or a frame of another task is open."""
+        if self.reader is not None or in_frame(self):
+            self.exclude(call.task)
+        elif self.spare is not None:
+            self.take_spare()
+        return 0
+
+    cdef int exclude(self, object task) except -1:
+        """Raise ``ConcurrentCall`` if a call waits, or a frame is open that is not ``task``'s or the current task's."""
         if self.has_closed:
             raise ValueError("I/O operation on a closed Rio")
         if self.reader is not None:
             raise ConcurrentCall(
                 f"another task waits in {self.reader.name}() on this Rio: one reader and one writer at a time"
             )
-        if in_frame(self) and not (call.task is self.frame_task or current_task(self.loop) is self.frame_task):
-            raise ConcurrentCall("another task has a frame() open on this Rio")
+        if in_frame(self):
+            enter(self, &self.reading)   # ends the frames that were dropped
+            leave_reading(self)
+            if in_frame(self) and not (task is self.frame_task or current_task(self.loop) is self.frame_task):
+                raise ConcurrentCall("another task has a frame() open on this Rio")
+        if self.spare is not None:
+            self.take_spare()
         return 0
 
     cdef int entering_frame(self) except -1:
@@ -142,6 +166,15 @@ cdef class Input(Awaited):
             raise ConcurrentCall("another task has a frame() open on this Rio")
         return 0
 
+    cdef void end_frames(self, Mark last, bint rewind) noexcept:
+        """End frames. A call that waits, in a task that was begun in one, goes on with what is held now."""
+        Framing.end_frames(self, last, rewind)
+        if self.innermost is None:
+            self.frame_task = None
+        if self.reader is not None:
+            self.reader.asked.whole = self.reader.asked.scanned = 0
+            self.wake()
+
     cdef object wait(self, Call call, bint again):
         """Return a future for a call for which bytes are missing, or raise why they will not come."""
         cdef int64_t left
@@ -152,6 +185,8 @@ cdef class Input(Awaited):
             if call.timeout == 0:
                 raise BlockingIOError(EAGAIN, "the call would wait and its timeout is 0; buffered bytes are kept")
             self.before_wait()
+            if self.reader is not None:   # the transport has run what began a call
+                self.exclude(None)
             if self.lost:
                 self.raise_lost()
             call.deadline = deadline_after(call.timeout) if call.timeout > 0 else INT64_MAX
@@ -161,8 +196,9 @@ cdef class Input(Awaited):
             if left <= 0:
                 self.raise_late(call)
             self.arm(rio_monotonic_ns() + left)
-        self.reader = call
         self.waiter = self.loop.create_future()
+        self.woken = False
+        self.reader = call
         self.protocol.reading = self
         if self.paused:
             self.steer()
@@ -173,18 +209,20 @@ cdef class Input(Awaited):
         if self.reader is call:
             waiter = self.waiter
             self.reader = self.waiter = None
+            self.protocol.reading = None
             self.let_go(waiter)
 
     cdef int let_go(self, object waiter) except -1:
-        self.protocol.reading = None
         waiter.cancel()
-        if not self.has_closed:
-            self.steer()
-        return 0
+        return 0 if self.has_closed else self.steer()
+
+    cdef void read_on(self) noexcept:
+        self.steer()
 
     cdef int wake(self) except -1:
         """Let the call that waits try again."""
         if self.waiter is not None and not self.waiter.done():
+            self.woken = True
             self.waiter.set_result(None)
         return 0
 
@@ -236,7 +274,9 @@ cdef class Input(Awaited):
 
     cdef int steer(self) except -1:
         """Read from the transport, or stop reading."""
-        cdef bint stop = self.choked() or (self.reader is None and buffer_held(&self.inp) > self.inp.base)
+        cdef bint stop = (
+            self.choked() or self.spare_size > 0 or (self.reader is None and buffer_held(&self.inp) > self.inp.base)
+        )
         if stop == self.paused or self.transport is None or not self.can_read or self.transport.is_closing():
             return 0
         self.paused = stop
@@ -251,16 +291,27 @@ cdef class Input(Awaited):
         cdef size_t held, need
         if self.has_closed:
             return memoryview(bytearray(SCRATCH))
+        if self.spare is not None:
+            self.take_spare()
         enter(self, &self.reading)
         try:
             held = buffer_held(&self.inp)
             need = held + 1
             if self.reader is None:
                 need = held + self.inp.base // 4 + 1
-            elif self.reader.asked.what == NUMBER or self.reader.asked.what == HOLD:
+            elif (
+                self.reader.asked.what == NUMBER
+                or self.reader.asked.what == HOLD
+                or (self.reader.asked.what == INTO and self.reader.asked.strict)
+            ):
                 need = max(need, min(self.reader.asked.n, held * 2 + self.inp.base))
-            if buffer_reserve(&self.inp, need) < 0:
-                raise MemoryError
+            if self.tls and hint > 0:
+                # What TLS has received but not decrypted. At the end of the input it is not asked for more.
+                need = max(need, held + <size_t>hint)
+            if buffer_reserve(&self.inp, need) < 0 and buffer_reserve(&self.inp, held + 1) < 0:
+                self.lent = NULL
+                self.spare = bytearray(SPARE)
+                return memoryview(self.spare)
             self.lent = self.inp.data + self.inp.w
             return lend(self)
         finally:
@@ -270,6 +321,9 @@ cdef class Input(Awaited):
         """Hold n more bytes, which the loop has stored in ``room()``."""
         if self.has_closed:
             return 0
+        if self.lent == NULL:
+            self.spare_size = n
+            return self.came_new()
         enter(self, &self.reading)
         try:
             if self.lent != self.inp.data + self.inp.w:   # a finalizer, run in between, has moved the held bytes
@@ -281,16 +335,34 @@ cdef class Input(Awaited):
             leave_reading(self)
         return self.came_new()
 
-    cdef int came_copy(self, const char *data, size_t n) except -1:
-        """Hold n more bytes, which are copied."""
-        if self.has_closed:
+    cdef int came_copy(self, object data) except -1:
+        """Hold the bytes of ``data`` too. If there is no memory for a copy, keep the object until there is."""
+        if self.has_closed or not len(data):
             return 0
+        if self.spare is not None:
+            self.spare = bytes(self.spare[: self.spare_size]) + data
+            self.spare_size = len(self.spare)
+            return self.came_new()
+        self.spare = data
+        self.spare_size = len(data)
+        try:
+            self.take_spare()
+        except MemoryError:
+            pass   # the next call raises it
+        return self.came_new()
+
+    cdef int take_spare(self) except -1:
+        """Hold the bytes for which there was no memory before, or raise ``MemoryError`` again."""
+        cdef const unsigned char[::1] view = self.spare
         enter(self, &self.reading)
         try:
-            self.put(data, n)
+            if self.spare_size:
+                self.put(<const char *>&view[0], self.spare_size)
+            self.spare = None
+            self.spare_size = 0
         finally:
             leave_reading(self)
-        return self.came_new()
+        return 0
 
     cdef int came_new(self) except -1:
         if self.came:
@@ -298,12 +370,18 @@ cdef class Input(Awaited):
         if self.reader is None:
             if buffer_held(&self.inp) > self.inp.base:
                 self.steer()
-        elif self.may_have(&self.reader.asked):
+        elif self.spare_size or self.may_have(&self.reader.asked):
             self.wake()
+        if self.spare_size:
+            self.steer()
         return 0
 
     cdef int end_input(self) except -1:
         """Note the end of the input."""
+        if self.tls and not self.ended and not self.has_closed and self.transport is not None:
+            tls = self.transport.get_extra_info("ssl_object")
+            if tls is not None:
+                self.read_decrypted(tls)   # asyncio's TLS forgets what it could not give because reading was paused
         self.ended = True
         return self.wake()
 
@@ -311,7 +389,7 @@ cdef class Input(Awaited):
         """Note the end of the connection."""
         if self.lost:
             return 0
-        if error is not None and not self.ended and not self.has_closed:
+        if not self.ended and not self.has_closed:
             self.read_last_words()
         self.lost = True
         self.error = None if error is None else error.with_traceback(None)   # its frames would keep what they hold
@@ -327,11 +405,16 @@ cdef class Input(Awaited):
         return 0
 
     cdef int read_last_words(self) except -1:
-        """Read what the kernel still has of a connection that a failed write has ended."""
+        """Read what the kernel, or TLS, still has of a connection that a failed write has ended."""
         cdef ssize_t n = 1
         cdef int fd
+        if self.transport is None:
+            return 0
+        tls = self.transport.get_extra_info("ssl_object")
+        if tls is not None:
+            return self.read_decrypted(tls)
         sock = self.transport.get_extra_info("socket")
-        if sock is None or self.transport.get_extra_info("sslcontext") is not None:
+        if sock is None:
             return 0
         fd = sock.fileno()
         if fd < 0:
@@ -348,6 +431,18 @@ cdef class Input(Awaited):
                     n = 1
         finally:
             leave_reading(self)
+        return 0
+
+    cdef int read_decrypted(self, object tls) except -1:
+        """Read what TLS has received, and not given because the transport was not read from."""
+        try:
+            while True:
+                data = tls.read(LAST_WORDS)
+                if not data:
+                    break
+                self.came_copy(data)
+        except ssl.SSLError:
+            pass   # there is no more
         return 0
 
     cdef int raise_lost(self) except -1:
@@ -418,9 +513,8 @@ cdef class Protocol:
 
     def data_received(self, data):
         cdef Input owner = self.owner()
-        cdef const unsigned char[::1] view = data
-        if owner is not None and len(data):
-            owner.came_copy(<const char *>&view[0], len(data))
+        if owner is not None:
+            owner.came_copy(data)
 
     def eof_received(self):
         """Note the end of the input, and keep the connection open for output where that is possible."""

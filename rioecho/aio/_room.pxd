@@ -14,7 +14,7 @@ cdef struct loan:
 
 cdef class Room:
     cdef Framing owner
-    cdef size_t views
+    cdef bint lent   # whether there is, or was, a view
     cdef loan block
 
 

@@ -65,24 +65,25 @@ cdef object lend(Framing owner):
 
 @cython.final
 @cython.freelist(8)
+@cython.no_gc_clear   # a collection would take the owner before the view is released
 cdef class Room:
-    """Exports the memory of a buffer, from the first free byte on."""
+    """Exports the memory of a buffer, from the first free byte on, to one view, which may be sliced."""
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         cdef rio_buffer *b = &self.owner.inp
+        if self.lent or b.data == NULL:
+            raise BufferError("the memory is lent once")
         PyBuffer_FillInfo(view, self, b.data + b.w, buffer_room(b), False, flags)
-        if self.views == 0:
-            self.block.data = b.data
-            self.block.cap = b.cap
-            self.block.mapped = b.mapped
-            self.block.abandoned = False
-            b.give = abandon
-            link(&self.block)
-        self.views += 1
+        self.lent = True
+        self.block.data = b.data
+        self.block.cap = b.cap
+        self.block.mapped = b.mapped
+        self.block.abandoned = False
+        b.give = abandon
+        link(&self.block)
 
     def __releasebuffer__(self, Py_buffer *view):
-        self.views -= 1
-        if self.views or not unlink(&self.block):
+        if not unlink(&self.block):
             return
         if self.block.abandoned:
             memory_give(self.block.data, self.block.cap, self.block.mapped)

@@ -24,9 +24,9 @@ class Below(asyncio.BufferedProtocol):
         self._rio = rio
         self._paused = False
         # As attributes of the object, so that the loop calls those of TLS directly.
-        self.get_buffer = tls.get_buffer
-        self.buffer_updated = tls.buffer_updated
-        self.eof_received = tls.eof_received
+        self.get_buffer = tls.get_buffer  # type: ignore[method-assign]
+        self.buffer_updated = tls.buffer_updated  # type: ignore[method-assign]
+        self.eof_received = tls.eof_received  # type: ignore[method-assign]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._tls.connection_lost(exc)

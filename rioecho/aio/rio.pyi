@@ -96,6 +96,10 @@ class Rio:
     ) -> _Waits[None]: ...
     def __del__(self) -> None: ...
 
+    # What the other modules use
+    def _secure(self, context: ssl.SSLContext, **options: Any) -> _Waits[None]: ...
+    def _is_lost(self) -> bool: ...
+
 def open_rio(
     loop: asyncio.AbstractEventLoop,
     *,
@@ -103,6 +107,8 @@ def open_rio(
     timeout: float | None = None,
     idle_timeout: float | None = None,
     max_line: SupportsIndex | None = 1048576,
-    pipe: bool = False,
+    reads: bool = True,
+    writes: bool = True,
+    is_socket: bool = True,
     made: Callable[[Rio], object] | None = None,
 ) -> tuple[Rio, asyncio.BaseProtocol]: ...

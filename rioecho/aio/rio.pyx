@@ -7,7 +7,6 @@ the end of a connection in aio/_connection.pyx.
 import asyncio
 
 cimport cython
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport SIZE_MAX
 
 from rioecho._core.buffer cimport buffer_init
@@ -15,7 +14,6 @@ from rioecho._core.convert cimport to_limit, to_nanoseconds, to_size
 from rioecho._rio.fed cimport (
     ALL_LINES,
     HOLD,
-    INTO,
     LINE,
     LINES,
     NUMBER,
@@ -27,7 +25,6 @@ from rioecho._rio.fed cimport (
     ask_line,
     ask_payload,
     ask_until,
-    request,
 )
 from rioecho._rio.framing cimport to_line_limit
 from rioecho._rio.input cimport in_frame
@@ -37,6 +34,7 @@ from rioecho.aio._connection cimport Connection
 
 
 cdef object current_task = asyncio.current_task
+cdef object MINUS_ONE = -1   # the default of a size; compared by identity, so that the usual call converts nothing
 cdef object KEY = object()   # what open_rio() passes to the constructor
 
 
@@ -128,7 +126,10 @@ cdef class Rio(Connection):
         order, and the next call continues.
         """
         cdef Call call = self.call("readline", timeout)
-        ask_line(&call.asked, self, limit)
+        if limit is MINUS_ONE:
+            ask(&call.asked, LINE, self.line_limit)
+        else:
+            ask_line(&call.asked, self, limit)
         return call
 
     def __aiter__(self):
@@ -273,39 +274,26 @@ cdef class Rio(Connection):
         ask(&call.asked, HOLD, to_size(n, "n"))
         return call
 
-    async def readinto(self, buffer, *, timeout=...):
+    def readinto(self, buffer, *, timeout=...):
         """Read into ``buffer``, a writable bytes-like object, until it is full or the input ends.
 
         Returns the number of bytes stored, fewer than ``len(buffer)`` only at EOF. They are stored when all have come:
-        on an error, one of those of ``read()``, ``buffer`` is unchanged and the bytes received are still held.
+        on an error, one of those of ``read()``, ``buffer`` is unchanged and the bytes received are still held. Its
+        memory cannot be resized before the call has ended.
         """
-        return await _into(self, buffer, True, timeout)
+        cdef Call call = self.call("readinto", timeout)
+        call.aim(buffer)
+        call.asked.strict = True
+        return call
 
-    async def readinto1(self, buffer, *, timeout=...):
+    def readinto1(self, buffer, *, timeout=...):
         """Store the held bytes in ``buffer``, a writable bytes-like object, as many as fit; wait if there are none.
 
         Returns the number of bytes stored, 0 at EOF. Raises the errors of ``readinto()``.
         """
-        return await _into(self, buffer, False, timeout)
-
-
-async def _into(Rio rio, object buffer, bint full, object timeout):
-    """Read into a buffer of the caller's: when enough is held, it is copied."""
-    cdef Py_buffer view
-    cdef request r
-    size = memoryview(buffer).nbytes
-    if size:
-        await rio.fill(size if full else 1, timeout=timeout)
-    try:
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-    except (BufferError, TypeError):
-        raise TypeError(f"a writable, contiguous bytes-like object is required, not {type(buffer).__name__}") from None
-    try:
-        ask(&r, INTO, view.len)
-        r.into = <char *>view.buf
-        return rio.answer(&r)
-    finally:
-        PyBuffer_Release(&view)
+        cdef Call call = self.call("readinto1", timeout)
+        call.aim(buffer)
+        return call
 
 
 def open_rio(

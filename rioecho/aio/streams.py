@@ -66,9 +66,9 @@ class StreamReader(StreamBase, asyncio.StreamReader):
         """Let methods that a subclass replaces be called where asyncio's call them."""
         super().__init_subclass__(**options)
         if cls.readuntil is not StreamReader.readuntil and cls.readline is StreamReader.readline:
-            cls.readline = _readline  # type: ignore[method-assign]
+            cls.readline = _readline  # type: ignore[assignment]
         if cls.readline is not StreamReader.readline and cls.__anext__ is StreamReader.__anext__:
-            cls.__anext__ = asyncio.StreamReader.__anext__  # type: ignore[method-assign]
+            cls.__anext__ = asyncio.StreamReader.__anext__  # type: ignore[assignment]
 
 
 async def _readline(self: asyncio.StreamReader) -> bytes:
@@ -90,7 +90,7 @@ class StreamReaderProtocol(ProtocolBase, asyncio.StreamReaderProtocol, asyncio.B
 
 
 async def open_connection(
-    host: str | None = None, port: int | str | None = None, *, limit: int = _DEFAULT_LIMIT, **kwds: Any
+    host: Any = None, port: Any = None, *, limit: int = _DEFAULT_LIMIT, **kwds: Any
 ) -> tuple[StreamReader, StreamWriter]:
     """Connect to a server and return ``(reader, writer)``.
 
@@ -117,7 +117,7 @@ async def open_unix_connection(
 async def start_server(
     client_connected_cb: _Connected,
     host: Any = None,
-    port: int | str | None = None,
+    port: Any = None,
     *,
     limit: int = _DEFAULT_LIMIT,
     **kwds: Any,

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from support import certificates
+
 try:
     import uvloop
 except ImportError:
@@ -93,3 +95,9 @@ def watched_descriptors(loop):
     if not hasattr(loop, "_selector"):
         return []  # uvloop tells nobody; its descriptors are counted as all others
     return [key.fd for key in loop._selector.get_map().values() if key.fd != loop._ssock.fileno()]
+
+
+@pytest.fixture(scope="session")
+def tls_contexts(certificate):
+    """Return the contexts of a TLS server and of a client that trusts it."""
+    return certificates.contexts(certificate)

@@ -39,6 +39,17 @@ GOALS = {
     "idle clients, memory, beside uvloop Protocol": 0.07,
     "rioecho-bench, one thread, beside a load in C": 0.95,
     "import rioecho": 0.010,
+    **{
+        f"aio, {loop}: {what}": goal
+        for loop in ("asyncio", "uvloop")
+        for what, goal in (
+            ("readline(), line held", 0.20),
+            ("async for line, held", 0.20),
+            ("readlines1(), per line, held", 0.06),
+            ("streams, readline(), line held", 0.30),
+            ("echo handler, 50 clients x 32 lines", 8.0),
+        )
+    },
     "read(17825792)": 1.0,
     **{f"a line, then a body of {size}": 0.8 for size in ("64 KiB", "300 kB", "1 MiB", "4 MiB", "16 MiB", "64 MiB")},
     **{f"TCP: a line, then a body of {size}": 1.0 for size in ("1 MiB", "4 MiB", "16 MiB")},
@@ -67,6 +78,7 @@ GOALS = {
 
 #: The rows about processor time; the others are about time, memory or a rate.
 CPU_ROWS = (
+    *(f"aio, {loop}: {how}" for loop in ("asyncio", "uvloop") for how in ("readline", "async for", "streams")),
     "read(262144)",
     "read(1048576)",
     "read(17825792)",
@@ -278,6 +290,13 @@ def test_a_row_with_a_wrong_echo_fails_and_does_not_end_the_run(benchmarks, caps
     assert "failed: wrong echo" in capsys.readouterr().out
 
 
+def test_a_row_of_aio_runs(tmp_path):
+    done = run("aio, asyncio: readlines1()", "--pairs", 2, "--json", tmp_path / "out.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = json.loads((tmp_path / "out.json").read_text())["rows"].values()
+    assert min(figure for pair in row["pairs"] for figure in pair) > 0
+
+
 def test_a_row_of_the_reader_runs_and_is_written(tmp_path):
     done = run("read(1024)", "--pairs", 2, "--json", tmp_path / "out.json", "--results", tmp_path / "out.md")
     assert (done.returncode, done.stderr) == (0, "")
@@ -329,6 +348,7 @@ def test_a_row_of_makefile_runs(tmp_path, word):
     "word",
     [
         "a thread for each",
+        "aio, uvloop: echo handler",
         "50 clients x 32 lines, beside C",
         "idle clients, memory, beside uvloop Protocol",
         "rioecho-bench",

@@ -32,6 +32,27 @@ CORRUPT = """if True:
     rio.CALL
 """
 
+# The same for a Rio of asyncio, which is awaited.
+CORRUPT_ON_ASYNCIO = """if True:
+    import asyncio, ctypes, socket
+    from rioecho import aio
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        rio = await aio.wrap(ours, bufsize=12_347)
+        theirs.sendall(b"x" * 100)
+        assert await rio.read(7) == b"x" * 7
+        words = (ctypes.c_size_t * (aio.Rio.__basicsize__ // ctypes.sizeof(ctypes.c_size_t))).from_address(id(rio))
+        no_mark = ctypes.c_size_t(-1).value
+        (r,) = [i for i in range(len(words) - 3) if list(words[i : i + 4]) == [7, 100, no_mark, 12_347]]
+        w, cap = r + 1, r + 3
+        CHANGE
+        theirs.sendall(b"y" * 12_347 + b"\\n")
+        await rio.CALL
+
+    asyncio.run(main())
+"""
+
 # The event loop looks up the reason of a close in a tuple, and logs an exception of that as one of its callback.
 OUT_OF_RANGE = """if True:
     import ctypes, gc, logging, os, socket, sys
@@ -66,6 +87,14 @@ def run(code):
 @pytest.mark.parametrize("call", ["readline()", "read(3)", "read(1000)", "readlines1()", "skipline()"])
 def test_a_broken_invariant_of_a_buffer_aborts_the_process(change, call):
     done = run(CORRUPT.replace("CHANGE", change).replace("CALL", call))
+    assert done.returncode == -signal.SIGABRT, done.stdout + done.stderr
+    assert "this must hold: " in done.stderr
+
+
+@pytest.mark.parametrize("change", ["words[r] = 101", "words[w] = 12_348", "words[cap] = 99"])
+@pytest.mark.parametrize("call", ["readline()", "read(1000)", "readlines1()"])
+def test_a_broken_invariant_of_a_buffer_on_asyncio_aborts_the_process(change, call):
+    done = run(CORRUPT_ON_ASYNCIO.replace("CHANGE", change).replace("CALL", call))
     assert done.returncode == -signal.SIGABRT, done.stdout + done.stderr
     assert "this must hold: " in done.stderr
 

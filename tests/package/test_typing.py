@@ -71,6 +71,7 @@ def test_the_examples_use_every_public_name():
     text = EXAMPLES.read_text()
     missing = [name for name in (*rioecho.__all__, *dir(rioecho.Rio)) if not name.startswith("_") and name not in text]
     assert [name for name in missing if name not in ("seek", "tell", "truncate")] == []
+    assert [name for name in dir(rioecho.aio.Rio) if not name.startswith("_") and f"rio.{name}" not in text] == []
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Machine instructions per operation, counted by valgrind: exact, unlike times on a busy machine.
 
 Counts the instructions of this project's extension modules and of the functions that they call, without those of the
-interpreter. ``python tests/support/instruction_counts.py`` prints the counts and the recorded ones; ``--record``
-records them. Use it for a change that is meant to alter them, and give the reason in the commit message.
+interpreter: for an awaited call of aio, those that make it, those up to its result, and those that free it.
+``python tests/support/instruction_counts.py`` prints the counts and the recorded ones; ``--record`` records them. Use
+it for a change that is meant to alter them, and give the reason in the commit message.
 """
 
+import asyncio
 import contextlib
 import json
 import os
@@ -40,6 +42,9 @@ VALGRIND = [
     "--tool=callgrind",
     "--collect-atstart=no",
     "--toggle-collect=__pyx_pw_7rioecho*",  # the Python functions and methods of this project
+    # An awaited call: from Python 3.12 on the interpreter calls its tp_iternext, before that its am_send.
+    f"--toggle-collect={'rio_next' if sys.version_info >= (3, 12) else '__pyx_f_7rioecho_3aio_5_call_slot_send'}",
+    "--toggle-collect=rio_dealloc",  # its end
     "--dump-before=getppid",  # called by mark()
     "--combine-dumps=no",
 ]
@@ -86,6 +91,35 @@ RIO = {
     "read(16)": by_read,
     "write(line)": by_write,
 }
+
+
+async def await_readline(rio):
+    for _ in range(LINES):
+        await rio.readline()
+
+
+async def await_iteration(rio):
+    count = 0
+    async for _ in rio:
+        count += 1
+        if count == LINES:
+            break
+
+
+async def await_readlines1(rio):
+    await rio.readlines1()
+
+
+async def await_nothing_and_write(rio):
+    by_write(rio)
+
+
+AIO = {
+    "aio: readline()": await_readline,
+    "aio: iteration": await_iteration,
+    "aio: readlines1(), per line": await_readlines1,
+    "aio: write(line)": await_nothing_and_write,
+}
 LOOP = {"nothing": (0, 1), "1 in flight": (LINES, 1), f"{DEPTH} in flight": (LINES // DEPTH, DEPTH)}
 
 
@@ -105,6 +139,8 @@ def child(descriptors):
             mark()
             work(rio)
             mark()
+    for work in AIO.values():
+        asyncio.run(counted_on_asyncio(work))
     stop, never = os.pipe()
     for fd in descriptors:
         loop = EventLoop(
@@ -117,6 +153,25 @@ def child(descriptors):
         mark()
         loop.close()
     os.close(never)
+
+
+async def counted_on_asyncio(work):
+    """Run an operation of a Rio of asyncio that holds the lines, between two marks."""
+    from rioecho import aio
+
+    near, far = socket.socketpair()
+    with far:
+        async with aio.wrap(near) as rio:
+            far.sendall(LINE * LINES)
+            await rio.fill(len(LINE) * LINES)
+            if work is not await_readlines1:  # that takes all that is held
+                far.sendall(LINE * LINES)
+                await rio.fill(2 * len(LINE) * LINES)
+                rio.write(await rio.readline())
+                await rio.flush()
+            mark()
+            await work(rio)
+            mark()
 
 
 # ---- outside
@@ -161,10 +216,10 @@ def count(timeout=120):
             thread.join(timeout)
         # Part 2k+2 of valgrind's output is the k-th measurement, part 2k+1 what ran before it.
         totals = []
-        for part in range(2, 2 * (len(RIO) + len(LOOP)) + 1, 2):
+        for part in range(2, 2 * (len(RIO) + len(AIO) + len(LOOP)) + 1, 2):
             with open(f"{out}.{part}") as file:
                 totals.append(int(re.search(r"^(?:totals|summary): (\d+)", file.read(), re.MULTILINE)[1]))
-    counts = {name: totals.pop(0) / LINES for name in RIO}
+    counts = {name: totals.pop(0) / LINES for name in (*RIO, *AIO)}
     nothing = totals.pop(0)
     for name, (rounds, depth) in list(LOOP.items())[1:]:
         counts[f"event loop, per line, {name}"] = (totals.pop(0) - nothing) / (rounds * depth)

@@ -3,6 +3,7 @@
 A line with a ``type: ignore`` is an error that the type checker must report; if it does not, the comment is an error.
 """
 
+import asyncio
 import csv
 import io
 import json
@@ -24,6 +25,7 @@ from rioecho import (
     LineTooLong,
     Rio,
     Woken,
+    aio,
     connect,
     csapp,
     echo,
@@ -37,6 +39,7 @@ from rioecho import (
     rio_writen,
     written,
 )
+from rioecho.aio import streams
 from rioecho.text import TextFile
 
 # ---- making a Rio
@@ -226,6 +229,90 @@ def serve() -> None:
     EchoServer(0, None)  # type: ignore[arg-type]
 
 
+# ---- asyncio
+
+
+async def on_asyncio(rio: aio.Rio, context: ssl.SSLContext) -> None:
+    assert_type(await rio.readline(), bytes)
+    assert_type(await rio.readline(100, timeout=1.5), bytes)
+    assert_type(await rio.readlines(), list[bytes])
+    assert_type(await rio.readlines1(timeout=None), list[bytes])
+    assert_type(await rio.skipline() + await rio.skip(10), int)
+    assert_type(await rio.readuntil((b"\r", b"\r\n")), bytes)
+    assert_type(await rio.read() + await rio.readexactly(10) + await rio.read1(), bytes)
+    assert_type(await rio.readframe(2, "little", limit=None), bytes | None)
+    assert_type(await rio.readinto(bytearray(10)), int)
+    assert_type(await rio.readinto1(memoryview(bytearray(10)), timeout=1), int)
+    assert_type(await rio.fill(100), int)
+    assert_type(await rio.peek(), bytes)
+    async for line in rio:
+        assert_type(line, bytes)
+    assert_type([line async for line in rio], list[bytes])
+    with rio.frame() as same:
+        assert_type(same, aio.Rio)
+    assert_type(rio.buffered, int)
+    assert_type(rio.has_line(), bool)
+    assert_type(rio.read_buffered(), bytes)
+    assert_type(rio.unread(b"data"), int)
+    assert_type(rio.write(memoryview(b"data")), int)
+    rio.writelines([b"data"])
+    assert_type(await rio.writen(b"data", timeout=1), int)
+    await rio.flush(timeout=None)
+    await rio.write_eof()
+    await rio.start_tls(context, server_hostname="localhost", timeout=1)
+    assert_type((rio.closed, rio.timeout, rio.max_line), tuple[bool, float | None, int | None])
+    rio.timeout = rio.idle_timeout = 1
+    rio.get_extra_info("peername")
+    rio.abort()
+    await rio.close(timeout=1)
+    await rio.aclose()
+    rio.readline().decode()  # type: ignore[attr-defined]
+    await rio.readline(1.5)  # type: ignore[arg-type]
+    await rio.write(b"data")  # type: ignore[misc]
+    rio.write("text")  # type: ignore[arg-type]
+    rio.fileno()  # type: ignore[attr-defined]
+    for _ in rio:  # type: ignore[attr-defined]
+        pass
+
+
+async def in_tasks(rio: aio.Rio) -> None:
+    task = asyncio.create_task(rio.readline())
+    assert_type(task, asyncio.Task[bytes])
+    assert_type(await asyncio.wait_for(rio.readexactly(10), 1), bytes)
+    assert_type(await asyncio.gather(rio.readline(), rio.writen(b"data")), tuple[bytes, int])
+    async with asyncio.TaskGroup() as group:
+        assert_type(group.create_task(rio.readlines1()), asyncio.Task[list[bytes]])
+
+
+class MyTwin(aio.Rio):  # type: ignore[misc]
+    """It is final."""
+
+
+async def dial_on_asyncio(path: Path, sock: socket.socket, context: ssl.SSLContext) -> None:
+    async with aio.connect("localhost", 8000, ssl=context, timeout=1, max_line=None) as rio:
+        assert_type(rio, aio.Rio)
+    assert_type(await aio.connect(path), aio.Rio)
+    assert_type(await asyncio.create_task(aio.connect(("localhost", 8000))), aio.Rio)
+    assert_type(await aio.wrap(sock), aio.Rio)
+    async with aio.wrap(0, timeout=1) as rio:
+        assert_type(rio, aio.Rio)
+    server = await aio.start_server(on_line, "localhost", 8000, backlog=10)
+    assert_type(server, asyncio.Server)
+    async with aio.start_server(on_line, path) as server:
+        await server.serve_forever()
+    aio.start_server(on_stream, "localhost", 8000)  # type: ignore[arg-type]
+
+
+async def on_line(rio: aio.Rio) -> None:
+    rio.write(await rio.readline())
+
+
+async def on_stream(reader: streams.StreamReader, writer: streams.StreamWriter) -> None:
+    assert_type(await reader.readline(), bytes)
+    writer.write(b"data")
+    await writer.drain()
+
+
 # ---- the errors
 
 
@@ -375,6 +462,7 @@ def package() -> None:
     assert_type(rioecho.__version__, str)
     assert_type(rioecho.__all__, list[str])
     assert_type(os.fspath(rioecho.__file__), str)
+    assert_type(rioecho.aio.__all__, list[str])
 
 
 def nothing_else() -> None:
