@@ -51,6 +51,7 @@ STDLIB = (
 STDLIB_STREAMS = ("test_streams", "test_server", "test_buffered_proto", "test_pep492", "test_subprocess", "test_ssl")
 
 OVER_LIMIT = "it requires that readline() removes a line that is longer than the limit"
+PAUSED = "it requires that the transport pauses although a call waits for all that comes"
 
 CATALOGUE = [
     Software(
@@ -180,7 +181,11 @@ CATALOGUE = [
         drop_in="streams",
         tests=tuple(f"test_asyncio.{name}" for name in STDLIB_STREAMS),
         variables={"RIOECHO_STDLIB": "yes"},
-        wanted=dict.fromkeys(["test_readline_limit", "test_readline_limit_with_existing_data"], OVER_LIMIT),
+        wanted={
+            "test_readline_limit": OVER_LIMIT,
+            "test_readline_limit_with_existing_data": OVER_LIMIT,
+            "test_pause_reading": PAUSED,
+        },
         quick=("test_asyncio.test_streams", "test_asyncio.test_pep492"),
     ),
     Software(
