@@ -28,7 +28,8 @@ from rioecho._core.buffer cimport (
 )
 from rioecho._core.convert cimport to_limit, to_size
 from rioecho._rio.fed cimport LINE, MISSING, NUMBER, SOME, UNTIL, ask, request
-from rioecho._rio.framing cimport MORE, consume, enter, leave_reading, take
+from rioecho._rio.framing cimport MORE
+from rioecho._rio.input cimport consume, enter, leave_reading, take
 from rioecho.aio._call cimport Awaited, Call, new_call
 from rioecho.aio._room cimport lend
 
