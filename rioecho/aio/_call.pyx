@@ -45,6 +45,10 @@ cdef class Awaited(Fed):
     cdef void finish(self, Call call) noexcept:
         """End a call that has waited. Its answer may have been taken: nothing can be raised any more."""
 
+    cdef bint asleep(self, Call call) noexcept:
+        """Report whether a call waits and was not woken, so that only another task can have sent to it."""
+        return False
+
     cdef int take_spare(self) except -1:
         """Hold the bytes for which there was no memory before, or raise ``MemoryError`` again."""
         raise NotImplementedError
@@ -189,7 +193,7 @@ cdef int go_on(Call self, PyObject **result, bint again) except -1:
     cdef Awaited owner = self.owner
     if self.state == DONE:
         raise RuntimeError("cannot reuse already awaited coroutine")
-    if again and not owner.woken:
+    if again and owner.asleep(self):
         raise RuntimeError("coroutine is being awaited already")
     try:
         while True:
