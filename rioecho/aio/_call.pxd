@@ -15,8 +15,8 @@ cdef enum call_state:
 cdef class Awaited(Fed):
     cdef bint paused   # whether the transport is not read from
     cdef object spare  # what came, or is to come, when there was no memory for a larger buffer; else None
-    cdef bint woken    # whether the call that waits is to try again
 
+    cdef bint asleep(self, Call call) noexcept
     cdef int take_spare(self) except -1
     cdef void read_on(self) noexcept
     cdef int begin(self, Call call) except -1

@@ -45,6 +45,10 @@ cdef class Awaited(Fed):
     cdef void finish(self, Call call) noexcept:
         """End a call that has waited. Its answer may have been taken: nothing can be raised any more."""
 
+    cdef bint asleep(self, Call call) noexcept:
+        """Report whether a call waits and was not woken, so that only another task can have sent to it."""
+        return False
+
     cdef int take_spare(self) except -1:
         """Hold the bytes for which there was no memory before, or raise ``MemoryError`` again."""
         raise NotImplementedError
@@ -161,7 +165,10 @@ cdef int dropped(PyObject *self) noexcept:
 
 cdef void warn(PyObject *self) noexcept:
     """Issue the warning for a call that nobody has awaited. An error of that is reported as in a destructor."""
-    PyErr_WarnFormat(RuntimeWarning, 1, "coroutine 'Rio.%U' was never awaited", <PyObject *>(<Call>self).name)
+    kind = type((<Call>self).owner).__name__
+    PyErr_WarnFormat(
+        RuntimeWarning, 1, "coroutine '%U.%U' was never awaited", <PyObject *>kind, <PyObject *>(<Call>self).name
+    )
 
 
 cdef int call_send(Call self, PyObject **result) except -1:
@@ -189,7 +196,7 @@ cdef int go_on(Call self, PyObject **result, bint again) except -1:
     cdef Awaited owner = self.owner
     if self.state == DONE:
         raise RuntimeError("cannot reuse already awaited coroutine")
-    if again and not owner.woken:
+    if again and owner.asleep(self):
         raise RuntimeError("coroutine is being awaited already")
     try:
         while True:

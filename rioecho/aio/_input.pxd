@@ -18,6 +18,7 @@ cdef class Input(Awaited):
     cdef object timer        # the handle of the callback that looks at the time, or None
     cdef int64_t timer_at
     cdef int64_t timeout_ns, idle_ns
+    cdef bint woken          # whether the call that waits is to try again
     cdef char *lent          # where the loop stores what comes; NULL if not in the buffer
     cdef size_t spare_size   # number of bytes in it
     cdef int64_t came        # when bytes last came, if there is an idle timeout

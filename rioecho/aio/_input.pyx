@@ -216,6 +216,9 @@ cdef class Input(Awaited):
         waiter.cancel()
         return 0 if self.has_closed else self.steer()
 
+    cdef bint asleep(self, Call call) noexcept:
+        return self.reader is call and not self.woken
+
     cdef void read_on(self) noexcept:
         self.steer()
 
