@@ -109,12 +109,12 @@ async def _serve(
         own = isinstance(error, ConnectionError) and rio._is_lost()
         rio.abort()
         if not own:
+            # Without "task": the loop would call the handler in the context of the task, which is entered already.
             peer = rio.get_extra_info("peername")
             loop.call_exception_handler(
                 {
                     "message": f"Unhandled exception in {doing}" + (f" from {peer}" if peer else ""),
                     "exception": error,
-                    "task": asyncio.current_task(),
                 }
             )
     except BaseException:
