@@ -88,7 +88,6 @@ def run(
     try:
         return _run(plan, date, on_progress, every, stop)
     except OSError as error:
-        # Of an error of the system too, which has no such attribute in its class.
         result = getattr(error, "result", None) or nothing(plan, date)
         vars(error)["result"] = dataclasses.replace(result, error=_message(error))
         raise
@@ -124,7 +123,7 @@ def _run(
     if outcome is None:
         return result
     error = _error(plan, outcome, connector)
-    error.result = dataclasses.replace(
+    vars(error)["result"] = dataclasses.replace(  # an OSError has no such attribute in its class
         result,
         error=None if isinstance(error, Interrupted) else _message(error),
         interrupted=isinstance(error, Interrupted),
@@ -136,8 +135,8 @@ def _message(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _error(plan: Plan, outcome: Outcome, connector: Connector) -> EchoError | Interrupted:
-    """Return the error of an outcome. Raises OSError for a system error."""
+def _error(plan: Plan, outcome: Outcome, connector: Connector) -> EchoError | Interrupted | OSError:
+    """Return the error of an outcome."""
     match outcome.kind:
         case "wrong echo":
             return WrongEchoError(outcome.number, outcome.connection)
@@ -148,4 +147,4 @@ def _error(plan: Plan, outcome: Outcome, connector: Connector) -> EchoError | In
         case "interrupted":
             return Interrupted()
         case _:
-            raise OSError(outcome.err, os.strerror(outcome.err))
+            return OSError(outcome.err, os.strerror(outcome.err))

@@ -83,8 +83,8 @@ def written(error: BaseException) -> int:
 
     The rest is still the caller's, so that ``rio.writen(data[written(error):])`` continues. For a text file the number
     counts characters. This is the attribute ``characters_written`` of the exception; an exception without it, which no
-    write has raised, gives 0. The ``TimeoutError`` of ``asyncio.timeout()`` and ``asyncio.wait_for()`` is raised from the
-    cancellation of the write, which has it.
+    write has raised, gives 0. The ``TimeoutError`` of ``asyncio.timeout()`` and ``asyncio.wait_for()`` is raised from
+    the cancellation of the write, which has it.
     """
     cause: BaseException | None = error
     while cause is not None:

@@ -1,4 +1,5 @@
-# The types of class Feed. The contract of each method is its docstring, in feed.pyx and _rio/framing.pyx.
+# The types of class Feed. The contract of each method is its docstring, in feed.pyx, _rio/framing.pyx and
+# _rio/input.pyx.
 
 from contextlib import AbstractContextManager
 from typing import Literal, Self, SupportsIndex, final

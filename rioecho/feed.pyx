@@ -23,7 +23,8 @@ from rioecho._rio.fed cimport (
     ask_until,
     request,
 )
-from rioecho._rio.framing cimport Mark, enter, leave_reading, to_line_limit
+from rioecho._rio.framing cimport to_line_limit
+from rioecho._rio.input cimport Mark, enter, leave_reading
 
 
 cdef enum:

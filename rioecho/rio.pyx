@@ -19,7 +19,8 @@ from rioecho._core.buffer cimport buffer_held, buffer_start
 from rioecho._core.convert cimport check_source, descriptor_of, to_size
 from rioecho._core.posix cimport rio_bool_get, rio_flag_busy, rio_flag_closed
 from rioecho._rio.channel cimport AS_FILE, BORROWED, OWNED, leave_writing, ownership
-from rioecho._rio.framing cimport leave_reading, to_line_limit
+from rioecho._rio.framing cimport to_line_limit
+from rioecho._rio.input cimport leave_reading
 from rioecho._rio.limits cimport ASK_CLOCK, rio_call
 from rioecho._rio.output cimport NOTHING
 from rioecho._rio.source cimport file_transport_of, transport_of

@@ -7,10 +7,8 @@ The package ``_server`` has the parts: the accept loop (acceptor.py), the engine
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
-import operator
 import sys
 import threading
 
@@ -18,29 +16,30 @@ from rioecho._core.addresses import LISTENQ
 from rioecho._core.budget import MemoryBudget
 from rioecho._core.limits import shortages
 from rioecho._server.acceptor import Acceptor
-from rioecho._server.engine import log_line
+from rioecho._server.arguments import integer, limit
+from rioecho._server.endpoints import listen
+from rioecho._server.engine import log, log_line
 from rioecho._server.engines import ENGINES
 from rioecho._server.hosts import HostTable
 from rioecho._server.lifecycle import Lifecycle
-from rioecho._server.listeners import LISTEN_ATTEMPTS, Listeners
 from rioecho._server.listeners import passed_sockets as passed_sockets
 from rioecho._server.notify import WakePipe
 from rioecho._server.tasks import Task, WaitGroup
-from rioecho._server.udp import UdpEcho, udp_sockets
+from rioecho._server.udp import UdpEcho
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Sequence
     from types import TracebackType
-    from typing import Literal, Self, TypeVar
+    from typing import Literal, Self
 
     from rioecho._core.addresses import Path
     from rioecho._server.engine import _Framing
 
-    _Number = TypeVar("_Number", int, float)
-
 MAX_WORKERS = 1024
+#: The limit of connections unless another one is asked for.
+MAX_CONNECTIONS = 10_000
 
 #: The counts that the last line of the log leaves out if they are 0.
 TROUBLES = {"active", "refused", "errors", "dropped"}
@@ -76,7 +75,7 @@ class EchoServer:
     load balancer passes on the address of its client. That address is logged and counts for ``max_per_host``; the
     header is not echoed; a connection without one is closed. ``metrics`` is a port of 127.0.0.1, or ``(host, port)``,
     where the counts are served over HTTP in the OpenMetrics format, at ``/metrics``; ``/healthz`` fails from the stop
-    on. It needs the package prometheus-client (``rioecho[metrics]``).
+    on. The host may be such a name as ``host`` is. It needs the package prometheus-client (``rioecho[metrics]``).
 
     As a context manager it serves in a thread of its own for the length of the block; ``async with`` does so too, and
     leaving the block does not block asyncio's loop, on which the clients may run. Raises ``OSError``, which names
@@ -95,7 +94,7 @@ class EchoServer:
         framing: _Framing = "line",
         workers: int = 1,
         backlog: int = LISTENQ,
-        max_connections: int = 10_000,
+        max_connections: int = MAX_CONNECTIONS,
         idle_timeout: float = 300.0,
         max_line: int = 1 << 20,
         drain_timeout: float = 5.0,
@@ -110,20 +109,20 @@ class EchoServer:
         if framing not in ("line", "raw"):
             raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
         self.framing: _Framing = framing
-        self.workers = _limit("workers", _integer("workers", workers), MAX_WORKERS, minimum=1)
+        self.workers = limit("workers", integer("workers", workers), MAX_WORKERS, minimum=1)
         if self.workers > 1 and engine != "event":
             raise ValueError(f"workers are for the event engine; the {engine} engine has none")
-        self.max_line = _limit("max_line", _integer("max_line", max_line), sys.maxsize)
-        self.idle_timeout = _limit("idle_timeout", idle_timeout, math.inf)
-        self.drain_timeout = _limit("drain_timeout", drain_timeout, math.inf) or math.inf
-        self.memory = MemoryBudget(_limit("max_memory", _integer("max_memory", max_memory), sys.maxsize))
-        limit = _limit("max_connections", _integer("max_connections", max_connections), sys.maxsize)
-        max_per_host = _limit("max_per_host", _integer("max_per_host", max_per_host), sys.maxsize)
+        self.max_line = limit("max_line", integer("max_line", max_line), sys.maxsize)
+        self.idle_timeout = limit("idle_timeout", idle_timeout, math.inf)
+        self.drain_timeout = limit("drain_timeout", drain_timeout, math.inf) or math.inf
+        self.memory = MemoryBudget(limit("max_memory", integer("max_memory", max_memory), sys.maxsize))
+        max_connections = limit("max_connections", integer("max_connections", max_connections), sys.maxsize)
+        max_per_host = limit("max_per_host", integer("max_per_host", max_per_host), sys.maxsize)
         self.proxy_protocol = bool(proxy_protocol)
         self.hosts = HostTable(max_per_host) if max_per_host else None
-        backlog = _limit("backlog", _integer("backlog", backlog), 0x7FFFFFFF)
+        backlog = limit("backlog", integer("backlog", backlog), 0x7FFFFFFF)
         if unix_mode is not None:
-            unix_mode = _limit("unix_mode", _integer("unix_mode", unix_mode), 0o777)
+            unix_mode = limit("unix_mode", integer("unix_mode", unix_mode), 0o777)
             if unix is None:
                 raise ValueError("unix_mode is for a unix socket; pass its path")
         self._backlog = backlog
@@ -137,7 +136,15 @@ class EchoServer:
         self._active_at_stop: int | None = None  # the number of connections when the stop was requested
         self._closing = threading.RLock()  # a signal handler may call close() during close()
         with contextlib.ExitStack() as opened:
-            self._listeners, datagrams = _listen(hosts, port or 0, unix, unix_mode, passed, backlog, udp=udp)
+            for sock in passed:
+                opened.callback(sock.close)
+            self._metrics = None
+            if metrics is not None:  # before anything is listened on: this imports a package, which takes time
+                from rioecho._server.metrics import Metrics
+
+                self._metrics = Metrics(metrics, self.stats, lambda: not self._life.stop.requested)
+                opened.callback(self._metrics.close)
+            self._listeners, datagrams = listen(hosts, port or 0, unix, unix_mode, passed, backlog, udp=udp)
             opened.callback(self._listeners.close)
             for sock in datagrams:
                 opened.callback(sock.close)
@@ -164,22 +171,17 @@ class EchoServer:
                 drain=self.drain_timeout,
             )
             opened.callback(self._life.stop.close)
-            self._metrics = None
-            if metrics is not None:
-                from rioecho._server.metrics import Metrics  # imports a package that may not be installed
-
-                self._metrics = Metrics(metrics, self.stats, lambda: not self._life.stop.requested)
-                opened.callback(self._metrics.close)
             self._udp = UdpEcho(datagrams, stop_fd=self.stop_fd) if datagrams else None
             self._acceptor = Acceptor(
                 self._listeners.sockets,
                 self._engine,
-                limit=limit,
+                limit=max_connections,
                 backlog=backlog,
                 stop=self._life.stop,
                 closings=self.closings,
                 hosts=None if self.proxy_protocol else self.hosts,
                 connected=self._listeners.connected,
+                until_closed=bool(self._listeners.connected) and not self._listeners.sockets and not datagrams,
                 shared=self._listeners.shared,
             )
             opened.callback(self._acceptor.close)
@@ -287,8 +289,20 @@ class EchoServer:
             Task(self._serve_datagrams, self._udp, name="rioecho udp", group=self._threads).start()
         if self._metrics is not None:
             self._metrics.start()
-        for text in shortages(self._acceptor.limit, self._backlog if self._listeners.sockets else 0):
-            log_line(logging.WARNING, text, event="shortage")
+            log_line(logging.INFO, "Serving metrics on %s", self._metrics.url, event="metrics", url=self._metrics.url)
+        self._report_shortages()
+
+    def _report_shortages(self) -> None:
+        # Python prints the warnings of a program without a log on stderr. Such a program gets none about the default
+        # limits, which exceed those of many systems.
+        has_log = log.hasHandlers()
+        connections, backlog = self._acceptor.limit, self._backlog if self._listeners.sockets else 0
+        for was_asked_for, found in (
+            (connections != MAX_CONNECTIONS, shortages(connections, 0)),
+            (backlog != LISTENQ, shortages(0, backlog)),
+        ):
+            for text in found:
+                log_line(logging.WARNING if was_asked_for or has_log else logging.INFO, text, event="shortage")
 
     def _stop_metrics(self) -> None:
         if self._metrics is not None:
@@ -385,53 +399,3 @@ class EchoServer:
             for name, n in self._udp.counts().items():
                 stats[name] = stats.get(name, 0) + n
         return stats
-
-
-def _listen(
-    hosts: Sequence[str],
-    port: int | str,
-    unix: Path | None,
-    unix_mode: int | None,
-    passed: list[socket.socket],
-    backlog: int,
-    *,
-    udp: bool,
-) -> tuple[Listeners, list[socket.socket]]:
-    """Listen on TCP and, if requested, on the same ports over UDP. Returns the listeners and the datagram sockets."""
-    attempt = 0
-    while True:
-        attempt += 1
-        paths = () if unix is None else (unix,)
-        listeners = Listeners(hosts, port, paths=paths, passed=passed, backlog=backlog, unix_mode=unix_mode)
-        try:
-            if not udp:
-                if listeners.datagrams:
-                    raise ValueError("a datagram socket was passed, but UDP was not requested")
-                return listeners, []
-            pairs = [address for address in listeners.addresses if isinstance(address, tuple)]
-            if not pairs and not listeners.datagrams:
-                raise ValueError("UDP needs a port to listen on")
-            return listeners, [*listeners.datagrams, *udp_sockets(pairs)]
-        except OSError as error:
-            # With port 0, a port that is free for TCP may be in use for UDP: try another one.
-            listeners.close()
-            if port != 0 or passed or error.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS:
-                raise
-        except BaseException:
-            listeners.close()
-            raise
-
-
-def _integer(name: str, value: int) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {type(value).__name__}") from None
-
-
-def _limit(name: str, value: _Number, maximum: float, *, minimum: int = 0) -> _Number:
-    """Return a limit, or raise ``ValueError`` if it is out of range or NaN."""
-    if not minimum <= value <= maximum:
-        most = "" if maximum == math.inf else f" and at most {maximum}"
-        raise ValueError(f"{name} must be at least {minimum}{most}, not {value!r}")
-    return value

@@ -12,7 +12,7 @@ cimport cython
 from rioecho._core.posix cimport rio_assert, rio_size_get
 from rioecho._rio.channel cimport leave_writing
 from rioecho._rio.decoding cimport ASCII, LATIN1, UTF8, charset
-from rioecho._rio.framing cimport enter, leave_reading
+from rioecho._rio.input cimport enter, leave_reading
 from rioecho._rio.textreader cimport attached
 from rioecho._rio.textwriter cimport TextWriter
 from rioecho._rio.writer cimport Writer

@@ -100,6 +100,12 @@ def stream(wire):
     return wire("socketpair")
 
 
+@pytest.fixture(params=["iterative", "process", "thread", "event"])
+def engine(request):
+    """Return the name of each engine of EchoServer."""
+    return request.param
+
+
 @pytest.fixture
 def background():
     """Return a function that runs another in a thread, ``background(function, *args)``.

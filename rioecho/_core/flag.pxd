@@ -9,7 +9,7 @@ cdef struct flag_set:
     # The flags of one object, an element of the list. The object owns this memory and does not move.
     flag_set *next
     flag_set *prev
-    rio_flag *flags[3]    # followed by NULLs
+    rio_flag *flags[4]    # followed by NULLs
     uintptr_t orphaned    # the new state, in the child of a fork, of a flag that another thread held
 
 

@@ -92,18 +92,23 @@ static inline uintptr_t rio_flag_state(const rio_flag *flag)
 #endif
 }
 
-static inline int rio_flag_take(rio_flag *flag)
+/* Take the flag if it is in this state. Reports whether it was. */
+static inline int rio_flag_take_from(rio_flag *flag, uintptr_t state)
 {
 #ifdef Py_GIL_DISABLED
-    uintptr_t expected = RIO_FREE;
     return __atomic_compare_exchange_n(
-        &flag->holder, &expected, rio_this_thread(), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+        &flag->holder, &state, rio_this_thread(), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 #else
-    if (flag->holder != RIO_FREE)
+    if (flag->holder != state)
         return 0;
     flag->holder = rio_this_thread();
     return 1;
 #endif
+}
+
+static inline int rio_flag_take(rio_flag *flag)
+{
+    return rio_flag_take_from(flag, RIO_FREE);
 }
 
 static inline uintptr_t rio_flag_rest(const rio_flag *flag)
@@ -160,15 +165,7 @@ static inline int rio_flag_resume(rio_flag *flag, int any)
 {
     uintptr_t state = rio_flag_state(flag);
     int rests = any ? state > RIO_LEFT && state == RIO_RESTING(state) : state == RIO_RESTING(rio_this_thread());
-    if (!rests && state != RIO_LEFT)
-        return 0;
-#ifdef Py_GIL_DISABLED
-    return __atomic_compare_exchange_n(
-        &flag->holder, &state, rio_this_thread(), 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
-#else
-    flag->holder = rio_this_thread();
-    return 1;
-#endif
+    return (rests || state == RIO_LEFT) && rio_flag_take_from(flag, state);
 }
 
 /* Let the flag rest for this thread from the next release on, or no longer. For its holder only. */

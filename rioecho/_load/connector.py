@@ -136,7 +136,8 @@ class Connector:
             self._begin(number)
         retries, self._retries = self._retries, []
         for attempt in retries:
-            self._connect(attempt)
+            if not self._connect(attempt):
+                self._go_on(attempt)
         if not self._made:
             self._wait(seconds, wake)
         if self._fatal is not None and not self._pending and not self._retries:
@@ -147,7 +148,8 @@ class Connector:
         return bool(self._due) and self._fatal is None and len(self._pending) + len(self._retries) < AT_ONCE
 
     def _wait(self, seconds: float, wake: int) -> None:
-        until = monotonic() + (max(seconds, 0.0) if self._fatal is None or self._pending else 0.0)
+        unfinished = self._fatal is None or self._pending or self._retries
+        until = monotonic() + (max(seconds, 0.0) if unfinished else 0.0)
         if self._retries:
             until = min(until, monotonic() + RETRY)
         if self._may_begin():
@@ -163,34 +165,32 @@ class Connector:
                 self._poller.unregister(wake)
         for fd, _ in ready:
             if fd in self._pending:
-                self._finish(fd)
+                self._finish(self._detach(fd))
         now = monotonic()
         for fd, attempt in list(self._pending.items()):
             if attempt.until <= now:
-                attempt.error = OSError(errno.ETIMEDOUT, "timed out")
-                self._drop(fd)
-                self._next(attempt)
+                self._detach(fd)
+                self._discard(attempt, OSError(errno.ETIMEDOUT, "timed out"))
+                self._go_on(attempt)
 
     def _begin(self, number: int) -> None:
         first = number % len(self._addresses)
         addresses = self._addresses[first:] + self._addresses[:first]
         addresses.sort(key=lambda address: address in self._bad)
-        self._next(_Attempt(number, addresses, monotonic() + self._plan.connect_timeout))
+        self._go_on(_Attempt(number, addresses, monotonic() + self._plan.connect_timeout))
 
-    def _next(self, attempt: _Attempt) -> None:
-        """Try the next address of an attempt, or end it with its error if there is none."""
-        now = monotonic()
-        if attempt.address is not None:
-            self._bad.add(attempt.address)
-        if not attempt.addresses:
-            self._failed(attempt.number, attempt.error)
-            return
-        attempt.until = now + max(attempt.deadline - now, 0.0) / len(attempt.addresses)
-        attempt.address = attempt.addresses.pop(0)
-        self._connect(attempt)
+    def _go_on(self, attempt: _Attempt) -> None:
+        """Try the next addresses of an attempt until one does not fail at once; end the attempt if none is left."""
+        while attempt.addresses:
+            now = monotonic()
+            attempt.until = now + max(attempt.deadline - now, 0.0) / len(attempt.addresses)
+            attempt.address = attempt.addresses.pop(0)
+            if self._connect(attempt):
+                return
+        self._failed(attempt.number, attempt.error)
 
-    def _connect(self, attempt: _Attempt) -> None:
-        """Call connect() for the current address of an attempt."""
+    def _connect(self, attempt: _Attempt) -> bool:
+        """Call connect() for the current address of an attempt. Returns False if it fails."""
         family, kind, protocol, address = attempt.address
         try:
             attempt.sock = sock = socket.socket(family, kind, protocol)
@@ -199,50 +199,58 @@ class Connector:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             number = sock.connect_ex(address)
         except OSError as error:  # no descriptor left, or a path that is too long
-            self._abandon(attempt, error)
-            return
+            return self._discard(attempt, error)
         if number == 0:
-            self._connected(attempt, sock)
-        elif number == errno.EINPROGRESS:
+            return self._keep(attempt, sock)
+        if number == errno.EINPROGRESS:
             self._pending[sock.fileno()] = attempt
             self._poller.register(sock.fileno(), select.POLLOUT)
-        elif number == errno.EAGAIN and family == socket.AF_UNIX and monotonic() < attempt.until:
+            return True
+        if number == errno.EAGAIN and family == socket.AF_UNIX:
+            if monotonic() >= attempt.until:
+                return self._discard(attempt, OSError(errno.ETIMEDOUT, "timed out"))
             sock.close()
             self._retries.append(attempt)
-        elif number == errno.EAGAIN and family == socket.AF_UNIX:
-            self._abandon(attempt, OSError(errno.ETIMEDOUT, "timed out"))
-        else:
-            self._abandon(attempt, OSError(number, os.strerror(number)))
+            return True
+        return self._discard(attempt, OSError(number, os.strerror(number)))
 
-    def _finish(self, fd: int) -> None:
-        """Take the result of a connect() that has ended."""
-        attempt = self._pending[fd]
-        sock = self._detach(fd)
-        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    def _finish(self, attempt: _Attempt) -> None:
+        """Take the result of a connect() that has ended, and go on with the next address if it has failed."""
+        sock = attempt.sock
+        assert sock is not None  # noqa: S101, for the type checker
+        try:
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError as error:
+            number = error.errno or errno.EIO
         if number == 0 and _is_own_peer(sock):
             number = errno.ECONNREFUSED  # the port was the socket's own: nobody listens there
         if number == 0:
-            self._connected(attempt, sock)
+            self._keep(attempt, sock)
         else:
-            self._abandon(attempt, OSError(number, os.strerror(number)))
+            self._discard(attempt, OSError(number, os.strerror(number)))
+            self._go_on(attempt)
 
-    def _connected(self, attempt: _Attempt, sock: socket.socket) -> None:
+    def _keep(self, attempt: _Attempt, sock: socket.socket) -> bool:
+        """Keep a connected socket. Returns True."""
         self._bad.discard(attempt.address)
         self.sockets[attempt.number] = sock
         attempt.sock = None
         self.connected += 1
         self._since[attempt.number] = monotonic()
         self._made.append(attempt.number)
+        return True
 
-    def _abandon(self, attempt: _Attempt, error: OSError) -> None:
+    def _discard(self, attempt: _Attempt, error: OSError) -> bool:
+        """Note the error of the current address of an attempt and close its socket. Returns False."""
         if attempt.sock is not None:
             attempt.sock.close()
             attempt.sock = None
         attempt.error = error
         if error.errno in (errno.EMFILE, errno.ENFILE):  # the same for every address
-            self._failed(attempt.number, error)
+            attempt.addresses.clear()
         else:
-            self._next(attempt)
+            self._bad.add(attempt.address)
+        return False
 
     def _failed(self, number: int, error: OSError) -> None:
         """End an attempt for which all addresses failed."""
@@ -259,7 +267,7 @@ class Connector:
         message = described.strerror or str(described)
         if self.connected:
             message += f": {self.connected} of {n} connections were made"
-        if described.errno in ADVICE and n > 1:
+        if described.errno in ADVICE and (n > 1 or described.errno == errno.EADDRNOTAVAIL):
             message += f"; {ADVICE[described.errno]}"
         return type(described)(described.errno, message)
 
@@ -268,21 +276,19 @@ class Connector:
         self._delays[number] = min(max(2 * delay, LEAST_DELAY), MOST_DELAY)
         heapq.heappush(self._due, (monotonic() + delay, number))
 
-    def _detach(self, fd: int) -> socket.socket:
-        """Stop waiting for a descriptor; return its socket."""
+    def _detach(self, fd: int) -> _Attempt:
+        """Stop waiting for a descriptor; return its attempt."""
         self._poller.unregister(fd)
-        sock = self._pending.pop(fd).sock
-        assert sock is not None  # noqa: S101, for the type checker
-        return sock
-
-    def _drop(self, fd: int) -> None:
-        self._detach(fd).close()
+        return self._pending.pop(fd)
 
     def close(self) -> None:
         """Close all sockets."""
-        for sock in (*self.sockets, *(attempt.sock for attempt in self._pending.values())):
+        for sock in self.sockets:
             if sock is not None:
                 sock.close()
+        for attempt in self._pending.values():
+            if attempt.sock is not None:
+                attempt.sock.close()
 
 
 def _is_own_peer(sock: socket.socket) -> bool:

@@ -84,9 +84,17 @@ class Runner:
         self.connector = connector
         self.date = date
         self.reconnects = 0
-        fds = [sock.fileno() for sock in connector.sockets if sock is not None]
+        self.loops: list[LoadLoop] = []
+        self.started: list[LoadLoop] = []
+        self._pipe: tuple[int, ...] = ()  # by which the loops wake this thread
+        self.samples: list[tuple[float, float, float]] = []
+        self.last = (0.0, 0)  # at the previous Progress: seconds elapsed, and messages echoed
+        self.sampled = (plan.warmup_s, 0, Histogram())
+
+    def _make_loops(self) -> None:
+        plan = self.plan
+        fds = [sock.fileno() for sock in self.connector.sockets if sock is not None]
         cycle = messages(plan.message_bytes)
-        self.loops = []
         for first in range(plan.threads):
             own = fds[first :: plan.threads]
             loop = LoadLoop(
@@ -105,32 +113,32 @@ class Runner:
                 reconnect=plan.reconnect,
             )
             self.loops.append(loop)
-        self.started: list[LoadLoop] = []
-        self.samples: list[tuple[float, float, float]] = []
-        self.last = (0.0, 0)  # at the previous Progress: seconds elapsed, and messages echoed
-        self.sampled = (plan.warmup_s, 0, Histogram())
 
     def run(
         self, on_progress: Callable[[Progress], object] | None, every: float, stop: threading.Event | None
     ) -> tuple[Result, Outcome | None]:
-        """Run the test; return the result, and the outcome if the test failed. All threads have ended on return."""
-        pipe = os.pipe()
+        """Run the test; return the result, and the outcome if the test failed.
+
+        At the end, by an exception too, all threads have ended and nothing is left open but the sockets.
+        """
         try:
-            return self._run(pipe, on_progress, every, stop)
-        finally:
-            os.close(pipe[0])
-            os.close(pipe[1])
+            try:
+                self._make_loops()
+                self._pipe = os.pipe()
+                return self._run(on_progress, every, stop)
+            finally:
+                self._end()
+        finally:  # not an ExitStack, which may lack the memory to store what is open
+            for fd in self._pipe:
+                os.close(fd)
 
     def _run(
-        self,
-        pipe: tuple[int, int],
-        on_progress: Callable[[Progress], object] | None,
-        every: float,
-        stop: threading.Event | None,
+        self, on_progress: Callable[[Progress], object] | None, every: float, stop: threading.Event | None
     ) -> tuple[Result, Outcome | None]:
-        self._woken, wake = pipe
+        self._woken, wake = self._pipe
         os.set_blocking(self._woken, False)
         stopped, interrupted = False, False
+        failure: OSError | None = None
         try:
             self._begin(wake)
             stopped = self._watch(on_progress, every, stop)
@@ -140,14 +148,20 @@ class Runner:
                 on_progress(self._progress(self._elapsed()))
         except KeyboardInterrupt:
             interrupted = True
+        except OSError as error:  # no thread for a loop, or the wait for the loops has failed
+            failure = error
         finally:
             self._end()
         outcomes = [Outcome(*loop.outcome()) for loop in self.loops]
         result = self._result(outcomes, stopped=stopped or interrupted)
+        if failure is not None:
+            vars(failure)["result"] = result
+            raise failure
         if interrupted:
             return result, Outcome("interrupted")
         # Loops that were stopped because another one failed have the outcome "done".
-        return result, next((outcome for outcome in outcomes if outcome.kind != "done"), None)
+        failed = [outcome for outcome in outcomes if outcome.kind != "done"]
+        return result, min(failed, key=lambda outcome: outcome.kind != "wrong echo", default=None)
 
     def _begin(self, wake: int) -> None:
         self.start = monotonic_ns()
@@ -275,7 +289,7 @@ class Runner:
 
     def _result(self, outcomes: list[Outcome], *, stopped: bool) -> Result:
         plan = self.plan
-        duration = max(loop.measured_seconds for loop in self.loops)
+        duration = max((loop.measured_seconds for loop in self.started), default=0.0)
         measured, echoed, missing = self._counted()
         corrected = self._merged()
         uncorrected = corrected if plan.rate is None else self._merged(corrected=False)

@@ -3,7 +3,8 @@
 from rioecho._core.buffer cimport rio_buffer
 from rioecho._core.fdio cimport rio_fd
 from rioecho._core.posix cimport rio_flag
-from rioecho._rio.framing cimport Framing, leave
+from rioecho._rio.framing cimport Framing
+from rioecho._rio.input cimport leave
 from rioecho._rio.transport cimport Transport
 
 
@@ -13,14 +14,14 @@ cdef enum ownership:
     AS_FILE    # like the standard library's socket files: dropping the Rio flushes and closes it
 
 
-# Each flag guards the fields named beside it, and `reading` those of class Framing. Only a caller that holds `reading`
-# and `writing` may close the Rio or free memory. Properties take no flag: they read what is constant, what is written
-# with relaxed atomics, or an object that is read and replaced in a critical section.
+# Each flag guards the fields named beside it, and `reading` those of the base classes. Only a caller that holds
+# `reading` and `writing` may close the Rio or free memory. Properties take no flag: they read what is constant, what is
+# written with relaxed atomics, or an object that is read and replaced in a critical section.
 cdef class Channel(Framing):
     cdef rio_fd f
     cdef rio_flag writing    # the writing methods; held for a whole call
     cdef rio_flag sending    # `out`, `out_error` and `reset`, for callers of either side
-    cdef int lent            # whether a write in a file open for both has borrowed `reading`, or waits for it; atomic
+    cdef rio_flag lent       # held while a write has borrowed `reading`, or waits for it
     cdef int at_send         # whether `sending` was taken to send, and not only to check
     cdef bint can_read
     cdef bint can_write

@@ -16,17 +16,18 @@ from rioecho._core.posix cimport (
     O_RDONLY,
     O_WRONLY,
     RIO_CLOSED,
+    RIO_FREE,
     rio_assert,
-    rio_bool_get,
     rio_bool_set,
     rio_flag_closed,
     rio_flag_fence,
     rio_flag_mine,
     rio_flag_put,
+    rio_flag_state,
     rio_flag_take,
     sched_yield,
 )
-from rioecho._rio.framing cimport leave, let_others_in
+from rioecho._rio.input cimport leave, let_others_in
 from rioecho._rio.transport cimport Transport
 
 from rioecho.errors import ConcurrentCall
@@ -39,6 +40,7 @@ cdef class Channel:
     def __cinit__(self):
         self.flags.flags[1] = &self.writing
         self.flags.flags[2] = &self.sending
+        self.flags.flags[3] = &self.lent
 
     def __dealloc__(self):
         buffer_free(&self.out)
@@ -91,7 +93,7 @@ cdef class Channel:
         """Enter the reading side if a write in another thread has borrowed it; see ``borrow_reading()``."""
         cdef bint lent
         while not rio_flag_closed(&self.reading) and not rio_flag_mine(&self.reading):
-            lent = rio_bool_get(&self.lent)
+            lent = rio_flag_state(&self.lent) != RIO_FREE
             if rio_flag_take(&self.reading):
                 return True
             if not lent:
@@ -197,6 +199,7 @@ cdef class Channel:
         rio_assert(rio_flag_mine(&self.reading))
         rio_assert(rio_flag_mine(&self.writing))
         rio_assert(not rio_flag_mine(&self.sending))
+        self.end_frames(None, False)
         rio_flag_put(&self.writing, RIO_CLOSED)
         rio_flag_put(&self.reading, RIO_CLOSED)
         with cython.critical_section(self):   # a property may be about to take a reference

@@ -24,7 +24,8 @@ from rioecho._core.buffer cimport (
     framing,
 )
 from rioecho._core.convert cimport to_limit, to_size
-from rioecho._rio.framing cimport MORE, consume, enter, leave_reading, take, to_frame_width
+from rioecho._rio.framing cimport MORE, to_frame_width
+from rioecho._rio.input cimport consume, enter, leave_reading, take
 
 from rioecho.errors import LineTooLong
 

@@ -17,7 +17,8 @@ from rioecho._core.buffer cimport (
     framing,
 )
 from rioecho._core.posix cimport rio_flag_closed
-from rioecho._rio.framing cimport MORE, consume, enter, leave_reading, take
+from rioecho._rio.framing cimport MORE
+from rioecho._rio.input cimport consume, enter, leave_reading, take
 from rioecho._rio.limits cimport rio_call
 from rioecho._rio.reader cimport Reader
 from rioecho._core.convert cimport check_timeout, to_limit

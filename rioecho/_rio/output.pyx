@@ -56,7 +56,7 @@ from rioecho._core.posix cimport (
     rio_signals_release,
     sched_yield,
 )
-from rioecho._rio.framing cimport let_others_in
+from rioecho._rio.input cimport let_others_in
 from rioecho._rio.limits cimport Limits, waits_freely
 
 from rioecho.errors import ConcurrentCall

@@ -25,7 +25,8 @@ from rioecho._core.buffer cimport (
 )
 from rioecho._core.convert cimport check_timeout, to_limit, to_size
 from rioecho._rio.channel cimport AS_FILE
-from rioecho._rio.framing cimport MORE, consume, enter, in_frame, leave_reading, take, to_frame_width
+from rioecho._rio.framing cimport MORE, to_frame_width
+from rioecho._rio.input cimport consume, enter, in_frame, leave_reading, take
 from rioecho._rio.limits cimport rio_call
 from rioecho._rio.receiver cimport AHEAD, Receiver, takes_no_more
 from rioecho._rio.result cimport CUT_MIN, result_begin, result_begun, result_end, result_grow

@@ -15,7 +15,7 @@ from rioecho._core.buffer cimport buffer_added, buffer_held, buffer_reserve, buf
 from rioecho._core.convert cimport os_error
 from rioecho._core.fdio cimport FD_FILE, FD_SOCKET, fd_never_waits, fd_peek, fd_read, fd_read_waiting, would_block
 from rioecho._core.posix cimport POLLIN, rio_assert, rio_flag_mine, rio_monotonic_ns
-from rioecho._rio.framing cimport let_others_in, show_held
+from rioecho._rio.input cimport let_others_in, show_held
 from rioecho._rio.limits cimport SLICE, begin_wait, rio_call, waits_freely
 from rioecho._rio.output cimport Output
 from rioecho._rio.transport cimport OWN_TIMEOUT

@@ -4,6 +4,8 @@ The caller of everything here holds ``writing``. The output buffer and its lock,
 _rio/output.pyx.
 """
 
+import io
+
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, errno
 from libc.stdint cimport int64_t
 
@@ -13,17 +15,18 @@ from rioecho._core.fdio cimport FD_SOCKET, deadline_after, fd_has_position, fd_r
 from rioecho._core.posix cimport (
     POLLIN,
     POLLOUT,
+    RIO_FREE,
     SEEK_CUR,
     lseek,
     rio_assert,
-    rio_bool_set,
     rio_flag_mine,
+    rio_flag_put,
     rio_flag_rests,
     rio_flag_take,
     sched_yield,
     sigset_t,
 )
-from rioecho._rio.framing cimport leave_reading, let_others_in, show_held
+from rioecho._rio.input cimport leave_reading, let_others_in, show_held
 from rioecho._rio.limits cimport SLICE, begin_wait, rio_call
 from rioecho._rio.lines cimport LineReader
 from rioecho._rio.output cimport NOTHING
@@ -142,7 +145,7 @@ cdef class Sender(LineReader):
 
         A reader in another thread waits until it is done; see ``borrow_reading()``.
         """
-        rio_bool_set(&self.lent, True)
+        rio_flag_take(&self.lent)   # it is free: the caller holds `writing`
         try:
             if not rio_flag_take(&self.reading) and not self.resume(False):
                 return False
@@ -152,7 +155,7 @@ cdef class Sender(LineReader):
             finally:
                 leave_reading(self)
         finally:
-            rio_bool_set(&self.lent, False)
+            rio_flag_put(&self.lent, RIO_FREE)
         return True
 
     cdef ssize_t receive_ahead(self, rio_call *call) except -2:
@@ -231,7 +234,7 @@ cdef class Sender(LineReader):
         """
         cdef size_t yields = 0, held
         rio_assert(rio_flag_mine(&self.writing))
-        rio_bool_set(&self.lent, True)
+        rio_flag_take(&self.lent)   # it is free: the caller holds `writing`
         try:
             while not rio_flag_take(&self.reading):
                 if rio_flag_mine(&self.reading) or rio_flag_rests(&self.reading):
@@ -242,12 +245,16 @@ cdef class Sender(LineReader):
                     break
                 self.let_holder_go_on(call, &yields)
         except BaseException:
-            rio_bool_set(&self.lent, False)
+            rio_flag_put(&self.lent, RIO_FREE)
             raise
         try:
             held = buffer_held(&self.inp)
             if held:
                 self.check_owner()
+                if self.foreign_end and self.place_read_to() + 1 < self.foreign_end:
+                    raise io.UnsupportedOperation(
+                        "this file has one position for both, and bytes that unread() has put back have none: read them"
+                    )
                 if lseek(self.f.fd, -<int64_t>held, SEEK_CUR) < 0:
                     raise os_error(errno)
                 buffer_consume(&self.inp, held)
@@ -256,9 +263,23 @@ cdef class Sender(LineReader):
             raise
         return 0
 
+    cdef int64_t place_read_to(self) except? -1:
+        """Return the position in a file of the first byte that has not been read, if all that is held came from it."""
+        cdef int64_t place = lseek(self.f.fd, 0, SEEK_CUR)
+        if place < 0:
+            raise os_error(errno)
+        return place - <int64_t>buffer_held(&self.inp)
+
+    cdef int note_foreign(self) except -1:
+        """Note which byte of a file that is open for both is the next one behind those put in front."""
+        if fd_has_position(&self.f):
+            self.check_owner()
+            self.foreign_end = max(self.foreign_end if buffer_held(&self.inp) else 0, self.place_read_to() + 1)
+        return 0
+
     cdef void return_reading(self) noexcept:
         leave_reading(self)
-        rio_bool_set(&self.lent, False)
+        rio_flag_put(&self.lent, RIO_FREE)
 
     cdef int push(self, rio_call *call, ssize_t keep) except -1:
         """Send buffered output until at most ``keep`` bytes are left; for NOTHING, until all is sent."""

@@ -26,7 +26,7 @@ from rioecho._core.characters cimport (
 from rioecho._core.posix cimport rio_flag_closed
 from rioecho._core.utf8 cimport is_ascii
 from rioecho._rio.decoding cimport UTF8, charset, decode, decode_begun
-from rioecho._rio.framing cimport consume, enter, leave_reading
+from rioecho._rio.input cimport consume, enter, leave_reading
 from rioecho._rio.limits cimport rio_call
 from rioecho._rio.writer cimport Writer
 

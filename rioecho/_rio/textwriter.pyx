@@ -10,8 +10,8 @@ from libc.string cimport memchr
 from rioecho._core.characters cimport count_byte
 from rioecho._core.utf8 cimport count_characters, starts_character
 from rioecho._rio.channel cimport leave_writing
-from rioecho._rio.framing cimport enter
 from rioecho._rio.decoding cimport LATIN1, UTF8
+from rioecho._rio.input cimport enter
 from rioecho._rio.textreader cimport TextReader, attached
 from rioecho._rio.writer cimport Writer, note_written, put_at_once, put_each
 

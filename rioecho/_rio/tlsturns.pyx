@@ -1,10 +1,10 @@
-"""Whose turn it is inside a TLS connection, and how long its socket waits.
+"""What the transports over TLS share: whose turn it is in OpenSSL, what is half sent, how long the socket waits.
 
 OpenSSL's object may not be used by two threads at once. The flags ``receiving`` and ``sending`` are each held for a
 whole operation and exclude each other, and all Rios over one socket share them. A caller that finds another thread in
 an operation retries after poll(2), so its deadline and signal handlers work as usual. The exception is a read that
 waits inside OpenSSL, for any time: a record is sent beside it while the socket has nothing to read. The reading thread
-then sleeps in the kernel; the ssl module itself allows more.
+then sleeps in the kernel; the ssl module itself allows more. A connection of pyOpenSSL never waits there.
 """
 
 from cpython.ref cimport Py_INCREF
@@ -18,6 +18,8 @@ from rioecho._core.posix cimport (
     POLLIN,
     RIO_FREE,
     RIO_LOST,
+    rio_assert,
+    rio_bool_set,
     rio_flag,
     rio_flag_mine,
     rio_flag_put,
@@ -38,7 +40,8 @@ from rioecho.errors import ConcurrentCall
 
 cdef class TlsTurns(Transport):
     def __cinit__(self):
-        self.flags.flags[:] = [&self.receiving, &self.sending, NULL]
+        self.flags.flags[0] = &self.receiving
+        self.flags.flags[1] = &self.sending
         self.flags.orphaned = RIO_LOST
         flags_link(&self.flags)
 
@@ -87,7 +90,7 @@ cdef class TlsTurns(Transport):
             return rio_flag_state(&self.sending) != RIO_FREE
         if rio_flag_state(&self.receiving) == RIO_FREE:
             return False
-        if not self.waiting:
+        if not self.waiting or self.lost():
             return True
         return not rio_flag_mine(&self.receiving) and fd_ready(self.fd, POLLIN)
 
@@ -117,6 +120,14 @@ cdef class TlsTurns(Transport):
 
     cdef bint stands_in_way(self) noexcept:
         return rio_flag_mine(&self.receiving) or rio_flag_mine(&self.sending)
+
+    cdef size_t least_room(self) noexcept:
+        return RECORD   # what does not fit stays in OpenSSL, where select() does not report it
+
+    cdef void set_begun(self, bytes record) noexcept:
+        rio_assert(rio_flag_mine(&self.sending))
+        self.begun = record
+        rio_bool_set(&self.half_sent, record is not None)
 
     # ---- the socket's own timeout
 

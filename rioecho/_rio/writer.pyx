@@ -24,7 +24,7 @@ from rioecho._core.posix cimport (
     shutdown,
 )
 from rioecho._rio.channel cimport AS_FILE, leave_writing
-from rioecho._rio.framing cimport enter, let_others_in
+from rioecho._rio.input cimport enter, let_others_in
 from rioecho._rio.limits cimport rio_call
 from rioecho._rio.output cimport NOTHING
 from rioecho._rio.sender cimport Sender
@@ -270,13 +270,13 @@ cdef class Writer(Sender):
             if self.f.kind == FD_SOCKET:
                 return 0
         # One that is encrypted, as its room for a record tells, would lose what comes too.
-        elif self.transport.waits and self.transport.least_room() == 1 and hasattr(self.source, "shutdown"):
+        elif self.transport.waits and self.transport.least_room() == 1 and hasattr(self.transport.source, "shutdown"):
             return 0
         raise io.UnsupportedOperation("write_eof: the sending side cannot be closed without the other one")
 
     cdef int shut(self) except -1:
         if self.transport is not None:
-            self.source.shutdown(SHUT_WR)
+            self.transport.source.shutdown(SHUT_WR)
         elif shutdown(self.f.fd, SHUT_WR) < 0:
             raise os_error(errno)
         return 0

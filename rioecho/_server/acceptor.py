@@ -48,10 +48,11 @@ class BrokenListener(Exception):
 class Acceptor:
     """Accepts connections from ``sockets``, which are non-blocking, and hands them to ``engine``.
 
-    ``connected`` are connected sockets, which are served first. At most ``limit`` connections are served at once; 0
-    means no limit. Call ``run()`` until the stop is requested, then ``take_the_queue()`` and ``serve_the_queue()``,
-    which leave the listen queues of ``shared`` listeners alone. ``closings`` is notified when a connection is closed.
-    ``hosts`` limits the connections of each address; what is more is closed.
+    ``connected`` are connected sockets, which are served first; with ``until_closed``, serving ends when the last
+    connection is closed. At most ``limit`` connections are served at once; 0 means no limit. Call ``run()`` until the
+    stop is requested, then ``take_the_queue()`` and ``serve_the_queue()``, which leave the listen queues of ``shared``
+    listeners alone. ``closings`` is notified when a connection is closed. ``hosts`` limits the connections of each
+    address; what is more is closed.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Acceptor:
         closings: WakePipe,
         hosts: HostTable | None = None,
         connected: Sequence[socket.socket] = (),
+        until_closed: bool = False,
         shared: Container[socket.socket] = (),
     ) -> None:
         #: Connections that the engine has taken, and connections closed unserved.
@@ -72,7 +74,7 @@ class Acceptor:
         self._sockets = tuple(sockets)
         self._own = [sock for sock in self._sockets if sock not in shared]
         self._connected = deque(connected)
-        self._only_connected = bool(connected) and not sockets
+        self._until_closed = until_closed
         self._first = 0  # index of the listener to try first the next time
         self._hosts = hosts
         self._engine = engine
@@ -108,11 +110,11 @@ class Acceptor:
     def run(self) -> None:
         """Accept connections until the stop. Raises the ``OSError`` of a listener that is broken.
 
-        With ``connected`` sockets and no listener, return when the last connection is closed.
+        With ``until_closed``, return when the last connection is closed.
         """
         while not self._stop.requested:
             try:
-                if self._only_connected and self._held is None and not self._connected:
+                if self._until_closed and self._held is None and not self._connected:
                     if self.active() == 0:
                         return
                     self._report_closings(True)

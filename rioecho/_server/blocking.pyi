@@ -6,8 +6,6 @@ from typing import Literal, Protocol, Self, SupportsIndex, final
 from rioecho._core.budget import MemoryBudget
 from rioecho._core.counts import Counts
 
-__pyx_capi__: dict[str, object]  # for cimport by other extension modules
-
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 

@@ -1,5 +1,5 @@
 # The side of the child process of the process engine: from fork() to _exit() it runs only this C code; see
-# _server/child.pyx.
+# _server/children.pyx.
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport INT64_MAX, uint64_t
@@ -17,7 +17,7 @@ from rioecho._core.posix cimport (
     rio_source,
     write,
 )
-from rioecho._server.blocking cimport (
+from rioecho._server.blockingloop cimport (
     DONE,
     FAILED,
     GOT_LINE,

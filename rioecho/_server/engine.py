@@ -1,8 +1,8 @@
 """The interface of an engine and of its owner, and the log lines common to all engines.
 
 An engine takes accepted connections, serves each until it is closed, and counts. The accept loop, the limits and the
-life cycle belong to the server (acceptor.py, lifecycle.py, server.py); the echo itself is C (blocking.pyx, child.pyx,
-eventloop.pyx).
+life cycle belong to the server (acceptor.py, lifecycle.py, server.py); the echo itself is C
+(blockingloop.pxd, eventloop.pyx).
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class Listeners:
             self.sockets += [sock for sock in streams if sock in self.shared]
             for sock in [*self.sockets, *self.connected, *self.datagrams]:
                 sock.setblocking(False)
-            self.addresses += map(_address, self.sockets)
+            self.addresses += map(address_of, self.sockets)
         except BaseException:
             self.close()
             for sock in passed:
@@ -130,25 +130,27 @@ class Listeners:
             sock.close()
 
 
-def listen_sockets(hosts: Iterable[str], port: int | str, *, backlog: int = LISTENQ) -> list[socket.socket]:
+def listen_sockets(
+    hosts: Iterable[str], port: int | str, *, backlog: int = LISTENQ, purpose: str = ""
+) -> list[socket.socket]:
     """Listen on the same port of every address of every host. Returns blocking sockets, which the caller owns.
 
     Port 0 chooses one free port for all of them. ``localhost`` stands for both loopback addresses, ``*`` for every
     address of both families. An IPv6 socket accepts IPv6 only: ``::`` is every IPv6 address. If a name has several
     addresses, those that this machine does not have are skipped (``::1`` without IPv6), unless it has none of them.
-    Raises ``OSError``, which names the address, for any other failure, such as a port in use at one address; nothing
-    stays open then.
+    Raises ``OSError``, which names the address and the ``purpose``, for any other failure, such as a port in use at one
+    address; nothing stays open then.
     """
     port = check_port(port)
     wanted = []
     for host in hosts:
-        what = f"cannot listen on {shown(check_host(host))} port {shown(str(port))}"
+        what = f"cannot listen on {shown(check_host(host))} port {shown(str(port))}{purpose}"
         wanted.append(
             [info for name in HOSTS.get(host, (host,)) for info in look_up(name, port, socket.AI_PASSIVE, what)]
         )
     for attempt in range(LISTEN_ATTEMPTS):
         try:
-            return _listen_on_all(wanted, backlog)
+            return _listen_on_all(wanted, backlog, purpose)
         except OSError as exc:
             # A port that is free at the first address may be in use at the next one: try another port.
             if port != 0 or exc.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS - 1:
@@ -156,7 +158,7 @@ def listen_sockets(hosts: Iterable[str], port: int | str, *, backlog: int = LIST
     raise AssertionError("unreachable")
 
 
-def _listen_on_all(wanted: list[list[Any]], backlog: int) -> list[socket.socket]:
+def _listen_on_all(wanted: list[list[Any]], backlog: int, purpose: str) -> list[socket.socket]:
     """Listen on every address of ``wanted``, a getaddrinfo() list for each host; the first socket decides the port."""
     opened: dict[Address, socket.socket] = {}
 
@@ -176,7 +178,10 @@ def _listen_on_all(wanted: list[list[Any]], backlog: int) -> list[socket.socket]
                     if address not in opened:
                         opened[address] = open_socket(family, kind, protocol, address, listen)
                 except OSError as exc:
-                    explained = describe_error(exc, f"cannot listen on {address[0]} port {address[1]}")
+                    explained = describe_error(exc, f"cannot listen on {address[0]} port {address[1]}{purpose}")
+                    if exc.errno == errno.EINVAL and family == socket.AF_INET6 and not address[3]:
+                        # The kernel's only reason is a link-local address without a scope id.
+                        explained = OSError(exc.errno, f"{explained.strerror}: add its interface, as in fe80::1%eth0")
                     if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         raise explained from None
                     absent = explained
@@ -336,9 +341,12 @@ def _is_listened_on(path: str) -> bool:
     return True
 
 
-def _address(sock: socket.socket) -> tuple[str, int] | str:
-    """Return ``(host, port)``, with the scope id of a link-local address, or the path of a unix socket."""
+def address_of(sock: socket.socket) -> tuple[str, int] | str:
+    """Return the address of a TCP or UDP socket, or the path of a unix socket."""
+    return os.fsdecode(sock.getsockname()) if sock.family == socket.AF_UNIX else host_and_port(sock)
+
+
+def host_and_port(sock: socket.socket) -> tuple[str, int]:
+    """Return the address of a TCP or UDP socket, a link-local one with its scope id."""
     name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        return os.fsdecode(name)
     return socket.getnameinfo(name, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0], name[1]

@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import http.server
 import logging
+import os
 import select
 import socket
-import socketserver
+import threading
+from time import sleep
 
-from rioecho._core.addresses import describe_error, look_up, parse_place, shown
+from rioecho._core.addresses import parse_place
+from rioecho._server.listeners import host_and_port, listen_sockets
 from rioecho._server.notify import WakePipe
 from rioecho._server.tasks import Task, WaitGroup
 
@@ -23,8 +26,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rioecho.server")
 
-#: Seconds in which a client has to send its request.
+#: Seconds in which a client has to send each part of its request.
 REQUEST_TIMEOUT = 10.0
+#: Maximum number of requests at once: one more cuts off the oldest. So clients that send nothing take neither the
+#: descriptors and threads of the echo nor the place of others.
+REQUESTS = 16
+#: Pause of accepting in seconds while the system has no descriptor, thread or memory left.
+PAUSE = 0.1
+#: Seconds that requests have to end in after stop().
+LAST = 1.0
 #: The number that is not a count, and the descriptions of all.
 GAUGE = "active"
 DESCRIPTIONS = {
@@ -42,10 +52,10 @@ DESCRIPTIONS = {
 
 
 class Metrics:
-    """Serves the counts that ``stats()`` returns, in a thread of its own. ``is_healthy()`` is the answer of /healthz.
+    """Serves the counts that ``stats()`` returns, in threads of its own. ``is_healthy()`` is the answer of /healthz.
 
-    Listens at once. Raises ``ImportError`` if prometheus-client is not installed, and ``OSError``, which names the
-    address, if it cannot listen.
+    Listens at once, on every address of the host of ``place`` (see ``listen_sockets``). Raises ``ImportError`` if
+    prometheus-client is not installed, and ``OSError``, which names the address, if it cannot listen.
     """
 
     def __init__(
@@ -53,43 +63,101 @@ class Metrics:
     ) -> None:
         host, port = parse_place(place)
         render = _renderer(stats)
-        handler = type("Handler", (_Handler,), {"render": staticmethod(render), "is_healthy": staticmethod(is_healthy)})
-        what = f"cannot listen on {shown(host)} port {port} (metrics)"
-        wanted = None if host == "*" else host
-        family, _, _, _, address = look_up(wanted, port, socket.AI_PASSIVE, what)[0]
-        try:
-            self._server = _Server(family, address, handler)
-        except OSError as error:
-            raise describe_error(error, what) from None
-        self._end = WakePipe()
+        self._handler = type(
+            "Handler", (_Handler,), {"render": staticmethod(render), "is_healthy": staticmethod(is_healthy)}
+        )
+        self._pid = os.getpid()
         self._threads = WaitGroup()
-        #: The ``(host, port)`` that it listens on.
-        self.address: tuple[str, int] = self._server.socket.getsockname()[:2]
+        self._ending = False
+        self._lock = threading.Lock()
+        self._clients: list[socket.socket] = []  # of the requests in progress, the oldest first
+        self._end = WakePipe()
+        try:
+            self._listeners = listen_sockets([host], port, purpose=" (metrics)")
+        except BaseException:
+            self._end.close()
+            raise
+        self._by_fd = {listener.fileno(): listener for listener in self._listeners}
+        self._ready = select.poll()
+        for fd in (self._end.fd, *self._by_fd):
+            self._ready.register(fd, select.POLLIN)
+        for listener in self._listeners:
+            listener.setblocking(False)
+        #: The first ``(host, port)`` that it listens on.
+        self.address = host_and_port(self._listeners[0])
+        host, port = self.address
+        #: The URL there.
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
     def start(self) -> None:
         """Start serving. Raises ``RuntimeError`` or ``MemoryError`` if the system has no thread left."""
         Task(self._run, name="rioecho metrics", group=self._threads).begin()
 
     def stop(self) -> None:
-        """Stop serving and wait until that is done. May be called again, and without ``start()``."""
+        """Stop serving and wait until that is done. May be called again, and without ``start()``.
+
+        In a forked child this does nothing: the threads are the parent's.
+        """
+        if os.getpid() != self._pid:
+            return
+        self._ending = True
         self._end.wake()
         self._threads.close()
-        self._threads.wait()
+        self._threads.wait(LAST)
 
     def close(self) -> None:
         """Close the descriptors. Call ``stop()`` first."""
-        self._server.server_close()
+        for listener in self._listeners:
+            listener.close()
         self._end.close()
 
     def _run(self) -> None:
-        ready = select.poll()
-        ready.register(self._end.fd, select.POLLIN)
-        ready.register(self._server.socket, select.POLLIN)
-        while self._end.fd not in [fd for fd, _ in ready.poll()]:
+        while not self._ending:
             try:
-                self._server.handle_request()
-            except Exception as error:  # no thread or no memory: the client tries again
+                for fd, _ in self._ready.poll():
+                    if fd in self._by_fd:
+                        self._accept_from(self._by_fd[fd])
+            except Exception as error:  # no descriptor, thread or memory: clients wait in the listen queue
                 log.debug("metrics: %s", error)
+                sleep(PAUSE)
+        with self._lock:
+            for client in self._clients:
+                _end_input(client)
+
+    def _accept_from(self, listener: socket.socket) -> None:
+        """Accept a connection and answer it in a thread."""
+        try:
+            client, address = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # the client has disconnected
+            return
+        with self._lock:
+            self._clients.append(client)
+            for oldest in self._clients[:-REQUESTS]:
+                _end_input(oldest)
+        try:
+            Task(self._answer, client, address, name="rioecho metrics request", group=self._threads).begin()
+        except BaseException:
+            self._forget(client)
+            raise
+
+    def _answer(self, client: socket.socket, address: Any) -> None:
+        try:
+            self._handler(client, address, None)
+        except Exception as error:  # of the connection, for one
+            log.debug("metrics: a request has failed: %s", error)
+        finally:
+            self._forget(client)
+
+    def _forget(self, client: socket.socket) -> None:
+        with self._lock:
+            self._clients.remove(client)
+            client.close()
+
+
+def _end_input(client: socket.socket) -> None:
+    """End the input of a request, whose thread then ends; an answer still goes out."""
+    with contextlib.suppress(OSError):  # disconnected
+        client.shutdown(socket.SHUT_RD)
 
 
 class _Collector:
@@ -118,24 +186,6 @@ def _renderer(stats: Callable[[], Mapping[str, int]]) -> Callable[[], tuple[str,
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(stats, GaugeMetricFamily, CounterMetricFamily))
     return lambda: (CONTENT_TYPE_LATEST, generate_latest(registry))
-
-
-class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    timeout = 0  # of handle_request(), which is called when a client has come
-
-    def __init__(self, family: int, address: Any, handler: type[_Handler]) -> None:
-        self.address_family = family
-        super().__init__(address, handler)
-
-    def server_bind(self) -> None:
-        if self.address_family == socket.AF_INET6 and self.server_address[0] != "::":
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's looks up the name of the address
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        log.debug("metrics: a request has failed", exc_info=True)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

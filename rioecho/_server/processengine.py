@@ -7,7 +7,8 @@ from time import sleep
 
 from rioecho._core.budget import Share
 from rioecho._core.counts import Counts
-from rioecho._server.child import END, NOTHING, OPENED_NOW, Child, Children
+from rioecho._server.child import END, NOTHING, OPENED_NOW, Child
+from rioecho._server.children import Children
 from rioecho._server.engine import closed, log, opened, received, unused
 from rioecho._server.notify import Latch
 from rioecho._server.tasks import Task

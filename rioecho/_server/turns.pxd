@@ -83,11 +83,17 @@ cdef inline bint loop_drain_some(loop_t *l) noexcept nogil:
     while c != &l.all:
         following = c.next
         if c.phase == OPENING and l.now >= l.patience:
-            if c.header != NULL and not c.header.done:
+            if c.header == NULL or c.header.done:
+                c.phase = DRAINING
+            elif fd_ready(c.fd, POLLIN):   # the header, and with it the rest, may have arrived long ago
+                conn_read(l, c)
+                more = True
+                c = following
+                continue
+            else:
                 conn_close(l, c, STOPPED, 0)
                 c = following
                 continue
-            c.phase = DRAINING
         elif c.phase == ECHOING and (l.now >= l.patience or not conn_is_silent(c)):
             c.phase = DRAINING
         if c.phase == DRAINING and conn_ready(c) == 0:

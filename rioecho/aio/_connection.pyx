@@ -9,7 +9,8 @@ from rioecho._core.buffer cimport buffer_held
 from rioecho._core.convert cimport to_nanoseconds
 from rioecho._core.fdio cimport deadline_after
 from rioecho._core.posix cimport rio_monotonic_ns
-from rioecho._rio.framing cimport Framing, in_frame
+from rioecho._rio.framing cimport Framing
+from rioecho._rio.input cimport in_frame
 from rioecho.aio._output cimport Output
 
 from rioecho.errors import ConcurrentCall
@@ -64,26 +65,36 @@ cdef class Connection(Output):
         """
         cdef int64_t limit = self.timeout_ns if timeout is ... else to_nanoseconds(timeout)
         cdef int64_t end = deadline_after(limit) if limit > 0 else -1
-        if self.reader is not None:
-            raise ConcurrentCall(f"start_tls(): another task waits in {self.reader.name}() on this Rio")
         self.begin_output("start_tls")
         if not self.is_socket:
             raise TypeError("start_tls: TLS needs a socket")
+        self.check_clear()
         self.writer = True
         try:
-            await self._drain(limit)
-            if self.reader is not None:
-                raise ConcurrentCall(f"start_tls(): another task waits in {self.reader.name}() on this Rio")
-            if buffer_held(&self.inp):
-                raise ValueError(
-                    f"{buffer_held(&self.inp)} bytes came in the clear before TLS began: read or refuse them first"
-                )
-            if in_frame(self):
-                raise ValueError("start_tls() within a frame(): what was read in it came in the clear")
+            # The peer may begin TLS as soon as it has the output.
+            self.turning = True
+            self.steer()
+            try:
+                await self._drain(limit)
+            finally:
+                self.turning = False
+            self.check_clear()
             await self._handshake(end, context, server_side=server_side, server_hostname=server_hostname)
         finally:
             self.writer = False
             self.steer()
+
+    cdef int check_clear(self) except -1:
+        """Raise if there is something that came in the clear, or a call that waits for it."""
+        if self.reader is not None:
+            raise ConcurrentCall(f"start_tls(): another task waits in {self.reader.name}() on this Rio")
+        if buffer_held(&self.inp):
+            raise ValueError(
+                f"{buffer_held(&self.inp)} bytes came in the clear before TLS began: read or refuse them first"
+            )
+        if in_frame(self):
+            raise ValueError("start_tls() within a frame(): what was read in it came in the clear")
+        return 0
 
     async def _secure(self, context, **options):
         """Begin TLS on a connection that has it from its first byte, which may be held already."""

@@ -39,7 +39,7 @@ class Descriptor(asyncio.Transport):
         """Begin. On an error nothing has changed, and the descriptor is still the caller's."""
         os.set_blocking(self._fd, False)
         try:
-            # Without input, a pipe becomes readable when its last reader has gone. A terminal would when somebody types.
+            # A pipe's end for writing becomes readable when its last reader has gone; a terminal when somebody types.
             if self._reads or not self._is_terminal:
                 self._watch()
             self._protocol.connection_made(self)

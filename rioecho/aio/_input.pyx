@@ -9,7 +9,6 @@ import ssl
 from copy import copy
 from weakref import ref
 
-cimport cython
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memmove
@@ -34,7 +33,8 @@ from rioecho._core.posix cimport (
     rio_monotonic_ns,
 )
 from rioecho._rio.fed cimport HOLD, INTO, NUMBER
-from rioecho._rio.framing cimport Framing, Mark, enter, in_frame, leave_reading, let_others_in
+from rioecho._rio.framing cimport Framing
+from rioecho._rio.input cimport Mark, enter, in_frame, leave_reading, let_others_in
 from rioecho.aio._call cimport Awaited, Call
 from rioecho.aio._room cimport lend
 
@@ -139,7 +139,7 @@ cdef class Input(Awaited):
         return 0
 
     cdef int exclude(self, object task) except -1:
-        """Raise ``ConcurrentCall`` if a call waits, or a frame is open that is neither ``task``'s nor the current one's."""
+        """Raise ``ConcurrentCall`` if a call waits, or a frame is open that is not ``task``'s or the current task's."""
         if self.has_closed:
             raise ValueError("I/O operation on a closed Rio")
         if self.reader is not None:

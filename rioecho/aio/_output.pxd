@@ -16,6 +16,7 @@ cdef class Output(Input):
     cdef bint scheduled       # whether the loop will call pump()
     cdef bint stalled         # whether the transport takes no more: it holds unsent bytes
     cdef bint securing        # whether a TLS handshake is in progress: nothing may be sent
+    cdef bint turning         # whether start_tls() sends what was written before: what comes is left to TLS
     cdef bint ended_output    # whether write_eof() was called, or there is no way to write
     cdef bint output_lost     # whether accepted output was lost with the connection, and no call has said so
     cdef bint aborted         # whether abort() was called

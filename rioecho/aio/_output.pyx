@@ -194,7 +194,9 @@ cdef class Output(Input):
         return 0
 
     cdef bint choked(self) noexcept:
-        return self.queued + (self.held_back if self.stalled else 0) > self.inp.base and not self.writer
+        return self.turning or (
+            self.queued + (self.held_back if self.stalled else 0) > self.inp.base and not self.writer
+        )
 
     cdef int lose(self, object error) except -1:
         if not self.lost:
@@ -340,8 +342,8 @@ cdef class Output(Input):
     async def write_eof(self, *, timeout=...):
         """Flush, and close the sending side (``shutdown(SHUT_WR)``): the peer reads EOF. Reading is still possible.
 
-        If the flush fails, nothing was ended. Calling it again has no effect. Later writes raise ``BrokenPipeError``. Raises
-        ``io.UnsupportedOperation`` over TLS, which has no half-close here, and on a pipe or a terminal.
+        If the flush fails, nothing was ended. Calling it again has no effect. Later writes raise ``BrokenPipeError``.
+        Raises ``io.UnsupportedOperation`` over TLS, which has no half-close here, and on a pipe or a terminal.
         """
         cdef int64_t limit = self.timeout_ns if timeout is ... else to_nanoseconds(timeout)
         if self.ended_output and self.is_writable and not self.has_closed:

@@ -35,7 +35,7 @@ cdef class Held:
 
 
 cdef class ProtocolBase:
-    cdef StreamBase target          # whose memory was lent last, until the loop has stored something there
+    cdef object target              # a weak reference to the reader whose memory was lent, until bytes are stored there
     cdef bytearray scratch          # for a protocol, or a reader, with a data_received() or feed_data() of its own
 
     cdef bint is_direct(self, object reader) except -1

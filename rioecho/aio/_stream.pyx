@@ -28,7 +28,8 @@ from rioecho._core.buffer cimport (
 )
 from rioecho._core.convert cimport to_limit, to_size
 from rioecho._rio.fed cimport LINE, MISSING, NUMBER, SOME, UNTIL, ask, request
-from rioecho._rio.framing cimport MORE, consume, enter, leave_reading, take
+from rioecho._rio.framing cimport MORE
+from rioecho._rio.input cimport consume, enter, leave_reading, take
 from rioecho.aio._call cimport Awaited, Call, new_call
 from rioecho.aio._room cimport lend
 
@@ -491,20 +492,22 @@ cdef class ProtocolBase:
         """Return the memory in which the loop stores what comes next."""
         reader = self._stream_reader
         if self.is_direct(reader):
-            self.target = reader
-            return self.target.room()
+            self.target = self._stream_reader_wr
+            return (<StreamBase>reader).room()
         if self.scratch is None:
             self.scratch = bytearray(BASE)
         return memoryview(self.scratch)
 
     def buffer_updated(self, nbytes):
         """Take ``nbytes`` bytes that the loop has stored."""
-        cdef StreamBase target = self.target
-        self.target = None
-        if target is not None:
-            target.came_in(nbytes)
-        else:
+        cdef StreamBase reader
+        target, self.target = self.target, None
+        if target is None:
             self.data_received(bytes(memoryview(self.scratch)[:nbytes]))
+            return
+        reader = target()
+        if reader is not None:
+            reader.came_in(nbytes)
 
     cdef bint is_direct(self, object reader) except -1:
         """Report whether nobody wants to see the bytes on their way into the reader."""

@@ -41,10 +41,11 @@ def connect(
     timeout: float | None = None,
     **options: Any,
 ) -> Opening[Rio]:
-    """Connect, as ``rioecho.connect()`` does, and return a ``Rio``: ``rio = await connect(host, port)``.
+    """Connect, as ``rioecho.connect()`` does, and return a ``Rio``.
 
-    ``async with connect(host, port) as rio:`` closes it at the end of the block, and aborts it if the block ends by an
-    exception. ``connect((host, port))`` takes an address as sockets return it, ``connect(path)`` is for a unix socket.
+    ``rio = await connect(host, port)``, or ``async with connect(host, port) as rio:``, which closes it at the end of
+    the block, and aborts it if the block ends by an exception. ``connect((host, port))`` takes an address as sockets
+    return it, ``connect(path)`` is for a unix socket.
 
     ``ssl`` is the ``ssl.SSLContext`` of a TLS connection, or ``True`` for ``ssl.create_default_context()``. The name
     that is checked is ``server_hostname``, by default ``host``; for a unix socket it must be passed.

@@ -26,7 +26,8 @@ from rioecho._rio.fed cimport (
     ask_payload,
     ask_until,
 )
-from rioecho._rio.framing cimport in_frame, to_line_limit
+from rioecho._rio.framing cimport to_line_limit
+from rioecho._rio.input cimport in_frame
 from rioecho.aio._call cimport Call, new_call
 from rioecho.aio._input cimport Protocol
 from rioecho.aio._connection cimport Connection

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any, TypeAlias
 
-    from rioecho._core.addresses import Path
-
     Handler: TypeAlias = Callable[[Rio], Awaitable[object]]
 
 #: The tasks of all handlers. A loop refers to its tasks weakly.
@@ -34,11 +32,11 @@ def start_server(
     ssl: tls.SSLContext | None = None,
     **options: Any,
 ) -> Opening[asyncio.Server]:
-    """Start a server: ``server = await start_server(handler, host, port)``. Returns the loop's ``asyncio.Server``.
+    """Start a server and return it, the ``asyncio.Server`` of the loop.
 
-    ``handler`` is an ``async def handler(rio)``, called in a task of its own for each connection. ``async with`` closes
-    the server at the end of the block, as ``asyncio.Server`` does. ``start_server(handler, path)`` listens on a unix
-    socket, ``start_server(handler, sock=s)`` on a bound socket.
+    ``server = await start_server(handler, host, port)``, or ``async with``, which closes it at the end of the block.
+    ``handler`` is an ``async def handler(rio)``, called in a task of its own for each connection.
+    ``start_server(handler, path)`` listens on a unix socket, ``start_server(handler, sock=s)`` on a bound socket.
 
     When the handler returns, what it wrote is flushed and the connection is closed. When it raises, the connection is
     aborted and the exception goes to the loop's exception handler, except for a cancellation, and for a

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def wrap(fd: Any, **rio_options: Any) -> Opening[Rio]:
-    """Return a ``Rio`` for a connected socket, a pipe's end or a terminal: ``rio = await wrap(sock)``.
+    """Return a ``Rio`` for a connected socket, a pipe's end or a terminal.
+
+    ``rio = await wrap(sock)`` or ``async with wrap(sock) as rio:``.
 
     ``fd`` is a ``socket.socket``, a file descriptor (an int), or a file object without a buffer. The Rio owns it: it is
     closed with the Rio, and by an error or a cancellation after it was accepted. A pipe's end can only be read from or
@@ -32,10 +34,10 @@ def wrap(fd: Any, **rio_options: Any) -> Opening[Rio]:
     ``timeout``, ``bufsize``, ``idle_timeout`` and ``max_line`` are those of ``rioecho.Rio``.
 
     What is refused is still the caller's. Raises ``TypeError`` for datagrams and packets, which a read would cut, and
-    for a socket that moves its bytes itself (TLS: pass the plain socket, and call ``start_tls()``); ``ValueError`` for a
-    closed socket or file, and for a file object that may hold bytes; ``io.UnsupportedOperation``, a ``ValueError`` too,
-    for a regular file or a device, which no event loop can wait for; and ``OSError`` for a descriptor that is not open
-    (``EBADF``) and for a socket that is not connected, as one that listens (``ENOTCONN``).
+    for a socket that moves its bytes itself (TLS: pass the plain socket, and call ``start_tls()``);
+    ``ValueError`` for a closed socket or file, and for a file object that may hold bytes; ``io.UnsupportedOperation``,
+    a ``ValueError`` too, for a regular file or a device, which no event loop can wait for; and ``OSError`` for a
+    descriptor that is not open (``EBADF``) and for a socket that is not connected, as one that listens (``ENOTCONN``).
     """
     return Opening(_wrap(fd, rio_options))
 
@@ -73,7 +75,8 @@ def _check_socket(sock: socket.socket) -> None:
         raise ValueError("I/O operation on a closed socket")
     if sock.type != socket.SOCK_STREAM:
         raise TypeError(
-            "a byte stream is required: this socket carries packets (SOCK_DGRAM, SOCK_SEQPACKET), which a read would cut"
+            "a byte stream is required: this socket carries packets (SOCK_DGRAM, SOCK_SEQPACKET), "
+            "which a read would cut"
         )
     for name in ("recv", "recv_into", "send"):
         if getattr(type(sock), name) is not getattr(socket.socket, name):
@@ -118,7 +121,9 @@ async def _wrap_descriptor(loop: asyncio.AbstractEventLoop, file: Any, fd: int, 
     try:
         transport.start()
     except PermissionError:  # of epoll
-        raise io.UnsupportedOperation("a socket, a pipe or a terminal is required: this device is never waited for")
+        raise io.UnsupportedOperation(
+            "a socket, a pipe or a terminal is required: this device is never waited for"
+        ) from None
     return rio
 
 

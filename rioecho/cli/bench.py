@@ -160,9 +160,13 @@ def _measure(arguments: Sequence[str], signals: Signals) -> int:
     allow_descriptors(plan.connections + 2 * plan.threads)
     result, status, failure = _run(plan, signals, quiet=options.quiet)
     if result is not None:
-        # A test that failed before the first echo has nothing to show.
-        undelivered = _deliver(result, options, whole=not failure or result.histogram.count > 0)
+        before = signals.pending
+        with signals.held():  # a signal that arrives now does not lose the results
+            # A test that failed before the first echo has nothing to show.
+            undelivered = _deliver(result, options, whole=not failure or result.histogram.count > 0)
         status = status or undelivered
+        if signals.pending and not before and not failure:
+            status, failure = signals.status, signals.name
         if not failure and not options.quiet:  # after the result, which a stderr that nobody reads must not withhold
             for warning in result.warnings:
                 complain(PROG, f"warning: {warning}")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import operator
+import os
 from datetime import datetime, timedelta
 
 from rioecho._load.result import latencies
@@ -47,7 +50,8 @@ def flaws(runs: Sequence[tuple[str, Run]]) -> list[str]:
             why = run.get("error")
             found.append(f"{name} failed" + (f": {in_one_line(str(why))}" if why else ""))
         elif run.get("interrupted"):
-            found.append(f"{name} was interrupted after {run['duration_s']:.1f} s")
+            lasted = run.get("duration_s")
+            found.append(f"{name} was interrupted" + (f" after {lasted:.1f} s" if isinstance(lasted, float) else ""))
         if not run["messages"]:
             found.append(f"{name} measured nothing: no message was echoed")
     return found
@@ -120,6 +124,9 @@ def merge(p: argparse.ArgumentParser, arguments: Sequence[str], width: int, bloc
     """Print the sum of runs that were made at the same time; return the exit status."""
     options = p.parse_args(arguments)
     runs = read_all(p, options.files, 2, "merge")
+    for first, second in itertools.combinations(options.files, 2):
+        if os.path.realpath(first) == os.path.realpath(second):
+            p.error(f"{second} is given twice: its messages would count twice")
     json_file = None if options.json == results.STDOUT else options.json
     try:
         results.check_all_writable({"--json": json_file})
@@ -144,9 +151,13 @@ def add(runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], Histogram]:
     """
     data = [run for _, run in runs]
     for name, run in runs:
-        for key in ("threads", "duration_s", "errors", "reconnects", "lost"):
-            if not isinstance(run.get(key), int | float):
-                raise ValueError(f"{name} has no {key}: it was not written by this version of --json")
+        try:
+            for key in ("threads", "duration_s", "errors", "reconnects", "lost"):
+                results.check_number(key, run.get(key))
+            if not isinstance(run.get("target"), str):
+                raise ValueError("target is not a text")
+        except ValueError as error:
+            raise ValueError(f"{name} was not written by this version of --json: {error}") from None
     for key, words in SAME.items():
         if len({run[key] for run in data}) > 1:
             raise ValueError(f"the runs differ in {words}: {', '.join(str(run[key]) for run in data)}")
@@ -160,9 +171,9 @@ def add(runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], Histogram]:
             corrected.add(one)
             uncorrected.add(one if other is None else Histogram.from_json(other))
         except ValueError:
-            raise ValueError(f"{name} has no histogram: it was not written by this version of --json") from None
+            raise ValueError(f"{name} was not written by this version of --json: it has no histogram") from None
     first = data[0]
-    targets = list(dict.fromkeys(str(run["target"]) for run in data))
+    targets = list(dict.fromkeys(run["target"] for run in data))
     failed = [f"{name}: {run['error']}" for name, run in runs if run.get("error")]
     open_loop = first["rate_asked"] is not None
     merged = {
@@ -182,7 +193,7 @@ def add(runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], Histogram]:
         "reconnects": _sum(data, "reconnects"),
         "lost": _sum(data, "lost"),
         "version": first.get("version"),
-        "date": min((str(run["date"]) for run in data if run.get("date")), default=None),
+        "date": min((run["date"] for run in data if isinstance(run.get("date"), str)), default=None),
         "interrupted": any(run.get("interrupted") for run in data),
         "error": "; ".join(failed) or None,
         "histogram": corrected.to_json(),
@@ -197,16 +208,16 @@ def _sum(data: Sequence[Run], key: str) -> Any:
 
 
 def _apart(runs: Sequence[tuple[str, Run]]) -> list[str]:
-    """Return a warning if two of the runs were not made at the same time: their rates cannot be added then."""
+    """Return a warning if there was no moment at which all runs were in progress: their rates cannot be added then."""
     spans = []
     for name, run in runs:
-        try:
+        with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
             begun = datetime.fromisoformat(run["date"])
-            spans.append((begun, begun + timedelta(seconds=run["duration_s"]), name))
-            spans.sort()
-        except (KeyError, TypeError, ValueError, OverflowError):
-            continue
-    for (_, end, name), (begun, _, other) in itertools.pairwise(spans):
+            if begun.tzinfo is not None:  # else it cannot be compared with the others
+                spans.append((begun, begun + timedelta(seconds=run["duration_s"]), name))
+    if spans:
+        _, end, ended = min(spans, key=operator.itemgetter(1))
+        begun, _, later = max(spans, key=operator.itemgetter(0))
         if begun > end:
-            return [f"{name} had ended when {other} began: the rates of runs made one after the other do not add up"]
+            return [f"{ended} had ended when {later} began: the rates of runs made one after the other do not add up"]
     return []

@@ -114,8 +114,9 @@ class View:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._suspension.held():
+            self._hide()
         self._suspension.__exit__(kind, error, trace)
-        self._hide()
 
     def _hide(self) -> None:
         """Remove the display and show the cursor."""

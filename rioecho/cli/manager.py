@@ -69,8 +69,9 @@ class Notifier:
         self._stopping = False
 
     def ready(self) -> None:
-        """Tell that the server accepts connections."""
-        self._send(b"READY=1")
+        """Tell that the server accepts connections, unless it stops already."""
+        if not self._stopping:
+            self._send(b"READY=1")
 
     def stopping(self) -> None:
         """Tell that the server stops; once. May be called from a signal handler."""

@@ -79,20 +79,45 @@ def write(prog: str, path: str, writer: Callable[[str], object]) -> int:
 def _replace(path: str, writer: Callable[[str], object]) -> None:
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
-    exists = os.path.lexists(target)
-    if (exists and not os.path.isfile(target)) or not os.access(folder, os.W_OK | os.X_OK):
-        writer(path)  # a device or a pipe; or a file in a directory that does not allow another one
-        return
-    temporary = os.path.join(folder, f".{os.getpid()}-{os.path.basename(target)[-200:]}")  # with its suffix
     try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        found = None
+    if (found is not None and not _is_replaceable(target, found)) or not os.access(folder, os.W_OK | os.X_OK):
+        writer(path)
+        return
+    suffix = os.path.splitext(path)[1]  # it may tell the writer the format
+    temporary = os.path.join(folder, f".{os.urandom(6).hex()}{suffix if len(suffix) < 20 else ''}")
+    try:
+        # Created here, so that no link of that name is followed.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         writer(temporary)
-        if exists:
-            os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+        if found is not None:
+            with contextlib.suppress(OSError):  # only root may give a file away
+                os.chown(temporary, found.st_uid, found.st_gid)
+            os.chmod(temporary, stat.S_IMODE(found.st_mode))
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _is_replaceable(target: str, found: os.stat_result) -> bool:
+    """Report whether the file found may be replaced by another one of the name ``target``.
+
+    A device or a pipe may not, nor may a file that is also an output of this process, or that has no name any more:
+    ``/dev/stdout`` and ``/dev/fd/3`` may be any of these.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        return False
+    for fd in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(fd), found):
+                return False
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.stat(target), found)
+    return False
 
 
 def put_json(prog: str, path: str, data: Mapping[str, Any]) -> int:
@@ -118,11 +143,12 @@ def write_text(path: str, text: str) -> None:
 
 def read(path: str) -> Run:
     """Read a result written by ``--json``. Raises OSError, or ValueError if the file is something else."""
-    with open(path, encoding="utf-8") as file:
-        try:
-            run = json.load(file)
-        except RecursionError:
-            raise ValueError("it is nested too deeply") from None
+    with open(path, "rb", buffering=0) as file:  # the lock of a buffer for which there is no memory is a RuntimeError
+        text = file.read()
+    try:
+        run = json.loads(text.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(run, dict):
         raise ValueError("it is not an object")
     latency = run.get("latency_us")
@@ -133,11 +159,16 @@ def read(path: str) -> Run:
     if run["rate_asked"] is None:
         del numbers["rate_asked"]
     for name, value in numbers.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ValueError(f"{name} is not a number")
-        if not 0 <= value < BEYOND:
-            raise ValueError(f"{name} is out of range")
+        check_number(name, value)
     return run
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is a number that a figure of a run can be."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{name} is not a number")
+    if not 0 <= value < BEYOND:
+        raise ValueError(f"{name} is out of range")
 
 
 def names(paths: Sequence[str]) -> list[str]:

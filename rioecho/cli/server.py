@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import logging
 import os
@@ -17,8 +16,10 @@ from rioecho._core.addresses import parse_path, parse_place, shown_path
 from rioecho._server.engine import log_line
 from rioecho._server.engines import ENGINES
 from rioecho.cli import Parser, allow_descriptors, complain, leave, open_standard_streams
-from rioecho.cli.logs import LOG_FORMATS, LogWriter, StatsLine
+from rioecho.cli.logformats import LOG_FORMATS
+from rioecho.cli.logs import LogWriter
 from rioecho.cli.manager import Notifier, is_connection, is_inetd, protect_peer, take_sockets
+from rioecho.cli.statsline import StatsLine
 from rioecho.cli.units import count, interval, mode, port, seconds, size
 from rioecho.server import EchoServer
 
@@ -144,8 +145,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 sock.close()
             raise
         _stop_on_signals(server, notifier)
+        statistics = StatsLine(server.stats, options.stats) if options.stats else None
         try:
             server.start()
+            if statistics is not None:
+                statistics.start()
         except BaseException:
             server.close()
             raise
@@ -171,9 +175,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         leave(1)
     notifier.ready()
     try:
-        with StatsLine(server.stats, options.stats) if options.stats else contextlib.nullcontext():
-            failure = _serve(server, notifier)
-    except (RuntimeError, MemoryError) as error:  # the system has no thread left for the statistics, or no memory
+        failure = _serve(server, notifier)
+        if statistics is not None:
+            statistics.stop()
+    except MemoryError as error:
         server.close()
         failure = error
     # The log is written to its end within the drain deadline, but for a moment that a log that is read needs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -79,7 +80,7 @@ class Interruption:
     """Raises Readable in the block, which waits for a key, as soon as a descriptor is readable, at EOF or reset.
 
     input() watches only its terminal. A thread watches the descriptor, and interrupts the wait by a signal: SIGURG,
-    which has no effect outside the block. For the main thread.
+    which has no effect outside the block. For the main thread. Raises OSError if the system allows no thread.
     """
 
     #: Seconds between two signals: one that arrives just before the wait begins does not end it.
@@ -96,7 +97,13 @@ class Interruption:
         self._before = signal.signal(signal.SIGURG, self._handle)
         self._waiting = True
         self._thread = threading.Thread(target=self._watch, args=(stopped,), daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            signal.signal(signal.SIGURG, self._before)
+            os.close(self._stop)
+            os.close(stopped)
+            raise OSError(errno.EAGAIN, str(error)) from None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._waiting = False

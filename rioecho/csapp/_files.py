@@ -132,7 +132,8 @@ class _Entry:
 class _Directory:
     """An open directory: ``DIR``."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: _Path) -> None:
+        name = os.fsdecode(name)
         self._found = os.scandir(name)
         self._entries = self._all(name)
 
@@ -150,7 +151,7 @@ class _Directory:
 
 
 @exits("dirp = Opendir(name)")
-def Opendir(name: str) -> _Directory:
+def Opendir(name: _Path) -> _Directory:
     """Open a directory for ``Readdir``; ``Closedir`` closes it."""
     return _Directory(name)
 

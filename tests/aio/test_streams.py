@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import inspect
 import struct
 import warnings
+from collections.abc import Coroutine
 
 import pytest
 
@@ -459,6 +461,47 @@ async def test_a_subclass_can_wait_in_its_own_way():
     assert await reader.readline() == b"\n"
 
 
+@pytest.mark.parametrize("method", ["readline", "readuntil", "readexactly", "read", "read to the end"])
+async def test_the_code_of_asyncios_own_methods_works_on_a_stream_reader(method):
+    """As that of a subclass that has copied it."""
+    name, arguments = {"readexactly": ("readexactly", [9]), "read": ("read", [4])}.get(method, (method.split()[0], []))
+    reader, transport = streams.StreamReader(limit=8), Transport()
+    reader.set_transport(transport)
+    task = asyncio.create_task(getattr(asyncio.StreamReader, name)(reader, *arguments))
+    await asyncio.sleep(0)
+    reader.feed_data(DATA + DATA)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    reader.feed_eof()
+    got = await task
+    assert got == (DATA + DATA)[: {"readexactly": 9, "read to the end": None}.get(method, 4)]
+    assert got + await reader.read() == DATA + DATA
+    assert transport.calls in ([], ["pause", "resume"])  # those that call others wait in ours
+    assert not reader._paused
+
+
+async def test_a_call_is_a_coroutine_that_is_not_native():
+    reader = streams.StreamReader()
+    reader.feed_data(b"line\n")
+    call = reader.readline()
+    assert isinstance(call, Coroutine)
+    assert inspect.isawaitable(call)
+    assert not inspect.iscoroutine(call)
+    assert not inspect.iscoroutinefunction(reader.readline)
+    reader.feed_eof()
+    assert await asyncio.gather(call, reader.read()) == [b"line\n", b""]
+
+
+async def test_a_task_of_a_call_shows_its_name():
+    task = asyncio.create_task(streams.StreamReader().readline())
+    await asyncio.sleep(0)
+    assert "StreamReader.readline" in repr(task)
+    assert asyncio.iscoroutine(task.get_coro())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 CHANGES = {
     "del [:n]": lambda b: b.__delitem__(slice(None, 3)),
     "del [0:0]": lambda b: b.__delitem__(slice(0, 0)),
@@ -504,6 +547,7 @@ async def test_the_buffer_can_be_looked_at_as_a_bytearray_can():
     assert (len(buffer), buffer[0], buffer[1:3], list(buffer)[:2]) == (len(DATA), DATA[0], DATA[1:3], list(DATA[:2]))
     assert (buffer.find(b"two"), buffer.startswith(b"two", 4), b"two" in buffer) == (4, True, True)
     assert (b">" + buffer, buffer + b"<") == (b">" + DATA, DATA + b"<")
+    assert not isinstance(buffer, bytearray)
     assert buffer == DATA == buffer
     assert buffer != b""
     assert struct.unpack_from("3s", buffer) == (b"one",)

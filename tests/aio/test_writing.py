@@ -386,7 +386,7 @@ async def test_write_eof_over_tls_is_unsupported():
 
 
 async def test_write_on_a_closed_rio_is_a_value_error():
-    async with joined() as (rio, peer):
+    async with joined() as (rio, _peer):
         await rio.close()
         with pytest.raises(ValueError, match="closed"):
             rio.write(b"x")

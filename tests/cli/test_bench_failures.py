@@ -13,17 +13,8 @@ import time
 
 import pytest
 
-from rioecho.server import EchoServer
+from support.loads import MODULE, unanswered
 from support.peers import SECONDS, Command, answering, receive, reset
-
-MODULE = "rioecho.cli.bench"
-
-
-@pytest.fixture
-def target():
-    with EchoServer() as running:
-        host, port = running.addresses[0]
-        yield f"{host}:{port}"
 
 
 @contextlib.contextmanager
@@ -359,22 +350,16 @@ def test_the_json_of_an_interrupted_run_is_complete(target):
     assert run["duration_s"] < 55
 
 
-def test_ctrl_c_during_connect_is_status_130(target):
-    """The listen queue is full, so a connection is neither established nor refused."""
-    with socket.socket() as listener, contextlib.ExitStack() as others:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            other = others.enter_context(socket.socket())
-            other.setblocking(False)
-            other.connect_ex(listener.getsockname())
-        address = "{}:{}".format(*listener.getsockname())
-        with Command(MODULE, address, "-c", "3", code=CONNECTING) as bench:
-            bench.out.wait_for("connecting")
-            bench.signal(signal.SIGINT)
-            assert bench.process.wait(SECONDS) == 130
-            bench.status()
-            assert "Traceback" not in bench.err.text
+def test_ctrl_c_during_connect_is_status_130():
+    with (
+        unanswered() as dead,
+        Command(MODULE, "{}:{}".format(*dead), "-c", "3", code=CONNECTING) as bench,
+    ):
+        bench.out.wait_for("connecting")
+        bench.signal(signal.SIGINT)
+        assert bench.process.wait(SECONDS) == 130
+        bench.status()
+        assert "Traceback" not in bench.err.text
 
 
 CONNECTING = """if True:

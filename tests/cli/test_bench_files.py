@@ -1,32 +1,22 @@
 """rioecho-bench and its outputs: whole or not at all, and one line that says what is refused."""
 
+import importlib.util
 import itertools
 import json
 import os
+import signal
 import stat
 import sys
 
 import pytest
 
 from rioecho import EchoServer
+from support.loads import MODULE, ended
+from support.namespaces import inside, mounted
 from support.peers import SECONDS, Command, Output
+from support.procfs import until
 
-MODULE = "rioecho.cli.bench"
 SHORT = ("-d", "0.1", "-c", "2", "-q")
-
-
-@pytest.fixture
-def target():
-    with EchoServer() as running:
-        host, port = running.addresses[0]
-        yield f"{host}:{port}"
-
-
-def ended(*arguments, **options):
-    """Run the command; return its status, stdout and the lines of stderr."""
-    with Command(MODULE, *arguments, **options) as bench:
-        status = bench.status()
-        return status, bench.out and bench.out.text, bench.err.text.splitlines()
 
 
 #: The command, which cannot write more than 1000 bytes to a file: as on a disk that is nearly full.
@@ -60,6 +50,67 @@ def test_a_symbolic_link_and_a_device_are_written_through(target, tmp_path):
     assert ended(target, *SHORT, "--json", link, "--hdr", os.devnull)[0] == 0
     assert link.is_symlink()
     assert json.loads(link.read_text())["connections"] == 2
+
+
+@pytest.mark.parametrize("name", ["run", "\u4e2d" * 83 + ".json"], ids=["no suffix", "as long as names may be"])
+def test_a_file_may_have_any_name(target, tmp_path, name):
+    for _ in range(2):  # a new one, and one that exists
+        assert ended(target, *SHORT, "--json", tmp_path / name)[0] == 0
+        assert json.loads((tmp_path / name).read_text())["connections"] == 2
+        assert os.listdir(tmp_path) == [name]
+
+
+def test_a_plot_may_be_written_through_a_link_to_a_name_without_a_suffix(target, tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra 'bench' is not installed")
+    link = tmp_path / "link.svg"
+    link.symlink_to(tmp_path / "plot")
+    status, _, err = ended(target, *SHORT, "--plot", link)
+    assert (status, err) == (0, [])
+    assert (tmp_path / "plot").read_text().startswith("<?xml")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd/0"), reason="there is no /dev/fd")
+def test_an_open_descriptor_is_written_to(target, tmp_path):
+    """Such as that of a shell's >(command)."""
+    reader, writer = os.pipe()
+    assert ended(target, *SHORT, "--json", f"/dev/fd/{writer}", pass_fds=[writer])[0] == 0
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        assert json.load(pipe)["connections"] == 2
+    with open(tmp_path / "out", "ab") as out:  # nothing replaces the file that gets the table
+        assert ended(target, *SHORT, "--json", "/dev/fd/1", stdout=out)[0] == 0
+    run, _, table = (tmp_path / "out").read_text().partition("}\n127")
+    assert json.loads(run + "}")["connections"] == 2
+    assert "p99.9" in table
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to another user")
+def test_root_leaves_a_file_to_its_owner(target, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text("from before")
+    os.chown(path, 12345, 23456)
+    path.chmod(0o600)
+    assert ended(target, *SHORT, "--json", path)[0] == 0
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, 0o600)
+    assert json.loads(path.read_text())["connections"] == 2
+
+
+def test_a_signal_while_the_results_are_written_does_not_lose_them(target, tmp_path):
+    first, last = tmp_path / "run.json", tmp_path / "run.hgrm"
+    reader, writer = os.pipe()
+    filled = os.write(writer, b"x" * (1 << 16))
+    arguments = (target, "-c", "2", "-d", "0.1", "-q", "--json", first, "--hdr", last)
+    with Command(MODULE, *arguments, stdout=writer) as bench:
+        os.close(writer)
+        until(first.exists)  # the table is next, for which the pipe has no room
+        bench.signal(signal.SIGTERM)
+        output = Output(os.fdopen(reader, "rb"))
+        assert bench.status() == 143
+        output.join()
+        assert bench.err.text == "rioecho-bench: terminated\n"
+    assert b"p99.9" in output.data[filled:]
+    assert last.read_text().split()[0] == "Value"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
@@ -146,16 +197,31 @@ def test_an_abstract_unix_socket_is_a_target():
     assert json.loads(out)["target"] == f"unix:@{name}"
 
 
-def test_a_plot_without_a_writable_cache_is_refused_before_the_run(tmp_path):
-    (tmp_path / "matplotlib.py").write_text("raise FileNotFoundError(2, 'No usable temporary directory found in /tmp')")
-    status, out, err = ended(
-        "127.0.0.1:1", *SHORT, "--plot", tmp_path / "x.png", environment={"PYTHONPATH": str(tmp_path)}
-    )
-    assert (status, out) == (2, "")
-    assert err == [
-        "rioecho-bench: --plot: No usable temporary directory found in /tmp; "
-        "Matplotlib needs a directory it can write to: set MPLCONFIGDIR to one"
-    ]
+#: The folders in which Matplotlib and the module tempfile look for one that they can write to.
+EVERYWHERE = [folder for folder in ("/tmp", "/var/tmp", "/usr/tmp") if os.path.isdir(folder)]  # noqa: S108
+
+
+@pytest.mark.slow
+def test_a_plot_where_only_its_own_folder_is_writable_is_refused_before_the_run_or_drawn(target, tmp_path):
+    """Read-only for root too: in a mount namespace."""
+    if importlib.util.find_spec("matplotlib") is None:
+        pytest.skip("the extra 'bench' is not installed")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    prelude = inside(*(mounted(each, "ro") for each in EVERYWHERE), mounted(folder, "rw"), mounts=True)
+    options = {"prelude": prelude, "cwd": "/proc"}
+    nowhere = {"HOME": "/proc", "TMPDIR": "/proc", "PYTHONDONTWRITEBYTECODE": "1"}
+    for variable in ("MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        nowhere[variable] = "/proc/nowhere"
+    arguments = (*SHORT, "--plot", folder / "x.png")
+    status, out, err = ended("127.0.0.1:1", *arguments, environment=nowhere, **options)
+    assert (status, out, len(err)) == (2, "", 1), err
+    assert err[0].startswith("rioecho-bench: --plot: ")
+    assert err[0].endswith("; Matplotlib needs a directory it can write to: set MPLCONFIGDIR to one")
+    assert os.listdir(folder) == []
+    status, _, err = ended(target, *arguments, environment=nowhere | {"MPLCONFIGDIR": str(folder / "mpl")}, **options)
+    assert (status, err) == (0, [])
+    assert (folder / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_too_few_descriptors_are_one_line_that_says_what_to_do(target):

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from rioecho import EchoServer
+from support.loads import MODULE, unanswered
 from support.peers import SECONDS, Command, Output, Screen
 from support.procfs import until
 
@@ -18,7 +18,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed"),
 ]
-MODULE = "rioecho.cli.bench"
 CTRL_Z = b"\x1a"
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 ON_TERMINAL = f"""if True:
@@ -26,13 +25,6 @@ ON_TERMINAL = f"""if True:
     fcntl.ioctl(2, termios.TIOCSCTTY, 0)
     runpy.run_module({MODULE!r}, run_name="__main__")
 """
-
-
-@pytest.fixture
-def target():
-    with EchoServer() as running:
-        host, port = running.addresses[0]
-        yield f"{host}:{port}"
 
 
 class Shell:
@@ -164,20 +156,14 @@ def test_under_nohup_a_hang_up_is_ignored(target):
         assert json.loads(bench.out.text)["interrupted"] is False
 
 
-def test_a_signal_while_connecting_keeps_the_json(tmp_path):
-    import socket
-
-    with socket.socket() as listener, contextlib.ExitStack() as others:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            other = others.enter_context(socket.socket())
-            other.setblocking(False)
-            other.connect_ex(listener.getsockname())
-        with Command(MODULE, "{}:{}".format(*listener.getsockname()), "--json", "--connect-timeout", "60") as bench:
-            bench.err.wait_for("connecting: 0 of 50\n")
-            bench.signal(signal.SIGINT)
-            assert bench.process.wait(SECONDS) == 130
-            bench.status()
-            assert json.loads(bench.out.text)["interrupted"] is True
-            until(lambda: bench.err.text.endswith("rioecho-bench: interrupted\n"))
+def test_a_signal_while_connecting_keeps_the_json():
+    with (
+        unanswered() as dead,
+        Command(MODULE, "{}:{}".format(*dead), "--json", "--connect-timeout", "60") as bench,
+    ):
+        bench.err.wait_for("connecting: 0 of 50\n")
+        bench.signal(signal.SIGINT)
+        assert bench.process.wait(SECONDS) == 130
+        bench.status()
+        assert json.loads(bench.out.text)["interrupted"] is True
+        until(lambda: bench.err.text.endswith("rioecho-bench: interrupted\n"))

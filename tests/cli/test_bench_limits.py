@@ -2,30 +2,16 @@
 
 import itertools
 import json
+import math
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from rioecho import EchoServer
 from rioecho.bench import Histogram, Plan, run
-from support.loads import LATENCY, RUN
+from support.loads import LATENCY, MODULE, ONE_AFTER_THE_OTHER, RUN, ended
 from support.peers import Command
 
-MODULE = "rioecho.cli.bench"
 SHORT = ("-d", "0.2", "-c", "4", "-q")
-
-
-@pytest.fixture
-def target():
-    with EchoServer() as running:
-        host, port = running.addresses[0]
-        yield f"{host}:{port}"
-
-
-def ended(*arguments, **options):
-    """Run the command; return its status, stdout and the lines of stderr."""
-    with Command(MODULE, *arguments, **options) as bench:
-        status = bench.status()
-        return status, bench.out.text, bench.err.text.splitlines()
 
 
 # ---- Limits ----------------------------------------------------------------------------------------------------------
@@ -137,24 +123,85 @@ def test_merged_runs_are_those_of_all_messages(target, tmp_path, options):
     assert "p99.9" in out
 
 
+#: What makes a result one that cannot be merged with itself, and words of the message.
+UNMERGEABLE = [
+    ({"message_bytes": 65}, "the runs differ in bytes per message: 64, 65"),
+    ({"rate_asked": 10.0}, "runs with and without --rate cannot be merged"),
+    ({"histogram": {"unit": "ns", "counts": [[0, -1]]}}, "b was not written by this version of --json: it has no hist"),
+    ({"histogram": [1]}, "b was not written by this version of --json: it has no histogram"),
+    ({"histogram_uncorrected": "x"}, "b was not written by this version of --json: it has no histogram"),
+    *(
+        ({name: value}, f"b was not written by this version of --json: {name} is")
+        for name, value in [
+            *(("threads", value) for value in ("many", None, True, [1], -1, math.nan, math.inf)),
+            *(("duration_s", value) for value in ("long", math.nan)),
+            *(("errors", None), ("reconnects", {}), ("lost", 1 << 64)),
+            *(("target", value) for value in (None, 7, ["localhost:1"])),
+        ]
+    ),
+]
+
+
 def test_runs_that_cannot_be_merged_are_a_usage_error(target, tmp_path):
-    (path,) = (tmp_path / "a.json",)
+    path, other = tmp_path / "a.json", tmp_path / "b.json"
     assert ended(target, *SHORT, "--json", path)[0] == 0
     (old,) = written(tmp_path, old={})
     whole = json.loads(path.read_text())
-    for other, words in [
-        ({"message_bytes": 65}, "the runs differ in bytes per message: 64, 65"),
-        ({"rate_asked": 10.0}, "runs with and without --rate cannot be merged"),
-        ({"histogram": {"unit": "ns", "counts": [[0, -1]]}}, "b has no histogram"),
-        ({"histogram": [1]}, "b has no histogram"),
-        ({"threads": "many"}, "b has no threads"),
-    ]:
-        (tmp_path / "b.json").write_text(json.dumps(whole | other))
-        status, out, err = ended("merge", path, tmp_path / "b.json")
-        assert (status, out, len(err)) == (2, "", 1)
-        assert words in err[0]
+    lines = []
+    for number, (changes, _) in enumerate(UNMERGEABLE):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "b.json").write_text(json.dumps(whole | changes))
+        lines.append(["merge", str(path), str(tmp_path / str(number) / "b.json")])
+    with Command(MODULE, json.dumps(lines), code=ONE_AFTER_THE_OTHER) as bench:
+        assert bench.status() == 0, bench.err.text
+        assert bench.out.text == "2\n" * len(lines)
+        complaints = bench.err.text.splitlines()
+    for complaint, (_, words) in zip(complaints, UNMERGEABLE, strict=True):
+        assert complaint.startswith(f"rioecho-bench: {words}"), complaint
     assert ended("merge", path, old)[0] == 2
     assert ended("merge", path)[0] == 2
+    other.symlink_to(path)
+    status, _, err = ended("merge", path, other)
+    assert (status, err) == (
+        2,
+        [f"rioecho-bench: {other} is given twice: its messages would count twice (try rioecho-bench --help)"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("dates", "words"),
+    [
+        ([(0, 10), (5, 10), (9, 10)], None),
+        ([(0, 100), (1, 1), (50, 10)], "b had ended when c began"),
+        ([(0, 1), (0.5, 100), (50, 10)], "a had ended when c began"),
+        ([(20, 1), (0, 1), (0, 30)], "b had ended when a began"),
+    ],
+    ids=itertools.count(),
+)
+def test_merged_runs_without_a_moment_in_common_are_a_warning(tmp_path, dates, words):
+    empty = Histogram().to_json()
+    runs = {
+        name: {
+            "date": (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=begun)).isoformat(),
+            "duration_s": seconds,
+            "histogram": empty,
+            "reconnects": 0,
+            "lost": 0,
+        }
+        for name, (begun, seconds) in zip("abc", dates, strict=True)
+    }
+    status, _, err = ended("merge", *written(tmp_path, **runs))
+    rest = ": the rates of runs made one after the other do not add up"
+    assert (status, err) == (0, [f"rioecho-bench: warning: {words}{rest}"] if words else [])
+
+
+def test_dates_that_cannot_be_compared_are_not(tmp_path):
+    more = {"histogram": Histogram().to_json(), "reconnects": 0, "lost": 0}
+    dates = ("2026-01-01T00:00:00+00:00", "2026-01-01", "yesterday", None, 5, ["2026"], "9999-12-31T23:59:59+00:00")
+    runs = {f"r{number}": more | {"date": date} for number, date in enumerate(dates)}
+    status, out, err = ended("merge", *written(tmp_path, **runs), "--json")
+    assert (status, err) == (0, [])
+    assert json.loads(out)["date"] == "2026-01-01"
 
 
 def test_a_histogram_survives_json_and_a_wrong_one_is_refused():

@@ -8,10 +8,8 @@ import socket
 
 import pytest
 
-from support.loads import LATENCY, RUN
+from support.loads import LATENCY, MODULE, ONE_AFTER_THE_OTHER, RUN
 from support.peers import SECONDS, Command
-
-MODULE = "rioecho.cli.bench"
 
 
 def compared(*arguments):
@@ -96,6 +94,17 @@ def test_a_file_that_is_not_a_result_is_named(tmp_path, content, words):
         assert bench.out.text == ""
 
 
+@pytest.mark.parametrize("other", [{}, {"duration_s": "long"}, {"duration_s": None}], ids=repr)
+def test_an_interrupted_run_of_unknown_length_is_a_warning(tmp_path, other):
+    path, half = tmp_path / "a.json", tmp_path / "b.json"
+    path.write_text(json.dumps(RUN))
+    run = {name: value for name, value in RUN.items() if name not in ("duration_s", "target", "threads", "errors")}
+    half.write_text(json.dumps(run | {"interrupted": True} | other))
+    out, err = compared(path, half)
+    assert err == "rioecho-bench: warning: b was interrupted\n"
+    assert len(out.splitlines()) == 4
+
+
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("arguments", [(), ("a.json",), ("a.json", "b.json", "--rate", "5")])
 def test_a_usage_error_of_a_comparison_is_status_2(arguments):
@@ -152,17 +161,6 @@ WRONG = [
     (("--magic",), "--magic"),
 ]
 WRONG_TARGETS = ["", "localhost", "localhost:", ":8000", "localhost:http", "localhost:65536", "localhost:0", "::1:8000"]
-
-#: Runs several command lines in one process, which is faster. Prints their messages on stderr, the statuses on stdout.
-ONE_AFTER_THE_OTHER = """if True:
-    import json, sys
-    from rioecho.cli.bench import main
-    for arguments in json.loads(sys.argv[1]):
-        try:
-            main(arguments)
-        except SystemExit as exit:
-            print(exit.code)
-"""
 
 
 def test_a_usage_error_is_one_line_and_status_2(unasked):

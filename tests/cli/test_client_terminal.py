@@ -195,6 +195,29 @@ def test_the_prompt_notices_at_once_what_the_server_does(how, code):
     assert b"Traceback" not in terminal.screen.data
 
 
+#: The client, which at its prompt is a user that may have no more processes and threads than this one.
+WITHOUT_THREADS = """if True:
+    import fcntl, os, readline, resource, termios
+    from rioecho.cli import client
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    converse = client._converse
+
+    def without_threads(rio):
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        os.getuid() or os.setuid(54321)  # a limit does not hold for root
+        converse(rio)
+
+    client._converse = without_threads
+    client.main()
+"""
+
+
+def test_without_a_thread_to_be_had_it_is_one_line_and_status_1(address):
+    with Terminal(*address, code=WITHOUT_THREADS) as terminal:
+        assert terminal.process.wait(SECONDS) == 1
+    assert terminal.screen.text.splitlines() == ["rioecho-client: can't start new thread"]
+
+
 def test_a_hang_up_of_the_terminal_ends_it(address):
     with Terminal(*address) as terminal:
         terminal.screen.wait_for("> ")

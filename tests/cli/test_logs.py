@@ -17,7 +17,8 @@ import time
 
 import pytest
 
-from rioecho.cli.logs import JsonFormatter, StatsLine, TextFormatter
+from rioecho.cli.logformats import JsonFormatter, TextFormatter
+from rioecho.cli.statsline import StatsLine
 from support.peers import SECONDS, Command, Output, Server, ask, dial, peak_memory, receive
 from support.sweep import require_failing_allocations
 
@@ -629,7 +630,8 @@ def test_no_memory_for_its_thread_is_an_error_and_no_wait(what, child):
     require_failing_allocations()
     printed = child(f"""if True:
         import _testcapi, logging, sys
-        from rioecho.cli.logs import LogWriter, StatsLine
+        from rioecho.cli.logs import LogWriter
+        from rioecho.cli.statsline import StatsLine
         sys.unraisablehook = lambda unraisable: None   # a thread that did not come to its call
         names = ("active", "accepted", "refused", "errors", "lines", "bytes_in", "bytes_out")
         begun = refused = 0

@@ -12,9 +12,9 @@ import time
 import pytest
 
 from support.peers import SECONDS, Command, Server, ask, dial, needs_ipv6, receive_all
+from support.unix_sockets import needs_abstract_names
 
 MODULE = "rioecho.cli.server"
-needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract names are Linux only")
 
 
 def refused(*arguments, **options):
@@ -89,21 +89,42 @@ LINK_LOCAL = """if True:
         print(*re.findall("Connected to .*,", log), server.wait())
 
     from rioecho import EchoServer, connect
-    with EchoServer(host="fe80::1234%echo0") as server, connect(*server.addresses[0]) as rio:
+    with EchoServer(host="fe80::1234%echo0") as server, connect(*server.addresses[0], timeout=20) as rio:
         rio.writen(b"in Python\\n")
         print(rio.readline().decode().strip())
+"""
+
+
+@needs_ipv6
+@pytest.mark.skipif(sys.platform != "linux", reason="what other systems make of it is their own")
+def test_a_link_local_address_without_its_interface_is_explained():
+    status, line = refused("0", "--host", "fe80::1234")
+    assert status == 1
+    assert line.startswith("rioecho-server: cannot listen on fe80::1234 port 0: ")
+    assert "interface" in line
+
+
+# The kernel sets up an address in the background, when nobody else changes interfaces: until then packets for it are
+# sent to the other end of the link, where nobody answers.
+INTERFACE = """
+    ip link set lo up && ip link add echo0 type veth peer name echo1 || exit 77
+    ip link set echo0 addrgenmode none up && ip link set echo1 addrgenmode none up || exit 77
+    ip addr add fe80::1234/64 dev echo0 nodad || exit 77
+    for i in $(seq 1000); do
+        ip -6 route get fe80::1234 oif echo0 | grep -q "^local.*table local" && exec "$@"
+        sleep 0.01
+    done
+    echo "the address is not ready" >&2
+    exit 1
 """
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None or shutil.which("ip") is None, reason="needs unshare and ip")
 def test_the_interface_of_a_link_local_address_is_kept():
     """In a network namespace with an interface of its own."""
-    script = "ip link set lo up && ip link add echo0 type veth peer name echo1 && "
-    script += "ip link set echo0 up && ip link set echo1 up && "
-    script += "ip addr add fe80::1234/64 dev echo0 nodad || exit 77; " + 'exec "$@"'
     options = ["-n"] if os.geteuid() == 0 else ["-r", "-n"]
     done = subprocess.run(
-        ["unshare", *options, "sh", "-c", script, "sh", sys.executable, "-c", LINK_LOCAL],
+        ["unshare", *options, "sh", "-c", INTERFACE, "sh", sys.executable, "-c", LINK_LOCAL],
         capture_output=True,
         text=True,
         timeout=2 * SECONDS,
@@ -126,7 +147,7 @@ def test_the_interface_of_a_link_local_address_is_kept():
 # ---- unix sockets
 
 
-@needs_linux
+@needs_abstract_names
 def test_an_abstract_name_is_listened_on_and_shown_with_an_at_sign():
     name = f"@rioecho-test-{os.getpid()}"
     with Command(MODULE, "--unix", name) as server:
@@ -139,7 +160,7 @@ def test_an_abstract_name_is_listened_on_and_shown_with_an_at_sign():
         assert server.status() == 0
 
 
-@needs_linux
+@needs_abstract_names
 def test_an_abstract_name_accepts_no_client_after_the_stop():
     name = f"@rioecho-test-{os.getpid()}"
     with Command(MODULE, "--unix", name) as server, socket.socket(socket.AF_UNIX) as client:
@@ -188,7 +209,7 @@ def test_without_a_mode_the_umask_decides(tmp_path):
         (["--unix", ""], "'' is not the path"),
         (["0", "--unix-mode", "0660"], "--unix-mode needs --unix PATH"),
         (["--unix", "x", "--unix-mode", "0888"], "'0888' is not a mode"),
-        pytest.param(["--unix", "@x", "--unix-mode", "0600"], "no file and no mode", marks=needs_linux),
+        pytest.param(["--unix", "@x", "--unix-mode", "0600"], "no file and no mode", marks=needs_abstract_names),
         (["--host", "127.0.0.1"], "give a PORT"),
         (["0", "--idle-timeout", "5 s"], "'5 s' is not a number of seconds"),
         (["0", "--idle-timeout", "64k"], "'64k' is not a number of seconds"),

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from support.peers import SECONDS, Command, Server, ask, dial, reset
+from support.procfs import until
 
 MODULE = "rioecho.cli.server"
 needs_haproxy = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
@@ -219,11 +220,9 @@ def test_too_few_threads_are_one_line_and_status_1(options):
     started = False
     for most in range(1, 9):
         with Command(None, most, 0, *options, code=LIMITING) as command:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                command.process.wait(0.7)
-            if command.process.poll() is None:
+            until(lambda: command.out.data or command.process.poll() is not None, "the command to start or to end")
+            if command.out.data:
                 started = True
-                command.out.wait_for("Listening")
                 command.signal(signal.SIGTERM)
                 assert command.status() == 0
                 break

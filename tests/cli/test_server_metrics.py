@@ -1,9 +1,13 @@
 """rioecho-server --metrics: the counts over HTTP, read by curl and by Prometheus's own parser."""
 
+import contextlib
+import re
+import resource
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
@@ -11,9 +15,17 @@ from importlib.util import find_spec
 import pytest
 
 from rioecho.server import EchoServer
-from support.peers import SECONDS, Command, Server, ask, dial, needs_ipv6, receive_all
+from support.peers import SECONDS, Command, Server, ask, assert_waits, dial, needs_ipv6, receive_all
+from support.procfs import descriptors, needs_proc, until
 
 MODULE = "rioecho.cli.server"
+
+
+def metrics_of(server):
+    """Return the address that a server has logged."""
+    server.err.wait_for("/metrics\n")
+    host, port = re.search(r"http://(.*):([0-9]+)/metrics\n", server.err.text).groups()
+    return host, int(port)
 
 
 needs_package = pytest.mark.skipif(find_spec("prometheus_client") is None, reason="prometheus-client is not installed")
@@ -99,6 +111,67 @@ def test_a_client_that_sends_nothing_does_not_stop_others():
 
 
 @needs_package
+@needs_proc
+def test_a_crowd_that_sends_nothing_takes_few_descriptors_and_keeps_nobody_out():
+    with Server("--metrics", "0") as server, contextlib.ExitStack() as stack:
+        place = metrics_of(server)
+        before = len(descriptors(server.pid))
+        crowd = [stack.enter_context(dial(place)) for _ in range(100)]
+        for sock in crowd:
+            with contextlib.suppress(ConnectionError):  # it may have been cut off already
+                sock.sendall(b"GET /hea")
+        assert get(place, "/healthz")[0] == 200
+        until(lambda: len(descriptors(server.pid)) <= before + 16)
+        with contextlib.suppress(ConnectionError):  # it was cut off, possibly with unread bytes
+            receive_all(crowd[0])
+        assert get(place, "/healthz")[0] == 200
+
+
+@needs_package
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the limit of another process")
+def test_without_descriptors_a_client_waits_and_nothing_spins():
+    with Server("--metrics", "0") as server:
+        place = metrics_of(server)
+        limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+        with dial(place) as sock:
+            sock.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert_waits(server.pid, [sock])
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
+            assert receive_all(sock).endswith(b"ok\n")
+
+
+FORKED = """if True:
+    import os, urllib.request, warnings
+    from rioecho import EchoServer
+    warnings.simplefilter("ignore", DeprecationWarning)  # fork() with threads
+    with EchoServer(metrics=0) as server:
+        host, port = server.metrics_address
+        pid = os.fork()
+        if pid == 0:
+            server.close()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        print(urllib.request.urlopen(f"http://{host}:{port}/healthz", timeout=30).read().decode())
+"""
+
+
+@needs_package
+def test_a_forked_child_that_closes_its_copy_leaves_the_metrics_alone(child):
+    assert child(FORKED) == "ok\n\n"
+
+
+@needs_package
+@needs_ipv6
+@pytest.mark.parametrize(("host", "first"), [("localhost", "127.0.0.1"), ("*", "0.0.0.0")])  # noqa: S104
+def test_a_host_with_several_addresses_is_served_on_all(host, first):
+    with EchoServer(metrics=(host, 0)) as server:
+        assert server.metrics_address[0] == first
+        for address in ("127.0.0.1", "::1"):
+            assert get((address, server.metrics_address[1]), "/healthz")[0] == 200
+
+
+@needs_package
 @needs_ipv6
 @pytest.mark.parametrize("place", [("::1", 0), "[::1]:0"])
 def test_the_host_may_be_given(place):
@@ -157,6 +230,29 @@ def test_a_missing_package_is_one_line():
         line = command.complaint()
     assert "prometheus-client" in line
     assert "pip install 'rioecho[metrics]'" in line
+
+
+INTERRUPTED = """if True:
+    import os, signal, sys
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "prometheus_client":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    sys.meta_path.insert(0, Finder)
+    from rioecho.cli.server import main
+    main()
+"""
+
+
+def test_a_signal_while_the_package_is_imported_leaves_no_socket_file(tmp_path):
+    path = tmp_path / "socket"
+    with Command(None, "--unix", path, "--metrics", "0", code=INTERRUPTED) as command:
+        assert command.status() == -signal.SIGTERM
+        assert (command.out.text, command.err.text) == ("", "")
+    assert not path.exists()
 
 
 def test_the_package_is_not_imported_unless_it_is_asked_for():

@@ -8,10 +8,10 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 
 import pytest
 
+from rioecho.cli.manager import Notifier
 from support.peers import (
     SECONDS,
     Command,
@@ -25,21 +25,24 @@ from support.peers import (
     lines,
     receive_all,
 )
+from support.procfs import until
+from support.unix_sockets import needs_abstract_names
 from support.visitors import Visitors
 
 MODULE = "rioecho.cli.server"
-needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract names are Linux only")
-
-
-@pytest.fixture(params=["iterative", "process", "thread", "event"])
-def engine(request):
-    return request.param
 
 
 def passed(sock, *arguments, **options):
     """Run the server with a socket passed as systemd does."""
     prelude = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1"
     return Command(MODULE, *arguments, prelude=prelude, stdin=sock, **options)
+
+
+def is_open(client, path):
+    with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+        client.connect(path)
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -58,22 +61,19 @@ def connection():
 @pytest.mark.sampled(2)
 def test_the_queue_of_a_passed_socket_is_left_to_the_next_instance(engine):
     """No client notices the change, although clients come all the time."""
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
-        visitors = Visitors(listener.getsockname(), 8)
-        try:
-            old = passed(listener, "-q", "--engine", engine)
-            with old:
-                old.out.wait_for("Listening on")
-                visitors.wait_for(200)
-                with passed(listener, "-q", "--engine", engine) as new:
-                    new.out.wait_for("Listening on")
-                    old.signal(signal.SIGTERM)
-                    assert old.status() == 0
-                    visitors.wait_for(100)
-                    visitors.end()
-                    assert {outcome for _, outcome in visitors.visits} == {"served"}
-        finally:
-            visitors.ended.set()
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=100) as listener,
+        Visitors(listener.getsockname(), 8) as visitors,
+        passed(listener, "-q", "--engine", engine) as old,
+    ):
+        old.out.wait_for("Listening on")
+        visitors.wait_for(200)
+        with passed(listener, "-q", "--engine", engine) as new:
+            new.out.wait_for("Listening on")
+            old.drain()
+            visitors.wait_for(100)
+            visitors.end()
+            assert {outcome for _, outcome in visitors.visits} == {"served"}
 
 
 def test_what_waits_in_the_queue_of_a_passed_socket_is_not_accepted_at_the_stop(engine):
@@ -85,10 +85,7 @@ def test_what_waits_in_the_queue_of_a_passed_socket_is_not_accepted_at_the_stop(
         second.sendall(b"for the next\n")
         second.shutdown(socket.SHUT_WR)
         acknowledged(second)
-        old.signal(signal.SIGTERM)
-        assert receive_all(first) == b""
-        first.close()
-        assert old.status() == 0
+        old.drain(first)
         assert old.err.text.count("Connected to") == 1
         stack.enter_context(passed(listener, "--engine", engine))
         assert receive_all(second) == b"for the next\n"
@@ -105,10 +102,7 @@ def test_the_file_of_a_passed_unix_socket_outlives_the_server(tmp_path):
                 client.settimeout(SECONDS)
                 client.connect(str(path))
                 ask(client)
-                server.signal(signal.SIGTERM)
-                assert receive_all(client) == b""
-                client.close()
-                assert server.status() == 0
+                server.drain(client)
             assert path.is_socket()
 
 
@@ -229,9 +223,7 @@ def test_inetd_may_wait_with_a_listening_socket():
         server.out.wait_for(f"Listening on 127.0.0.1:{listener.getsockname()[1]}\n")
         with dial(listener.getsockname()) as client:
             ask(client)
-            server.signal(signal.SIGTERM)
-            assert receive_all(client) == b""
-        assert server.status() == 0
+            server.drain(client)
 
 
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed")
@@ -267,13 +259,7 @@ def test_socat_passes_each_connection_as_inetd_does(tmp_path):
             for _ in range(2):
                 with socket.socket(socket.AF_UNIX) as client:
                     client.settimeout(SECONDS)
-                    deadline = time.monotonic() + SECONDS
-                    while True:
-                        try:
-                            client.connect(path)
-                            break
-                        except (FileNotFoundError, ConnectionRefusedError):
-                            assert time.monotonic() < deadline
+                    until(lambda: is_open(client, path), "socat")
                     ask(client, b"hello\n")
                     ask(client, b"again\n")
         finally:
@@ -284,7 +270,7 @@ def test_socat_passes_each_connection_as_inetd_does(tmp_path):
 # ---- Type=notify
 
 
-@pytest.fixture(params=["path", pytest.param("abstract", marks=needs_linux)])
+@pytest.fixture(params=["path", pytest.param("abstract", marks=needs_abstract_names)])
 def manager(request, tmp_path):
     """A datagram socket of a service manager, and the value of NOTIFY_SOCKET."""
     name = str(tmp_path / "notify") if request.param == "path" else f"@rioecho-notify-{os.getpid()}"
@@ -314,12 +300,21 @@ def test_the_service_manager_is_told_ready_and_stopping(manager, engine):
 def test_a_service_manager_that_cannot_be_told_is_a_warning(name):
     with Server(environment={"NOTIFY_SOCKET": name}) as server, dial(server.address) as client:
         ask(client)
-        server.signal(signal.SIGTERM)
-        assert receive_all(client) == b""
-        client.close()
-        assert server.status() == 0
+        server.drain(client)
         assert "Traceback" not in server.err.text
         assert "cannot notify the service manager" in server.err.text
+
+
+def test_a_server_that_stops_before_it_is_ready_is_not_reported_as_ready(manager):
+    sock, name = manager
+    notifier = Notifier({"NOTIFY_SOCKET": name})
+    notifier.stopping()
+    notifier.ready()
+    notifier.stopping()
+    assert sock.recv(100) == b"STOPPING=1"
+    sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        sock.recv(100)
 
 
 def test_a_server_that_cannot_start_tells_the_service_manager_nothing(manager):

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shlex
 import socket
 import sys
 import threading
@@ -13,7 +14,9 @@ import pytest
 from rioecho import EchoServer
 from rioecho._load.connector import AT_ONCE, Connector
 from rioecho.bench import Plan, run
-from support.peers import SECONDS, Running, needs_ipv6
+from support.loads import unanswered
+from support.namespaces import SILENT_HOST, inside
+from support.peers import SECONDS, Command, Running, needs_ipv6
 from support.procfs import until
 
 
@@ -32,17 +35,15 @@ def connecting(target, **options):
         connector.close()
 
 
-@contextlib.contextmanager
-def unanswered():
-    """Yield an address that neither accepts nor refuses a connection: its listen queue is full."""
-    with socket.socket() as listener, contextlib.ExitStack() as others:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            other = others.enter_context(socket.socket())
-            other.setblocking(False)
-            other.connect_ex(listener.getsockname())
-        yield listener.getsockname()
+def remote(address):
+    """Return an address of IPv4 as /proc/net/tcp shows it."""
+    return f"{int.from_bytes(socket.inet_aton(address[0]), sys.byteorder):08X}:{address[1]:04X}"
+
+
+def begun(address):
+    """Return the number of this system's TCP connections to an address of IPv4, established or not."""
+    with open("/proc/net/tcp") as table:
+        return sum(line.split()[2] == remote(address) for line in table)
 
 
 @pytest.mark.slow
@@ -61,15 +62,15 @@ def test_connections_to_a_server_that_answers_late_are_made_side_by_side():
         with connecting("{}:{}".format(*listener.getsockname()), connections=20) as connector:
             seen = []
             done = Running(connector.connect_all, seen.append, 0.05, None)
-            time.sleep(0.5)  # all connects have begun, and most have been dropped
+            until(lambda: begun(listener.getsockname()) == 20)  # all have begun, and most are dropped
             listener.listen(20)
-            begun = time.monotonic()
+            before = time.monotonic()
             accepting = Running(accept)
             assert done.result() is True
             accepting.result()
-            assert time.monotonic() - begun < 8
+            assert time.monotonic() - before < 8
             assert seen == sorted(seen)
-            assert 0 <= seen[0] < 20
+            assert all(0 <= n < 20 for n in seen)
         for sock in accepted:
             sock.close()
 
@@ -79,6 +80,14 @@ def test_connections_alternate_over_all_addresses_of_the_name(monkeypatch):
         lookups(monkeypatch, one.addresses[0], two.addresses[0])
         assert run(Plan("name:1", connections=6, duration=0.1, warmup=0)).messages > 0
         assert (one.stats()["accepted"], two.stats()["accepted"]) == (3, 3)
+
+
+def test_addresses_that_fail_at_once_are_tried_one_after_the_other(monkeypatch):
+    """A name may have more of them than a call stack has room for."""
+    with EchoServer(host="127.0.0.1") as server:
+        lookups(monkeypatch, *[("255.255.255.255", 9)] * 2000, server.addresses[0])
+        with connecting("name:1", connections=1) as connector:
+            assert connector.connect_all(None, 1.0, None)
 
 
 @needs_ipv6
@@ -133,19 +142,79 @@ def test_too_few_descriptors_are_an_error_that_says_how_many_were_connected_and_
     assert same == "True"
 
 
-def test_the_lack_of_local_ports_is_said_with_a_remedy(monkeypatch):
-    with EchoServer() as server, connecting(f"127.0.0.1:{server.addresses[0][1]}", connections=9) as connector:
-        real, calls = socket.socket.connect_ex, iter(range(100))
-        # The system's range of local ports is too large to use up, and can be changed by root only.
-        monkeypatch.setattr(
-            socket.socket,
-            "connect_ex",
-            lambda sock, to: real(sock, to) if next(calls) < 2 else errno.EADDRNOTAVAIL,
-        )
-        words = "2 of 9 connections were made; no local port is left: use fewer connections"
-        with pytest.raises(OSError, match=words) as raised:
-            connector.connect_all(None, 1.0, None)
-    assert raised.value.errno == errno.EADDRNOTAVAIL
+def test_the_lack_of_local_ports_is_said_with_a_remedy():
+    few = "echo 40000 40003 > /proc/sys/net/ipv4/ip_local_port_range"
+    kept = "echo 0 > /proc/sys/net/ipv4/tcp_tw_reuse"  # else a port in TIME_WAIT may be used again after a second
+    code = """if True:
+        import errno
+        from rioecho import EchoServer
+        from rioecho.bench import Plan, run
+        with EchoServer(50000, "127.0.0.1"):
+            try:
+                run(Plan("127.0.0.1:50000", connections=9))
+            except OSError as error:
+                print(error.errno == errno.EADDRNOTAVAIL, error.strerror)
+            try:
+                run(Plan("127.0.0.1:50000", connections=1))  # the ports are in TIME_WAIT
+            except OSError as error:
+                print("no local port is left" in error.strerror)
+    """
+    with Command(None, code=code, prelude=inside("ip link set lo up", few, kept, network=True)) as process:
+        assert process.status() == 0, process.err.text
+        assert process.out.text.splitlines() == [
+            "True cannot connect to 127.0.0.1 port 50000: Cannot assign requested address: 4 of 9 connections were "
+            "made; no local port is left: use fewer connections (-c), a server with more addresses, or more ports "
+            "(sysctl net.ipv4.ip_local_port_range)",
+            "True",
+        ]
+
+
+def test_connects_that_the_network_drops_are_tried_side_by_side_and_given_up_together():
+    code = f"""if True:
+        from rioecho._load.connector import AT_ONCE
+        from rioecho.bench import Plan, run
+        def sent(progress):
+            with open("/proc/net/tcp") as table:  # in SYN_SENT, to 192.0.2.2
+                tries.append(sum(line.split()[2:4] == ["{remote(("192.0.2.2", 7))}", "02"] for line in table))
+        tries = []
+        try:
+            run(Plan("192.0.2.2:7", connections=300, connect_timeout=0.5), sent, 0.1)
+        except TimeoutError as error:
+            print(error.strerror)
+            print(error.result.error == error.strerror)
+        print(tries[0] == AT_ONCE)
+    """
+    with Command(None, code=code, prelude=inside(*SILENT_HOST, network=True)) as process:
+        assert process.status() == 0, process.err.text
+        assert process.out.text.splitlines() == [
+            "cannot connect to 192.0.2.2 port 7: timed out; use fewer connections (-c), or spread them over more time "
+            "(--ramp)",
+            "True",
+            "True",
+        ]
+
+
+def test_of_the_two_addresses_of_a_name_one_that_is_silent_uses_only_its_share(tmp_path):
+    """Looked up in a file of hosts, and every packet to the first address is dropped."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.0.2.2 two.test\n127.0.0.1 two.test\n")
+    code = """if True:
+        import socket, time
+        from rioecho import EchoServer
+        from rioecho._load.connector import AT_ONCE
+        from rioecho.bench import Plan, run
+        found = {address[0] for *_, address in socket.getaddrinfo("two.test", 50000)}
+        assert found == {"192.0.2.2", "127.0.0.1"}, found
+        n = AT_ONCE + 50
+        with EchoServer(50000, "127.0.0.1") as server:
+            before = time.monotonic()
+            result = run(Plan("two.test:50000", connections=n, connect_timeout=1, duration=0.05, warmup=0))
+            print(result.messages > 0, server.stats()["accepted"] == n, 0.5 < time.monotonic() - before < 1)
+    """
+    own_hosts = f"mount --bind {shlex.quote(str(hosts))} /etc/hosts"
+    with Command(None, code=code, prelude=inside(*SILENT_HOST, own_hosts, network=True, mounts=True)) as process:
+        assert process.status() == 0, process.err.text
+        assert process.out.text == "True True True\n"
 
 
 def test_a_ramp_spreads_the_connects():
@@ -201,6 +270,23 @@ def test_a_full_listen_queue_of_a_unix_socket_is_waited_for(tmp_path):
             pytest.raises(TimeoutError, match="of 8 connections were made"),
         ):
             connector.connect_all(None, 1.0, None)
+
+
+@pytest.mark.slow
+def test_the_wait_for_the_last_attempts_after_an_error_uses_no_processor_time(tmp_path):
+    path = os.fspath(tmp_path / "echo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        with (
+            connecting(f"unix:{path}", connections=8, ramp=1.5, connect_timeout=1.0) as connector,
+            pytest.raises(TimeoutError),
+        ):
+            before, used = time.monotonic(), time.thread_time()
+            connector.connect_all(None, 1.0, None)
+        # The first attempt fails after a second, those begun meanwhile have up to a second more.
+        assert time.monotonic() - before > 1.5
+        assert time.thread_time() - used < 0.5
 
 
 def test_no_descriptor_is_left_open_after_any_end(monkeypatch):

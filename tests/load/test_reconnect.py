@@ -82,6 +82,122 @@ def test_lost_connections_are_made_again_and_counted_with_their_messages(end, ra
     assert result.warnings[0] == "7 messages were lost with their connections"
 
 
+LARGE = 1 << 22  # bytes of a message: more than the kernel holds for a peer that does not read
+
+
+def part_of_a_message_received(sock):
+    receive(sock, 1000)
+    reset(sock)
+
+
+def all_but_the_last_byte_received(sock):
+    receive(sock, LARGE - 1)
+    reset(sock)
+
+
+def half_of_an_echo_sent(sock):
+    data = receive(sock, LARGE)
+    sock.sendall(data[: LARGE // 2])
+    reset(sock)
+
+
+def an_echo_and_a_half_sent(sock):
+    sock.sendall(receive(sock, LARGE) + receive(sock, LARGE)[: LARGE // 2])
+    reset(sock)
+
+
+def output_ended_in_an_echo(sock):
+    sock.sendall(receive(sock, LARGE)[: LARGE // 2])
+    sock.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(ConnectionError):
+        while sock.recv(1 << 20):
+            pass
+
+
+STATES = [
+    part_of_a_message_received,
+    all_but_the_last_byte_received,
+    half_of_an_echo_sent,
+    an_echo_and_a_half_sent,
+    output_ended_in_an_echo,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [None, 40], ids=["closed loop", "open loop"])
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__.replace("_", " "))
+def test_a_connection_may_be_lost_in_any_state(state, rate):
+    """Messages that were begun are lost; those that were not are sent whole on the next connection."""
+    served, echoed = [], []
+
+    def talk(sock, n):
+        served.append(n)
+        if n < 3:
+            state(sock)
+            return
+        while data := sock.recv(1 << 20):
+            sock.sendall(data)
+            echoed.append(len(data))
+
+    options = {"message_bytes": LARGE, "pipeline": 2, "duration": 1.0, "warmup": 0, "rate": rate}
+    with serving(talk) as target:
+        result = run(Plan(target, connections=1, reconnect=True, **options))
+    assert served == [0, 1, 2, 3]
+    assert (result.errors, result.error, result.reconnects) == (0, None, 3)
+    assert 3 <= result.lost <= 6
+    before = result.total_messages - sum(echoed) / LARGE
+    assert sum(echoed) > 0
+    assert before in ((0, 1, 2, 3) if state is an_echo_and_a_half_sent else (0,))
+    assert result.histogram.count >= result.total_messages
+    if rate is not None:  # each message that was due is in it, unless it is lost
+        assert result.histogram.count == rate - result.lost
+
+
+@pytest.mark.parametrize("end", [lambda sock: None, reset], ids=["close", "reset"])
+def test_a_connection_that_is_lost_after_the_end_of_the_time_is_not_waited_for(end):
+    """Its messages in flight are lost, and not those of the other connection."""
+    over = threading.Event()
+
+    def talk(sock, n):
+        sock.sendall(receive(sock, SIZE))
+        data = receive(sock, SIZE)
+        assert over.wait(SECONDS)
+        if n == 0:
+            end(sock)
+        else:
+            sock.sendall(data)
+            sock.recv(1)
+
+    def report(progress):
+        if progress.elapsed > 0.3:
+            over.set()
+
+    with serving(talk) as target:
+        result = run(Plan(target, connections=2, duration=0.2, warmup=0, reconnect=True), report, 0.05)
+    assert (result.lost, result.total_messages, result.messages) == (1, 3, 2)
+    assert (result.errors, result.error, result.interrupted) == (0, None, False)
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_wrong_echo_is_reported_even_if_a_connection_of_another_thread_is_lost(wrong):
+    both, sent = threading.Barrier(2, timeout=SECONDS), threading.Event()
+
+    def talk(sock, n):
+        number = 0 if receive(sock, SIZE).startswith(b"0000000") else 1  # the connections begin with different messages
+        both.wait()
+        if number == wrong:
+            sock.sendall(b"?" * SIZE)
+            sent.set()
+            sock.recv(1)
+        else:
+            assert sent.wait(SECONDS)
+            reset(sock)
+
+    with serving(talk) as target, pytest.raises(WrongEchoError) as raised:
+        run(Plan(target, connections=2, threads=2, duration=SECONDS, warmup=0))
+    assert raised.value.connection == wrong
+
+
 def test_without_the_option_a_lost_connection_ends_the_test():
     with serving(echo_some(3, reset)) as target, pytest.raises(EchoLostError):
         run(Plan(target, connections=2, duration=SECONDS, warmup=0))

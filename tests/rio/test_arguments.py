@@ -5,6 +5,7 @@ import inspect
 import io
 import math
 import os
+import socket
 import sys
 from fractions import Fraction
 
@@ -54,7 +55,14 @@ TIMED = {
     "readlines1": lambda rio, **timeout: rio.readlines1(**timeout),
     "fill": lambda rio, **timeout: rio.fill(1, **timeout),
     "skipline": lambda rio, **timeout: rio.skipline(**timeout),
+    "skip": lambda rio, **timeout: rio.skip(1, **timeout),
+    "readframe": lambda rio, **timeout: rio.readframe(1, **timeout),
+    "peek": lambda rio, **timeout: rio.peek(**timeout),
+    "read1": lambda rio, **timeout: rio.read1(**timeout),
+    "readinto": lambda rio, **timeout: rio.readinto(bytearray(4), **timeout),
+    "readlines": lambda rio, **timeout: rio.readlines(1, **timeout),
     "writen": lambda rio, **timeout: rio.writen(b"data", **timeout),
+    "write_eof": lambda rio, **timeout: rio.write_eof(**timeout),
     "flush": lambda rio, **timeout: rio.flush(**timeout),
 }
 BAD_TIMEOUTS = [-1, -0.001, math.nan, -math.inf, "1", b"1", [], object(), 1j]
@@ -99,11 +107,15 @@ def test_an_invalid_timeout_is_rejected_and_changes_nothing(stream, call, timeou
     "timeout", [None, 5, 5.0, Fraction(5), True, math.inf, 1e300, sys.maxsize, 10**400], ids=short_repr
 )
 @pytest.mark.parametrize("call", TIMED.values(), ids=TIMED)
-def test_any_other_number_of_seconds_is_a_timeout(stream, call, timeout):
-    rio = Rio(stream.near)
-    stream.feed(b"one\n" * 30)
-    stream.end()
-    call(rio, timeout=timeout)
+def test_any_other_number_of_seconds_is_a_timeout(call, timeout):
+    results = []
+    for options in {}, {"timeout": timeout}:
+        near, far = socket.socketpair()
+        with near, far:
+            far.sendall(b"one\n" * 30)
+            far.shutdown(socket.SHUT_WR)
+            results.append(call(Rio(near), **options))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,11 @@ def test_client_descriptor_is_a_connected_blocking_close_on_exec_int(host, liste
 
 @pytest.mark.parametrize("form", [int, str, "{:07d}".format])
 def test_port_is_an_int_or_digits(host, listener, form):
-    os.close(open_clientfd(host, form(listener.getsockname()[1])))
+    fd = open_clientfd(host, form(listener.getsockname()[1]))
+    server, _ = listener.accept()
+    with server:
+        os.close(fd)
+        assert server.recv(1) == b""
 
 
 def test_port_is_the_name_of_a_service():
@@ -211,8 +215,10 @@ def test_every_address_of_the_name_is_tried(resolves):
     with listening("127.0.0.1") as sock:
         resolves("::1", "::1", "127.0.0.1")
         fd = open_clientfd("many.test", sock.getsockname()[1])
-        sock.accept()[0].close()
-        os.close(fd)
+        server, _ = sock.accept()
+        with server:
+            os.close(fd)
+            assert server.recv(1) == b""
 
 
 def test_last_error_is_raised_when_no_address_answers(resolves, host, closed_port):

@@ -113,6 +113,25 @@ def test_a_position_that_cannot_be_moved_back_fails_the_write_and_keeps_what_is_
     assert rio.read(12) == b"line2\nline3\n"
 
 
+@pytest.mark.parametrize("read", [0, 6])
+def test_a_write_is_refused_while_bytes_are_held_that_unread_has_put_in_front(opened, path, read):
+    rio = Rio(opened())
+    rio.read(read)
+    for data in (b"other\n", b"more\n"):
+        rio.unread(data)
+        with pytest.raises(io.UnsupportedOperation, match=r"unread\(\)") as caught:
+            rio.write(b"LINE!\n")
+        assert caught.value.characters_written == 0
+    assert rio.readline() == b"more\n"
+    with pytest.raises(io.UnsupportedOperation, match=r"unread\(\)"):
+        rio.writen(b"LINE!\n")
+    assert path.read_bytes() == CONTENT
+    assert rio.readline() == b"other\n"
+    rio.write(b"LINE!\n")
+    assert path.read_bytes() == CONTENT[:read] + b"LINE!\n" + CONTENT[read + 6 :]
+    assert rio.read() == CONTENT[read + 6 :]
+
+
 @pytest.mark.usefixtures("often")
 def test_a_reader_and_a_writer_in_two_threads_disturb_nothing(opened, path, background):
     lines = [b"%07d\n" % i for i in range(1000)]

@@ -25,6 +25,8 @@ import pytest
 import rioecho
 from rioecho import ConcurrentCall, Rio
 from support import certificates
+from support.delivery import SocketLike
+from support.procfs import needs_proc, sleeps, until
 
 REST = 30  # seconds after which a test fails
 
@@ -399,6 +401,67 @@ def test_the_child_of_a_fork_does_not_use_tls_that_another_thread_was_using(slow
     thread.join(REST)
     assert lines == [b"line\n"]
     rio.close()
+
+
+@needs_fork
+@forks
+@needs_proc
+def test_the_child_of_a_fork_does_not_send_beside_a_tls_read_of_the_parent(slow_tls, background):
+    near, far = slow_tls
+    rio = Rio(near, timeout=None)
+    lines = []
+    thread = background(lambda: lines.append(rio.readline()))
+    until(lambda: sleeps(thread), "the read")
+
+    def work():
+        with pytest.raises(ConnectionAbortedError, match="inside this TLS connection"):
+            rio.writen(b"x", timeout=REST)
+        rio.close()
+
+    in_child(work)
+    rio.writen(b"question\n")
+    assert far.recv(100) == b"question\n"
+    far.sendall(b"line\n")
+    thread.join(REST)
+    assert lines == [b"line\n"]
+
+
+class Held(SocketLike):
+    """A socket whose reads wait until they are let go."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def recv_into(self, *args):
+        self.begun.set()
+        self.go.wait(REST)
+        return super().recv_into(*args)
+
+
+@needs_fork
+@forks
+def test_the_child_of_a_fork_is_not_kept_waiting_by_a_write_of_the_parent_that_reads_ahead(stream, background):
+    with Held(fileno=os.dup(stream.near.fileno())) as near:
+        rio = Rio(near, timeout=REST)
+
+        def write():
+            with pytest.raises(TimeoutError):
+                rio.writen(b"x" * 10**7, read_ahead=10, timeout=0.5)
+
+        writer = background(write)
+        assert near.begun.wait(REST)
+
+        def work():
+            near.begun = threading.Event()
+            threading.Thread(target=rio.readline, daemon=True).start()
+            assert near.begun.wait(REST)
+            with pytest.raises(ConcurrentCall):
+                rio.readline()
+
+        in_child(work)
+        near.go.set()
+        writer.join(REST)
 
 
 @needs_fork

@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -321,6 +323,36 @@ def test_a_handler_that_raises_at_any_point_of_a_frame_leaves_all_bytes_to_anoth
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert in_thread(reader.read_buffered) == data
+
+
+# ---- very many frames
+
+# In a thread with a small stack, on which freeing one block from within another would not end.
+NESTED = """if True:
+    import socket, threading
+    from rioecho import Rio
+
+    def nest():
+        near, far = socket.socketpair()
+        rio = Rio(near)
+        frames = [rio.frame() for _ in range(20_000)]
+        for frame in frames:
+            frame.__enter__()
+        rio.close()
+        del frame, frames, rio
+        print("freed")
+
+    threading.stack_size(256 << 10)
+    thread = threading.Thread(target=nest)
+    thread.start()
+    thread.join()
+"""
+
+
+@pytest.mark.slow
+def test_a_rio_that_is_closed_in_very_many_frames_is_freed():
+    done = subprocess.run([sys.executable, "-P", "-c", NESTED], capture_output=True, text=True, timeout=100)
+    assert (done.stdout, done.stderr, done.returncode) == ("freed\n", "", 0)
 
 
 # ---- large reads

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rioecho import ConcurrentCall, Rio
+from support.procfs import until
 from support.programs import free_port
 
 REST = 30  # seconds after which a test fails
@@ -37,6 +38,15 @@ def paramiko():
     return pytest.importorskip("paramiko")
 
 
+def listens(port):
+    """Report whether a server listens on a port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), REST).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory):
     """Start an sshd with keys of its own. Return its port and the folder of the keys."""
@@ -52,13 +62,7 @@ def sshd(tmp_path_factory):
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # as the system's own service does
     with subprocess.Popen([SSHD, "-D", "-e", "-f", configuration], stderr=subprocess.PIPE) as server:
         try:
-            deadline = time.monotonic() + REST
-            while server.poll() is None and time.monotonic() < deadline:
-                try:
-                    socket.create_connection(("127.0.0.1", port), REST).close()
-                    break
-                except ConnectionRefusedError:
-                    time.sleep(0.01)
+            until(lambda: server.poll() is not None or listens(port), "sshd")
             if server.poll() is not None:
                 pytest.skip(f"sshd does not start here: {server.stderr.read().decode()}")
             yield port, place

@@ -29,6 +29,7 @@ import pytest
 import rioecho
 from rioecho import ConcurrentCall, IncompleteRead, LineTooLong, Rio
 from support import certificates
+from support.procfs import until
 
 SECONDS = float(os.environ.get("RIOECHO_SOAK_SECONDS", "10"))
 SEED = int(os.environ.get("RIOECHO_SOAK_SEED", "0"))
@@ -446,8 +447,7 @@ class Session:
         if self.kind != "pipe in":
             rio.flush(timeout=REST)
             total = sum(map(len, self.wrote))
-            while len(self.peer.got) < total and time.monotonic() < end:
-                time.sleep(0.001)
+            until(lambda: len(self.peer.got) >= total, "the peer")
             assert len(self.peer.got) == total
             assert made_of(self.peer.got, self.wrote), "the peer received other bytes than were written"
         if self.kind != "pipe out":

@@ -307,6 +307,13 @@ def test_write_eof_flushes_and_closes_the_sending_side_alone(stream):
     near.close()
 
 
+def test_write_eof_of_a_file_of_a_socket_with_methods_of_its_own_closes_its_sending_side(stream):
+    with Timed(fileno=os.dup(fileno(stream.near))) as near, rioecho.makefile(near, "rwb") as file:
+        file.write(b"question")
+        file.write_eof()
+        assert Rio(stream.far, timeout=20).read() == b"question"
+
+
 def test_write_eof_that_cannot_flush_ends_nothing(stream):
     rio = Rio(stream.near, timeout=0, bufsize=8 << 20)
     rio.write(b"x" * (4 << 20))

@@ -10,13 +10,6 @@ import pytest
 from rioecho.server import EchoServer
 from support.peers import SIZES, Running, ask, binary, dial, exchange, lines, receive, receive_all, reset
 
-ENGINES = ("iterative", "process", "thread", "event")
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
-
 
 @pytest.fixture(params=["line", "raw"])
 def framing(request):

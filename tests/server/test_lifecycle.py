@@ -11,11 +11,6 @@ from rioecho.server import EchoServer
 from support.peers import SECONDS, Running, ask, dial
 
 
-@pytest.fixture(params=["iterative", "process", "thread", "event"])
-def engine(request):
-    return request.param
-
-
 def test_a_signal_handler_may_stop_the_server_at_any_time(engine, on_alarm):
     """During start(), stop(), close() and another stop()."""
     current = []

@@ -4,7 +4,25 @@ import contextlib
 
 import pytest
 
-from support.peers import Server, ask, assert_waits, dial, fill, lines, peak_memory, receive
+from support.peers import Command, Server, ask, assert_waits, dial, fill, lines, peak_memory, receive
+
+FEW_DESCRIPTORS = """if True:
+    import resource, sys
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+    from rioecho import EchoServer
+    with EchoServer(**({"max_connections": 1000} if "asked" in sys.argv else {})):
+        pass
+"""
+
+
+def test_a_program_is_warned_of_too_few_descriptors_only_for_a_limit_that_it_has_asked_for():
+    with Command(None, "asked", code=FEW_DESCRIPTORS) as command:
+        assert command.status() == 0
+        assert command.complaint() == ("200 file descriptors are too few for max_connections (1000): raise ulimit -n")
+    with Command(None, code=FEW_DESCRIPTORS) as command:
+        assert command.status() == 0
+        assert command.err.text == ""
+
 
 HIGH_NUMBERS = """if True:
     import os

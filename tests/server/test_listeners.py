@@ -15,9 +15,7 @@ import pytest
 
 from rioecho._server.listeners import Listeners, listen_sockets, passed_sockets
 from support.peers import SECONDS
-from support.unix_sockets import answers, bound
-
-needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract names are Linux only")
+from support.unix_sockets import answers, bound, needs_abstract_names
 
 
 @pytest.fixture
@@ -283,7 +281,7 @@ def test_an_ipv6_address_is_a_pair():
         assert len({port for _, port in listeners.addresses}) == 1
 
 
-@needs_linux
+@needs_abstract_names
 def test_the_abstract_name_of_a_passed_socket_is_a_str():
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind("")  # the kernel chooses a name

@@ -3,12 +3,12 @@
 import contextlib
 import socket
 import sys
-import time
 
 import pytest
 
 from rioecho.server import EchoServer
 from support.peers import ask, dial, needs_ipv6, receive, receive_all
+from support.procfs import tcp_row, until
 from support.proxies import LOCAL, raw_version_2, version_1, version_2
 
 ENGINES = ("process", "thread", "event")
@@ -28,8 +28,7 @@ def refused(sock, data=b""):
 
 
 def stats_until(server, name, n):
-    while server.stats()[name] != n:
-        time.sleep(0.001)
+    until(lambda: server.stats()[name] == n, f"{name} to be {n}")
     return server.stats()
 
 
@@ -148,8 +147,4 @@ def test_an_invalid_limit_is_refused(value):
 def test_keepalive_is_on(engine):
     with EchoServer(engine=engine) as server, dial(server.addresses[0]) as sock:
         ask(sock)
-        local, remote = (f"{a[1]:04X}" for a in (sock.getpeername(), sock.getsockname()))
-        with open("/proc/net/tcp") as table:
-            rows = [line.split() for line in table]
-        timers = [row[5] for row in rows if row[1].endswith(":" + local) and row[2].endswith(":" + remote)]
-        assert [timer[:2] for timer in timers] == ["02"]  # the keepalive timer is armed
+        assert tcp_row(sock)[5][:2] == "02"  # the keepalive timer is armed

@@ -8,15 +8,9 @@ import time
 import pytest
 
 from rioecho.server import EchoServer
-from support.peers import ask, dial, receive, receive_all, reset
+from support.peers import acknowledged, ask, dial, receive, receive_all, reset
+from support.procfs import until, until_read
 from support.proxies import HEADERS, LOCAL, WRONG, raw_version_2, version_1, version_2
-
-ENGINES = ("iterative", "process", "thread", "event")
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
 
 
 @pytest.fixture
@@ -68,7 +62,8 @@ def test_a_header_may_be_split_at_every_byte(engine, name):
             with dial(server.addresses[0]) as sock:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.sendall(data[:i])
-                time.sleep(0.001)  # most of them arrive apart; all arrive together is tested above
+                acknowledged(sock)
+                until_read(sock)
                 sock.sendall(data[i:])
                 assert receive(sock, 6) == b"hello\n"
     assert server.stats()["errors"] == 0
@@ -166,15 +161,18 @@ def test_a_check_of_a_load_balancer_is_no_error_and_is_not_logged(engine, header
     assert [message for message in caplog.messages if "Connected" in message or "Closed" in message] == []
 
 
-def test_the_stop_ends_a_connection_whose_header_is_incomplete(engine):
+def test_the_stop_ends_a_connection_whose_header_is_incomplete(engine, caplog):
     with EchoServer(engine=engine, proxy_protocol=True) as server, dial(server.addresses[0]) as sock:
         sock.sendall(version_1()[:-1])
-        while server.stats()["active"] == 0:
-            time.sleep(0.001)
+        acknowledged(sock)
+        until(lambda: server.stats()["active"] == 1)
+        until_read(sock)
         began = time.monotonic()
         server.close()
         assert time.monotonic() - began < 4
         assert closed(sock)
+        assert f"Closed {own_name(sock)}: server stopped, 0 bytes echoed" in caplog.messages
+    assert server.stats()["errors"] == 0
 
 
 def test_a_header_and_line_sent_before_the_stop_are_served(engine):
@@ -182,6 +180,31 @@ def test_a_header_and_line_sent_before_the_stop_are_served(engine):
         sock.sendall(version_2() + b"hello\n")
         server.stop()
         assert receive_all(sock) == b"hello\n"
+
+
+class SlowLog(logging.Handler):
+    """A log that takes a long time over the line about the stop."""
+
+    def emit(self, record):
+        if record.getMessage().startswith("Stopping"):
+            time.sleep(0.4)  # longer than new connections have after the stop to send their first bytes
+
+
+def test_a_header_and_line_in_the_listen_queue_are_served_however_late_the_server_is(engine):
+    slow = SlowLog()
+    logger = logging.getLogger("rioecho.server")
+    server = EchoServer(engine=engine, proxy_protocol=True)
+    with dial(server.addresses[0]) as sock:
+        sock.sendall(version_2(more=b"x" * 65_523) + b"hello\n")  # more than one read takes
+        acknowledged(sock)
+        server.stop()
+        logger.addHandler(slow)
+        try:
+            server.serve_forever()
+        finally:
+            logger.removeHandler(slow)
+        assert receive_all(sock) == b"hello\n"
+    server.close()
 
 
 def test_without_the_option_a_header_is_data(engine):

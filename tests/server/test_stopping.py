@@ -13,11 +13,7 @@ import pytest
 
 from rioecho.server import EchoServer
 from support.peers import SECONDS, Running, acknowledged, ask, binary, dial, exchange, lines, receive_all, reset
-
-
-@pytest.fixture(params=["iterative", "process", "thread", "event"])
-def engine(request):
-    return request.param
+from support.procfs import until
 
 
 @pytest.fixture(params=["line", "raw"])
@@ -313,8 +309,7 @@ def test_a_client_that_has_just_connected_gets_its_echo_although_it_sends_after_
     with dial_to(EchoServer(engine=engine, framing=framing)) as (server, sock):
         other = dial(server.addresses[0])
         with other:
-            while server.stats()["accepted"] < (1 if engine == "iterative" else 2):
-                os.sched_yield()
+            until(lambda: server.stats()["accepted"] == (1 if engine == "iterative" else 2))
             server.stop()
             for each in (sock, other):
                 each.sendall(b"late\n")
@@ -326,8 +321,7 @@ def test_a_client_that_has_just_connected_gets_its_echo_although_it_sends_after_
 @pytest.mark.sampled(1)
 def test_a_client_that_sends_nothing_is_disconnected_soon_after_the_stop(engine):
     with dial_to(EchoServer(engine=engine, drain_timeout=SECONDS)) as (server, sock):
-        while server.stats()["accepted"] < 1:
-            os.sched_yield()
+        until(lambda: server.stats()["accepted"] == 1)
         start = time.monotonic()
         server.stop()
         assert receive_all(sock) == b""

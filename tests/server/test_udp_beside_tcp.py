@@ -1,5 +1,6 @@
 """EchoServer and rioecho-server with UDP and TCP. For the guard and the limits see test_udp.py."""
 
+import select
 import socket
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from rioecho import EchoServer
 from rioecho._server.listeners import listen_sockets
 from support.peers import SECONDS, Server, ask, dial
+from support.procfs import until
 
 
 def ask_by_datagram(address, data=b"are you there?"):
@@ -62,6 +64,31 @@ def test_datagrams_that_have_arrived_at_a_passed_socket_are_answered_before_the_
         server.serve_forever()
         server.close()
         assert [client.recv(100) for _ in sent] == sent
+
+
+def test_a_datagram_socket_may_be_passed_together_with_the_listener_of_the_same_port():
+    """As a unit of systemd with ListenStream=7 and ListenDatagram=7 does."""
+    (listener,) = listen_sockets(["127.0.0.1"], 0)
+    address = listener.getsockname()
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    datagrams.bind(address)
+    with EchoServer(None, sockets=[listener, datagrams], udp=True), dial(address) as sock:
+        ask(sock)
+        ask_by_datagram(address)
+
+
+def test_datagrams_are_echoed_after_the_end_of_a_passed_connection():
+    near, far = socket.socketpair()
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    datagrams.bind(("127.0.0.1", 0))
+    address = datagrams.getsockname()
+    with EchoServer(None, sockets=[near, datagrams], udp=True) as server:
+        with far:
+            far.settimeout(SECONDS)
+            ask(far)
+        until(lambda: server.stats()["closed"] == 1)
+        assert select.select([server.stop_fd], [], [], 0.3)[0] == []
+        ask_by_datagram(address)
 
 
 def test_udp_without_a_port_is_an_error(tmp_path):

@@ -20,10 +20,9 @@ from rioecho._server import listeners
 from rioecho._server.folderlock import FolderLock
 from rioecho._server.listeners import UnixListener
 from support.peers import SECONDS
-from support.unix_sockets import answers, bound, stale
+from support.unix_sockets import answers, bound, needs_abstract_names, stale
 
 LINUX = sys.platform.startswith("linux")
-needs_linux = pytest.mark.skipif(not LINUX, reason="abstract names are Linux only")
 
 
 @pytest.fixture
@@ -351,7 +350,7 @@ def test_the_file_is_removed_after_a_change_of_permissions_and_working_directory
     assert os.listdir(tmp_path) == []
 
 
-@needs_linux
+@needs_abstract_names
 def test_an_abstract_name_has_no_file(tmp_path, monkeypatch, unix):
     monkeypatch.chdir(tmp_path)
     name = f"\0rioecho test {os.getpid()}"

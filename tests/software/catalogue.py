@@ -51,6 +51,14 @@ STDLIB = (
 STDLIB_STREAMS = ("test_streams", "test_server", "test_buffered_proto", "test_pep492", "test_subprocess", "test_ssl")
 
 OVER_LIMIT = "it requires that readline() removes a line that is longer than the limit"
+PAUSED = "it requires that the transport pauses although a call waits for all that comes"
+
+#: The tests of one server of Redis, which need no cluster, module or account.
+REDIS = (
+    *("client", "command_parser", "commands", "connect", "connection", "connection_pool", "cwe_404", "encoding"),
+    *("hash", "keyspace_notifications", "lock", "monitor", "pipeline", "pubsub", "retry", "scripting", "sentinel"),
+    *("sentinel_managed_connection", "utils"),
+)
 
 CATALOGUE = [
     Software(
@@ -180,7 +188,11 @@ CATALOGUE = [
         drop_in="streams",
         tests=tuple(f"test_asyncio.{name}" for name in STDLIB_STREAMS),
         variables={"RIOECHO_STDLIB": "yes"},
-        wanted=dict.fromkeys(["test_readline_limit", "test_readline_limit_with_existing_data"], OVER_LIMIT),
+        wanted={
+            "test_readline_limit": OVER_LIMIT,
+            "test_readline_limit_with_existing_data": OVER_LIMIT,
+            "test_pause_reading": PAUSED,
+        },
         quick=("test_asyncio.test_streams", "test_asyncio.test_pep492"),
     ),
     Software(
@@ -188,10 +200,10 @@ CATALOGUE = [
         "8.1.0",
         drop_in="streams",
         tests=(
-            *("tests/test_asyncio", "--redis-url=redis://127.0.0.1:$REDIS_PORT/0"),
-            *("-m", "not redismod and not onlycluster and not cp_integration and not ssl"),
+            *(f"tests/test_asyncio/test_{name}.py" for name in REDIS),
+            *("--redis-url=redis://127.0.0.1:$REDIS_PORT/0", "-m", "not redismod and not onlycluster and not ssl"),
         ),
-        requirements=("pytest-asyncio==1.4.1", "pytest-timeout==2.4.0", "numpy", "packaging"),
+        requirements=("numpy==2.4.6", "packaging==26.4", "pytest-asyncio==1.4.1", "pytest-timeout==2.4.0"),
         services=("Redis",),
         seconds=100,
     ),

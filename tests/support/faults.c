@@ -7,12 +7,16 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { READ, RECV, WRITE, SEND, POLL, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL, FORK, PIPE };
+enum {
+    READ, RECV, WRITE, SEND, POLL, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL, FORK, PIPE,
+    SOCKET, CONNECT, GETSOCKOPT, SETSOCKOPT, EPOLL_CREATE, PTHREAD_CREATE
+};
 
 static atomic_int armed_call = -2, countdown, error_to_make, fired;
 
@@ -122,4 +126,40 @@ int pipe2(int ends[2], int flags)
 {
     int f = fault(PIPE);
     return f < 0 ? -1 : REAL(pipe2)(ends, flags);
+}
+
+int socket(int family, int kind, int protocol)
+{
+    int f = fault(SOCKET);
+    return f < 0 ? -1 : REAL(socket)(family, kind, protocol);
+}
+
+int connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+    int f = fault(CONNECT);
+    return f < 0 ? -1 : REAL(connect)(fd, address, length);
+}
+
+int getsockopt(int fd, int level, int name, void *value, socklen_t *length)
+{
+    int f = fault(GETSOCKOPT);
+    return f < 0 ? -1 : REAL(getsockopt)(fd, level, name, value, length);
+}
+
+int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+{
+    int f = fault(SETSOCKOPT);
+    return f < 0 ? -1 : REAL(setsockopt)(fd, level, name, value, length);
+}
+
+int epoll_create1(int flags)
+{
+    int f = fault(EPOLL_CREATE);
+    return f < 0 ? -1 : REAL(epoll_create1)(flags);
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *data)
+{
+    int f = fault(PTHREAD_CREATE);
+    return f < 0 ? errno : REAL(pthread_create)(thread, attributes, run, data);
 }

@@ -1,4 +1,4 @@
-"""Shared by the tests of the load test: a load loop on socket pairs, peers for their other ends, and a result."""
+"""Shared by the tests of the load test: the command, a load loop on socket pairs, their peers, and a result."""
 
 import contextlib
 import socket
@@ -7,7 +7,19 @@ import pytest
 
 from rioecho._load.histogram import Histogram
 from rioecho._load.loop import LoadLoop, messages
-from support.peers import SECONDS, Running, dial
+from support.peers import SECONDS, Command, Running, dial
+
+MODULE = "rioecho.cli.bench"
+#: Runs several command lines in one process, which is faster. Prints their messages on stderr, the statuses on stdout.
+ONE_AFTER_THE_OTHER = """if True:
+    import json, sys
+    from rioecho.cli.bench import main
+    for arguments in json.loads(sys.argv[1]):
+        try:
+            main(arguments)
+        except SystemExit as exit:
+            print(exit.code)
+"""
 
 #: As written by --json.
 LATENCY = {"mean": 40.0, "p50": 33.0, "p90": 52.0, "p99": 99.0, "p99.9": 1200.0, "max": 5000.0}
@@ -28,6 +40,26 @@ RUN = {
 }
 
 pollers = pytest.mark.parametrize("without_epoll", [False, True], ids=["epoll", "poll"])
+
+
+def ended(*arguments, **options):
+    """Run rioecho-bench; return its status, stdout and the lines of stderr."""
+    with Command(MODULE, *arguments, **options) as bench:
+        status = bench.status()
+        return status, bench.out and bench.out.text, bench.err.text.splitlines()
+
+
+@contextlib.contextmanager
+def unanswered():
+    """Yield an address that neither accepts nor refuses a connection: its listen queue is full."""
+    with socket.socket() as listener, contextlib.ExitStack() as others:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            other = others.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(listener.getsockname())
+        yield listener.getsockname()
 
 
 def loop(ends, size=64, **options):

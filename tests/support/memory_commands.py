@@ -1,8 +1,8 @@
 """Run by test_memory.py in a child process: runs a command repeatedly, and each time the k-th allocation fails.
 
-Usage: ``memory_commands.py COMMAND STRIDE``. Each run either succeeds, or prints one line with the reason and exits
-with a status other than 0. No descriptor stays open, and a wrong echo is never accepted. The servers are processes of
-their own, because the allocations of this process are counted.
+Usage: ``memory_commands.py COMMAND STRIDE FOLDER``. Each run either succeeds, or prints one line with the reason and
+exits with a status other than 0. No descriptor stays open, and a wrong echo is never accepted. The servers are
+processes of their own, because the allocations of this process are counted.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ import traceback
 import types
 from importlib import import_module
 
-from rioecho.cli import NO_MEMORY, Parser, bench, client
+from rioecho.bench import Histogram
+from rioecho.cli import NO_MEMORY, Parser, bench, client, compare
 
 _testcapi = import_module("_testcapi")  # CPython's own test helpers
 
@@ -45,6 +46,21 @@ LIAR = """if True:
         while True:
             threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
     listener = socket.create_server(("127.0.0.1", 0))
+    print(*listener.getsockname(), flush=True)
+    threading.Thread(target=accept, daemon=True).start()
+    sys.stdin.read()
+"""
+#: A server that closes each connection after two messages of 64 bytes.
+BRIEF = """if True:
+    import contextlib, socket, sys, threading
+    def serve(sock):
+        with sock, contextlib.suppress(ConnectionError):
+            for _ in range(2):
+                sock.sendall(sock.recv(64, socket.MSG_WAITALL))
+    def accept():
+        while True:
+            threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     print(*listener.getsockname(), flush=True)
     threading.Thread(target=accept, daemon=True).start()
     sys.stdin.read()
@@ -168,11 +184,59 @@ def bench_lied_to(address, k):
     return run
 
 
+def bench_reconnecting(address, k):
+    options = "-c3 --threads=2 -d0.01 --warmup=0 --rate=2k --reconnect --ramp=1ms --json"
+    run = Run(bench.main, [":".join(address), *options.split()], b"", k)
+    run.check({0, 1})
+    if not run.status:
+        result = json.loads(run.out)
+        assert result["errors"] == 0
+        counted = sum(n for _, n in result["histogram"]["counts"])
+        assert abs(counted + result["lost"] - 20) <= 1, result  # each message that was due
+    return run
+
+
+def saved(address, folder):
+    """Return the paths of two results of --json, measured at the first call."""
+    paths = [os.path.join(folder, name) for name in ("a.json", "b.json")]
+    for path in paths:
+        if not os.path.exists(path):
+            run = Run(bench.main, bench_arguments(address), b"", 1 << 30)
+            run.check({0})
+            small = Histogram()  # fewer allocations than those of the run
+            for us in (20, 30, 40):
+                small.record(us)
+            with open(path, "w") as file:
+                json.dump(json.loads(run.out) | {"histogram": small.to_json()}, file)
+    return paths
+
+
+def bench_merging(address, k):
+    paths = saved(address, FOLDER)
+    run = Run(bench.main, ["merge", *paths, "--json"], b"", k)
+    run.check({0, 1})
+    if not run.status:
+        assert json.loads(run.out)["connections"] == 6
+    return run
+
+
+def bench_comparing(address, k):
+    run = Run(bench.main, ["compare", *saved(address, FOLDER), "--fail-above", "1000000%"], b"", k)
+    run.check({0, 1})
+    assert run.status or run.out.count(b"\n") == 4
+    return run
+
+
+#: For files of the scenarios.
+FOLDER = ""
 SCENARIOS = {
     "client": (HONEST, client_scenario),
     "client, a wrong echo": (LIAR, client_lied_to),
     "bench": (HONEST, bench_scenario),
     "bench, a wrong echo": (LIAR, bench_lied_to),
+    "bench, reconnecting": (BRIEF, bench_reconnecting),
+    "bench, merging": (HONEST, bench_merging),
+    "bench, comparing": (HONEST, bench_comparing),
 }
 
 
@@ -192,12 +256,14 @@ def server(code):
         process.stdin.close()
 
 
-def main(name, stride):
+def main(name, stride, folder):
+    global FOLDER
+    FOLDER = folder
     stderr = os.dup(2)  # the command uses descriptor 2
     faulthandler.enable(stderr)
     faulthandler.dump_traceback_later(100, exit=True, file=stderr)
     os._exit = leave_at_once
-    client.Parser = bench.Parser = FailingParser
+    client.Parser = bench.Parser = compare.Parser = FailingParser
     unraisable = []
     sys.unraisablehook = unraisable.append
     code, scenario = SCENARIOS[name]
@@ -233,4 +299,4 @@ def main(name, stride):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

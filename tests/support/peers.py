@@ -280,6 +280,14 @@ class Command:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.05)
 
+    def drain(self, *clients):
+        """Stop a server by SIGTERM, whose clients wait for its EOF and then close. It ends with status 0."""
+        self.signal(signal.SIGTERM)
+        for sock in clients:
+            assert receive_all(sock) == b""
+            sock.close()
+        assert self.status() == 0
+
     def status(self):
         """Close stdin, wait for the end, and return the exit status. All output has been collected then."""
         if self.stdin and not self.stdin.closed:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import socket
+import sys
 import time
 
 import pytest
@@ -20,6 +22,31 @@ def until(condition, what="a condition"):
     while not condition():
         assert time.monotonic() < deadline, f"timed out waiting for {what}"
         os.sched_yield()
+
+
+def tcp_row(sock):
+    """Return the fields of the other end of an IPv4 connection to this machine in /proc/net/tcp."""
+
+    def found():
+        # While others connect and disconnect, the table may contain a connection twice or leave it out.
+        with open("/proc/net/tcp") as table:
+            rows.extend(row for row in map(str.split, table) if row[1:3] == names)
+        return rows
+
+    names = [_name_in_table(*address) for address in (sock.getpeername(), sock.getsockname())]
+    rows = []
+    until(found, "the connection in /proc/net/tcp")
+    return rows[0]
+
+
+def _name_in_table(host, port):
+    return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
+
+
+def until_read(sock):
+    """Wait until the process at the other end of an IPv4 connection has read all that was sent, on Linux."""
+    if sys.platform == "linux":
+        until(lambda: int(tcp_row(sock)[4].partition(":")[2], 16) == 0, "the other end to read")
 
 
 def descriptors(pid):

@@ -269,10 +269,10 @@ def dovecot(folder: Path, cert: str, key: str) -> Iterator[Server]:
 @contextmanager
 def redis(folder: Path) -> Iterator[Server]:
     """Run Redis, which keeps its data in memory alone."""
-    server = program("redis-server")
+    to_stderr = ["sh", "-c", 'exec "$@" >&2', "sh", program("redis-server")]  # its log, for which it has no option
 
     def command(port: int) -> list[str]:
-        return [server, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", ""]
+        return [*to_stderr, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", ""]
 
     with _on_free_ports(command, 1, folder, "Ready to accept connections") as (port,):
         yield Server(port)

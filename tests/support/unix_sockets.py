@@ -2,8 +2,13 @@
 
 import os
 import socket
+import sys
+
+import pytest
 
 from support.peers import SECONDS
+
+needs_abstract_names = pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux only")
 
 
 def bound(path, kind=socket.SOCK_STREAM):

@@ -1,16 +1,17 @@
 """Clients that come and go all the time, for tests of a server that stops or is replaced meanwhile."""
 
-import os
 import threading
 import time
 
-from support.peers import SECONDS, Running, ask, dial
+from support.peers import Running, ask, dial
+from support.procfs import until
 
 
 class Visitors:
     """Threads that connect, exchange a line and close, all the time, until they are refused or ``end()``.
 
-    ``visits`` has the time at which each visit began, and "served" or the error that ended it.
+    Leaving the block ends them too. ``visits`` has the time at which each visit began, and "served" or the error that
+    ended it.
     """
 
     def __init__(self, address, n):
@@ -18,6 +19,12 @@ class Visitors:
         self.visits = []
         self.ended = threading.Event()
         self.running = [Running(self.visit) for _ in range(n)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
 
     def visit(self):
         refused = False
@@ -33,10 +40,8 @@ class Visitors:
 
     def wait_for(self, n):
         """Wait until this many more visits have ended."""
-        until, deadline = len(self.visits) + n, time.monotonic() + SECONDS
-        while len(self.visits) < until:
-            assert time.monotonic() < deadline
-            os.sched_yield()
+        wanted = len(self.visits) + n
+        until(lambda: len(self.visits) >= wanted, f"{n} visits")
 
     def end(self):
         self.ended.set()
