@@ -161,7 +161,10 @@ cdef int dropped(PyObject *self) noexcept:
 
 cdef void warn(PyObject *self) noexcept:
     """Issue the warning for a call that nobody has awaited. An error of that is reported as in a destructor."""
-    PyErr_WarnFormat(RuntimeWarning, 1, "coroutine 'Rio.%U' was never awaited", <PyObject *>(<Call>self).name)
+    kind = type((<Call>self).owner).__name__
+    PyErr_WarnFormat(
+        RuntimeWarning, 1, "coroutine '%U.%U' was never awaited", <PyObject *>kind, <PyObject *>(<Call>self).name
+    )
 
 
 cdef int call_send(Call self, PyObject **result) except -1:
