@@ -72,7 +72,7 @@ if not TYPE_CHECKING:  # with a __getattr__, a type checker would accept any nam
 
     def __getattr__(name: str) -> object:
         """Import a name on first use: a Rio needs neither the socket module nor the servers, which take longer."""
-        if name in ("aio", "csapp", "sockets", "text"):  # modules that are attributes as soon as the package is imported
+        if name in ("aio", "csapp", "sockets", "text"):  # modules that are attributes of the package at once
             return __import__(f"rioecho.{name}", fromlist=[name])  # importlib would take longer
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The asyncio twin of rioecho: the names and promises of ``rioecho.Rio`` on asyncio's event loop and on uvloop.
+r"""The asyncio twin of rioecho: the names and promises of ``rioecho.Rio`` on asyncio's event loop and on uvloop.
 
 An echo server, and a client::
 
