@@ -54,7 +54,6 @@ cdef class StreamBase(Awaited):
     def __cinit__(self, *args, **options):
         buffer_init(&self.inp, BASE)
         self.limit = self.line_limit = BASE
-        self.woken = True   # always, because a subclass may make the future done, or wait for something else
 
     # ---- what subclasses and clients use
 
