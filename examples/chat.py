@@ -36,7 +36,7 @@ async def member(rio: aio.Rio) -> None:
 async def main(port: int = 8000) -> None:
     async with aio.start_server(member, "127.0.0.1", port, max_line=1000) as server:
         print("Chat on port", server.sockets[0].getsockname()[1], flush=True)
-        await server.serve_forever()
+        await asyncio.Event().wait()  # until Ctrl-C
 
 
 if __name__ == "__main__":

@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 
     Handler: TypeAlias = Callable[[Rio], Awaitable[object]]
 
+
+class Serving(Opening["asyncio.Server"]):
+    """What start_server() returns."""
+
+    __slots__ = ()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the server, and wait for the end of its connections unless the block is left by an exception.
+
+        From Python 3.12 on ``wait_closed()`` waits for them. A Ctrl-C would not end a server that has clients.
+        """
+        if self._opened is not None:
+            self._opened.close()
+            if kind is None:
+                await self._opened.wait_closed()
+
+
 #: The tasks of all handlers. A loop refers to its tasks weakly.
 _running: set[asyncio.Task[None]] = set()
 
@@ -31,11 +48,12 @@ def start_server(
     sock: socket.socket | None = None,
     ssl: tls.SSLContext | None = None,
     **options: Any,
-) -> Opening[asyncio.Server]:
+) -> Serving:
     """Start a server and return it, the ``asyncio.Server`` of the loop.
 
-    ``server = await start_server(handler, host, port)``, or ``async with``, which closes it at the end of the block.
-    ``handler`` is an ``async def handler(rio)``, called in a task of its own for each connection.
+    ``server = await start_server(handler, host, port)``, or ``async with``, which closes it at the end of the block,
+    and does not wait for its connections if an exception ends the block, Ctrl-C for example. ``handler`` is an ``async
+    def handler(rio)``, called in a task of its own for each connection.
     ``start_server(handler, path)`` listens on a unix socket, ``start_server(handler, sock=s)`` on a bound socket.
 
     When the handler returns, what it wrote is flushed and the connection is closed. When it raises, the connection is
@@ -47,7 +65,7 @@ def start_server(
     ``max_line`` are those of ``rioecho.Rio``. All other options are passed to the loop's ``create_server()`` or
     ``create_unix_server()``: ``backlog``, ``reuse_port``, ``ssl_handshake_timeout`` and so on.
     """
-    return Opening(_start_server(handler, host, port, sock, ssl, options))
+    return Serving(_start_server(handler, host, port, sock, ssl, options))
 
 
 async def _start_server(

@@ -300,3 +300,22 @@ def count_objects():
 def test_nothing_is_left_of_many_connections(run, kind):
     number = int(os.environ.get("RIOECHO_CONNECTIONS", "2000"))
     assert run(serve_many(number if kind == "tcp" else number // 10, kind), debug=False) == {}
+
+
+async def test_a_block_left_by_an_exception_does_not_wait_for_clients():
+    release = asyncio.Event()
+
+    async def handler(rio):
+        rio.write(b"hello\n")
+        await rio.flush()
+        await release.wait()
+
+    with pytest.raises(KeyError):
+        async with aio.start_server(handler, "127.0.0.1", 0) as server:
+            client = await aio.connect(*server.sockets[0].getsockname())
+            assert await client.readline() == b"hello\n"
+            raise KeyError
+    assert not server.is_serving()
+    release.set()
+    assert await client.readline() == b""
+    await client.close()
