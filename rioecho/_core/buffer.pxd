@@ -331,8 +331,8 @@ cdef inline void buffer_move(rio_buffer *b, rio_buffer *source) noexcept nogil:
 cdef inline void buffer_trim(rio_buffer *b, size_t need) noexcept nogil:
     """Free memory that a long frame has left: all that exceeds the base size and twice ``need``. Not while marked.
 
-    ``need`` is at least the number of held bytes. The held bytes are copied at most once for each frame that is
-    consumed. If there is no memory to copy them to, the buffer stays as it is.
+    ``need`` is at least the number of held bytes. They are copied only after half of them have been consumed, so the
+    cost per byte is constant. If there is no memory to copy them to, the buffer stays as it is.
     """
     if b.cap <= b.base or b.mark != SIZE_MAX:
         return
@@ -340,7 +340,7 @@ cdef inline void buffer_trim(rio_buffer *b, size_t need) noexcept nogil:
         if b.cap > need:
             buffer_free(b)
     elif (b.cap - b.base) // 2 > need:
-        buffer_resize(b, max(b.base, need * 2))
+        buffer_resize(b, need + b.base)
 
 
 cdef inline framing find_frame(

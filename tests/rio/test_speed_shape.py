@@ -79,3 +79,21 @@ def test_a_million_one_byte_lines_take_linear_time(wire, drain, bufsize):
 
     ratio = cost(work, 1_000_000) / cost(work, 125_000)
     assert ratio < 24, f"eight times the lines took {ratio:.0f} times as long"  # quadratic time: 64
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_line_does_not_depend_on_how_many_are_held(wire):
+    def work(size):
+        file = wire("file")
+        file.feed((b"x" * 63 + b"\n") * (size // 64))
+        rio = Rio(file.near)
+        assert rio.fill(size) == size
+        rio.skip(size // 2)  # what is held now has less than half of the memory
+        start = time.thread_time()
+        for _ in range(1 << 14):
+            rio.readline()
+        taken = time.thread_time() - start
+        file.close()
+        return taken
+
+    assert cost(work, 32 << 20) < 8 * cost(work, 1 << 20)  # moving them for every 32 KiB costs twenty times as much
