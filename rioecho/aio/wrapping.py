@@ -35,9 +35,10 @@ def wrap(fd: Any, **rio_options: Any) -> Opening[Rio]:
 
     What is refused is still the caller's. Raises ``TypeError`` for datagrams and packets, which a read would cut, and
     for a socket that moves its bytes itself (TLS: pass the plain socket, and call ``start_tls()``);
-    ``ValueError`` for a closed socket or file, for a negative descriptor, and for a file object that may hold bytes; ``io.UnsupportedOperation``,
-    a ``ValueError`` too, for a regular file or a device, which no event loop can wait for; and ``OSError`` for a
-    descriptor that is not open (``EBADF``) and for a socket that is not connected, as one that listens (``ENOTCONN``).
+    ``ValueError`` for a closed socket or file, for a negative descriptor, and for a file object that may hold bytes;
+    ``io.UnsupportedOperation``, a ``ValueError`` too, for a regular file or a device, which no event loop can wait for;
+    and ``OSError`` for a descriptor that is not open (``EBADF``) and for a socket that is not connected, as one that
+    listens (``ENOTCONN``).
     """
     return Opening(_wrap(fd, rio_options))
 
