@@ -395,7 +395,7 @@ async def test_what_wrap_refuses_is_still_the_callers(tmp_path):
         (buffered, ValueError, "never waited for"),
         (null, io.UnsupportedOperation, "never waited for"),
         (blocking, ValueError, "holds 4 bytes"),
-        (-1, OSError, "Bad file descriptor"),
+        (-1, ValueError, "negative"),
         (True, TypeError, "bool"),
         ("path", TypeError, "str"),
         (None, TypeError, "NoneType"),
