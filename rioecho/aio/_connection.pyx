@@ -58,7 +58,8 @@ cdef class Connection(Output):
         The same holds within a ``frame()``.
 
         ``server_side`` is true for the side that has the certificate; a client passes ``server_hostname``, the name
-        that it checks. ``timeout`` limits the whole call.
+        that it checks; without one a context that has ``check_hostname`` is a ``ValueError``. ``timeout`` limits the
+        whole call.
 
         If the handshake fails, is cancelled or out of time, the connection was aborted. Raises ``ssl.SSLError``,
         ``TimeoutError``, what ended the connection, and ``ConcurrentCall`` while another task waits in a call.
@@ -68,6 +69,9 @@ cdef class Connection(Output):
         self.begin_output("start_tls")
         if not self.is_socket:
             raise TypeError("start_tls: TLS needs a socket")
+        if not server_side and not server_hostname and getattr(context, "check_hostname", False):
+            # ssl.SSLObject, unlike SSLSocket, would check no name, and any trusted certificate would do.
+            raise ValueError("start_tls: check_hostname requires server_hostname")
         self.check_clear()
         self.writer = True
         try:
@@ -227,6 +231,7 @@ cdef class Connection(Output):
         """Issue a ``ResourceWarning`` for a Rio that was not closed, and close it without flushing."""
         if self.has_closed or self.transport is None:
             return
+        self.drop_output()   # at once: a warning that is recorded keeps the Rio, and the turn would end with a send
         try:
             PyErr_ResourceWarning(self, 1, "unclosed %R: closed, its output not flushed", <PyObject *>self)
         finally:

@@ -336,6 +336,8 @@ cdef class Output(Input):
         those of ``writen()``.
         """
         cdef int64_t limit = self.timeout_ns if timeout is ... else to_nanoseconds(timeout)
+        if self.ended_output and self.is_writable and not self.has_closed:
+            return   # write_eof() has flushed
         self.begin_output("flush")
         await self._flush(limit)
 

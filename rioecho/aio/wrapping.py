@@ -35,9 +35,10 @@ def wrap(fd: Any, **rio_options: Any) -> Opening[Rio]:
 
     What is refused is still the caller's. Raises ``TypeError`` for datagrams and packets, which a read would cut, and
     for a socket that moves its bytes itself (TLS: pass the plain socket, and call ``start_tls()``);
-    ``ValueError`` for a closed socket or file, and for a file object that may hold bytes; ``io.UnsupportedOperation``,
-    a ``ValueError`` too, for a regular file or a device, which no event loop can wait for; and ``OSError`` for a
-    descriptor that is not open (``EBADF``) and for a socket that is not connected, as one that listens (``ENOTCONN``).
+    ``ValueError`` for a closed socket or file, for a negative descriptor, and for a file object that may hold bytes;
+    ``io.UnsupportedOperation``, a ``ValueError`` too, for a regular file or a device, which no event loop can wait for;
+    and ``OSError`` for a descriptor that is not open (``EBADF``) and for a socket that is not connected, as one that
+    listens (``ENOTCONN``).
     """
     return Opening(_wrap(fd, rio_options))
 
@@ -56,6 +57,8 @@ async def _wrap(thing: Any, rio_options: dict[str, Any]) -> Rio:
         if hasattr(thing, "recv") or hasattr(thing, "recv_into") or hasattr(thing, "read_buffered"):
             raise TypeError(f"a {type(thing).__name__} moves its bytes itself: pass its plain socket or descriptor")
     fd = thing if isinstance(thing, int) else thing.fileno()
+    if fd < 0:
+        raise ValueError(f"file descriptor cannot be a negative integer ({fd})")
     if stat.S_ISSOCK(os.fstat(fd).st_mode):
         if not isinstance(thing, int):
             raise TypeError(f"pass the socket itself, not a {type(thing).__name__} of it")

@@ -320,3 +320,17 @@ async def test_information_about_a_connection_is_there_after_its_end():
         await rio.close()
         assert rio.get_extra_info("peername") == name
         assert rio.get_extra_info("nothing", 5) == 5
+
+
+async def test_a_dropped_rio_sends_nothing_though_the_recorded_warning_keeps_it():
+    mine, other = socket.socketpair()
+    with other:
+        rio = await aio.wrap(mine)
+        rio.write(b"not flushed")
+        with warnings.catch_warnings(record=True) as recorded:
+            warnings.simplefilter("always")
+            del rio
+            gc.collect()
+            await until(lambda: mine.fileno() < 0)
+        assert other.recv(100) == b""
+        assert [warning.category for warning in recorded] == [ResourceWarning]

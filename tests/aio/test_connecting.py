@@ -395,7 +395,7 @@ async def test_what_wrap_refuses_is_still_the_callers(tmp_path):
         (buffered, ValueError, "never waited for"),
         (null, io.UnsupportedOperation, "never waited for"),
         (blocking, ValueError, "holds 4 bytes"),
-        (-1, OSError, "Bad file descriptor"),
+        (-1, ValueError, "negative"),
         (True, TypeError, "bool"),
         ("path", TypeError, "str"),
         (None, TypeError, "NoneType"),
@@ -467,3 +467,9 @@ async def test_each_address_gets_its_share_of_the_time():
         assert time.monotonic() - began < 10
         for each in waiting:
             each.close()
+
+
+@pytest.mark.parametrize("fd", [-1, -(1 << 31)])
+async def test_a_negative_descriptor_is_a_value_error(fd):
+    with pytest.raises(ValueError, match="negative"):
+        await aio.wrap(fd)

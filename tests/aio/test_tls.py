@@ -260,3 +260,12 @@ async def test_a_dialogue_with_starttls_from_the_client_side():
         await rio.start_tls(tls_contexts()[1], server_hostname="localhost")
         rio.write(b"EHLO me\r\nQUIT\r\n")
         assert await rio.read() == b"250-localhost\r\n250 SIZE 1000\r\n221 bye\r\n"
+
+
+async def test_a_context_that_checks_the_name_needs_one():
+    async with joined() as (rio, peer):
+        _, client = tls_contexts()
+        with pytest.raises(ValueError, match="server_hostname"):
+            await rio.start_tls(client)
+        await rio.writen(b"still in the clear\n")
+        assert await peer.readline() == b"still in the clear\n"

@@ -431,3 +431,11 @@ async def test_a_pipe_without_a_reader_is_a_broken_pipe():
         assert written(error.value) == len(BIG)
         with pytest.raises(BrokenPipeError):
             out.write(b"x")
+
+
+async def test_flush_after_write_eof_has_nothing_to_do():
+    async with joined() as (rio, peer):
+        rio.write(b"last")
+        await rio.write_eof()
+        await rio.flush()
+        assert await peer.read() == b"last"
