@@ -212,6 +212,7 @@ WITHOUT_THREADS = """if True:
 """
 
 
+@pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="LeakSanitizer needs a process at the exit")
 def test_without_a_thread_to_be_had_it_is_one_line_and_status_1(address):
     with Terminal(*address, code=WITHOUT_THREADS) as terminal:
         assert terminal.process.wait(SECONDS) == 1
