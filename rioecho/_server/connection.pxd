@@ -51,7 +51,7 @@ from rioecho._server.loop cimport (
     conn_wait_no_more,
     loop_t,
 )
-from rioecho._server.proxy cimport PROXY_DONE, PROXY_WRONG, proxy_answer, proxy_feed, proxy_is_begun
+from rioecho._server.proxy cimport PROXY_DONE, PROXY_WRONG, proxy_answer, proxy_feed, proxy_is_begun, proxy_t
 
 
 cdef enum reason:
@@ -65,9 +65,28 @@ cdef enum reason:
     REASONS_N
 
 
+cdef inline proxy_t *conn_header(const conn_t *c) noexcept nogil:
+    """Return its PROXY header, or NULL."""
+    return NULL if c.admission == NULL else c.admission.header
+
+
+cdef inline void conn_drop_header(conn_t *c) noexcept nogil:
+    if c.admission != NULL:
+        PyMem_RawFree(c.admission.header)
+        c.admission.header = NULL
+
+
+cdef inline void conn_free(conn_t *c) noexcept nogil:
+    """Free the memory of a closed connection."""
+    conn_drop_header(c)
+    PyMem_RawFree(c.admission)
+    PyMem_RawFree(c)
+
+
 cdef inline bint conn_is_in_header(const conn_t *c) noexcept nogil:
     """Report whether a part of its PROXY header has arrived, and not all of it."""
-    return c.header != NULL and proxy_is_begun(c.header)
+    cdef const proxy_t *header = conn_header(c)
+    return header != NULL and proxy_is_begun(header)
 
 
 cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept nogil:
@@ -75,9 +94,9 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
     rio_assert(l.active > 0)
     poller_remove(&l.poller, c.fd)
     close(c.fd)
-    if rio_rare(c.host != NULL):
-        hosts_release(l.hosts, c.host)
-        c.host = NULL
+    if rio_rare(c.admission != NULL and c.admission.host != NULL):
+        hosts_release(l.hosts, c.admission.host)
+        c.admission.host = NULL
     conn_keep_nothing(l, c)
     conn_unlink(c)
     l.active -= 1
@@ -96,8 +115,7 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
         c.next = l.gone
         l.gone = c
     else:
-        PyMem_RawFree(c.header)
-        PyMem_RawFree(c)
+        conn_free(c)
 
 
 cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogil:
@@ -266,17 +284,18 @@ cdef inline ssize_t conn_open(loop_t *l, conn_t *c, size_t n) noexcept nogil:
     cdef proxy_answer answer
     cdef claim granted
     cdef rio_source source
-    if c.header != NULL and not c.header.done:
-        answer = proxy_feed(c.header, l.area, n, &used)
+    cdef proxy_t *header = conn_header(c)
+    if header != NULL and not header.done:
+        answer = proxy_feed(header, l.area, n, &used)
         if answer == PROXY_WRONG:
             conn_close(l, c, NO_HEADER, 0)
         if answer != PROXY_DONE:
             return -1
         if l.hosts != NULL:
-            source = c.header.source
+            source = header.source
             if source.kind == RIO_SOURCE_UNKNOWN:
                 rio_source_of_peer(c.fd, &source)
-            granted = hosts_claim(l.hosts, &source, &c.host)
+            granted = hosts_claim(l.hosts, &source, &c.admission.host)
             if granted != CLAIM_GRANTED:
                 if granted == CLAIM_REFUSED:
                     conn_close(l, c, CROWDED, 0)
@@ -289,8 +308,7 @@ cdef inline ssize_t conn_open(loop_t *l, conn_t *c, size_t n) noexcept nogil:
         memmove(l.area, l.area + used, n)
     c.phase = ECHOING
     if c.peer == NULL:
-        PyMem_RawFree(c.header)
-        c.header = NULL
+        conn_drop_header(c)
     elif l.opened_n < OPENED_MAX:   # otherwise it is reported when it is closed
         l.opened[l.opened_n] = c
         l.opened_n += 1

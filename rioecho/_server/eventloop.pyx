@@ -50,11 +50,19 @@ from rioecho._core.posix cimport (
     write,
 )
 from rioecho._server.accepted cimport Accepted
-from rioecho._server.connection cimport CROWDED, CUT_OFF, REASONS_N, conn_close
+from rioecho._server.connection cimport (
+    CROWDED,
+    CUT_OFF,
+    REASONS_N,
+    conn_close,
+    conn_drop_header,
+    conn_free,
+    conn_header,
+)
 from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK, OPENING
 from rioecho._server.hosts cimport HostTable
 from rioecho._server.proxy cimport proxy_t
-from rioecho._server.loop cimport LENGTHS_MAX, REPORTED_MAX, conn_t, loop_spares_free, loop_t
+from rioecho._server.loop cimport LENGTHS_MAX, REPORTED_MAX, admission_t, conn_t, loop_spares_free, loop_t
 from rioecho._server.turns cimport loop_take_inbox, loop_turns
 
 log = logging.getLogger("rioecho.server")
@@ -221,10 +229,12 @@ cdef class EventLoop:
         if c == NULL:
             raise MemoryError
         c.fd = fd
-        if self.l.proxied:
-            c.header = <proxy_t *>PyMem_RawCalloc(1, sizeof(proxy_t))
-            if c.header == NULL:
-                PyMem_RawFree(c)
+        if self.l.proxied or (accepted is not None and accepted.host != NULL):
+            c.admission = <admission_t *>PyMem_RawCalloc(1, sizeof(admission_t))
+            if c.admission != NULL and self.l.proxied:
+                c.admission.header = <proxy_t *>PyMem_RawCalloc(1, sizeof(proxy_t))
+            if c.admission == NULL or (self.l.proxied and c.admission.header == NULL):
+                conn_free(c)
                 raise MemoryError
         rio_no_sigpipe(fd)
         if peer is not None:
@@ -232,12 +242,14 @@ cdef class EventLoop:
             c.peer = <PyObject *>peer
         if accepted is not None:
             accepted.take()   # before the loop can count the close
-            c.host = accepted.detach_host()
+            if c.admission != NULL:
+                c.admission.host = accepted.detach_host()
         with nogil:
             err = hand_over(self.outbox, c)
         if err:
             if accepted is not None:
-                accepted.host = c.host
+                if c.admission != NULL:
+                    accepted.host = c.admission.host
                 accepted.put_back()
             self.release(c)
             raise os_error(err)
@@ -315,17 +327,18 @@ cdef class EventLoop:
 
     cdef void report_opening(self, conn_t *c) noexcept:
         """Report the first bytes of a connection; do without the report if there is no memory for it."""
+        cdef proxy_t *header
         try:
             source = None
-            if c.header != NULL and c.header.source.kind != RIO_SOURCE_UNKNOWN:
-                source = PyBytes_FromStringAndSize(<const char *>&c.header.source, sizeof(rio_source))
+            header = conn_header(c)
+            if header != NULL and header.source.kind != RIO_SOURCE_UNKNOWN:
+                source = PyBytes_FromStringAndSize(<const char *>&header.source, sizeof(rio_source))
             if self.on_opened is not None:
                 peer = self.on_opened(<object>c.peer, source)
                 Py_INCREF(peer)
                 Py_DECREF(<object>c.peer)
                 c.peer = <PyObject *>peer
-            PyMem_RawFree(c.header)
-            c.header = NULL
+            conn_drop_header(c)
         except MemoryError:
             pass
         except BaseException as error:
@@ -370,8 +383,7 @@ cdef class EventLoop:
     cdef void release(self, conn_t *c) noexcept:
         if c.peer != NULL:
             Py_DECREF(<object>c.peer)
-        PyMem_RawFree(c.header)
-        PyMem_RawFree(c)
+        conn_free(c)
 
     cdef void release_all(self) noexcept:
         """Close all connections, those in the inbox included, and free all memory. A second call does nothing."""

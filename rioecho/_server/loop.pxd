@@ -71,13 +71,18 @@ cdef struct kept_t:
     kept_t *next
 
 
+cdef struct admission_t:
+    # What only a server with --proxy-protocol or --max-per-host needs of a connection.
+    proxy_t *header      # PROXY header, until it has been read and logged, or NULL
+    host_t *host         # what is counted for its address, or NULL
+
+
 cdef struct conn_t:
     # Kept small: it is all the memory of an idle connection.
     conn_t *prev         # links of the list of connections, in the order of their deadlines
     conn_t *next
     kept_t *kept         # NULL: no buffer
-    proxy_t *header      # PROXY header, until it has been read and logged, or NULL
-    host_t *host         # what is counted for its address, or NULL
+    admission_t *admission   # NULL if no header is expected and its address is not counted
     PyObject *peer       # for on_closed, or NULL
     int64_t deadline     # of the next check for progress
     uint64_t bytes_out

@@ -14,6 +14,7 @@ from rioecho._server.connection cimport (
     IDLE,
     STOPPED,
     conn_close,
+    conn_header,
     conn_read,
     conn_wait_for,
     conn_write,
@@ -83,7 +84,7 @@ cdef inline bint loop_drain_some(loop_t *l) noexcept nogil:
     while c != &l.all:
         following = c.next
         if c.phase == OPENING and l.now >= l.patience:
-            if c.header == NULL or c.header.done:
+            if conn_header(c) == NULL or conn_header(c).done:
                 c.phase = DRAINING
             elif fd_ready(c.fd, POLLIN):   # the header, and with it the rest, may have arrived long ago
                 conn_read(l, c)
