@@ -1,4 +1,4 @@
-"""What the transports over TLS share: whose turn it is in OpenSSL, what is half sent, how long the socket waits.
+"""Whose turn it is inside a TLS connection, and how long its socket waits.
 
 OpenSSL's object may not be used by two threads at once. The flags ``receiving`` and ``sending`` are each held for a
 whole operation and exclude each other, and all Rios over one socket share them. A caller that finds another thread in
@@ -18,8 +18,6 @@ from rioecho._core.posix cimport (
     POLLIN,
     RIO_FREE,
     RIO_LOST,
-    rio_assert,
-    rio_bool_set,
     rio_flag,
     rio_flag_mine,
     rio_flag_put,
@@ -120,14 +118,6 @@ cdef class TlsTurns(Transport):
 
     cdef bint stands_in_way(self) noexcept:
         return rio_flag_mine(&self.receiving) or rio_flag_mine(&self.sending)
-
-    cdef size_t least_room(self) noexcept:
-        return RECORD   # what does not fit stays in OpenSSL, where select() does not report it
-
-    cdef void set_begun(self, bytes record) noexcept:
-        rio_assert(rio_flag_mine(&self.sending))
-        self.begun = record
-        rio_bool_set(&self.half_sent, record is not None)
 
     # ---- the socket's own timeout
 
