@@ -84,6 +84,23 @@ async def our_stream() -> AsyncIterator[Side]:
         yield side
 
 
+async def by_awaiting(done: asyncio.Future[bytes]) -> None:
+    for _ in repeat(None, LINES):
+        await done
+
+
+@asynccontextmanager
+async def done_future() -> AsyncIterator[Side]:
+    """What is awaited has its result, and nothing is read: what the interpreter and a loop's fastest awaitable need."""
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(LINE)
+
+    async def hold() -> None:
+        pass
+
+    yield future, hold
+
+
 @dataclass
 class Held:
     """A comparison of two ways to read lines that are held, on ``loop``."""
@@ -130,9 +147,11 @@ def rows() -> list[Row]:
         readline = stream, by_readline
         for name, ours, how, peer, goal in (
             ("readline(), line held", "aio.Rio.readline", (rio, by_readline), readline, 0.20),
-            ("async for line, held", "aio.Rio", (rio, by_iteration), (stream, by_iteration), 0.20),
+            ("async for line, held", "aio.Rio", (rio, by_iteration), readline, 0.20),
+            ("async for line of both, held", "aio.Rio", (rio, by_iteration), (stream, by_iteration), 0.20),
             ("readlines1(), per line, held", "aio.Rio.readlines1", (rio, by_readlines1), readline, 0.06),
             ("streams, readline(), line held", "aio.streams readline", (our_stream, by_readline), readline, 0.30),
+            ("limit: await of a result that is there", "asyncio.Future", (done_future, by_awaiting), readline, None),
         ):
             measure = Held(loop, how, peer)
             found.append(
