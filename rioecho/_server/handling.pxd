@@ -9,7 +9,7 @@ from rioecho._server.notify cimport WakePipe
 
 cdef class Handling:
     cdef handler_t h
-    cdef loop_t *l                # its loop
+    cdef loop_t *loop             # NULL before it runs
     cdef WakePipe wake            # made readable by a post of another thread
     cdef readonly object handler  # a class, or a function
     cdef readonly bint raw
@@ -22,7 +22,7 @@ cdef class Handling:
     cdef bint is_taking           # whether it is
     cdef Connection current       # the connection whose handler is being called, or None
     cdef size_t too_long          # length of the line that was too long in this call, or 0
-    cdef void begin(self, loop_t *l) noexcept
+    cdef void begin(self, loop_t *loop) noexcept
     cdef void end(self) noexcept
     cdef int post(self, Connection conn) except -1
     cdef int enter(self, Connection conn) except -1

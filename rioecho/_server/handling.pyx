@@ -122,9 +122,9 @@ cdef class Handling:
         """Whether each connection has a handler object, and must be adopted with a ``Connection`` as its peer."""
         return self.h.has_objects
 
-    cdef void begin(self, loop_t *l) noexcept:
+    cdef void begin(self, loop_t *loop) noexcept:
         """Note the loop, which runs in this thread."""
-        self.l = l
+        self.loop = loop
         self.thread = PyThread_get_thread_ident()
 
     cdef void end(self) noexcept:
@@ -176,7 +176,7 @@ cdef class Handling:
 
     cdef int enter(self, Connection conn) except -1:
         """Begin a call of the handler of a connection, None if it has no object."""
-        rio_assert(self.current is None and buffer_held(&self.l.out) == 0)
+        rio_assert(self.current is None and buffer_held(&self.loop.out) == 0)
         self.too_long = 0
         if conn is not None:
             self.current = conn
@@ -243,7 +243,6 @@ cdef class Handling:
     ) noexcept:
         """Call the handler with what was received."""
         cdef Connection conn = <Connection>c.peer if self.h.has_objects else None
-        cdef size_t start = 0
         error = None
         try:
             self.enter(conn)
@@ -296,7 +295,7 @@ cdef class Handling:
 
     cdef int append(self, Connection conn, object data) except -1:
         """Append bytes to the output of the loop."""
-        cdef rio_buffer *out = &self.l.out
+        cdef rio_buffer *out = &self.loop.out
         cdef Py_buffer view
         cdef size_t n
         if PyBytes_CheckExact(data):
@@ -306,7 +305,7 @@ cdef class Handling:
             buffer_put(out, PyBytes_AS_STRING(data), n)
         else:
             if not PyObject_CheckBuffer(data):
-                raise TypeError(f"a handler answers with bytes, an iterable of bytes or None, not {type(data).__name__}")
+                raise TypeError(f"a handler returns bytes, an iterable of bytes or None, not {type(data).__name__}")
             PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
             try:
                 n = view.len
@@ -331,13 +330,13 @@ cdef class Handling:
             self.append(conn, answer)   # raises
         # A generator is part of the handler: what it writes itself goes out before what it yields.
         items = <list>answer if PyList_CheckExact(answer) else list(answer)
-        before = buffer_held(&self.l.out)
+        before = buffer_held(&self.loop.out)
         try:
             while i < len(items):
                 self.append(conn, items[i])
                 i += 1
         except BaseException:
-            self.l.out.w = self.l.out.r + min(before, buffer_held(&self.l.out))
+            self.loop.out.w = self.loop.out.r + min(before, buffer_held(&self.loop.out))
             raise
         return 0
 
@@ -450,7 +449,6 @@ cdef class Connection:
         """
         cdef Handling handling = self.handling
         cdef size_t n
-        cdef uint64_t unsent
         if not PyBytes_CheckExact(data):
             if not PyObject_CheckBuffer(data):
                 raise TypeError(f"data must be bytes-like, not {type(data).__name__}")
@@ -461,8 +459,8 @@ cdef class Connection:
         if n == 0:
             return 0
         if self.in_its_call():
-            if buffer_held(&handling.l.out) + n > AT_ONCE:
-                conn_send_early(handling.l, self.c)
+            if buffer_held(&handling.loop.out) + n > AT_ONCE:
+                conn_send_early(handling.loop, self.c)
             self.must_fit(n)
             handling.append(self, data)
             return n

@@ -1,7 +1,7 @@
 """What EchoServer and LineServer have in common, which is all but what they answer: arguments, counts and life cycle.
 
-The other files of this folder have the parts: the accept loop (acceptor.py), the engines (engines.py), the listening sockets
-(listeners.py) and the order of starting and stopping (lifecycle.py).
+The other files of this folder have the parts: the accept loop (acceptor.py), the engines (engines.py), the listening
+sockets (listeners.py) and the order of starting and stopping (lifecycle.py).
 """
 
 from __future__ import annotations

@@ -115,3 +115,4 @@ class IterativeEngine(ThreadEngine):
     """
 
     at_once: int | None = 1
+    threads: Collection[int] = ()
