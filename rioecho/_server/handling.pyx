@@ -163,6 +163,7 @@ cdef class Handling:
             if conn.c == NULL or conn.c.fd < 0 or (conn.is_over and conn.wish != ABORTED):
                 continue
             error = None
+            self.too_long = 0
             try:
                 self.append_queue(conn)
             except BaseException as raised:
@@ -360,6 +361,7 @@ cdef class Handling:
         conn.queue = None
         handler, conn.handler = conn.handler, None
         sock, conn.sock = conn.sock, None
+        error, conn.error = conn.error, None   # its traceback refers to the handler
         try:
             if sock is not None:
                 sock.close()
@@ -368,9 +370,9 @@ cdef class Handling:
             conn.is_made = False
             method = getattr(handler, "connection_lost", None)
             if method is not None:
-                method(conn.error if conn.error is not None else end_reason(<reason>c.why, c.err))
-        except BaseException as error:
-            log_failure("The handler of %s failed when the connection was lost", conn, error)
+                method(error if error is not None else end_reason(<reason>c.why, c.err))
+        except BaseException as raised:
+            log_failure("The handler of %s failed when the connection was lost", conn, raised)
         if getpid() != self.pid:
             self.leave_child(None)
 
