@@ -6,6 +6,7 @@
     from rioecho import aio               the same on asyncio (aio/)
     from rioecho.csapp import *           the book's names, lower case and capitalised
     from rioecho import EchoServer        the echo server (server.py)
+    from rioecho import LineServer        the same loop with your handler in it
 
 Layers, bottom up: _core is shared by all; _rio, _server and _load implement Rio, the servers and the load test; the
 modules in this folder are the public interface; cli holds the commands. Each file begins with a summary of its content.
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from rioecho._server.blocking import echo
     from rioecho.csapp import rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_writen
     from rioecho.feed import Feed
-    from rioecho.server import EchoServer
+    from rioecho.server import EchoServer, LineServer
     from rioecho.sockets import connect, makefile, open_clientfd, open_listenfd
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Feed",
     "FrameTooLong",
     "IncompleteRead",
+    "LineServer",
     "LineTooLong",
     "Rio",
     "Woken",
@@ -61,6 +63,7 @@ __all__ = [
 _HOMES = {
     "EchoServer": "server",
     "Feed": "feed",
+    "LineServer": "server",
     "connect": "sockets",
     "echo": "_server.blocking",
     "makefile": "sockets",

@@ -1,51 +1,44 @@
-"""The echo server: its arguments, its counts and its life cycle.
+"""The servers: EchoServer, which sends back what it receives, and LineServer, which has a handler of yours in its loop.
 
-The package ``_server`` has the parts: the accept loop (acceptor.py), the engines (engines.py), the listening sockets
-(listeners.py) and the order of starting and stopping (lifecycle.py).
+What they have in common is ``_server/service.py``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import math
-import sys
-import threading
-
-from rioecho._core.addresses import LISTENQ
-from rioecho._core.budget import MemoryBudget
-from rioecho._core.limits import shortages
-from rioecho._server.acceptor import Acceptor
 from rioecho._server.arguments import integer, limit
-from rioecho._server.endpoints import listen
-from rioecho._server.engine import log, log_line
-from rioecho._server.engines import ENGINES
-from rioecho._server.hosts import HostTable
-from rioecho._server.lifecycle import Lifecycle
+from rioecho._server.handling import Connection as Connection
 from rioecho._server.listeners import passed_sockets as passed_sockets
-from rioecho._server.notify import WakePipe
-from rioecho._server.tasks import Task, WaitGroup
-from rioecho._server.udp import UdpEcho
+from rioecho._server.service import MAX_CONNECTIONS as MAX_CONNECTIONS
+from rioecho._server.service import Service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Sequence
-    from types import TracebackType
-    from typing import Literal, Self
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, TypeAlias, TypedDict, Unpack
 
     from rioecho._core.addresses import Path
     from rioecho._server.engine import _Framing
 
-MAX_WORKERS = 1024
-#: The limit of connections unless another one is asked for.
-MAX_CONNECTIONS = 10_000
+    _Answer: TypeAlias = bytes | Iterable[bytes] | None
 
-#: The counts that the last line of the log leaves out if they are 0.
-TROUBLES = {"active", "refused", "errors", "dropped"}
+    class _Options(TypedDict, total=False):
+        unix: Path | None
+        sockets: Iterable[socket.socket]
+        workers: int
+        backlog: int
+        max_connections: int
+        idle_timeout: float
+        max_line: int
+        drain_timeout: float
+        max_memory: int
+        max_per_host: int
+        proxy_protocol: bool
+        metrics: int | str | tuple[str, int] | None
+        unix_mode: int | None
 
 
-class EchoServer:
+class EchoServer(Service):
     """An echo server: sends back to each client what it receives (CS:APP 11.4.9; RFC 862 with ``framing="raw"``).
 
     It listens on ``port`` of every address of ``host``, a name or an address, or a sequence of them; ``localhost``
@@ -82,320 +75,50 @@ class EchoServer:
     the address, if it cannot listen; ``ValueError`` or ``TypeError`` for an invalid argument.
     """
 
+
+class LineServer(Service):
+    """A server with your handler in its loop: it gets the lines of a connection, and returns what is sent back.
+
+    ``handler`` is a class, of which an object is made for each connection, or any other callable, which is called as
+    ``handler(lines)`` for all connections. The methods of such a class, in the order of the calls::
+
+        connection_made(conn)      optional; conn is a ``Connection``: peer, write(), close(), abort(), get_extra_info()
+        lines_received(lines)      a list of bytes, each a whole line; the last one at EOF may lack its newline
+        connection_lost(reason)    optional, once: None after an orderly end, otherwise the exception
+
+    With ``framing="raw"`` it is ``data_received(data)``, and the function is called as ``handler(data)``. They return
+    bytes, an iterable of bytes, or None for no answer; the answer to all lines that one read brought is sent as one.
+
+    The connections of a worker are served in one thread, so its handlers are never called at the same time, and one
+    that blocks delays the others. A handler that raises is logged with its traceback and ends its own connection only.
+    A line longer than ``max_line`` bytes ends its connection too, with ``connection_lost(LineTooLong(...))``; the lines
+    before it are handled. While a peer does not read, its connection is not read from, and of what ``conn.write()``
+    is given no more than ``write_limit`` bytes wait (0: no limit; one larger write is taken if none wait): more is a
+    ``BlockingIOError``. At the stop a handler gets the lines that have arrived, but not the beginning of another.
+
+    Every other argument is that of ``EchoServer``, which is this server without a handler; ``engine`` and ``udp`` are
+    not. A process that a handler forks must not return from it. ``close()`` and ``wait()`` may not be called by a
+    handler (``RuntimeError``), but ``stop()`` may.
+    """
+
     def __init__(
         self,
+        handler: Callable[..., Any],
         port: int | str | None = 0,
         host: str | Sequence[str] = "localhost",
         *,
-        unix: Path | None = None,
-        sockets: Iterable[socket.socket] = (),
-        udp: bool = False,
-        engine: Literal["iterative", "process", "thread", "event"] = "event",
         framing: _Framing = "line",
-        workers: int = 1,
-        backlog: int = LISTENQ,
-        max_connections: int = MAX_CONNECTIONS,
-        idle_timeout: float = 300.0,
-        max_line: int = 1 << 20,
-        drain_timeout: float = 5.0,
-        max_memory: int = 256 << 20,
-        max_per_host: int = 0,
-        proxy_protocol: bool = False,
-        metrics: int | str | tuple[str, int] | None = None,
-        unix_mode: int | None = None,
+        write_limit: int = 1 << 20,
+        **options: Unpack[_Options],
     ) -> None:
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(sorted(ENGINES))}, not {engine!r}")
-        if framing not in ("line", "raw"):
-            raise ValueError(f"framing must be 'line' or 'raw', not {framing!r}")
-        self.framing: _Framing = framing
-        self.workers = limit("workers", integer("workers", workers), MAX_WORKERS, minimum=1)
-        if self.workers > 1 and engine != "event":
-            raise ValueError(f"workers are for the event engine; the {engine} engine has none")
-        self.max_line = limit("max_line", integer("max_line", max_line), sys.maxsize)
-        self.idle_timeout = limit("idle_timeout", idle_timeout, math.inf)
-        self.drain_timeout = limit("drain_timeout", drain_timeout, math.inf) or math.inf
-        self.memory = MemoryBudget(limit("max_memory", integer("max_memory", max_memory), sys.maxsize))
-        max_connections = limit("max_connections", integer("max_connections", max_connections), sys.maxsize)
-        max_per_host = limit("max_per_host", integer("max_per_host", max_per_host), sys.maxsize)
-        self.proxy_protocol = bool(proxy_protocol)
-        self.hosts = HostTable(max_per_host) if max_per_host else None
-        backlog = limit("backlog", integer("backlog", backlog), 0x7FFFFFFF)
-        if unix_mode is not None:
-            unix_mode = limit("unix_mode", integer("unix_mode", unix_mode), 0o777)
-            if unix is None:
-                raise ValueError("unix_mode is for a unix socket; pass its path")
-        self._backlog = backlog
-        hosts = () if port is None else (host,) if isinstance(host, str) else tuple(host)
-        passed = list(sockets)
-        if port is not None and not hosts:
-            raise ValueError("no host to listen on")
-        if not hosts and unix is None and not passed:
-            raise ValueError("nothing to listen on: pass a port, or the path of a unix socket")
-        self._closed = False
-        self._active_at_stop: int | None = None  # the number of connections when the stop was requested
-        self._closing = threading.RLock()  # a signal handler may call close() during close()
-        with contextlib.ExitStack() as opened:
-            for sock in passed:
-                opened.callback(sock.close)
-            self._metrics = None
-            if metrics is not None:  # before anything is listened on: this imports a package, which takes time
-                from rioecho._server.metrics import Metrics
-
-                self._metrics = Metrics(metrics, self.stats, lambda: not self._life.stop.requested)
-                opened.callback(self._metrics.close)
-            self._listeners, datagrams = listen(hosts, port or 0, unix, unix_mode, passed, backlog, udp=udp)
-            opened.callback(self._listeners.close)
-            for sock in datagrams:
-                opened.callback(sock.close)
-            #: Notified when a connection and its descriptor have been closed.
-            self.closings = WakePipe(armed=False)
-            opened.callback(self.closings.close)
-            self._engine = ENGINES[engine](self)
-            self._threads = WaitGroup()  # the thread of the UDP echo
-            self._life = Lifecycle(
-                self._begin,
-                self._serve,
-                (
-                    self._report_stopping,
-                    self._listeners.hide,
-                    self._take_the_queue,
-                    self._serve_the_queue,
-                    self._listeners.stop_listening,
-                    self._join_engine,
-                    self._join_datagrams,
-                    self._listeners.close,
-                    self._stop_metrics,
-                    self._report_stopped,
-                ),
-                drain=self.drain_timeout,
-            )
-            opened.callback(self._life.stop.close)
-            self._udp = UdpEcho(datagrams, stop_fd=self.stop_fd) if datagrams else None
-            self._acceptor = Acceptor(
-                self._listeners.sockets,
-                self._engine,
-                limit=max_connections,
-                backlog=backlog,
-                stop=self._life.stop,
-                closings=self.closings,
-                hosts=None if self.proxy_protocol else self.hosts,
-                connected=self._listeners.connected,
-                until_closed=bool(self._listeners.connected) and not self._listeners.sockets and not datagrams,
-                shared=self._listeners.shared,
-            )
-            opened.callback(self._acceptor.close)
-            opened.pop_all()
-        # Each does nothing when called again: close() may be interrupted and called a second time.
-        self._closers = (
-            self._acceptor.close,
-            self._life.stop.close,
-            self.closings.close,
-            *(sock.close for sock in datagrams),
-            self._listeners.close,
-            *(() if self._metrics is None else (self._metrics.stop, self._metrics.close)),
-        )
-        #: The ``(host, port)`` of the metrics, or None.
-        self.metrics_address = None if self._metrics is None else self._metrics.address
-        #: The ``(host, port)`` pairs that the server listens on.
-        self.addresses: list[tuple[str, int]] = []
-        #: The paths of the unix sockets that it listens on.
-        self.paths: list[str] = []
-        for address in self._listeners.addresses:
-            if isinstance(address, str):
-                self.paths.append(address)
-            else:
-                self.addresses.append(address)
-
-    # ---- life cycle
-
-    def start(self) -> None:
-        """Start serving in a thread of its own, and return when it has begun.
-
-        A server serves once. Raises ``RuntimeError`` if it has been started or closed before, or if the system has no
-        thread left; ``OSError`` or ``MemoryError`` if serving cannot begin.
-        """
-        if not self._life.start():
-            raise RuntimeError("this server has been started or closed before; create another one")
-
-    def serve_forever(self) -> None:
-        """Accept and serve until ``stop()``; return when the connections are drained or ``drain_timeout`` expires.
-
-        Serving happens in a thread of its own while the caller waits, so a signal handler that raises (Ctrl-C) does
-        not interrupt it halfway. If ``start()`` has been called, this only waits. Raises ``OSError`` if serving fails,
-        ``RuntimeError`` if the server has been closed.
-        """
-        try:
-            if not self._life.start() and self._closed:
-                raise RuntimeError("this server has been closed; create another one")
-            self.wait()
-        except BaseException:
-            self.stop()
-            raise
-
-    def wait(self) -> None:
-        """Wait until serving, begun by ``start()``, has ended. Raises ``OSError`` if serving has failed."""
-        self._life.wait()
-
-    def stop(self) -> None:
-        """Request the stop: stop accepting, echo the bytes that have arrived, close. Does not block.
-
-        The clients in the listen queue at that moment are still served. A client that has sent nothing yet is given a
-        quarter of a second, but at most half of ``drain_timeout``, to send its first bytes.
-
-        May be called from any thread and from a signal handler.
-        """
-        if not self._life.stop.requested:
-            with contextlib.suppress(Exception):  # no memory for a number
-                self._active_at_stop = self._acceptor.active()
-        self._life.stop.request()
-
-    def kill(self) -> None:
-        """Kill all child processes. For callers that exit without ``stop()``. Does not block."""
-        self._engine.kill()
-
-    def close(self) -> None:
-        """Stop, wait until serving has ended, and release all descriptors. Closing again does nothing.
-
-        Do not call it from a signal handler that interrupts ``serve_forever()``; call ``stop()`` there.
-        """
-        self._closed = True
-        self.stop()
-        served = self._life.close()
-        with self._closing:
-            if not served:
-                self._join_engine()
-            for closer in self._closers:
-                closer()
-
-    def fail(self, error: BaseException) -> None:
-        """Stop the server because of an error, which ``serve_forever()`` and ``wait()`` raise."""
-        self._life.fail(error)
-
-    @property
-    def stop_fd(self) -> int:
-        """The descriptor that becomes readable when the stop is requested; -1 after ``close()``."""
-        return self._life.stop.fd
-
-    def drain_time_left(self) -> float | None:
-        """Return the seconds until the drain deadline, before the stop all of ``drain_timeout``; None without one."""
-        return self._life.stop.time_left()
-
-    # ---- the steps of serving, in the server's own thread
-
-    def _begin(self) -> None:
-        self._engine.start()
-        if self._udp is not None:
-            Task(self._serve_datagrams, self._udp, name="rioecho udp", group=self._threads).start()
-        if self._metrics is not None:
-            self._metrics.start()
-            log_line(logging.INFO, "Serving metrics on %s", self._metrics.url, event="metrics", url=self._metrics.url)
-        self._report_shortages()
-
-    def _report_shortages(self) -> None:
-        # Python prints the warnings of a program without a log on stderr. Such a program gets none about the default
-        # limits, which exceed those of many systems.
-        has_log = log.hasHandlers()
-        connections, backlog = self._acceptor.limit, self._backlog if self._listeners.sockets else 0
-        for was_asked_for, found in (
-            (connections != MAX_CONNECTIONS, shortages(connections, 0)),
-            (backlog != LISTENQ, shortages(0, backlog)),
-        ):
-            for text in found:
-                log_line(logging.WARNING if was_asked_for or has_log else logging.INFO, text, event="shortage")
-
-    def _stop_metrics(self) -> None:
-        if self._metrics is not None:
-            self._metrics.stop()
-
-    def _serve(self) -> None:
-        self._acceptor.run()
-
-    def _report_stopping(self) -> None:
-        if self._life.has_begun:
-            active = self._acceptor.active() if self._active_at_stop is None else self._active_at_stop
-            log_line(logging.INFO, "Stopping: %d active", active, event="stopping", active=active)
-
-    def _report_stopped(self) -> None:
-        if self._life.has_begun:
-            counts = self.stats()
-            shown = [name for name, n in counts.items() if n or name not in TROUBLES]
-            text = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in shown)
-            log_line(logging.INFO, "Stopped: %s", text, event="stopped", **counts)
-
-    def _take_the_queue(self) -> None:
-        # Close early: a client that connects later is refused at once, rather than reset.
-        if self._life.has_begun and self._acceptor.take_the_queue():
-            self._listeners.stop_listening()
-
-    def _serve_the_queue(self) -> None:
-        if self._life.has_begun:
-            self._acceptor.serve_the_queue()
-
-    def _join_engine(self) -> None:
-        # Each echo keeps the drain deadline itself; the grace is for the engine to notice that it has ended.
-        self._engine.join(self._life.stop.time_left(1.0))
-
-    def _join_datagrams(self) -> None:
-        self._threads.close()
-        self._threads.wait()
-
-    def _serve_datagrams(self, udp: UdpEcho) -> None:
-        try:
-            udp.run()
-        except Exception as error:
-            self.fail(error)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        from rioecho._server.loopcall import call_in_thread  # it imports asyncio
-
-        self.stop()
-        await call_in_thread(self.close)
-
-    # ---- counts
-
-    def stats(self) -> dict[str, int]:
-        """Return the counts so far, by name.
-
-        ``accepted``, ``active``, ``refused`` (closed unserved), ``closed``, ``errors`` (those closed because of an
-        error) count connections; ``bytes_in``, ``bytes_out`` and ``lines`` what they carried. With UDP there are also
-        ``datagrams`` (answered) and ``dropped`` (not answered), whose bytes are included in the byte counts.
-
-        A reset before the first byte is no error. A connection that is refused because of its PROXY header counts as
-        accepted and closed too.
-        """
-        # Read again if a connection was accepted in between, so that `active` is neither negative nor above the limit.
-        admitted = self._acceptor.counts
-        while True:
-            accepted = admitted.accepted
-            counts = [count.now() for count in self._engine.counts]
-            if accepted == admitted.accepted:
-                break
-        total = dict.fromkeys(("closed", "errors", "bytes_in", "bytes_out", "lines"), 0)
-        for each in counts:
-            for name in total:
-                total[name] += each[name]
-        refused = admitted.refused + sum(count.refused for count in self._engine.counts)
-        stats = {"accepted": accepted, "active": accepted - total["closed"], "refused": refused, **total}
-        if self._udp is not None:
-            for name, n in self._udp.counts().items():
-                stats[name] = stats.get(name, 0) + n
-        return stats
+        if not callable(handler):
+            raise TypeError(f"handler must be a class or a function, not {type(handler).__name__}")
+        method = "data_received" if framing == "raw" else "lines_received"
+        if isinstance(handler, type) and not callable(getattr(handler, method, None)):
+            raise TypeError(f"the class {handler.__name__} has no method {method}(), which framing={framing!r} calls")
+        for name in ("engine", "udp"):
+            if name in options:
+                raise TypeError(f"LineServer has no argument {name!r}: its handlers are called by the event engine")
+        self.handler = handler
+        self.write_limit = limit("write_limit", integer("write_limit", write_limit), (1 << 63) - 1)
+        super().__init__(port, host, framing=framing, **options)

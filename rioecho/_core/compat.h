@@ -371,6 +371,13 @@ static inline int64_t rio_socket_limit_ns(int fd, int sending)
     return (int64_t)limit.tv_sec * 1000000000 + (int64_t)limit.tv_usec * 1000;
 }
 
+/* Have close(2) reset the connection, and drop what is not sent. */
+static inline void rio_reset_at_close(int fd)
+{
+    struct linger now = {1, 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+}
+
 /* Return and clear the pending error of a socket, or 0. */
 static inline int rio_socket_error(int fd)
 {

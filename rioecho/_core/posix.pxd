@@ -149,6 +149,7 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     bint rio_hung_up(int fd)
     int rio_socket_type(int fd)
     int64_t rio_socket_limit_ns(int fd, bint sending)
+    void rio_reset_at_close(int fd)
     int rio_socket_error(int fd)
     int rio_bit_length(uint64_t n)
     void rio_wait_ns(int fd, int64_t ns)

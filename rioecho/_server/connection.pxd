@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memmove
 
 from rioecho._core.budget cimport share_favour
-from rioecho._core.buffer cimport buffer_consume, buffer_start
+from rioecho._core.buffer cimport buffer_consume, buffer_free, buffer_held, buffer_start, rio_buffer, whole_lines
 from rioecho._core.fdio cimport FD_SOCKET, fd_read, rio_fd, would_block
 from rioecho._core.poller cimport poller_modify, poller_remove
 from rioecho._core.posix cimport (
@@ -20,66 +20,67 @@ from rioecho._core.posix cimport (
     RIO_SOURCE_UNKNOWN,
     SHUT_WR,
     close,
+    RIO_FREE,
     rio_assert,
     rio_atomic_add,
     rio_bool_get,
+    rio_flag_put,
     rio_rare,
+    rio_reset_at_close,
     rio_socket_error,
     rio_source,
     rio_source_of_peer,
     rio_unacknowledged,
     shutdown,
 )
-from rioecho._server.echo cimport CHUNK, DRAINING, ECHOING, LINGERING, OPENING, PAUSED, echo_due, echo_send
+from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LINGERING, OPENING, PAUSED, echo_due, echo_send
 from rioecho._server.hosts cimport CLAIM_GRANTED, CLAIM_REFUSED, claim, hosts_claim, hosts_release
 from rioecho._server.loop cimport (
     CHUNK_REPORTED,
     LENGTHS_MAX,
     OPENED_MAX,
+    OUT_KEPT,
     REPORTED_MAX,
     conn_check,
+    conn_drop_rest,
     conn_held,
     conn_keep,
+    conn_keep_ready,
     conn_keep_nothing,
     conn_progress,
+    conn_linger_until,
     conn_ready,
+    conn_rest,
     conn_room,
     conn_shrink,
     conn_t,
     conn_unlink,
     conn_wait_for_memory,
     conn_wait_no_more,
+    loop_attach,
     loop_t,
+    outlet_lock,
+    reason,
+    OPEN, ENDED, IDLE, STOPPED, CUT_OFF, FINISHED, ABORTED, BROKEN, NO_HEADER, CROWDED,
 )
 from rioecho._server.proxy cimport PROXY_DONE, PROXY_WRONG, proxy_answer, proxy_feed, proxy_is_begun, proxy_t
 
 
-cdef enum reason:
-    ENDED       # EOF, and everything has been sent
-    IDLE        # no progress within the idle timeout
-    STOPPED     # drained after the stop
-    CUT_OFF     # still open at the drain deadline
-    BROKEN      # an error of the connection
-    NO_HEADER   # it did not begin with a PROXY header
-    CROWDED     # its address has as many connections as are allowed
-    REASONS_N
-
-
 cdef inline proxy_t *conn_header(const conn_t *c) noexcept nogil:
     """Return its PROXY header, or NULL."""
-    return NULL if c.admission == NULL else c.admission.header
+    return NULL if c.extras == NULL else c.extras.header
 
 
 cdef inline void conn_drop_header(conn_t *c) noexcept nogil:
-    if c.admission != NULL:
-        PyMem_RawFree(c.admission.header)
-        c.admission.header = NULL
+    if c.extras != NULL:
+        PyMem_RawFree(c.extras.header)
+        c.extras.header = NULL
 
 
 cdef inline void conn_free(conn_t *c) noexcept nogil:
     """Free the memory of a closed connection."""
     conn_drop_header(c)
-    PyMem_RawFree(c.admission)
+    PyMem_RawFree(c.extras)
     PyMem_RawFree(c)
 
 
@@ -93,10 +94,17 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
     conn_check(l, c)
     rio_assert(l.active > 0)
     poller_remove(&l.poller, c.fd)
-    close(c.fd)
-    if rio_rare(c.admission != NULL and c.admission.host != NULL):
-        hosts_release(l.hosts, c.admission.host)
-        c.admission.host = NULL
+    if rio_rare(c.extras != NULL and c.extras.outlet != NULL):
+        outlet_lock(c.extras.outlet)
+        close(c.fd)
+        c.fd = -1
+        rio_flag_put(&c.extras.outlet.lock, RIO_FREE)
+    else:
+        close(c.fd)
+        c.fd = -1
+    if rio_rare(c.extras != NULL and c.extras.host != NULL):
+        hosts_release(l.hosts, c.extras.host)
+        c.extras.host = NULL
     conn_keep_nothing(l, c)
     conn_unlink(c)
     l.active -= 1
@@ -134,6 +142,24 @@ cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogi
     c.events = events
 
 
+cdef inline void conn_linger(loop_t *l, conn_t *c) noexcept nogil:
+    """Read and discard what the peer still sends, because closing with unread input would send a reset, which discards
+    data in flight to the peer.
+    """
+    rio_assert(c.kept == NULL and c.why != OPEN)
+    if rio_rare(shutdown(c.fd, SHUT_WR) < 0):
+        conn_close(l, c, <reason>c.why, 0)   # disconnected
+        return
+    c.phase = LINGERING
+    c.ended = False
+    if not l.stopping:
+        conn_linger_until(l, c)
+    if rio_rare(l.handler != NULL and l.handler.has_objects):
+        loop_attach(l)
+        l.handler.lost(l.handler.self, c)
+    conn_wait_for(l, c, POLLIN)
+
+
 cdef inline void conn_next(loop_t *l, conn_t *c) noexcept nogil:
     """Choose the next event after a read or a write: wait to send, wait for input, linger, or close."""
     if conn_ready(c):
@@ -147,14 +173,9 @@ cdef inline void conn_next(loop_t *l, conn_t *c) noexcept nogil:
     if rio_rare(c.phase == ECHOING):
         conn_close(l, c, ENDED, 0)
         return
-    # Closing with unread input would send a reset, which discards data in flight to the peer: linger.
-    if rio_rare(shutdown(c.fd, SHUT_WR) < 0):
-        conn_close(l, c, STOPPED, 0)   # disconnected
-        return
-    c.phase = LINGERING
-    c.ended = False
-    rio_assert(c.kept == NULL)
-    conn_wait_for(l, c, POLLIN)
+    if c.why == OPEN:
+        c.why = STOPPED
+    conn_linger(l, c)
 
 
 cdef inline rio_fd conn_socket(const conn_t *c) noexcept nogil:
@@ -165,6 +186,20 @@ cdef inline rio_fd conn_socket(const conn_t *c) noexcept nogil:
     return f
 
 
+cdef inline ssize_t conn_try_send(
+    loop_t *l, conn_t *c, const char *first, size_t n, const char *second, size_t m, int *err
+) noexcept nogil:
+    """Send two pieces of memory without blocking. Returns the number of bytes sent, or -1 with the errno."""
+    cdef rio_fd f = conn_socket(c)
+    cdef ssize_t put = echo_send(&f, first, n, second, m, l.counts, err)
+    if put > 0:
+        c.bytes_out += put
+        if rio_rare(c.extras != NULL and c.extras.outlet != NULL):
+            rio_atomic_add(&c.extras.outlet.unsent, <uint64_t>0 - <uint64_t>put)
+        conn_progress(l, c)
+    return put
+
+
 cdef inline ssize_t conn_send(
     loop_t *l, conn_t *c, const char *first, size_t n, const char *second, size_t m
 ) noexcept nogil:
@@ -172,13 +207,9 @@ cdef inline ssize_t conn_send(
 
     Returns the number of bytes sent, 0 if the write would block, or -1 if the connection failed and was closed.
     """
-    cdef rio_fd f = conn_socket(c)
     cdef int err = 0
-    cdef ssize_t put = echo_send(&f, first, n, second, m, l.counts, &err)
-    if put > 0:
-        c.bytes_out += put
-        conn_progress(l, c)
-    elif put < 0 and (err == EINTR or would_block(err)):
+    cdef ssize_t put = conn_try_send(l, c, first, n, second, m, &err)
+    if put < 0 and (err == EINTR or would_block(err)):
         put = 0
     elif rio_rare(put < 0):
         conn_close(l, c, BROKEN, err)
@@ -253,16 +284,141 @@ cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexce
     conn_next(l, c)
 
 
+# ---- a connection with a handler
+
+
+cdef inline void conn_end(loop_t *l, conn_t *c, reason why) noexcept nogil:
+    """Send what is ready, half-close and linger (ABORTED: reset the connection); no more input is handled."""
+    if why == ABORTED:
+        rio_reset_at_close(c.fd)
+        conn_close(l, c, ABORTED, 0)
+        return
+    conn_drop_rest(c)
+    c.phase = DRAINING
+    c.ended = True
+    c.why = why
+    conn_write(l, c)
+
+
+cdef inline void conn_send_early(loop_t *l, conn_t *c) noexcept nogil:
+    """Send what the handler that is being called has written so far; conn_settle() meets the error, if there is one."""
+    cdef int err = 0
+    cdef ssize_t put = 0
+    if buffer_held(&l.out) and conn_ready(c) == 0:
+        put = conn_try_send(l, c, buffer_start(&l.out), buffer_held(&l.out), NULL, 0, &err)
+    if put > 0:
+        buffer_consume(&l.out, put)
+
+
+cdef inline void conn_settle(loop_t *l, conn_t *c, reason why, const char *rest, size_t n) noexcept nogil:
+    """Send what the handler has written, keep n bytes, the beginning of a line, and go on, or close for a reason."""
+    cdef rio_buffer *out = &l.out
+    cdef size_t due = buffer_held(out)
+    cdef ssize_t put = 0
+    if due and conn_ready(c) == 0:
+        put = conn_send(l, c, buffer_start(out), due, NULL, 0)
+    if put >= 0 and <size_t>put < due and rio_rare(conn_keep_ready(l, c, buffer_start(out) + put, due - put) < 0):
+        conn_close(l, c, BROKEN, ENOMEM)
+        put = -1
+    buffer_consume(out, due)
+    if out.cap > OUT_KEPT:
+        buffer_free(out)
+    if put < 0:
+        return
+    if rio_rare(why != OPEN):
+        conn_end(l, c, why)
+        return
+    if n and rio_rare(conn_keep(l, c, rest, n) < 0):
+        conn_close(l, c, BROKEN, ENOMEM)
+        return
+    if c.kept != NULL and c.kept.ready == 0:
+        conn_shrink(l, c)
+    conn_next(l, c)
+
+
+cdef inline void conn_make(loop_t *l, conn_t *c) noexcept nogil:
+    """Make the handler object of a connection."""
+    cdef reason why
+    loop_attach(l)
+    why = l.handler.made(l.handler.self, c)
+    if why != OPEN or buffer_held(&l.out):
+        conn_settle(l, c, why, NULL, 0)
+
+
+cdef inline void conn_handle(loop_t *l, conn_t *c, size_t n) noexcept nogil:
+    """Give whole lines of the n bytes in the area to the handler, and with them the beginning of the first one from the
+    buffer; keep the beginning of the last one.
+    """
+    cdef uint64_t lines = 0
+    cdef size_t before = conn_rest(c), due = n
+    cdef const char *first = NULL
+    cdef reason why
+    if l.max_line:
+        due = whole_lines(l.area, n, &lines)
+        if lines:
+            rio_atomic_add(&l.counts.lines, lines)
+    if due:
+        if l.lengths != NULL:
+            if l.max_line:
+                conn_report_lines(l, before, due)
+            else:
+                conn_report(l, n)
+        if before:
+            first = buffer_start(&c.kept.b) + c.kept.ready
+        loop_attach(l)
+        why = l.handler.received(l.handler.self, c, first, before, l.area, due, n - due)
+        conn_drop_rest(c)
+    elif before + n <= l.max_line:
+        why = OPEN
+    else:
+        loop_attach(l)
+        why = l.handler.received(l.handler.self, c, NULL, 0, NULL, 0, before + n)
+    conn_settle(l, c, why, l.area + due, n - due)
+
+
+cdef inline void conn_handle_last(loop_t *l, conn_t *c) noexcept nogil:
+    """Give the line that EOF has ended to the handler."""
+    cdef size_t n = conn_rest(c)
+    cdef reason why
+    if l.lengths != NULL:
+        conn_report(l, n)
+    loop_attach(l)
+    why = l.handler.received(l.handler.self, c, buffer_start(&c.kept.b) + c.kept.ready, n, NULL, 0, 0)
+    conn_drop_rest(c)
+    conn_settle(l, c, why, NULL, 0)
+
+
+cdef inline void conn_finish(loop_t *l, conn_t *c, bint eof) noexcept nogil:
+    """End the input: send the beginning of a line back (a handler gets it, but only if it was ended by EOF, and not by
+    the stop: a part of a command is none), then close.
+    """
+    c.ended = True
+    if rio_rare(l.handler != NULL):
+        if eof and conn_rest(c):
+            conn_handle_last(l, c)
+            return
+        conn_drop_rest(c)
+    elif c.kept != NULL:
+        c.kept.ready = conn_held(c)
+        if l.lengths != NULL:
+            conn_report(l, c.kept.ready)
+    conn_write(l, c)
+
+
+cdef inline bint conn_is_ending(const conn_t *c) noexcept nogil:
+    """Report, of a connection that is readable, whether its peer or the server has ended the input."""
+    return c.phase == DRAINING or c.events == PAUSED   # PAUSED: only EOF or an error can have ended that
+
+
 cdef inline void conn_pause(loop_t *l, conn_t *c) noexcept nogil:
     """Wait for memory, with a connection that holds the beginning of a line and may not read more of it."""
     cdef int err
-    if c.phase != DRAINING and c.events != PAUSED:
+    if not conn_is_ending(c):
         if l.favoured == NULL and share_favour(&l.memory, c.kept.b.cap):
             l.favoured = c   # it reads in the next turn
         else:
             conn_wait_for(l, c, PAUSED)
         return
-    # The server is draining, or the connection was waiting already, and only EOF or an error can have ended that.
     err = rio_socket_error(c.fd)
     if err:
         conn_close(l, c, BROKEN, err)
@@ -295,17 +451,22 @@ cdef inline ssize_t conn_open(loop_t *l, conn_t *c, size_t n) noexcept nogil:
             source = header.source
             if source.kind == RIO_SOURCE_UNKNOWN:
                 rio_source_of_peer(c.fd, &source)
-            granted = hosts_claim(l.hosts, &source, &c.admission.host)
+            granted = hosts_claim(l.hosts, &source, &c.extras.host)
             if granted != CLAIM_GRANTED:
                 if granted == CLAIM_REFUSED:
                     conn_close(l, c, CROWDED, 0)
                 else:
                     conn_close(l, c, BROKEN, ENOMEM)
                 return -1
-        if n == used:
-            return -1
         n -= used
-        memmove(l.area, l.area + used, n)
+        if n:
+            memmove(l.area, l.area + used, n)
+        if rio_rare(l.handler != NULL and l.handler.has_objects):
+            conn_make(l, c)
+            if c.fd < 0 or c.ended:   # its memory is kept until the loop reports its end
+                return -1
+        if n == 0:
+            return -1
     c.phase = ECHOING
     if c.peer == NULL:
         conn_drop_header(c)
@@ -329,8 +490,10 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         before = conn_held(c)
         room = conn_room(l, c)
         if rio_rare(room == 0):
-            conn_pause(l, c)
-            return
+            if l.handler == NULL or not conn_is_ending(c):
+                conn_pause(l, c)
+                return
+            room = CHUNK_MIN   # a handler gets no part of a line, and there is not much more to come
     # A client that sends only newlines would otherwise cause tens of thousands of calls of Python before the turn of
     # other connections. While lines wait for their report, less is read at a time.
     if rio_rare(l.lengths_n > REPORTED_MAX):
@@ -345,7 +508,10 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
                 return
         rio_atomic_add(&l.counts.bytes_in, n)
         conn_progress(l, c)
-        conn_echo(l, c, before, n)
+        if rio_rare(l.handler != NULL):
+            conn_handle(l, c, n)
+        else:
+            conn_echo(l, c, before, n)
         return
     if n < 0 and err == EINTR:
         return
@@ -356,11 +522,6 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         return
     # EOF, or while draining the end of the bytes that have arrived.
     if rio_rare(c.phase >= LINGERING):
-        conn_close(l, c, STOPPED if c.phase == LINGERING else NO_HEADER if conn_is_in_header(c) else ENDED, 0)
+        conn_close(l, c, <reason>c.why if c.phase == LINGERING else NO_HEADER if conn_is_in_header(c) else ENDED, 0)
         return
-    c.ended = True
-    if c.kept != NULL:
-        c.kept.ready = conn_held(c)
-        if l.lengths != NULL:
-            conn_report(l, c.kept.ready)
-    conn_write(l, c)
+    conn_finish(l, c, n == 0)

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
     from typing import TypeAlias
 
     from rioecho._core.budget import MemoryBudget
@@ -37,6 +38,8 @@ class EngineOwner(Protocol):
     idle_timeout: float
     drain_timeout: float
     workers: int
+    handler: Callable[..., object] | None  # of a LineServer
+    write_limit: int
     proxy_protocol: bool  # whether each connection begins with a PROXY header
     hosts: HostTable | None  # the numbers of connections of each address, or None: no limit
     memory: MemoryBudget  # for the bytes that connections hold
@@ -55,6 +58,8 @@ class Engine(Protocol):
 
     #: Maximum number of connections served at once; None: no limit.
     at_once: int | None
+    #: The threads that call handlers of the user, by their numbers.
+    threads: Collection[int]
     #: The counts, to be summed.
     counts: tuple[Counts, ...]
 
@@ -85,10 +90,13 @@ class Engine(Protocol):
         """Kill at once whatever would outlive this process. May be called from a signal handler."""
 
 
-def log_line(level: int, text: str, *arguments: object, **fields: object) -> None:
-    """Log a line; ``fields`` are for the JSON format. Raises nothing: no log line is worth a connection."""
+def log_line(level: int, text: str, *arguments: object, error: BaseException | None = None, **fields: object) -> None:
+    """Log a line, and the traceback of an error; ``fields`` are for the JSON format.
+
+    Raises nothing: no log line is worth a connection.
+    """
     try:
-        log.log(level, text, *arguments, extra={"fields": fields})
+        log.log(level, text, *arguments, exc_info=error, extra={"fields": fields})
     except BaseException:  # a handler failed or exits, or there is no memory for a record
         return
 

@@ -6,10 +6,12 @@ import contextlib
 import errno
 import logging
 import os
+import threading
 
 from rioecho._server.accepted import source_name
 from rioecho._server.engine import EngineClosed, closed, log, opened, received, unused
 from rioecho._server.eventloop import EventLoop
+from rioecho._server.handling import Connection, Handling
 from rioecho._server.notify import Latch
 from rioecho._server.tasks import Task, WaitGroup
 
@@ -32,6 +34,10 @@ class Peer:
         self.name = name
         self.announced = False
 
+    def take_source(self, source: bytes) -> None:
+        """Take the name from a PROXY header."""
+        self.name = source_name(source)
+
 
 class EventEngine:
     """Runs ``workers`` event loops without the GIL. A connection is given to the loop that has the fewest."""
@@ -44,10 +50,23 @@ class EventEngine:
         self._given: list[int] = []  # number of connections given to each loop so far
         self._running: list[bool] = []  # whether the thread of each loop has begun
         self._threads = WaitGroup()
+        self._handlings: list[Handling] = []  # of each loop, if there is a handler
+        #: The threads that call handlers, by their numbers.
+        self.threads: set[int] = set()
         self.counts: tuple[Counts, ...] = ()
 
     def start(self) -> None:
         owner = self._owner
+        if owner.handler is not None:
+            self._handlings = [
+                Handling(
+                    owner.handler,
+                    raw=owner.framing == "raw",
+                    max_line=owner.max_line,
+                    write_limit=owner.write_limit,
+                )
+                for _ in range(owner.workers)
+            ]
         self._loops = [
             EventLoop(
                 owner.framing,
@@ -61,9 +80,10 @@ class EventEngine:
                 hosts=owner.hosts,
                 on_line=received if log.isEnabledFor(logging.DEBUG) else None,
                 memory=owner.memory,
+                handling=handling,
                 without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
             )
-            for _ in range(owner.workers)
+            for handling in self._handlings or [None] * owner.workers
         ]
         self._given = [0] * len(self._loops)
         self.counts = tuple(loop.counts for loop in self._loops)
@@ -80,7 +100,9 @@ class EventEngine:
         i = active.index(min(active))
         given = self._given[i] + 1
         # The peer's name takes memory; an idle connection keeps it only if it is logged.
-        peer = Peer(connection.peer) if log.isEnabledFor(logging.INFO) else None
+        peer: Peer | Connection | None = Peer(connection.peer) if log.isEnabledFor(logging.INFO) else None
+        if self._handlings and self._handlings[i].has_objects:
+            peer = Connection(connection, self._handlings[i])
         try:
             self._loops[i].adopt(connection, peer)
         except ValueError:
@@ -105,13 +127,15 @@ class EventEngine:
 
     def _run(self, i: int, begun: Latch) -> None:
         self._running[i] = True
+        if self._handlings:
+            self.threads.add(threading.get_ident())
         begun.open()
         try:
             self._loops[i].run()
         except Exception as error:
             self._owner.fail(error)
 
-    def _closed(self, peer: Peer | None, reason: str, err: int, echoed: int) -> None:
+    def _closed(self, peer: Peer | Connection | None, reason: str, err: int, echoed: int) -> None:
         self._owner.closings.wake()
         if peer is None:
             return
@@ -122,10 +146,10 @@ class EventEngine:
         closed(peer.name, os.strerror(err) if err else reason, echoed)
 
 
-def _opened(peer: Peer, source: bytes | None) -> Peer:
+def _opened(peer: Peer | Connection, source: bytes | None) -> Peer | Connection:
     if not peer.announced:
         peer.announced = True
         if source is not None:
-            peer.name = source_name(source)
+            peer.take_source(source)
         opened(peer.name)
     return peer

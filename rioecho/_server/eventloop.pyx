@@ -23,6 +23,7 @@ from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t
 from libc.string cimport memmove
 
 from rioecho._core.budget cimport MemoryBudget, Share
+from rioecho._core.buffer cimport buffer_free, buffer_init
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
 from rioecho._core.poller cimport poller_add, poller_close, poller_create
@@ -50,25 +51,30 @@ from rioecho._core.posix cimport (
     write,
 )
 from rioecho._server.accepted cimport Accepted
-from rioecho._server.connection cimport (
-    CROWDED,
-    CUT_OFF,
-    REASONS_N,
-    conn_close,
-    conn_drop_header,
-    conn_free,
-    conn_header,
-)
+from rioecho._server.connection cimport conn_close, conn_drop_header, conn_free, conn_header
 from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK, OPENING
 from rioecho._server.hosts cimport HostTable
 from rioecho._server.proxy cimport proxy_t
-from rioecho._server.loop cimport LENGTHS_MAX, REPORTED_MAX, admission_t, conn_t, loop_spares_free, loop_t
+from rioecho._server.handling cimport Connection, Handling
+from rioecho._server.loop cimport (
+    CROWDED,
+    CUT_OFF,
+    LENGTHS_MAX,
+    REASONS_N,
+    REPORTED_MAX,
+    PyThreadState_Get,
+    conn_t,
+    extras_t,
+    loop_spares_free,
+    loop_t,
+)
 from rioecho._server.turns cimport loop_take_inbox, loop_turns
 
 log = logging.getLogger("rioecho.server")
 
 
 cdef enum:
+    LINGER = 30          # seconds for lingering while the server is not stopping, if draining has no limit
     LAST_REPORTS = 100   # maximum number of attempts to report closed connections at the end of run()
     QUIET = 10           # seconds after an error of a callback in which no other one is logged
 
@@ -117,13 +123,18 @@ cdef class EventLoop:
     """
 
     REASONS = (
+        "open",
         "end of input",
         "idle timeout",
         "server stopped",
         "drain timeout",
+        "closed by the handler",
+        "aborted by the handler",
         "error",
         "no valid PROXY header",
         "too many connections from its address",
+        "line too long",
+        "handler failed",
     )
 
     cdef loop_t l
@@ -135,6 +146,7 @@ cdef class EventLoop:
     cdef object on_opened
     cdef object on_line
     cdef HostTable hosts
+    cdef Handling handling
     cdef int64_t quiet_until   # until then no error of a callback is logged
     cdef Share share
     cdef readonly Counts counts
@@ -153,12 +165,14 @@ cdef class EventLoop:
         MemoryBudget memory=None,
         bint proxied=False,
         HostTable hosts=None,
+        Handling handling=None,
         bint without_epoll=False,
     ):
         cdef int ends[2]
         cdef int err
-        self.outbox = self.l.inbox = self.l.poller.epoll = -1
+        self.outbox = self.l.inbox = self.l.wake = self.l.poller.epoll = -1
         self.l.all.next = self.l.all.prev = &self.l.all
+        self.l.lingering.next = self.l.lingering.prev = &self.l.lingering
         self.l.waiting.next = self.l.waiting.prev = &self.l.waiting
         self.l.chunk = CHUNK
         self.l.look = INT64_MAX
@@ -170,6 +184,7 @@ cdef class EventLoop:
         self.l.idle = to_nanoseconds(idle_timeout)
         self.l.pause = max(self.l.idle // LOOKS, <int64_t>1)
         self.l.drain = to_nanoseconds(drain_timeout)
+        self.l.linger = self.l.drain if self.l.drain >= 0 else <int64_t>LINGER * 1_000_000_000
         self.l.stop_fd = stop_fd
         self.on_closed = on_closed
         self.on_opened = on_opened
@@ -197,6 +212,12 @@ cdef class EventLoop:
             err = poller_add(&self.l.poller, self.l.inbox, POLLIN, &self.l.inbox)
         if not err:
             err = poller_add(&self.l.poller, stop_fd, POLLIN, &self.l.stop_fd)
+        if not err and handling is not None:
+            buffer_init(&self.l.out, CHUNK)
+            self.l.wake = handling.wake.fd
+            err = poller_add(&self.l.poller, self.l.wake, POLLIN, &self.l.wake)
+            self.l.handler = &handling.h
+            self.handling = handling
         if err:
             raise os_error(err)
 
@@ -229,27 +250,29 @@ cdef class EventLoop:
         if c == NULL:
             raise MemoryError
         c.fd = fd
-        if self.l.proxied or (accepted is not None and accepted.host != NULL):
-            c.admission = <admission_t *>PyMem_RawCalloc(1, sizeof(admission_t))
-            if c.admission != NULL and self.l.proxied:
-                c.admission.header = <proxy_t *>PyMem_RawCalloc(1, sizeof(proxy_t))
-            if c.admission == NULL or (self.l.proxied and c.admission.header == NULL):
+        if isinstance(peer, Connection) or self.l.proxied or (accepted is not None and accepted.host != NULL):
+            c.extras = <extras_t *>PyMem_RawCalloc(1, sizeof(extras_t))
+            if c.extras != NULL and self.l.proxied:
+                c.extras.header = <proxy_t *>PyMem_RawCalloc(1, sizeof(proxy_t))
+            if c.extras == NULL or (self.l.proxied and c.extras.header == NULL):
                 conn_free(c)
                 raise MemoryError
+            if isinstance(peer, Connection):
+                c.extras.outlet = &(<Connection>peer).outlet
         rio_no_sigpipe(fd)
         if peer is not None:
             Py_INCREF(peer)
             c.peer = <PyObject *>peer
         if accepted is not None:
             accepted.take()   # before the loop can count the close
-            if c.admission != NULL:
-                c.admission.host = accepted.detach_host()
+            if c.extras != NULL:
+                c.extras.host = accepted.detach_host()
         with nogil:
             err = hand_over(self.outbox, c)
         if err:
             if accepted is not None:
-                if c.admission != NULL:
-                    accepted.host = c.admission.host
+                if c.extras != NULL:
+                    accepted.host = c.extras.host
                 accepted.put_back()
             self.release(c)
             raise os_error(err)
@@ -278,6 +301,9 @@ cdef class EventLoop:
         cdef int err = 0
         if not rio_flag_take(&self.running):
             raise RuntimeError("this event loop is running already")
+        if self.handling is not None:
+            self.l.thread = PyThreadState_Get()
+            self.handling.begin(&self.l)
         try:
             while again:
                 with nogil:
@@ -355,11 +381,13 @@ cdef class EventLoop:
 
     cdef bint report_closing(self, conn_t *c) noexcept:
         """Report a closed connection; return False if there is no memory for that."""
-        rio_assert(c.why < REASONS_N)
+        if self.handling is not None and self.handling.h.has_objects:
+            self.handling.lost(c)
         if c.peer != NULL and (c.phase != OPENING or c.why == CROWDED):
             self.report_opening(c)
         try:
             peer = None if c.peer == NULL else <object>c.peer
+            rio_assert(c.why < REASONS_N)
             self.on_closed(peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out)
             return True
         except MemoryError:
@@ -382,12 +410,16 @@ cdef class EventLoop:
 
     cdef void release(self, conn_t *c) noexcept:
         if c.peer != NULL:
+            if isinstance(<object>c.peer, Connection):
+                self.handling.lost(c)   # unless it was told before
             Py_DECREF(<object>c.peer)
         conn_free(c)
 
     cdef void release_all(self) noexcept:
         """Close all connections, those in the inbox included, and free all memory. A second call does nothing."""
         cdef conn_t *c
+        if self.handling is not None:
+            self.handling.end()
         if self.outbox >= 0:
             close(self.outbox)   # so that reading the inbox reaches EOF
             self.outbox = -1
@@ -399,6 +431,8 @@ cdef class EventLoop:
             self.l.inbox_ended = True
         while self.l.all.next != &self.l.all:
             conn_close(&self.l, self.l.all.next, CUT_OFF, 0)
+        while self.l.lingering.next != &self.l.lingering:
+            conn_close(&self.l, self.l.lingering.next, CUT_OFF, 0)
         self.l.opened_n = 0
         while self.l.gone != NULL or self.l.again != NULL:
             if self.l.gone == NULL:
@@ -409,6 +443,7 @@ cdef class EventLoop:
             self.release(c)
         loop_spares_free(&self.l)
         rio_assert(self.l.memory.budget == NULL or rio_load_relaxed(self.l.memory.taken) == 1)
+        buffer_free(&self.l.out)
         poller_close(&self.l.poller)
         PyMem_RawFree(self.l.area)
         self.l.area = NULL

@@ -1,11 +1,11 @@
 # The state of an event loop and of its connections: the list of connections in the order of their deadlines, the buffer
 # of each, and the list of those that wait for memory. The steps of a connection are in _server/connection.pxd, the
-# turns of the loop in _server/turns.pxd.
+# turns of the loop in _server/turns.pxd. A loop with handlers calls them through the functions of handler_t.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 from rioecho._core.budget cimport (
     share_add,
@@ -28,7 +28,7 @@ from rioecho._core.buffer cimport (
 )
 from rioecho._core.counts cimport counts_t
 from rioecho._core.poller cimport poller_t
-from rioecho._core.posix cimport RIO_MAPPED, rio_assert
+from rioecho._core.posix cimport RIO_MAPPED, rio_assert, rio_flag, rio_flag_take
 from rioecho._server.hosts cimport host_t, hosts_t
 from rioecho._server.proxy cimport proxy_t
 from rioecho._server.echo cimport (
@@ -45,6 +45,14 @@ from rioecho._server.echo cimport (
 )
 
 
+cdef extern from "Python.h" nogil:
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState *PyThreadState_Get()
+    PyThreadState *PyEval_SaveThread()
+    void PyEval_RestoreThread(PyThreadState *thread)
+
+
 cdef enum:
     # Maximum number of line lengths reported in one turn. Each is a call of Python while other connections wait.
     REPORTED_MAX = 256
@@ -53,6 +61,7 @@ cdef enum:
     # in turn.
     CHUNK_REPORTED = 64
     LENGTHS_MAX = 3 * CHUNK
+    OUT_KEPT = 131_072   # maximum number of bytes of memory that are kept for what the handlers write
     OPENED_MAX = 256     # maximum number of connections whose first bytes are reported in one turn
     # Buffers of at least this size in bytes are mapped pages of their own, because the heap of malloc() does not return
     # freed memory below a used block to the system. New pages are expensive, so a few spares are kept for the next
@@ -63,6 +72,23 @@ cdef enum:
     SPARES_KEPT = 1_000_000_000    # nanoseconds before the spares are freed
 
 
+cdef enum reason:
+    # Why a connection is closed; from BROKEN on, that counts as an error.
+    OPEN        # it is not closed
+    ENDED       # EOF, and everything has been sent
+    IDLE        # no progress within the idle timeout
+    STOPPED     # drained after the stop
+    CUT_OFF     # still open at the drain deadline
+    FINISHED    # its handler closed it
+    ABORTED     # its handler reset it
+    BROKEN      # an error of the connection
+    NO_HEADER   # it did not begin with a PROXY header
+    CROWDED     # its address has as many connections as are allowed
+    TOO_LONG    # a line for its handler is longer than the limit
+    FAILED      # its handler raised an exception
+    REASONS_N
+
+
 cdef struct kept_t:
     rio_buffer b         # bytes received and not yet sent
     size_t ready         # bytes at its start that may be sent now; the others are the beginning of a line
@@ -71,10 +97,17 @@ cdef struct kept_t:
     kept_t *next
 
 
-cdef struct admission_t:
-    # What only a server with --proxy-protocol or --max-per-host needs of a connection.
+cdef struct outlet_t:
+    # What a Connection shares with the loop, in whose thread its handler need not be.
+    uint64_t unsent      # number of bytes written and not sent
+    rio_flag lock        # taken by who closes or duplicates the descriptor, for the time of that call
+
+
+cdef struct extras_t:
+    # What only a server with --proxy-protocol, with --max-per-host or with handler objects needs of a connection.
     proxy_t *header      # PROXY header, until it has been read and logged, or NULL
     host_t *host         # what is counted for its address, or NULL
+    outlet_t *outlet     # of its Connection, or NULL
 
 
 cdef struct conn_t:
@@ -82,23 +115,42 @@ cdef struct conn_t:
     conn_t *prev         # links of the list of connections, in the order of their deadlines
     conn_t *next
     kept_t *kept         # NULL: no buffer
-    admission_t *admission   # NULL if no header is expected and its address is not counted
-    PyObject *peer       # for on_closed, or NULL
+    extras_t *extras     # NULL if none of them is needed
+    PyObject *peer       # for on_closed, or NULL; if there are handler objects, the Connection
     int64_t deadline     # of the next check for progress
     uint64_t bytes_out
     int fd
     short events         # the events waited for; PAUSED: waiting for memory
     short err            # errno that it was closed for, or 0
     unsigned char phase
-    unsigned char why    # the reason that it was closed for
+    unsigned char why    # the reason that it is closed for
     unsigned char ended  # whether EOF was read
     unsigned char looks  # number of checks since the last progress
     int unacknowledged   # bytes sent and not acknowledged, at the last check; see peer_took()
 
 
+cdef struct handler_t:
+    # How a loop calls the handlers of its connections, with the GIL. What they write is appended to its ``out``. The
+    # functions return OPEN, or the reason for which the connection is to be closed when that is sent.
+    void *self
+    bint has_objects     # whether each connection has a handler object, and not all of them one function
+    int posts            # whether there is anything for next_post()
+    reason (*made)(void *self, conn_t *c) noexcept nogil
+    # n bytes that follow ``before`` bytes, all of them whole lines (at EOF and with raw framing: any bytes). The
+    # ``rest`` bytes that follow are the beginning of a line.
+    reason (*received)(
+        void *self, conn_t *c, const char *first, size_t before, const char *data, size_t n, size_t rest
+    ) noexcept nogil
+    # Returns a connection that something was asked of outside of these calls, or NULL.
+    conn_t *(*next_post)(void *self, reason *why) noexcept nogil
+    # Nothing more will be received or sent.
+    void (*lost)(void *self, conn_t *c) noexcept nogil
+
+
 cdef struct loop_t:
     poller_t poller
     conn_t all           # head of the list of connections
+    conn_t lingering     # head of the list of those that linger, though the server is not stopping
     conn_t *favoured     # the connection that may use the reserve of the budget, or NULL
     kept_t waiting       # head of the list of those that wait for memory, the longest wait first
     conn_t *gone         # closed connections to be reported
@@ -131,6 +183,35 @@ cdef struct loop_t:
     unsigned int opened_n
     size_t *lengths      # array of LENGTHS_MAX lengths of lines to be reported, or NULL: lines are not reported
     size_t lengths_n     # number of lengths in the array
+    handler_t *handler   # NULL: echo
+    rio_buffer out       # what a handler has written, until it is sent or kept for its connection
+    int64_t linger       # nanoseconds for lingering
+    int wake             # readable after a post of another thread, or -1
+    PyThreadState *thread   # of run(), if there are handlers
+    bint attached        # whether the loop holds the GIL
+
+
+# ---- the GIL, which only a loop with handlers takes: once for all connections that are ready together
+
+
+cdef inline void loop_attach(loop_t *l) noexcept nogil:
+    """Take the GIL, unless the loop holds it."""
+    if not l.attached:
+        PyEval_RestoreThread(l.thread)
+        l.attached = True
+
+
+cdef inline void loop_detach(loop_t *l) noexcept nogil:
+    """Release the GIL if the loop holds it, before it waits."""
+    if l.attached:
+        l.attached = False
+        PyEval_SaveThread()
+
+
+cdef inline void outlet_lock(outlet_t *o) noexcept nogil:
+    """Take the lock, which nobody holds for longer than a system call."""
+    while not rio_flag_take(&o.lock):
+        pass
 
 
 # ---- the list of connections
@@ -140,7 +221,8 @@ cdef inline void conn_check(const loop_t *l, const conn_t *c) noexcept nogil:
     """Assert the invariants of a connection in the list, between any two of its steps."""
     rio_assert(c.prev.next == c and c.next.prev == c)
     rio_assert(c.phase <= OPENING)
-    rio_assert(c.phase != OPENING or (c.kept == NULL and c.bytes_out == 0))
+    rio_assert(c.phase != OPENING or l.handler != NULL or (c.kept == NULL and c.bytes_out == 0))
+    rio_assert(c.why < REASONS_N and c.fd >= 0)
     rio_assert(c.kept == NULL or (c.kept.owner == c and c.kept.ready <= c.kept.b.w - c.kept.b.r))
     rio_assert(c.kept == NULL or c.kept.next == NULL or (c.events == PAUSED and c.kept.prev.next == c.kept))
 
@@ -165,6 +247,16 @@ cdef inline void conn_look_later(loop_t *l, conn_t *c) noexcept nogil:
     if c.next != &l.all:
         conn_unlink(c)
         conn_append(l, c)
+
+
+cdef inline void conn_linger_until(loop_t *l, conn_t *c) noexcept nogil:
+    """Move a connection to the end of the list of those that linger, which is sorted because ``linger`` is fixed."""
+    conn_unlink(c)
+    c.deadline = l.now + l.linger
+    c.prev = l.lingering.prev
+    c.next = &l.lingering
+    c.prev.next = c
+    l.lingering.prev = c
 
 
 cdef inline void conn_progress(loop_t *l, conn_t *c) noexcept nogil:
@@ -320,6 +412,32 @@ cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noex
             return -1
         loop_gauge(l)
     buffer_put(&c.kept.b, data, n)
+    return 0
+
+
+cdef inline size_t conn_rest(const conn_t *c) noexcept nogil:
+    """Return the number of bytes of the beginning of a line in the buffer, which follow those that are ready."""
+    return conn_held(c) - conn_ready(c)
+
+
+cdef inline void conn_drop_rest(conn_t *c) noexcept nogil:
+    """Remove the beginning of a line from the buffer."""
+    if c.kept != NULL:
+        c.kept.b.w = c.kept.b.r + c.kept.ready
+
+
+cdef inline int conn_keep_ready(loop_t *l, conn_t *c, const char *data, size_t n) noexcept nogil:
+    """Add n bytes to those that are ready, in front of the beginning of a line. Returns 0, or -1 if there is no memory.
+    """
+    cdef size_t rest = conn_rest(c)
+    cdef char *place
+    if conn_keep(l, c, data, n) < 0:
+        return -1
+    if rest:
+        place = buffer_start(&c.kept.b) + c.kept.ready
+        memmove(place + n, place, rest)
+        memcpy(place, data, n)
+    c.kept.ready += n
     return 0
 
 

@@ -15,6 +15,8 @@ from rioecho._server.tasks import Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import EngineOwner
 
@@ -30,6 +32,7 @@ class ProcessEngine:
     """
 
     at_once: int | None = None
+    threads: Collection[int] = ()
 
     def __init__(self, owner: EngineOwner) -> None:
         self._owner = owner

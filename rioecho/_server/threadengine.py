@@ -12,6 +12,8 @@ from rioecho._server.tasks import Task, WaitGroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rioecho._server.accepted import Accepted
     from rioecho._server.engine import EngineOwner
 
@@ -24,6 +26,7 @@ class ThreadEngine:
     """Serves each connection in a thread, whose echo does not hold the GIL."""
 
     at_once: int | None = None
+    threads: Collection[int] = ()
 
     def __init__(self, owner: EngineOwner) -> None:
         self._owner = owner
@@ -112,3 +115,4 @@ class IterativeEngine(ThreadEngine):
     """
 
     at_once: int | None = 1
+    threads: Collection[int] = ()

@@ -7,15 +7,13 @@ from libc.stdint cimport INT64_MAX, int64_t
 from rioecho._core.budget cimport share_favour, share_room
 from rioecho._core.fdio cimport deadline_after, fd_ready, milliseconds_until
 from rioecho._core.poller cimport READY_MAX, poller_add, poller_broken, poller_remove, poller_wait, ready_t
-from rioecho._core.posix cimport POLLIN, read, rio_assert, rio_monotonic_ns, rio_rare, rio_wait_ns
+from rioecho._core.posix cimport POLLIN, read, rio_assert, rio_bool_get, rio_monotonic_ns, rio_rare, rio_wait_ns
 from rioecho._server.connection cimport (
-    BROKEN,
-    CUT_OFF,
-    IDLE,
-    STOPPED,
     conn_close,
     conn_header,
+    conn_make,
     conn_read,
+    conn_settle,
     conn_wait_for,
     conn_write,
 )
@@ -28,9 +26,13 @@ from rioecho._server.loop cimport (
     conn_ready,
     conn_t,
     kept_t,
+    loop_attach,
+    loop_detach,
     loop_gauge,
     loop_spares_free,
     loop_t,
+    reason,
+    BROKEN, CUT_OFF, IDLE, OPEN, STOPPED,
 )
 
 
@@ -46,6 +48,8 @@ cdef inline void loop_begin(loop_t *l, conn_t *c) noexcept nogil:
     err = poller_add(&l.poller, c.fd, POLLIN, c)
     if err:
         conn_close(l, c, BROKEN, err)
+    elif rio_rare(l.handler != NULL and l.handler.has_objects and not l.proxied):
+        conn_make(l, c)
 
 
 cdef inline bint loop_take_inbox(loop_t *l) noexcept nogil:
@@ -63,6 +67,17 @@ cdef inline bint loop_take_inbox(loop_t *l) noexcept nogil:
         else:
             loop_begin(l, arrived[i])
     return n > 0
+
+
+cdef inline void loop_take_posts(loop_t *l) noexcept nogil:
+    """Do what was asked of connections outside of the calls of their handlers."""
+    cdef reason why = OPEN
+    cdef conn_t *c
+    loop_attach(l)
+    c = l.handler.next_post(l.handler.self, &why)
+    while c != NULL:
+        conn_settle(l, c, why, NULL, 0)
+        c = l.handler.next_post(l.handler.self, &why)
 
 
 cdef inline void loop_drain(loop_t *l) noexcept nogil:
@@ -112,6 +127,8 @@ cdef inline void loop_expire(loop_t *l) noexcept nogil:
     cdef conn_t *c
     while l.stopping and l.all.next != &l.all and l.now >= l.drained:
         conn_close(l, l.all.next, CUT_OFF, 0)
+    while l.lingering.next != &l.lingering and l.now >= l.lingering.next.deadline:
+        conn_close(l, l.lingering.next, <reason>l.lingering.next.why, 0)
     while not l.stopping and l.all.next != &l.all and l.now >= l.all.next.deadline:
         c = l.all.next
         c.looks += 1
@@ -161,11 +178,14 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
 
 
 cdef inline int64_t loop_deadline(const loop_t *l) noexcept nogil:
+    cdef int64_t soonest = l.look
+    if l.lingering.next != &l.lingering:
+        soonest = min(soonest, l.lingering.next.deadline)
     if l.all.next == &l.all:
-        return l.look
+        return soonest
     if l.stopping:
-        return min(l.patience if l.now < l.patience else l.drained, l.look)
-    return min(l.all.next.deadline, l.look)
+        return min(l.patience if l.now < l.patience else l.drained, soonest)
+    return min(l.all.next.deadline, soonest)
 
 
 cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
@@ -174,9 +194,13 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
     cdef conn_t *c
     cdef int i, n
     # A report may have interrupted draining: some connections may have unread input.
-    cdef bint more = l.stopping, stop, arrivals
+    cdef bint more = l.stopping, stop, arrivals, posts
+    cdef char woken[64]
     while l.active or not l.inbox_ended:
-        n = poller_wait(&l.poller, events, 0 if more or l.lengths_n else milliseconds_until(loop_deadline(l)), err)
+        posts = l.handler != NULL and rio_bool_get(&l.handler.posts)
+        n = poller_wait(
+            &l.poller, events, 0 if more or posts or l.lengths_n else milliseconds_until(loop_deadline(l)), err
+        )
         stop = arrivals = False
         if rio_rare(n < 0):
             if err[0] != EINTR:
@@ -192,6 +216,8 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
                 arrivals = True
             elif events[i].data == &l.stop_fd:
                 stop = True
+            elif events[i].data == &l.wake:
+                read(l.wake, woken, sizeof(woken))   # before the look at what was posted
             else:
                 c = <conn_t *>events[i].data
                 if conn_ready(c):
@@ -203,10 +229,13 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
             loop_drain(l)
         if arrivals:
             loop_take_inbox(l)
+        if l.handler != NULL and rio_bool_get(&l.handler.posts):
+            loop_take_posts(l)
         more = l.stopping and loop_drain_some(l)
         loop_expire(l)
         if rio_rare(l.now >= l.look):
             loop_look(l)
+        loop_detach(l)
         if l.gone != NULL or l.lengths_n or l.opened_n:
             return True
     return False

@@ -82,8 +82,9 @@ FILES = {
         "loop",
         "connection",
         "turns",
-        "eventloop",
         "engine",
+        "handling",
+        "eventloop",
         "threadengine",
         "processengine",
         "eventengine",
@@ -97,6 +98,7 @@ FILES = {
         "endpoints",
         "metrics",
         "arguments",
+        "service",
     ],
     "_load": ["histogram", "connection", "turns", "loop", "plan", "connector", "result", "runner"],
     # A folder of the public interface: its files have its name in front; its __init__ is the name alone.
