@@ -134,6 +134,8 @@ class EventEngine:
             self._loops[i].run()
         except Exception as error:
             self._owner.fail(error)
+        finally:
+            self.threads.discard(threading.get_ident())  # another thread may get the number
 
     def _closed(self, peer: Peer | Connection | None, reason: str, err: int, echoed: int) -> None:
         self._owner.closings.wake()

@@ -381,8 +381,8 @@ cdef class EventLoop:
 
     cdef bint report_closing(self, conn_t *c) noexcept:
         """Report a closed connection; return False if there is no memory for that."""
-        if self.handling is not None and self.handling.h.has_objects:
-            self.handling.lost(c)
+        if self.handling is not None and self.handling.h.has_objects and not self.handling.lost(c):
+            return False
         if c.peer != NULL and (c.phase != OPENING or c.why == CROWDED):
             self.report_opening(c)
         try:
