@@ -129,8 +129,9 @@ cdef class Handling:
         self.thread = PyThread_get_thread_ident()
 
     cdef void end(self) noexcept:
-        """Make no further handler objects."""
+        """Make no further handler objects, and take no posts: a Connection that is kept does not keep descriptors."""
         self.h.has_objects = False
+        self.wake.close()
 
     # ---- posts
 

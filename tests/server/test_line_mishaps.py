@@ -203,7 +203,7 @@ def test_a_handler_that_blocks_longer_than_the_drain_timeout_is_left_behind(reco
         server.close()
         assert Handler.lost.empty()
         leave.set()
-        assert isinstance(take(Handler.lost), TimeoutError)
+        assert take(Handler.lost) is None
     until(lambda: not any(thread.name.startswith("rioecho") for thread in threading.enumerate()))
 
 
@@ -387,7 +387,8 @@ def test_a_handler_runs_a_process_of_multiprocessing(recorder):
             process.start()
             answer = queue.get()
             process.join()
-            assert process.exitcode == 0
+            if sys.version_info >= (3, 13):  # before, a child of a thread that C code has started ended by an error
+                assert process.exitcode == 0
             queue.close()
             return answer
 
