@@ -142,7 +142,7 @@ cdef class EventLoop:
     cdef bint begun      # whether the fields are set
     cdef int owner       # ID of the process that set them
     cdef rio_flag running
-    cdef int own_stop_fd # a duplicate for a loop with handlers, or -1
+    cdef int own_stop_fd   # a duplicate for a loop with handlers, or -1
     cdef int outbox      # the writing end of the inbox, or -1
     cdef object on_closed
     cdef object on_opened

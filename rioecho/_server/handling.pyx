@@ -380,7 +380,7 @@ cdef class Handling:
         except BaseException as raised:
             log_failure("The handler of %s failed when the connection was lost", conn, raised)
         conn.is_made = False
-        handler, conn.handler = conn.handler, None
+        conn.handler = None
         conn.error = None   # its traceback refers to the handler
         try:
             if method is not None:
@@ -461,8 +461,9 @@ cdef class Connection:
 
         In a call of the connection's own handler they are sent before what the call returns, and otherwise as soon as
         the peer takes them; in any case in the order of the calls. Raises ``ConnectionError`` after the end of the
-        connection, and after ``close()`` outside of such a call; ``BlockingIOError``, and nothing is written, if the peer has not yet taken what was written before
-        and it would be more than ``write_limit`` with this; ``TypeError`` if ``data`` is not bytes-like.
+        connection, and after ``close()`` outside of such a call; ``BlockingIOError``, and nothing is written, if the
+        peer has not yet taken what was written before and it would be more than ``write_limit`` with this;
+        ``TypeError`` if ``data`` is not bytes-like.
         """
         cdef Handling handling = self.handling
         cdef size_t n

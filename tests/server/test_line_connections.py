@@ -113,16 +113,15 @@ def test_writes_to_another_connection_keep_their_order(recorder):
                     self.other.write(line)
             return lines if self.other is None else None
 
-    with serving(Handler, write_limit=0) as server:
-        with dial(server.addresses[0]) as one, dial(server.addresses[0]) as two:
-            first, second = take(Handler.made), take(Handler.made)
-            if first.conn.peer != one.getsockname():
-                first, second = second, first
-            first.other = second.conn
-            data = b"".join(b"%d\n" % i for i in range(20_000))
-            one.sendall(data)
-            assert receive(two, len(data)) == data
-            ask(two)
+    with serving(Handler, write_limit=0) as server, dial(server.addresses[0]) as one, dial(server.addresses[0]) as two:
+        first, second = take(Handler.made), take(Handler.made)
+        if first.conn.peer != one.getsockname():
+            first, second = second, first
+        first.other = second.conn
+        data = b"".join(b"%d\n" % i for i in range(20_000))
+        one.sendall(data)
+        assert receive(two, len(data)) == data
+        ask(two)
 
 
 def test_threads_write_whole_pieces_in_their_own_order(recorder):
@@ -145,7 +144,7 @@ def test_threads_write_whole_pieces_in_their_own_order(recorder):
 
 
 def test_a_write_that_exceeds_the_limit_is_refused_whole(recorder):
-    with connected(recorder, write_limit=1000) as (server, sock, conn):
+    with connected(recorder, write_limit=1000) as (_, sock, conn):
         assert conn.write(b"x" * MANY) == MANY  # one larger write is taken when nothing waits
         with pytest.raises(BlockingIOError, match="write_limit"):
             conn.write(b"y")
@@ -299,7 +298,7 @@ def test_abort_resets_the_connection(recorder, place):
 
 
 def test_abort_after_close_ends_a_connection_whose_peer_does_not_read(recorder):
-    with connected(recorder) as (server, sock, conn):
+    with connected(recorder) as (server, _, conn):
         conn.write(b"x" * MANY)
         conn.close()
         until(lambda: server.stats()["bytes_out"])
@@ -367,7 +366,7 @@ def test_connection_lost_may_use_every_method(recorder):
 
 
 def test_extra_information_is_that_of_the_socket(recorder):
-    with connected(recorder) as (server, sock, conn):
+    with connected(recorder) as (_, sock, conn):
         assert conn.get_extra_info("peername") == conn.peer == sock.getsockname()
         assert conn.get_extra_info("sockname") == sock.getpeername()
         assert conn.get_extra_info("color") is None

@@ -16,6 +16,7 @@ from support.handlers import Recorder, a_recorder, serving, take
 from support.peers import Running, acknowledged, ask, dial, receive, receive_all
 from support.procfs import until
 
+
 @pytest.fixture
 def recorder():
     return a_recorder()

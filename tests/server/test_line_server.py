@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import logging
-import os
 import socket
 import sysconfig
 import threading
@@ -16,7 +15,6 @@ from rioecho import LineServer, LineTooLong
 from support.handlers import Recorder, a_recorder, serving, take
 from support.peers import Running, acknowledged, ask, dial, exchange, lines, receive, receive_all, reset
 from support.procfs import until
-from support.proxies import version_1
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -344,9 +342,9 @@ def test_the_log_is_that_of_an_echo_server(recorder, kind, caplog):
 
 
 def test_at_max_connections_others_wait(recorder):
-    with serving(recorder, max_connections=1) as server:
-        with dial(server.addresses[0]) as first, dial(server.addresses[0]) as second:
-            ask(first)
+    with serving(recorder, max_connections=1) as server, dial(server.addresses[0]) as first:
+        ask(first)
+        with dial(server.addresses[0]) as second:
             second.sendall(b"x\n")
             acknowledged(second)
             assert recorder.made.qsize() == 1
@@ -397,11 +395,10 @@ def test_without_the_gil_the_handlers_of_two_workers_run_at_once():
                 assert time.monotonic() < deadline
             return lines
 
-    with serving(Handler, workers=2) as server:
-        with dial(server.addresses[0]) as one, dial(server.addresses[0]) as two:
-            one.sendall(b"1\n")
-            two.sendall(b"2\n")
-            assert receive(one, 2) + receive(two, 2) == b"1\n2\n"
+    with serving(Handler, workers=2) as server, dial(server.addresses[0]) as one, dial(server.addresses[0]) as two:
+        one.sendall(b"1\n")
+        two.sendall(b"2\n")
+        assert receive(one, 2) + receive(two, 2) == b"1\n2\n"
 
 
 def test_handlers_of_two_workers_cross_a_barrier():
@@ -411,11 +408,10 @@ def test_handlers_of_two_workers_cross_a_barrier():
         barrier.wait()
         return lines
 
-    with serving(handler, workers=2) as server:
-        with dial(server.addresses[0]) as one, dial(server.addresses[0]) as two:
-            one.sendall(b"1\n")
-            two.sendall(b"2\n")
-            assert receive(one, 2) + receive(two, 2) == b"1\n2\n"
+    with serving(handler, workers=2) as server, dial(server.addresses[0]) as one, dial(server.addresses[0]) as two:
+        one.sendall(b"1\n")
+        two.sendall(b"2\n")
+        assert receive(one, 2) + receive(two, 2) == b"1\n2\n"
 
 
 def test_the_loop_does_not_hold_the_gil_while_it_waits(recorder):
