@@ -3,7 +3,10 @@
 import contextlib
 import gc
 import logging
+import os
 import socket
+import subprocess
+import sys
 import sysconfig
 import threading
 import time
@@ -471,3 +474,67 @@ class NoMethod:
 def test_wrong_arguments_are_refused(arguments, options, error):
     with pytest.raises(error):
         LineServer(*arguments, **options)
+
+
+IDLE = 2000  # connections
+MEASURE = f"""if True:
+    import ctypes, gc, resource, socket, sys
+    from rioecho import EchoServer, LineServer
+
+    class Handler:
+        def lines_received(self, lines):
+            return lines
+
+    class Info(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in "a b c d e f g used i j".split()]
+
+    def used():
+        gc.collect()
+        return info().used
+
+    def connect(n):
+        for i in range(n):
+            with socket.create_connection(server.addresses[0]) as sock:
+                sock.sendall(b"x\\n")
+                assert sock.recv(2) == b"x\\n"
+                fds[i] = sock.detach()
+
+    info = ctypes.CDLL(None).mallinfo2
+    info.restype = Info
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    servers = {{
+        "echo": lambda: EchoServer(host="127.0.0.1"),
+        "function": lambda: LineServer(lambda lines: lines, host="127.0.0.1"),
+        "class": lambda: LineServer(Handler, host="127.0.0.1"),
+    }}
+    with servers[sys.argv[1]]() as server:
+        fds = [0] * {IDLE}
+        connect(200)
+        before = used()
+        connect({IDLE})
+        print((used() - before) / {IDLE})
+"""
+
+
+def cost(kind):
+    """Return the number of bytes that an idle connection of a server costs, and the test's descriptor with it."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", MEASURE, kind],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONMALLOC": "malloc"},
+    )
+    if "mallinfo2" in done.stderr:
+        pytest.skip("this C library has no mallinfo2")
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mallinfo2 is glibc's")
+@pytest.mark.skipif("RIOECHO_BUILD" in os.environ, reason="a sanitizer has an allocator of its own")
+def test_an_idle_connection_costs_what_an_echo_does_and_with_a_class_400_bytes_more():
+    echo = cost("echo")
+    assert cost("function") < echo + 8
+    assert cost("class") < echo + 400
