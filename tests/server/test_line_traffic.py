@@ -86,8 +86,7 @@ class Stream:
 
     def __init__(self, chance, sock):
         self.sock, self.answers, self.pushes, self.error = sock, [], [], None
-        self.pause = chance.choice([0, 0, 0, 0.001, 0.01])
-        self.piece = chance.choice([1 << 16, 1 << 16, 1000, 50_000])
+        self.pause, self.piece = chance.choice([(0, 1 << 16), (0, 1000), (0.001, 50_000), (0.01, 1 << 16)])
         self.running = Running(self.read)
 
     def read(self):
@@ -157,7 +156,11 @@ def be_a_client(chance, address, totals):
         if end in ("reset", "vanish"):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RD)  # ends the reading thread
-        stream.running.result()
+        try:
+            stream.running.result()
+        except AssertionError as error:
+            error.add_note(f"{end}, {stream.pause}, {stream.piece}: {len(stream.answers)} of {len(expected)}")
+            raise
         if end == "reset":
             reset(sock)
         answers = stream.answers
@@ -197,7 +200,7 @@ def push(chance, totals, stop):
                 totals["refused"] += 1
             except ConnectionError:
                 totals["late"] += 1
-        time.sleep(0.001)
+        time.sleep(0.01)  # less than a client reads: it is not read from while something waits for it
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 """A server in which the k-th allocation fails, for many k; run by test_failing_allocations.py in a child process.
 
 ``server_memory_scenarios.py ENGINE ALLOCATOR STEP WIDTH``: ENGINE may also be "handler", a LineServer with a class of
-handlers, whose ``connection_lost()`` is called once for each that was made. ALLOCATOR is "python" (CPython's test hook makes its
-allocators fail) or "libc" (allocations.c is preloaded). Every STEP-th k is tried, until a run has fewer allocations.
-WIDTH consecutive allocations fail, so that the handling of the error has no memory either.
+handlers, whose ``connection_lost()`` is called once for each that was made. ALLOCATOR is "python" (CPython's test hook
+makes its allocators fail) or "libc" (allocations.c is preloaded). Every STEP-th k is tried, until a run has fewer
+allocations. WIDTH consecutive allocations fail, so that the handling of the error has no memory either.
 
 From the accept of the first client to the close of the last one, a failed allocation may close one connection or pause
 accepting; a later client is served, the stop ends in time, and no descriptor, thread or child is leaked. The clients
