@@ -15,7 +15,9 @@ from processes import (
     C_EPOLL,
     GO,
     Server,
+    c_epoll,
     cpu_seconds,
+    line_server,
     loading,
     memory_bytes,
     next_line,
@@ -26,6 +28,7 @@ from processes import (
 )
 
 SESSIONS, PAIRS = 3, 8
+BULK = {"connections": 8, "size": 256 * 1024}
 
 
 @dataclass
@@ -51,13 +54,14 @@ def run_once(pid: int, load: subprocess.Popen) -> Run:
 
 @dataclass
 class Traffic:
-    """A load of 64-byte lines on ``connections`` connections, with ``in_flight`` lines in flight on each."""
+    """A load of lines of ``size`` bytes on ``connections`` connections, with ``in_flight`` lines in flight on each."""
 
     ours: Server
     peer: Server
     of: str  # "rate" or "cpu", the subject of the row; the other is shown in the last column
     in_flight: int = 32
     connections: int = 50
+    size: int = 64
     unix: bool = False
     sessions: int = SESSIONS
 
@@ -85,7 +89,8 @@ class Traffic:
             ends = []
             for server in (self.ours, self.peer):
                 pid, where = stack.enter_context(serving(server, settings, unix=self.unix))
-                how = ["-c", self.connections, "-p", self.in_flight, "-d", settings.seconds, "-u", settings.warm_up]
+                how = ["-c", self.connections, "-p", self.in_flight, "-s", self.size]
+                how += ["-d", settings.seconds, "-u", settings.warm_up]
                 ends.append((pid, stack.enter_context(loading(where, settings, *how))))
             for end in ends:
                 run_once(*end)  # warm
@@ -136,7 +141,8 @@ def traffic(name: str, ours: Server, peer: Server, of: str, in_flight: int, goal
 
 
 def rows() -> list[Row]:
-    event, raw = rioecho(), rioecho("--raw")
+    event, raw, function = rioecho(), rioecho("--raw"), line_server()
+    busy = line_server("--busy")
     streams, protocol = on_a_loop("uvloop", "streams"), on_a_loop("uvloop", "protocol")
     return [
         traffic(
@@ -151,6 +157,14 @@ def rows() -> list[Row]:
         traffic("50 clients x 32 lines, beside uvloop streams", event, streams, "rate", 32, 30.0),
         traffic("50 clients x 32 lines, beside C", event, C_EPOLL, "rate", 32, 0.97),
         traffic("50 clients ping-pong, CPU, beside C", event, C_EPOLL, "cpu", 1, 1.02),
+        traffic("LineServer, 50 clients x 32 lines, beside uvloop streams", function, streams, "rate", 32, 25.0),
+        traffic("LineServer, 50 clients x 32 lines, beside C", function, C_EPOLL, "rate", 32, 0.8),
+        traffic("LineServer, 50 clients x 32 lines, CPU, beside C", function, C_EPOLL, "cpu", 32, 1.2),
+        traffic("LineServer, 50 clients ping-pong, CPU, beside C", function, C_EPOLL, "cpu", 1, 1.15),
+        *(
+            traffic(f"raw, 8 clients x 256 KiB, CPU, beside C, {size} KiB", raw, peer, "cpu", 1, 1.0, **BULK)
+            for size, peer in ((64, C_EPOLL), (256, c_epoll("-b", "262144")))
+        ),
         Row(
             "idle clients, memory, beside uvloop Protocol",
             event.name,
@@ -164,6 +178,10 @@ def rows() -> list[Row]:
         traffic("noise: C beside itself, ping-pong, CPU", C_EPOLL, C_EPOLL, "cpu", 1),
         traffic("50 clients x 32 lines, beside Go", event, GO, "rate", 32),
         traffic("50 clients x 32 lines, beside asyncio streams", event, on_a_loop("asyncio", "streams"), "rate", 32),
+        *(
+            traffic(f"LineServer, 50 clients x {n} lines, beside a busy thread", busy, function, "rate", n)
+            for n in (1, 32)
+        ),
         traffic("50 clients x 32 lines, beside uvloop Protocol", event, protocol, "rate", 32),
         traffic("raw, 50 clients x 32 lines, beside C", raw, C_EPOLL, "rate", 32),
         traffic("unix socket, 50 clients x 32 lines, beside C", event, C_EPOLL, "rate", 32, unix=True),

@@ -33,6 +33,7 @@ from rioecho._core.posix cimport (
     rio_unacknowledged,
     shutdown,
 )
+from rioecho._server.bulk cimport bulk_begin, bulk_drop, bulk_end, bulk_is_due, bulk_keep, bulk_receive, bulk_send
 from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LINGERING, OPENING, PAUSED, echo_due, echo_send
 from rioecho._server.hosts cimport CLAIM_GRANTED, CLAIM_REFUSED, claim, hosts_claim, hosts_release
 from rioecho._server.loop cimport (
@@ -94,6 +95,7 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
     conn_check(l, c)
     rio_assert(l.active > 0)
     poller_remove(&l.poller, c.fd)
+    bulk_end(l, c)
     if rio_rare(c.extras != NULL and c.extras.outlet != NULL):
         outlet_lock(c.extras.outlet)
         close(c.fd)
@@ -282,6 +284,36 @@ cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexce
         if c.kept.ready == 0:
             conn_shrink(l, c)
     conn_next(l, c)
+
+
+cdef inline bint conn_echo_bulk(loop_t *l, conn_t *c) noexcept nogil:
+    """Echo what has arrived by splice(2). Reports whether it did; otherwise a read is to be made."""
+    cdef int err = 0
+    cdef ssize_t n = bulk_receive(l, c, &err)
+    cdef size_t put
+    if n <= 0:
+        if n == 0 or err == EINTR or would_block(err):
+            return False
+        conn_close(l, c, BROKEN, err)
+        return True
+    rio_atomic_add(&l.counts.bytes_in, n)
+    rio_atomic_add(&l.counts.bytes_out, n)   # before they are sent, as in echo_send()
+    put = bulk_send(l, c, n, &err)
+    c.bytes_out += put
+    conn_progress(l, c)
+    if put < <size_t>n:
+        rio_atomic_add(&l.counts.bytes_out, <uint64_t>put - <uint64_t>n)
+        if err != EINTR and not would_block(err):
+            bulk_drop(l, n - put)
+            conn_close(l, c, BROKEN, err)
+            return True
+        if bulk_keep(l, c, n - put) < 0:
+            bulk_drop(l, n - put)
+            conn_close(l, c, BROKEN, ENOMEM)
+            return True
+        c.kept.ready = n - put
+    conn_next(l, c)
+    return True
 
 
 # ---- a connection with a handler
@@ -477,7 +509,7 @@ cdef inline ssize_t conn_open(loop_t *l, conn_t *c, size_t n) noexcept nogil:
 
 
 cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
-    """Read once, and echo what was received."""
+    """Receive once, and echo what was received."""
     cdef rio_fd f = conn_socket(c)
     cdef int err = 0
     cdef size_t before = 0, room = l.chunk
@@ -494,6 +526,8 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
                 conn_pause(l, c)
                 return
             room = CHUNK_MIN   # a handler gets no part of a line, and there is not much more to come
+    elif rio_rare(l.bulk != 0) and bulk_is_due(l, c) and conn_echo_bulk(l, c):
+        return
     # A client that sends only newlines would otherwise cause tens of thousands of calls of Python before the turn of
     # other connections. While lines wait for their report, less is read at a time.
     if rio_rare(l.lengths_n > REPORTED_MAX):
@@ -510,8 +544,10 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         conn_progress(l, c)
         if rio_rare(l.handler != NULL):
             conn_handle(l, c, n)
-        else:
-            conn_echo(l, c, before, n)
+            return
+        if rio_rare(l.bulk != 0) and n == CHUNK:
+            bulk_begin(l, c)
+        conn_echo(l, c, before, n)
         return
     if n < 0 and err == EINTR:
         return

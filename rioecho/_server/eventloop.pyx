@@ -8,6 +8,8 @@ shared area; whole lines are sent directly from it, after the beginning of the l
 bytes that the socket buffer has no room for, and incomplete lines, are copied into that buffer. When the memory budget
 is used up, a connection that holds the beginning of a line waits for memory.
 
+With raw framing, the bytes of a peer that sends much at a time are not copied at all (_server/bulk.pxd).
+
 A connection with unsent bytes is not read from. Each connection gets one read per turn, so a peer that never stops
 sending does not starve the others.
 """
@@ -52,6 +54,7 @@ from rioecho._core.posix cimport (
     write,
 )
 from rioecho._server.accepted cimport Accepted
+from rioecho._server.bulk cimport bulk_close, bulk_open
 from rioecho._server.connection cimport conn_close, conn_drop_header, conn_free, conn_header
 from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK, OPENING
 from rioecho._server.hosts cimport HostTable
@@ -225,6 +228,8 @@ cdef class EventLoop:
             err = poller_add(&self.l.poller, self.l.wake, POLLIN, &self.l.wake)
             self.l.handler = &handling.h
             self.handling = handling
+        elif not err and self.l.max_line == 0 and on_line is None:
+            bulk_open(&self.l)
         if err:
             raise os_error(err)
 
@@ -455,6 +460,7 @@ cdef class EventLoop:
         if self.own_stop_fd >= 0:
             close(self.own_stop_fd)
             self.own_stop_fd = -1
+        bulk_close(&self.l)
         PyMem_RawFree(self.l.area)
         self.l.area = NULL
         PyMem_RawFree(self.l.lengths)

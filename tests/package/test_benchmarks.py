@@ -36,6 +36,11 @@ GOALS = {
     "50 clients x 32 lines, beside uvloop streams": 30.0,
     "50 clients x 32 lines, beside C": 0.97,
     "50 clients ping-pong, CPU, beside C": 1.02,
+    "LineServer, 50 clients x 32 lines, beside uvloop streams": 25.0,
+    "LineServer, 50 clients x 32 lines, beside C": 0.8,
+    "LineServer, 50 clients x 32 lines, CPU, beside C": 1.2,
+    "LineServer, 50 clients ping-pong, CPU, beside C": 1.15,
+    **{f"raw, 8 clients x 256 KiB, CPU, beside C, {size} KiB": 1.0 for size in (64, 256)},
     "idle clients, memory, beside uvloop Protocol": 0.07,
     "rioecho-bench, one thread, beside a load in C": 0.95,
     "import rioecho": 0.010,
@@ -93,6 +98,9 @@ CPU_ROWS = (
     "pg8000",
     "imaplib",
     "50 clients ping-pong",
+    "LineServer, 50 clients x 32 lines, CPU",
+    "LineServer, 50 clients ping-pong",
+    "raw, 8 clients",
 )
 
 

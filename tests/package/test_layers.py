@@ -80,6 +80,7 @@ FILES = {
         "child",
         "children",
         "loop",
+        "bulk",
         "connection",
         "turns",
         "engine",
