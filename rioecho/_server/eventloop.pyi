@@ -25,7 +25,7 @@ class EventLoop:
         memory: MemoryBudget | None = None,
         proxied: bool = False,
         hosts: HostTable | None = None,
-        without_epoll: bool = False,
+        poller: str | None = None,
     ) -> EventLoop: ...
     @property
     def counts(self) -> Counts: ...

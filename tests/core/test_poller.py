@@ -1,4 +1,4 @@
-"""The poller (_core/poller.pxd) over epoll(7) and over poll(2): both report the same events, and both are fair."""
+"""The poller (_core/poller.pxd) over epoll(7), kqueue(2) and poll(2): they report the same events, and are fair."""
 
 import contextlib
 import errno
@@ -9,13 +9,13 @@ import resource
 import select
 import signal
 import socket
-import sys
 import time
 
 import pytest
 
 from support.outside import compile_outside, needs_compiler
 from support.peers import Running, reset
+from support.pollers import POLLERS
 
 pytestmark = needs_compiler
 
@@ -24,7 +24,8 @@ OUTSIDE = """\
 import os
 
 from rioecho._core.poller cimport (
-    READY_MAX, poller_add, poller_close, poller_create, poller_modify, poller_remove, poller_t, poller_wait, ready_t
+    READY_MAX, poller_add, poller_close, poller_create, poller_modify, poller_named, poller_remove, poller_t,
+    poller_wait, ready_t
 )
 
 MOST = READY_MAX
@@ -34,8 +35,8 @@ cdef class Poller:
     cdef poller_t p
     cdef ready_t ready[READY_MAX]
 
-    def __cinit__(self, *, bint without_epoll):
-        check(poller_create(&self.p, without_epoll))
+    def __cinit__(self, name):
+        check(poller_create(&self.p, poller_named(name)))
 
     def __dealloc__(self):
         poller_close(&self.p)
@@ -44,8 +45,8 @@ cdef class Poller:
         poller_close(&self.p)
 
     @property
-    def epoll(self):
-        return self.p.epoll
+    def fd(self):
+        return self.p.epoll if self.p.epoll >= 0 else self.p.kqueue.fd
 
     def add(self, int fd, short events, size_t data):
         check(poller_add(&self.p, fd, events, <void *>data))
@@ -88,17 +89,15 @@ def module(tmp_path_factory):
     return compile_outside(OUTSIDE, tmp_path_factory.mktemp("poller"), inner=True)
 
 
-@pytest.fixture(params=["epoll", "poll"])
-def without_epoll(request):
-    if request.param == "epoll" and sys.platform != "linux":
-        pytest.skip("this system has no epoll")
-    return request.param == "poll"
+@pytest.fixture(params=POLLERS)
+def name(request):
+    return request.param
 
 
 @pytest.fixture
-def poller(module, without_epoll):
-    made = module.Poller(without_epoll=without_epoll)
-    assert (made.epoll < 0) == without_epoll
+def poller(module, name):
+    made = module.Poller(name)
+    assert (made.fd < 0) == (name == "poll")
     yield made
     made.close()
 
@@ -428,8 +427,8 @@ def test_hundreds_of_descriptors_added_changed_and_removed_at_random(module, pol
         assert poller.wait() == []
 
 
-def test_closing_twice_has_no_effect(module, without_epoll, pair):
-    made = module.Poller(without_epoll=without_epoll)
+def test_closing_twice_has_no_effect(module, name, pair):
+    made = module.Poller(name)
     made.add(pair[0].fileno(), OUT, 1)
     made.close()
     others = os.pipe()  # reuses the numbers of the closed descriptors
@@ -438,10 +437,9 @@ def test_closing_twice_has_no_effect(module, without_epoll, pair):
         os.close(fd)  # fails if the second close() has closed it
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="this system has no epoll")
-def test_the_epoll_descriptor_is_close_on_exec_and_closed_at_the_end(module):
-    made = module.Poller(without_epoll=False)
-    fd = made.epoll
+def test_the_descriptor_is_close_on_exec_and_closed_at_the_end(module):
+    made = module.Poller(None)  # the best of the system
+    fd = made.fd
     assert not os.get_inheritable(fd)
     made.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
