@@ -1,12 +1,11 @@
-# Waiting for many descriptors at once: six functions over epoll(7), over kqueue(2) on macOS and the BSDs, or over poll(2)
-# on systems that have neither.
+# Waiting for many descriptors at once: six functions over epoll(7), over kqueue(2) on macOS and the BSDs, or over
+# poll(2) on systems that have neither.
 #
 # Level-triggered: unread input is reported again. The owner registers a pointer with each descriptor, which is returned
 # with its events, at most once by each wait. Events are those of poll(2): POLLIN and POLLOUT on request, POLLERR and
-# POLLHUP always (on Linux the flags of epoll have the same values). kqueue(2) reports a reset together with the requested
-# events, and the end of input as POLLHUP, once, if none is requested. An owner must remove a descriptor before closing
-# it: epoll watches the open file description, which stays open if a forked child has it too, and would still return the
-# pointer.
+# POLLHUP always (on Linux the flags of epoll have the same values). kqueue(2) also reports the end of input if nothing
+# is requested: as POLLHUP, and once. An owner must remove a descriptor before closing it: epoll watches the open file
+# description, which stays open if a forked child has it too, and would still return the pointer.
 
 from libc.errno cimport ENOSYS, errno
 

@@ -97,8 +97,8 @@ cdef class LoadLoop:
     the maximum time without a received byte while messages are in flight; ``phase``, a delay of the schedule.
 
     ``first`` and ``step``: the numbers of the connections are ``first``, ``first + step`` and so on; each connection
-    begins at another place in the cycle. ``poller``: "epoll", "kqueue", "poll", or None: the best of the system. Raises ValueError or TypeError for an invalid
-    argument, OSError for a descriptor that cannot be used.
+    begins at another place in the cycle. ``poller``: "epoll", "kqueue", "poll", or None: the best of the system. Raises
+    ValueError or TypeError for an invalid argument, OSError for a descriptor or a poller that cannot be used.
 
     ``reconnect``: a lost connection does not end the load. Its messages in flight count as lost; lost() reports it, and
     replace() continues it on another socket.
