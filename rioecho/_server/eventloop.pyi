@@ -9,6 +9,8 @@ from rioecho._server.accepted import Accepted
 from rioecho._server.hosts import HostTable
 
 @final
+def pollers() -> list[str]: ...
+
 class EventLoop:
     REASONS: ClassVar[tuple[str, ...]]
     def __new__(

@@ -26,7 +26,7 @@ from rioecho._core.budget cimport MemoryBudget, Share
 from rioecho._core.buffer cimport buffer_free, buffer_init
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
-from rioecho._core.poller cimport poller_add, poller_close, poller_create, poller_init, poller_named
+from rioecho._core.poller cimport poller_add, poller_close, poller_create, poller_init, poller_named, poller_t
 from rioecho._core.posix cimport (
     F_GETFL,
     F_SETFL,
@@ -93,6 +93,19 @@ cdef int hand_over(int outbox, conn_t *c) noexcept nogil:
         if errno != EINTR:
             return errno
     return 0
+
+
+def pollers():
+    """Return the names of the pollers that this system has, the best first."""
+    cdef poller_t p
+    cdef int err
+    found = []
+    for name in ("epoll", "kqueue", "poll"):
+        err = poller_create(&p, poller_named(name))
+        poller_close(&p)
+        if not err:
+            found.append(name)
+    return found
 
 
 @cython.final
