@@ -74,7 +74,7 @@ def worker_of(server, sock):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no epoll")
-@every_poller
+@pytest.mark.parametrize("poller", ["epoll", "poll"], indirect=True)
 @two_or_three
 def test_each_worker_uses_the_requested_poller(poller, workers):
     def epolls():
