@@ -27,6 +27,8 @@ from processes import (
     with_threads,
 )
 
+from rioecho._server.eventloop import pollers
+
 SESSIONS, PAIRS = 3, 8
 BULK = {"connections": 8, "size": 256 * 1024}
 
@@ -64,6 +66,7 @@ class Traffic:
     size: int = 64
     unix: bool = False
     sessions: int = SESSIONS
+    idle: bool = False  # with as many further connections, which are idle, as the rows about memory have
 
     def __call__(self, settings: Settings) -> Measured:
         needs_proc()
@@ -89,6 +92,8 @@ class Traffic:
             ends = []
             for server in (self.ours, self.peer):
                 pid, where = stack.enter_context(serving(server, settings, unix=self.unix))
+                if self.idle:
+                    stack.enter_context(loading(where, settings, "-c", settings.idle))
                 how = ["-c", self.connections, "-p", self.in_flight, "-s", self.size]
                 how += ["-d", settings.seconds, "-u", settings.warm_up]
                 ends.append((pid, stack.enter_context(loading(where, settings, *how))))
@@ -133,6 +138,17 @@ def needs_proc() -> None:
         raise Skipped("only Linux reports processor time per thread")
 
 
+def over(poller: str) -> Server:
+    """rioecho-server over one of the system's pollers."""
+
+    def command(settings: Settings, path: str | None) -> list[str]:
+        if poller not in pollers():
+            raise Skipped(f"this build has no {poller}")
+        return ["env", f"RIOECHO_POLLER={poller}", *rioecho().command(settings, path)]
+
+    return Server(f"rioecho-server, {poller}", command)
+
+
 def traffic(name: str, ours: Server, peer: Server, of: str, in_flight: int, goal: float | None = None, **more) -> Row:
     measure = Traffic(ours, peer, of, in_flight, sessions=1 if goal is None else SESSIONS, **more)
     return Row(
@@ -173,6 +189,24 @@ def rows() -> list[Row]:
             Idle(event, protocol),
             0.07,
             1024,
+        ),
+        traffic(
+            "10 busy clients of 10,010, CPU, kqueue beside epoll",
+            over("kqueue"),
+            over("epoll"),
+            "cpu",
+            1,
+            1.2,
+            connections=10,
+            idle=True,
+        ),
+        *(
+            traffic(f"10 busy clients of 10,010, CPU, {name}", ours, peer, "cpu", 1, connections=10, idle=True)
+            for name, ours, peer in (
+                ("poll beside epoll", over("poll"), over("epoll")),
+                ("epoll beside C", over("epoll"), C_EPOLL),
+                ("noise: epoll beside itself", over("epoll"), over("epoll")),
+            )
         ),
         traffic("noise: C beside itself", C_EPOLL, C_EPOLL, "rate", 32),
         traffic("noise: C beside itself, ping-pong, CPU", C_EPOLL, C_EPOLL, "cpu", 1),

@@ -82,7 +82,7 @@ class EventEngine:
                 on_line=received if log.isEnabledFor(logging.DEBUG) else None,
                 memory=owner.memory,
                 handling=handling,
-                without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
+                poller=os.environ.get("RIOECHO_POLLER") or None,  # for tests
             )
             for handling in self._handlings or [None] * owner.workers
         ]

@@ -9,6 +9,8 @@ from rioecho._server.accepted import Accepted
 from rioecho._server.hosts import HostTable
 
 @final
+def pollers() -> list[str]: ...
+
 class EventLoop:
     REASONS: ClassVar[tuple[str, ...]]
     def __new__(
@@ -25,7 +27,7 @@ class EventLoop:
         memory: MemoryBudget | None = None,
         proxied: bool = False,
         hosts: HostTable | None = None,
-        without_epoll: bool = False,
+        poller: str | None = None,
     ) -> EventLoop: ...
     @property
     def counts(self) -> Counts: ...

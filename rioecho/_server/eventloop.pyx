@@ -28,7 +28,7 @@ from rioecho._core.budget cimport MemoryBudget, Share
 from rioecho._core.buffer cimport buffer_free, buffer_init
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
-from rioecho._core.poller cimport poller_add, poller_close, poller_create
+from rioecho._core.poller cimport poller_add, poller_close, poller_create, poller_init, poller_named, poller_t
 from rioecho._core.posix cimport (
     F_DUPFD_CLOEXEC,
     F_GETFL,
@@ -99,6 +99,19 @@ cdef int hand_over(int outbox, conn_t *c) noexcept nogil:
     return 0
 
 
+def pollers():
+    """Return the names of the pollers that this system has, the best first."""
+    cdef poller_t p
+    cdef int err
+    found = []
+    for name in ("epoll", "kqueue", "poll"):
+        err = poller_create(&p, poller_named(name))
+        poller_close(&p)
+        if not err:
+            found.append(name)
+    return found
+
+
 @cython.final
 @cython.no_gc_clear   # __dealloc__ counts the connections that it closes, so the collector must not clear `counts`
 cdef class EventLoop:
@@ -108,7 +121,7 @@ cdef class EventLoop:
     longer than ``max_line`` bytes is echoed in pieces; 0 means no limit. When the descriptor ``stop_fd`` becomes
     readable, every connection drains: it echoes what has arrived, half-closes and reads to EOF, for at most
     ``drain_timeout`` seconds (None: no limit). The memory of the connections is taken from the budget ``memory``.
-    ``without_epoll`` uses poll(2), as on systems without epoll.
+    ``poller`` is "epoll", "kqueue", "poll", or None for the best of the system.
 
     The callbacks are called in the thread of the loop:
 
@@ -171,11 +184,12 @@ cdef class EventLoop:
         bint proxied=False,
         HostTable hosts=None,
         Handling handling=None,
-        bint without_epoll=False,
+        poller=None,
     ):
         cdef int ends[2]
         cdef int err
-        self.own_stop_fd = self.outbox = self.l.inbox = self.l.wake = self.l.poller.epoll = -1
+        self.own_stop_fd = self.outbox = self.l.inbox = self.l.wake = -1
+        poller_init(&self.l.poller)
         self.l.all.next = self.l.all.prev = &self.l.all
         self.l.lingering.next = self.l.lingering.prev = &self.l.lingering
         self.l.waiting.next = self.l.waiting.prev = &self.l.waiting
@@ -212,7 +226,7 @@ cdef class EventLoop:
         if err:
             raise os_error(err)
         self.l.inbox, self.outbox = ends[0], ends[1]
-        err = poller_create(&self.l.poller, without_epoll)
+        err = poller_create(&self.l.poller, poller_named(poller))
         if not err:
             err = poller_add(&self.l.poller, self.l.inbox, POLLIN, &self.l.inbox)
         if not err and handling is not None:

@@ -48,7 +48,7 @@ class Loop:
         self,
         framing="line",
         *,
-        without_epoll=False,
+        poller=None,
         idle=None,
         max_line=1 << 20,
         drain=SECONDS,
@@ -70,7 +70,7 @@ class Loop:
             on_closed=lambda *closing: self.on_closed(*closing),
             on_line=on_line,
             memory=memory,
-            without_epoll=without_epoll,
+            poller=poller,
         )
 
     def _on_closed(self, *closing):
