@@ -1,7 +1,7 @@
 """A statsd server on TCP: prints what it has received every 10 seconds. Usage: ``statsd.py [PORT [SECONDS]]``.
 
-A line is ``name:value|type``: a counter (``c``, which may end with ``|@rate``), a gauge (``g``; a sign adds to it), or a
-time in milliseconds (``ms``). The output has the format of Graphite: ``name value timestamp``.
+A line is ``name:value|type``. The types are ``c``, a counter, which may be followed by ``|@rate``; ``g``, a gauge, to
+which a value with a sign is added; and ``ms``, a time in milliseconds. The output is what Graphite reads.
 """
 
 import math
