@@ -131,6 +131,7 @@ outside_programs() { # as root, install the programs that tests use; without the
     command -v ncat >/dev/null || missing+=(ncat)
     command -v valgrind >/dev/null || missing+=(valgrind)
     command -v haproxy >/dev/null || missing+=(haproxy)
+    command -v redis-benchmark >/dev/null || missing+=(redis-tools)
     command -v systemd-socket-activate >/dev/null || missing+=(systemd)
     command -v sshd >/dev/null || [[ -x /usr/sbin/sshd ]] || missing+=(openssh-server)
     [[ ${#missing[@]} -gt 0 && $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 0
