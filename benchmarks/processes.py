@@ -72,7 +72,7 @@ def on_a_loop(loop: str, program: str) -> Server:
         if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
             raise Skipped("uvloop is not installed")
         options = ["--asyncio"] if loop == "asyncio" else []
-        return [sys.executable, "-P", str(PEERS / f"uvloop_{program}.py"), *options, *([path] if path else [])]
+        return [sys.executable, "-P", str(PEERS / "asyncio_echo.py"), program, *options, *([path] if path else [])]
 
     return Server(f"{loop} {program}", command)
 
