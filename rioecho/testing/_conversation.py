@@ -42,6 +42,7 @@ class Conversation:
         self._sock = sock
         self._ending = ending
         self._lock = lock
+        self._accepted = time.monotonic()
         #: All that was received, and that part of it which no step has taken.
         self.received, self.held = bytearray(), bytearray()
         self.closed = False
@@ -162,7 +163,7 @@ class Conversation:
         self.closed = True
         with self._lock:  # a TLS socket has no fileno() once it is detached
             sock = socket.socket(fileno=self._sock.detach())
-        reset_socket(sock, self._ending)
+        reset_socket(sock, self._ending, self._accepted)
 
     def _close(self) -> None:
         self.closed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -85,6 +86,7 @@ class _Link:
         self._client = client
         self._server: socket.socket | None = None
         self._ending = ending
+        self._accepted = time.monotonic()
         self._there, self._back = there, back
         self._broken = False  # close by a reset
 
@@ -94,7 +96,7 @@ class _Link:
             self._broken = True
             return
         try:
-            self._server = _connect(upstream, self._ending)
+            self._server, was_reset = _connect(upstream, self._ending)
         except OSError:
             self._broken = True
             raise
@@ -118,6 +120,8 @@ class _Link:
             for flow, source, sink in ends:
                 if flow.has_room and found.get(source.fileno(), 0) & ~select.POLLOUT:
                     self._take(flow, source)
+                    if flow.has_ended and source is self._server and was_reset:
+                        flow.torn = True
                 if found.get(sink.fileno(), 0) & ~select.POLLIN:
                     self._give(flow, sink)
                 if flow.resets or (flow.torn and not flow.held):
@@ -134,7 +138,7 @@ class _Link:
             if sock is None:
                 continue
             if self._broken:
-                reset(sock, self._ending)
+                reset(sock, self._ending, self._accepted)
             else:
                 sock.close()
 
@@ -159,8 +163,8 @@ class _Link:
             flow.has_ended = flow.finished = self._broken = True
 
 
-def _connect(upstream: Any, ending: Ending) -> socket.socket:
-    """Return a connected non-blocking socket. Tries each address of a name."""
+def _connect(upstream: Any, ending: Ending) -> tuple[socket.socket, bool]:
+    """Return a connected non-blocking socket, and whether it has been reset already. Tries each address of a name."""
     if not isinstance(upstream, tuple):
         return _connected(socket.AF_UNIX, upstream, ending)
     failure: OSError | None = None
@@ -173,7 +177,7 @@ def _connect(upstream: Any, ending: Ending) -> socket.socket:
     raise failure or OSError(f"no address for {upstream!r}")
 
 
-def _connected(family: int, address: Any, ending: Ending) -> socket.socket:
+def _connected(family: int, address: Any, ending: Ending) -> tuple[socket.socket, bool]:
     sock = socket.socket(family)
     try:
         sock.setblocking(False)
@@ -182,12 +186,12 @@ def _connected(family: int, address: Any, ending: Ending) -> socket.socket:
         if not ending.poll({sock.fileno(): select.POLLOUT}, CONNECTING):
             raise TimeoutError(f"no connection to {address!r} in {CONNECTING:g} s")
         number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
+        if number not in (0, errno.ECONNRESET):  # after a reset, what came before it can still be read
             raise OSError(number, f"connect to {address!r}: {os.strerror(number)}")
     except BaseException:
         sock.close()
         raise
-    return sock
+    return sock, number != 0
 
 
 class ProxyFactory(Protocol):

@@ -27,6 +27,9 @@ CHUNK = 1 << 16
 SECONDS = 10.0
 #: The longest wait, in seconds, for the acknowledgement of what was sent before a reset.
 PATIENCE = 1.0
+#: The age in seconds that a connection reaches before it is reset. A client's connect() with a timeout fails, although
+#: it is connected, if the reset comes before the call has returned.
+AGE = 0.1
 
 
 class Service:
@@ -165,13 +168,14 @@ class Service:
         await call_in_thread(self.close)
 
 
-def reset(sock: socket.socket, ending: Ending) -> None:
-    """Close a connection with a reset, after what was sent has been acknowledged.
+def reset(sock: socket.socket, ending: Ending, accepted: float) -> None:
+    """Close a connection, accepted at that time, with a reset, after what was sent has been acknowledged.
 
     The reset would throw away what is still to be sent. A unix socket is closed: it has no reset, but its peer gets
     ECONNRESET if something is unread.
     """
     if sock.family != socket.AF_UNIX:
+        ending.sleep(accepted + AGE - time.monotonic())
         deadline = time.monotonic() + PATIENCE
         with contextlib.suppress(OSError):
             while sys.platform == "linux" and struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0]:

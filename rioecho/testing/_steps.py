@@ -105,7 +105,7 @@ def expect(data: bytes | re.Pattern[bytes], timeout: float = 5) -> Step:
                 data = talk.receive(deadline)
                 how = "" if data else "then the client closed the connection"
             except TimeoutError:
-                how = f"and nothing more in {timeout:g} s" if talk.held else f"in {timeout:g} s"
+                how = f"in {timeout:g} s"
             except StoppedError:
                 how = "until the peer was closed"
             except LostError as error:
@@ -114,7 +114,7 @@ def expect(data: bytes | re.Pattern[bytes], timeout: float = 5) -> Step:
                 talk.held += data
             if how:
                 came = shorten(bytes(talk.held)) if talk.held else "nothing"
-                comma = "," if talk.held or how.startswith("then") else ""
+                comma = "," if how.startswith("then") else ""
                 raise UnmetError(f"expected {wanted}, got {came}{comma} {how}")
         del talk.held[:end]
 
