@@ -162,6 +162,7 @@ def reset() -> Step:
     """Reset the connection, once what was sent before has been acknowledged: the client gets ECONNRESET.
 
     A unix socket has no reset and is closed; there the client gets ECONNRESET if it has sent what was not received.
+    Over TLS, clients on Python's ``ssl`` may read the end of the input instead.
     """
     return Step("reset()", lambda talk: talk.reset(), ends="all")
 
