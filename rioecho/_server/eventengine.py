@@ -50,6 +50,7 @@ class EventEngine:
         self._given: list[int] = []  # number of connections given to each loop so far
         self._running: list[bool] = []  # whether the thread of each loop has begun
         self._threads = WaitGroup()
+        self._is_joined = False  # whether the time to wait for the threads is over
         self._handlings: list[Handling] = []  # of each loop, if there is a handler
         #: The threads that call handlers, by their numbers.
         self.threads: set[int] = set()
@@ -118,9 +119,13 @@ class EventEngine:
             loop.no_more()
         self._threads.close()
         self._threads.wait(seconds)
+        self._is_joined = True
         for loop in self._loops:
-            with contextlib.suppress(RuntimeError):  # its thread still runs, although the deadline has passed
-                loop.close()
+            self._close(loop)
+
+    def _close(self, loop: EventLoop) -> None:
+        with contextlib.suppress(RuntimeError):  # its thread still runs in a handler, and closes it when it ends
+            loop.close()
 
     def kill(self) -> None:
         """Do nothing: threads do not outlive the process."""
@@ -134,6 +139,10 @@ class EventEngine:
             self._loops[i].run()
         except Exception as error:
             self._owner.fail(error)
+        finally:
+            self.threads.discard(threading.get_ident())  # another thread may get the number
+            if self._is_joined:
+                self._close(self._loops[i])
 
     def _closed(self, peer: Peer | Connection | None, reason: str, err: int, echoed: int) -> None:
         self._owner.closings.wake()

@@ -28,6 +28,7 @@ from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
 from rioecho._core.poller cimport poller_add, poller_close, poller_create
 from rioecho._core.posix cimport (
+    F_DUPFD_CLOEXEC,
     F_GETFL,
     F_SETFL,
     O_NONBLOCK,
@@ -141,6 +142,7 @@ cdef class EventLoop:
     cdef bint begun      # whether the fields are set
     cdef int owner       # ID of the process that set them
     cdef rio_flag running
+    cdef int own_stop_fd   # a duplicate for a loop with handlers, or -1
     cdef int outbox      # the writing end of the inbox, or -1
     cdef object on_closed
     cdef object on_opened
@@ -170,7 +172,7 @@ cdef class EventLoop:
     ):
         cdef int ends[2]
         cdef int err
-        self.outbox = self.l.inbox = self.l.wake = self.l.poller.epoll = -1
+        self.own_stop_fd = self.outbox = self.l.inbox = self.l.wake = self.l.poller.epoll = -1
         self.l.all.next = self.l.all.prev = &self.l.all
         self.l.lingering.next = self.l.lingering.prev = &self.l.lingering
         self.l.waiting.next = self.l.waiting.prev = &self.l.waiting
@@ -210,8 +212,13 @@ cdef class EventLoop:
         err = poller_create(&self.l.poller, without_epoll)
         if not err:
             err = poller_add(&self.l.poller, self.l.inbox, POLLIN, &self.l.inbox)
+        if not err and handling is not None:
+            # The owner of stop_fd may close it while a handler blocks, and the loop must still see the stop.
+            self.own_stop_fd = fcntl(stop_fd, F_DUPFD_CLOEXEC, 0)
+            err = errno if self.own_stop_fd < 0 else 0
+            self.l.stop_fd = self.own_stop_fd
         if not err:
-            err = poller_add(&self.l.poller, stop_fd, POLLIN, &self.l.stop_fd)
+            err = poller_add(&self.l.poller, self.l.stop_fd, POLLIN, &self.l.stop_fd)
         if not err and handling is not None:
             buffer_init(&self.l.out, CHUNK)
             self.l.wake = handling.wake.fd
@@ -381,8 +388,8 @@ cdef class EventLoop:
 
     cdef bint report_closing(self, conn_t *c) noexcept:
         """Report a closed connection; return False if there is no memory for that."""
-        if self.handling is not None and self.handling.h.has_objects:
-            self.handling.lost(c)
+        if self.handling is not None and self.handling.h.has_objects and not self.handling.lost(c):
+            return False
         if c.peer != NULL and (c.phase != OPENING or c.why == CROWDED):
             self.report_opening(c)
         try:
@@ -445,6 +452,9 @@ cdef class EventLoop:
         rio_assert(self.l.memory.budget == NULL or rio_load_relaxed(self.l.memory.taken) == 1)
         buffer_free(&self.l.out)
         poller_close(&self.l.poller)
+        if self.own_stop_fd >= 0:
+            close(self.own_stop_fd)
+            self.own_stop_fd = -1
         PyMem_RawFree(self.l.area)
         self.l.area = NULL
         PyMem_RawFree(self.l.lengths)

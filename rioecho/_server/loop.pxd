@@ -143,8 +143,8 @@ cdef struct handler_t:
     ) noexcept nogil
     # Returns a connection that something was asked of outside of these calls, or NULL.
     conn_t *(*next_post)(void *self, reason *why) noexcept nogil
-    # Nothing more will be received or sent.
-    void (*lost)(void *self, conn_t *c) noexcept nogil
+    # Nothing more will be received or sent. Returns False if it is to be called again, for lack of memory.
+    bint (*lost)(void *self, conn_t *c) noexcept nogil
 
 
 cdef struct loop_t:
@@ -261,7 +261,10 @@ cdef inline void conn_linger_until(loop_t *l, conn_t *c) noexcept nogil:
 
 cdef inline void conn_progress(loop_t *l, conn_t *c) noexcept nogil:
     """Restart the idle timeout of a connection."""
-    if l.idle < 0 or c.phase != ECHOING:
+    if l.idle < 0:
+        return
+    # Only a connection with a handler sends before it has received anything, or goes on sending after its end.
+    if c.phase != ECHOING and (l.handler == NULL or l.stopping or c.phase == LINGERING):
         return
     c.looks = 0
     conn_look_later(l, c)
