@@ -138,9 +138,7 @@ def test_a_class_answers_with(name, life):
     assert life.lost() is None
 
 
-@pytest.mark.parametrize(
-    "answer", [b"x", [b"x"], (b"x",), [b"", b"x"], None, b""], ids=repr
-)
+@pytest.mark.parametrize("answer", [b"x", [b"x"], (b"x",), [b"", b"x"], None, b""], ids=repr)
 def test_raw_framing_answers_with(answer):
     with serve(lambda data: answer, framing="raw") as server:
         assert call(server, b"abc") in ((b"x",) if answer else (b"",))
@@ -318,7 +316,9 @@ def test_a_line_at_the_limit_is_handled(terminated, life):
         assert life.lost() is None
 
 
-@pytest.mark.parametrize("data", [b"y" * 101, b"y" * 101 + b"\n", b"y" * 5000 + b"\nz\n", b"y" * 300_000], ids=lambda data: str(len(data)))
+@pytest.mark.parametrize(
+    "data", [b"y" * 101, b"y" * 101 + b"\n", b"y" * 5000 + b"\nz\n", b"y" * 300_000], ids=lambda data: str(len(data))
+)
 @pytest.mark.parametrize("before", [b"", b"one\n", b"one\ntwo\n"], ids=repr)
 def test_a_longer_line_ends_the_connection_after_the_lines_before_it(data, before, life):
     with serve(life.handler(), max_line=100) as server:
@@ -527,7 +527,11 @@ def test_what_was_answered_before_a_handler_raised_is_sent(life):
 # Writing
 
 
-@pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc"), array.array("B", b"abc"), b""], ids=lambda data: f"{type(data).__name__} {len(data)}")
+@pytest.mark.parametrize(
+    "data",
+    [b"abc", bytearray(b"abc"), memoryview(b"abc"), array.array("B", b"abc"), b""],
+    ids=lambda data: f"{type(data).__name__} {len(data)}",
+)
 @pytest.mark.parametrize("inside", [True, False])
 def test_write_takes_anything_bytes_like_and_returns_its_size(data, inside, life):
     sizes = []
@@ -667,25 +671,24 @@ def test_a_write_after_the_end_is_a_connection_error(end, life):
             raise ValueError
         getattr(conn, end, lambda: None)()
 
-    with serve(life.handler(answer)) as server:
-        with dial(server.addresses[0]) as client:
-            conn = life.next("made")
-            if end == "reset":
-                reset(client)
-            elif end == "stop":
-                server.stop()
-            else:
-                client.sendall(b"x\n")
-                if end == "eof":
-                    client.shutdown(socket.SHUT_WR)
-                ended(client)
-            life.lost()
-            with pytest.raises(ConnectionError):
-                conn.write(b"late")
-            with pytest.raises(ConnectionError):
-                conn.write(b"late")
-            conn.close()
-            conn.abort()
+    with serve(life.handler(answer)) as server, dial(server.addresses[0]) as client:
+        conn = life.next("made")
+        if end == "reset":
+            reset(client)
+        elif end == "stop":
+            server.stop()
+        else:
+            client.sendall(b"x\n")
+            if end == "eof":
+                client.shutdown(socket.SHUT_WR)
+            ended(client)
+        life.lost()
+        with pytest.raises(ConnectionError):
+            conn.write(b"late")
+        with pytest.raises(ConnectionError):
+            conn.write(b"late")
+        conn.close()
+        conn.abort()
     with pytest.raises(ConnectionError):
         conn.write(b"late")
 
@@ -1198,7 +1201,7 @@ def test_metrics_show_the_counts():
         port = probe.getsockname()[1]
     with serve(upper, metrics=port) as server:
         call(server, b"x\n")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=SECONDS) as page:  # noqa: S310
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=SECONDS) as page:
             text = page.read().decode()
     assert "accepted" in text
 
@@ -1207,17 +1210,16 @@ def test_metrics_show_the_counts():
 
 
 def test_at_max_connections_the_next_client_waits(life):
-    with serve(life.handler(), max_connections=1) as server:
-        with dial(server.addresses[0]) as one:
-            life.next("made")
-            with dial(server.addresses[0]) as two:
-                two.sendall(b"two\n")
-                one.sendall(b"one\n")
-                assert life.next("input") == [b"one\n"]
-                assert receive(one, 4) == b"one\n"
-                life.silent()
-                one.close()
-                assert receive(two, 4) == b"two\n"
+    with serve(life.handler(), max_connections=1) as server, dial(server.addresses[0]) as one:
+        life.next("made")
+        with dial(server.addresses[0]) as two:
+            two.sendall(b"two\n")
+            one.sendall(b"one\n")
+            assert life.next("input") == [b"one\n"]
+            assert receive(one, 4) == b"one\n"
+            life.silent()
+            one.close()
+            assert receive(two, 4) == b"two\n"
 
 
 def test_more_than_max_per_host_are_refused_without_a_handler(life):
