@@ -171,7 +171,7 @@ class IteratesBadly:
 @pytest.mark.parametrize("name", WRONG_ANSWERS)
 def test_an_answer_of_a_wrong_type_ends_its_connection(name, life, caplog):
     wrong = WRONG_ANSWERS[name]
-    with serve(life.handler(lambda conn, lines: wrong(lines) if lines == [b"wrong\n"] else lines)) as server:
+    with serve(life.handler(lambda conn, lines: wrong(lines) if lines == [b"wrong\n"] else lines)) as server:  # noqa: SIM117
         with dial(server.addresses[0]) as client, dial(server.addresses[0]) as other:
             other.sendall(b"one\n")
             assert receive(other, 4) == b"one\n"
@@ -556,7 +556,7 @@ def test_write_counts_the_bytes_of_wider_items(life):
 @pytest.mark.parametrize("data", ["text", 3, None, [b"x"], object()], ids=lambda data: type(data).__name__)
 @pytest.mark.parametrize("inside", [True, False])
 def test_write_of_anything_else_is_a_type_error(data, inside, life):
-    with serve(life.handler(lambda conn, lines: conn.write(data) if inside else lines)) as server:
+    with serve(life.handler(lambda conn, lines: conn.write(data) if inside else lines)) as server:  # noqa: SIM117
         with dial(server.addresses[0]) as client:
             conn = life.next("made")
             if not inside:
@@ -580,7 +580,7 @@ def test_what_a_call_writes_is_sent_before_what_it_returns(life):
 
 
 def test_a_greeting_needs_no_input(life):
-    with serve(life.handler(made=lambda conn: conn.write(b"220 ready\r\n"))) as server:
+    with serve(life.handler(made=lambda conn: conn.write(b"220 ready\r\n"))) as server:  # noqa: SIM117
         with dial(server.addresses[0]) as client:
             assert receive(client, 11) == b"220 ready\r\n"
 
@@ -741,7 +741,7 @@ def _takes(conn, data):
 
 def test_in_a_call_a_write_fails_at_the_limit(life):
     taken = []
-    with serve(life.handler(lambda conn, lines: taken.append(stuff(conn))), write_limit=100_000) as server:
+    with serve(life.handler(lambda conn, lines: taken.append(stuff(conn))), write_limit=100_000) as server:  # noqa: SIM117
         with dial(server.addresses[0]) as client:
             client.sendall(b"x\n")
             until(lambda: taken)
@@ -853,7 +853,7 @@ def test_close_lingers_so_that_the_peer_receives_the_answer(life):
 
 
 def test_a_peer_that_does_not_close_is_cut_off_at_the_drain_timeout(life):
-    with serve(life.handler(lambda conn, lines: conn.close()), drain_timeout=0.3) as server:
+    with serve(life.handler(lambda conn, lines: conn.close()), drain_timeout=0.3) as server:  # noqa: SIM117
         with dial(server.addresses[0]) as client:
             client.sendall(b"x\n")
             assert client.recv(1) == b""
@@ -1012,7 +1012,7 @@ def test_peer_of_a_unix_socket_is_its_path(life, tmp_path):
 )
 @pytest.mark.parametrize("piece", [1, 1000])
 def test_peer_is_the_proxy_headers_address(header, peer, piece, life):
-    with serve(life.handler(made=lambda conn: conn.write(b"hello\n")), proxy_protocol=True) as server:
+    with serve(life.handler(made=lambda conn: conn.write(b"hello\n")), proxy_protocol=True) as server:  # noqa: SIM117
         with dial(server.addresses[0]) as client:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for at in range(0, len(header), piece):
