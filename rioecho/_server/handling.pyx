@@ -536,8 +536,9 @@ cdef class Connection:
         return 0
 
     def get_extra_info(self, str name not None, default=None):
-        """Return the ``"socket"`` of the connection, its ``"sockname"`` or its ``"peername"``, for anything else
-        ``default``, as it does after the end of the connection.
+        """Return the ``"socket"`` of the connection, its ``"sockname"`` or its ``"peername"``.
+
+        For anything else it is ``default``, and after the end of the connection for all but ``"peername"``.
 
         The socket is for options and addresses: reading or writing through it takes bytes of the connection's. It is a
         duplicate, which is closed with the connection.
