@@ -55,6 +55,7 @@ def redis(program, server, *args, data=b""):
 # ---- the key-value store
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
@@ -84,6 +85,7 @@ def test_redis_cli_runs_the_commands_of_its_input_in_order(kv):
     assert redis("redis-cli", kv, data=commands) == answers
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("value", [b"", b"\n", b"a\nb\r\n\r\n$1\r\n\0\xff", b"x" * 900_000, b"\r\n" * 20_000])
 def test_redis_cli_stores_any_bytes(kv, value):
     assert redis("redis-cli", kv, "-x", "SET", "key", data=value) == b"OK\n"
@@ -130,6 +132,7 @@ def test_a_string_is_never_taken_for_a_command(kv):
         ask(rio, resp(b"GET", b"key"), b"$-1\r\n")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "wrong",
     [
