@@ -8,9 +8,9 @@ from rioecho._core.counts import Counts
 from rioecho._server.accepted import Accepted
 from rioecho._server.hosts import HostTable
 
-@final
 def pollers() -> list[str]: ...
 
+@final
 class EventLoop:
     REASONS: ClassVar[tuple[str, ...]]
     def __new__(
