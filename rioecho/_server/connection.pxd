@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memmove
 
 from rioecho._core.budget cimport share_favour
-from rioecho._core.buffer cimport buffer_consume, buffer_free, buffer_held, buffer_start, rio_buffer, whole_lines
+from rioecho._core.buffer cimport buffer_consume, buffer_free, buffer_held, buffer_start, rio_buffer
 from rioecho._core.fdio cimport FD_SOCKET, fd_read, rio_fd, would_block
 from rioecho._core.poller cimport poller_modify, poller_remove
 from rioecho._core.posix cimport (
@@ -25,6 +25,7 @@ from rioecho._core.posix cimport (
     rio_atomic_add,
     rio_bool_get,
     rio_flag_put,
+    rio_memrchr,
     rio_rare,
     rio_reset_at_close,
     rio_socket_error,
@@ -381,14 +382,13 @@ cdef inline void conn_handle(loop_t *l, conn_t *c, size_t n) noexcept nogil:
     """Give whole lines of the n bytes in the area to the handler, and with them the beginning of the first one from the
     buffer; keep the beginning of the last one.
     """
-    cdef uint64_t lines = 0
     cdef size_t before = conn_rest(c), due = n
+    cdef const char *newline
     cdef const char *first = NULL
     cdef reason why
     if l.max_line:
-        due = whole_lines(l.area, n, &lines)
-        if lines:
-            rio_atomic_add(&l.counts.lines, lines)
+        newline = <const char *>rio_memrchr(l.area, c'\n', n)
+        due = 0 if newline == NULL else newline + 1 - l.area
     if due:
         if l.lengths != NULL:
             if l.max_line:

@@ -31,6 +31,7 @@ cdef class Handling:
     cdef list split(self, const char *first, size_t before, const char *data, size_t n)
     cdef int append(self, Connection conn, object data) except -1
     cdef int append_answer(self, Connection conn, object answer) except -1
+    cdef bint append_all(self, Connection conn, list items) except -1
     cdef int append_queue(self, Connection conn) except -1
     cdef reason made(self, conn_t *c) noexcept
     cdef reason received(

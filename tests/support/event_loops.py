@@ -11,6 +11,7 @@ from rioecho._server.eventloop import EventLoop
 from support.peers import SECONDS, Running
 
 CHUNK = 65_536  # maximum number of bytes that the loop receives at once
+BULK = 262_144  # the same with raw framing, where it splices
 
 
 def until(condition):
