@@ -276,7 +276,15 @@ def test_a_failed_handshake_is_an_error_only_if_something_was_expected(contexts)
 
 
 @pytest.mark.parametrize(
-    "steps", [(stall(600),), (expect(b"x"),), (echo(),), (send(bytes(1 << 26)),), (drip(bytes(1 << 20)),), ()]
+    "steps",
+    [
+        (stall(600),),
+        (expect(b"x", timeout=float("inf")),),
+        (echo(),),
+        (send(bytes(1 << 26)),),
+        (drip(bytes(1 << 20)),),
+        (),
+    ],
 )
 @pytest.mark.parametrize("unix", [False, True])
 def test_close_ends_every_step_at_once_and_leaves_no_thread(steps, unix):
