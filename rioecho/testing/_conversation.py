@@ -45,7 +45,7 @@ class Conversation:
         self._accepted = time.monotonic()
         #: All that was received, and that part of it which no step has taken.
         self.received, self.held = bytearray(), bytearray()
-        self.closed = False
+        self.closed = self._half_closed = False
         self.ended = False  # the thread is about to end; nothing more is received
         self._waiting: int | None = None  # the events that the thread waits for, 0 for a time; None: it is busy
 
@@ -131,6 +131,9 @@ class Conversation:
 
     def half_close(self) -> None:
         """Close the sending side: the client reads the end of the input. Over TLS, send a close_notify."""
+        if self._half_closed:  # the second close_notify would read, and drop, what has come
+            return
+        self._half_closed = True
         with contextlib.suppress(OSError, ValueError), self._lock:  # the client has gone
             if isinstance(self._sock, ssl.SSLSocket):
                 self._sock.unwrap()  # sends the alert, then raises SSLWantReadError: the client's has not come

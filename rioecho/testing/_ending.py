@@ -8,6 +8,9 @@ import select
 import threading
 import time
 
+#: The longest wait in seconds, whose milliseconds are an int of C: 23 days.
+LONGEST = 2_000_000
+
 
 class Ending:
     """A request to end. Its pipe is readable from the request on."""
@@ -44,7 +47,8 @@ class Ending:
         poller.register(self._reader, select.POLLIN)
         if self.requested:
             seconds = 0
-        found = dict(poller.poll(None if seconds is None else math.ceil(max(seconds, 0) * 1000)))
+        milliseconds = None if seconds is None else math.ceil(min(max(seconds, 0), LONGEST) * 1000)
+        found = dict(poller.poll(milliseconds))
         found.pop(self._reader, None)
         return found
 

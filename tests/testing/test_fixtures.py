@@ -60,7 +60,8 @@ def test_a_run_that_uses_no_fixture_loads_nothing_heavy(pytester):
 @pytest.mark.slow
 def test_a_program_may_import_the_package_before_pytest(pytester):
     pytester.makepyfile("def test_the_fixtures_are_there(peer, proxy): pass")
-    code = "import rioecho, pytest; raise SystemExit(pytest.main(['-p', 'rioecho.testing', '-W', 'error', '-p', 'no:asyncio']))"
+    options = ["-p", "rioecho.testing", "-W", "error", "-p", "no:asyncio"]
+    code = f"import rioecho, pytest; raise SystemExit(pytest.main({options}))"
     assert pytester.run(sys.executable, "-P", "-c", code).ret == 0
 
 

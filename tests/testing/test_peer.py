@@ -246,12 +246,11 @@ def test_the_steps_work_over_tls(contexts, version):
     server, trusting = contexts
     trusting.maximum_version = trusting.minimum_version = version
     data = random.Random(3).randbytes(500_000)
-    with Peer(expect(b"hello"), drip(b"abc"), send(data), half_close(), expect(b"bye"), tls=server) as peer:
+    with Peer(expect(b"hello"), drip(b"abc"), send(data), half_close(), tls=server) as peer:
         with connected(peer, trusting) as client:
             client.sendall(b"hello")
             assert receive_all(client) == b"abc" + data
-            client.sendall(b"bye")
-        assert peer.received == b"hellobye"
+        assert peer.received == b"hello"
         assert peer.errors == []
     with Peer(send(b"abc"), reset(), tls=server) as peer, connected(peer, trusting) as client:
         assert receive(client, 3) == b"abc"
@@ -276,7 +275,15 @@ def test_a_failed_handshake_is_an_error_only_if_something_was_expected(contexts)
 
 
 @pytest.mark.parametrize(
-    "steps", [(stall(600),), (expect(b"x"),), (echo(),), (send(bytes(1 << 26)),), (drip(bytes(1 << 20)),), ()]
+    "steps",
+    [
+        (stall(600),),
+        (expect(b"x", timeout=float("inf")),),
+        (echo(),),
+        (send(bytes(1 << 26)),),
+        (drip(bytes(1 << 20)),),
+        (),
+    ],
 )
 @pytest.mark.parametrize("unix", [False, True])
 def test_close_ends_every_step_at_once_and_leaves_no_thread(steps, unix):
