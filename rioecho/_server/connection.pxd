@@ -125,12 +125,9 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
         conn_free(c)
 
 
-cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogil:
-    """Wait for input, for room in the socket buffer, or (PAUSED) for memory; a reset is reported during each."""
-    cdef int err
-    if c.events == events:
-        return
-    err = poller_modify(&l.poller, c.fd, events, c)
+cdef inline void conn_wait_for_other(loop_t *l, conn_t *c, short events) noexcept nogil:
+    """Change the events that a connection waits for."""
+    cdef int err = poller_modify(&l.poller, c.fd, events, c)
     if rio_rare(err):
         conn_close(l, c, BROKEN, err)
         return
@@ -139,6 +136,12 @@ cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogi
     elif c.events == PAUSED:
         conn_wait_no_more(c)
     c.events = events
+
+
+cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogil:
+    """Wait for input, for room in the socket buffer, or (PAUSED) for memory; a reset is reported during each."""
+    if rio_rare(c.events != events):
+        conn_wait_for_other(l, c, events)
 
 
 cdef inline void conn_linger(loop_t *l, conn_t *c) noexcept nogil:
@@ -159,22 +162,27 @@ cdef inline void conn_linger(loop_t *l, conn_t *c) noexcept nogil:
     conn_wait_for(l, c, POLLIN)
 
 
-cdef inline void conn_next(loop_t *l, conn_t *c) noexcept nogil:
-    """Choose the next event after a read or a write: wait to send, wait for input, linger, or close."""
+cdef inline void conn_next_unusual(loop_t *l, conn_t *c) noexcept nogil:
+    """Do the rest of conn_next(): wait to send, or after the end of the input linger or close."""
     if conn_ready(c):
         if l.idle >= 0:
             c.unacknowledged = rio_unacknowledged(c.fd)
         conn_wait_for(l, c, POLLOUT)
         return
-    if not c.ended:
-        conn_wait_for(l, c, POLLIN)
-        return
-    if rio_rare(c.phase == ECHOING):
+    if c.phase == ECHOING:
         conn_close(l, c, ENDED, 0)
         return
     if c.why == OPEN:
         c.why = STOPPED
     conn_linger(l, c)
+
+
+cdef inline void conn_next(loop_t *l, conn_t *c) noexcept nogil:
+    """Choose the next event after a read or a write: wait to send, wait for input, linger, or close."""
+    if rio_rare(conn_ready(c) or c.ended):   # apart, so that the compiler inlines the rest everywhere
+        conn_next_unusual(l, c)
+        return
+    conn_wait_for(l, c, POLLIN)
 
 
 cdef inline rio_fd conn_socket(const conn_t *c) noexcept nogil:

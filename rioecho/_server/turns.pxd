@@ -183,7 +183,7 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
     cdef bint more = l.stopping, stop, arrivals, posts
     cdef char woken[64]
     while l.active or not l.inbox_ended:
-        posts = l.handler != NULL and rio_bool_get(&l.handler.posts)
+        posts = rio_rare(l.handler != NULL) and rio_bool_get(&l.handler.posts)
         n = poller_wait(
             &l.poller, events, 0 if more or posts or l.lengths_n else milliseconds_until(loop_deadline(l)), err
         )
@@ -215,7 +215,7 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
             loop_drain(l)
         if arrivals:
             loop_take_inbox(l)
-        if l.handler != NULL and rio_bool_get(&l.handler.posts):
+        if rio_rare(l.handler != NULL) and rio_bool_get(&l.handler.posts):
             l.handler.take_posts(l)
         more = l.stopping and loop_drain_some(l)
         loop_expire(l)
