@@ -198,22 +198,23 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
             err[0] = 0
         l.now = rio_monotonic_ns()
         for i in range(n):
-            if events[i].data == &l.inbox:
-                arrivals = True
-            elif events[i].data == &l.stop_fd:
-                stop = True
-            elif events[i].data == &l.wake:
-                read(l.wake, woken, sizeof(woken))   # before the look at what was posted
-            else:
-                c = <conn_t *>events[i].data
-                if conn_ready(c):
-                    conn_write(l, c)
+            c = <conn_t *>events[i].data
+            if rio_rare(<size_t>events[i].data - <size_t>l < sizeof(loop_t)):   # a part of the loop, no connection
+                if events[i].data == &l.inbox:
+                    arrivals = True
+                elif events[i].data == &l.stop_fd:
+                    stop = True
                 else:
-                    conn_read(l, c)
+                    rio_assert(events[i].data == &l.wake)
+                    read(l.wake, woken, sizeof(woken))   # before the look at what was posted
+            elif conn_ready(c):
+                conn_write(l, c)
+            else:
+                conn_read(l, c)
         # After the others: a new connection could get the memory of a closed one, and with it the closed one's events.
-        if stop:
+        if rio_rare(stop):
             loop_drain(l)
-        if arrivals:
+        if rio_rare(arrivals):
             loop_take_inbox(l)
         if rio_rare(l.handler != NULL) and rio_bool_get(&l.handler.posts):
             l.handler.take_posts(l)
