@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memmove
 
 from rioecho._core.budget cimport share_favour
-from rioecho._core.buffer cimport buffer_consume, buffer_free, buffer_held, buffer_start, rio_buffer
+from rioecho._core.buffer cimport buffer_consume, buffer_start
 from rioecho._core.fdio cimport FD_SOCKET, fd_read, rio_fd, would_block
 from rioecho._core.poller cimport poller_modify, poller_remove
 from rioecho._core.posix cimport (
@@ -25,9 +25,7 @@ from rioecho._core.posix cimport (
     rio_atomic_add,
     rio_bool_get,
     rio_flag_put,
-    rio_memrchr,
     rio_rare,
-    rio_reset_at_close,
     rio_socket_error,
     rio_source,
     rio_source_of_peer,
@@ -41,13 +39,11 @@ from rioecho._server.loop cimport (
     CHUNK_REPORTED,
     LENGTHS_MAX,
     OPENED_MAX,
-    OUT_KEPT,
     REPORTED_MAX,
     conn_check,
     conn_drop_rest,
     conn_held,
     conn_keep,
-    conn_keep_ready,
     conn_keep_nothing,
     conn_progress,
     conn_linger_until,
@@ -63,7 +59,7 @@ from rioecho._server.loop cimport (
     loop_t,
     outlet_lock,
     reason,
-    OPEN, ENDED, IDLE, STOPPED, CUT_OFF, FINISHED, ABORTED, BROKEN, NO_HEADER, CROWDED,
+    OPEN, ENDED, IDLE, STOPPED, CUT_OFF, BROKEN, NO_HEADER, CROWDED,
 )
 from rioecho._server.proxy cimport PROXY_DONE, PROXY_WRONG, proxy_answer, proxy_feed, proxy_is_begun, proxy_t
 
@@ -129,12 +125,9 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
         conn_free(c)
 
 
-cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogil:
-    """Wait for input, for room in the socket buffer, or (PAUSED) for memory; a reset is reported during each."""
-    cdef int err
-    if c.events == events:
-        return
-    err = poller_modify(&l.poller, c.fd, events, c)
+cdef inline void conn_wait_for_other(loop_t *l, conn_t *c, short events) noexcept nogil:
+    """Change the events that a connection waits for."""
+    cdef int err = poller_modify(&l.poller, c.fd, events, c)
     if rio_rare(err):
         conn_close(l, c, BROKEN, err)
         return
@@ -143,6 +136,12 @@ cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogi
     elif c.events == PAUSED:
         conn_wait_no_more(c)
     c.events = events
+
+
+cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogil:
+    """Wait for input, for room in the socket buffer, or (PAUSED) for memory; a reset is reported during each."""
+    if rio_rare(c.events != events):
+        conn_wait_for_other(l, c, events)
 
 
 cdef inline void conn_linger(loop_t *l, conn_t *c) noexcept nogil:
@@ -163,22 +162,27 @@ cdef inline void conn_linger(loop_t *l, conn_t *c) noexcept nogil:
     conn_wait_for(l, c, POLLIN)
 
 
-cdef inline void conn_next(loop_t *l, conn_t *c) noexcept nogil:
-    """Choose the next event after a read or a write: wait to send, wait for input, linger, or close."""
+cdef inline void conn_next_unusual(loop_t *l, conn_t *c) noexcept nogil:
+    """Do the rest of conn_next(): wait to send, or after the end of the input linger or close."""
     if conn_ready(c):
         if l.idle >= 0:
             c.unacknowledged = rio_unacknowledged(c.fd)
         conn_wait_for(l, c, POLLOUT)
         return
-    if not c.ended:
-        conn_wait_for(l, c, POLLIN)
-        return
-    if rio_rare(c.phase == ECHOING):
+    if c.phase == ECHOING:
         conn_close(l, c, ENDED, 0)
         return
     if c.why == OPEN:
         c.why = STOPPED
     conn_linger(l, c)
+
+
+cdef inline void conn_next(loop_t *l, conn_t *c) noexcept nogil:
+    """Choose the next event after a read or a write: wait to send, wait for input, linger, or close."""
+    if rio_rare(conn_ready(c) or c.ended):   # apart, so that the compiler inlines the rest everywhere
+        conn_next_unusual(l, c)
+        return
+    conn_wait_for(l, c, POLLIN)
 
 
 cdef inline rio_fd conn_socket(const conn_t *c) noexcept nogil:
@@ -317,109 +321,6 @@ cdef inline bint conn_echo_bulk(loop_t *l, conn_t *c) noexcept nogil:
     return True
 
 
-# ---- a connection with a handler
-
-
-cdef inline void conn_end(loop_t *l, conn_t *c, reason why) noexcept nogil:
-    """Send what is ready, half-close and linger (ABORTED: reset the connection); no more input is handled."""
-    if why == ABORTED:
-        rio_reset_at_close(c.fd)
-        conn_close(l, c, ABORTED, 0)
-        return
-    conn_drop_rest(c)
-    c.phase = DRAINING
-    c.ended = True
-    c.why = why
-    conn_write(l, c)
-
-
-cdef inline void conn_send_early(loop_t *l, conn_t *c) noexcept nogil:
-    """Send what the handler that is being called has written so far; conn_settle() meets the error, if there is one."""
-    cdef int err = 0
-    cdef ssize_t put = 0
-    if buffer_held(&l.out) and conn_ready(c) == 0:
-        put = conn_try_send(l, c, buffer_start(&l.out), buffer_held(&l.out), NULL, 0, &err)
-    if put > 0:
-        buffer_consume(&l.out, put)
-
-
-cdef inline void conn_settle(loop_t *l, conn_t *c, reason why, const char *rest, size_t n) noexcept nogil:
-    """Send what the handler has written, keep n bytes, the beginning of a line, and go on, or close for a reason."""
-    cdef rio_buffer *out = &l.out
-    cdef size_t due = buffer_held(out)
-    cdef ssize_t put = 0
-    if due and conn_ready(c) == 0:
-        put = conn_send(l, c, buffer_start(out), due, NULL, 0)
-    if put >= 0 and <size_t>put < due and rio_rare(conn_keep_ready(l, c, buffer_start(out) + put, due - put) < 0):
-        conn_close(l, c, BROKEN, ENOMEM)
-        put = -1
-    buffer_consume(out, due)
-    if out.cap > OUT_KEPT:
-        buffer_free(out)
-    if put < 0:
-        return
-    if rio_rare(why != OPEN):
-        conn_end(l, c, why)
-        return
-    if n and rio_rare(conn_keep(l, c, rest, n) < 0):
-        conn_close(l, c, BROKEN, ENOMEM)
-        return
-    if c.kept != NULL and c.kept.ready == 0:
-        conn_shrink(l, c)
-    conn_next(l, c)
-
-
-cdef inline void conn_make(loop_t *l, conn_t *c) noexcept nogil:
-    """Make the handler object of a connection."""
-    cdef reason why
-    loop_attach(l)
-    why = l.handler.made(l.handler.self, c)
-    if why != OPEN or buffer_held(&l.out):
-        conn_settle(l, c, why, NULL, 0)
-
-
-cdef inline void conn_handle(loop_t *l, conn_t *c, size_t n) noexcept nogil:
-    """Give whole lines of the n bytes in the area to the handler, and with them the beginning of the first one from the
-    buffer; keep the beginning of the last one.
-    """
-    cdef size_t before = conn_rest(c), due = n
-    cdef const char *newline
-    cdef const char *first = NULL
-    cdef reason why
-    if l.max_line:
-        newline = <const char *>rio_memrchr(l.area, c'\n', n)
-        due = 0 if newline == NULL else newline + 1 - l.area
-    if due:
-        if l.lengths != NULL:
-            if l.max_line:
-                conn_report_lines(l, before, due)
-            else:
-                conn_report(l, n)
-        if before:
-            first = buffer_start(&c.kept.b) + c.kept.ready
-        loop_attach(l)
-        why = l.handler.received(l.handler.self, c, first, before, l.area, due, n - due)
-        conn_drop_rest(c)
-    elif before + n <= l.max_line:
-        why = OPEN
-    else:
-        loop_attach(l)
-        why = l.handler.received(l.handler.self, c, NULL, 0, NULL, 0, before + n)
-    conn_settle(l, c, why, l.area + due, n - due)
-
-
-cdef inline void conn_handle_last(loop_t *l, conn_t *c) noexcept nogil:
-    """Give the line that EOF has ended to the handler."""
-    cdef size_t n = conn_rest(c)
-    cdef reason why
-    if l.lengths != NULL:
-        conn_report(l, n)
-    loop_attach(l)
-    why = l.handler.received(l.handler.self, c, buffer_start(&c.kept.b) + c.kept.ready, n, NULL, 0, 0)
-    conn_drop_rest(c)
-    conn_settle(l, c, why, NULL, 0)
-
-
 cdef inline void conn_finish(loop_t *l, conn_t *c, bint eof) noexcept nogil:
     """End the input: send the beginning of a line back (a handler gets it, but only if it was ended by EOF, and not by
     the stop: a part of a command is none), then close.
@@ -427,7 +328,7 @@ cdef inline void conn_finish(loop_t *l, conn_t *c, bint eof) noexcept nogil:
     c.ended = True
     if rio_rare(l.handler != NULL):
         if eof and conn_rest(c):
-            conn_handle_last(l, c)
+            l.handler.handle_last(l, c)
             return
         conn_drop_rest(c)
     elif c.kept != NULL:
@@ -494,7 +395,7 @@ cdef inline ssize_t conn_open(loop_t *l, conn_t *c, size_t n) noexcept nogil:
         if n:
             memmove(l.area, l.area + used, n)
         if rio_rare(l.handler != NULL and l.handler.has_objects):
-            conn_make(l, c)
+            l.handler.make(l, c)
             if c.fd < 0 or c.ended:   # its memory is kept until the loop reports its end
                 return -1
         if n == 0:
@@ -543,7 +444,7 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         rio_atomic_add(&l.counts.bytes_in, n)
         conn_progress(l, c)
         if rio_rare(l.handler != NULL):
-            conn_handle(l, c, n)
+            l.handler.handle(l, c, n)
             return
         if rio_rare(l.bulk != 0) and n == CHUNK:
             bulk_begin(l, c)

@@ -39,7 +39,8 @@ from rioecho._core.posix cimport (
     rio_source_of,
 )
 from rioecho._server.accepted cimport Accepted
-from rioecho._server.connection cimport conn_header, conn_send_early
+from rioecho._server.connection cimport conn_header
+from rioecho._server.handled cimport conn_send_early, handled_steps
 from rioecho._server.loop cimport (
     ABORTED,
     BROKEN,
@@ -124,6 +125,7 @@ cdef class Handling:
         self.h.received = <received_f><void *>call_received
         self.h.next_post = <next_post_f><void *>call_next_post
         self.h.lost = <lost_f><void *>call_lost
+        handled_steps(&self.h)
 
     @property
     def has_objects(self):

@@ -146,6 +146,11 @@ cdef struct handler_t:
     conn_t *(*next_post)(void *self, reason *why) noexcept nogil
     # Nothing more will be received or sent. Returns False if it is to be called again, for lack of memory.
     bint (*lost)(void *self, conn_t *c) noexcept nogil
+    # The steps that call these functions, with or without the GIL; see _server/handled.pxd.
+    void (*make)(loop_t *l, conn_t *c) noexcept nogil
+    void (*handle)(loop_t *l, conn_t *c, size_t n) noexcept nogil
+    void (*handle_last)(loop_t *l, conn_t *c) noexcept nogil
+    void (*take_posts)(loop_t *l) noexcept nogil
 
 
 cdef struct loop_t:

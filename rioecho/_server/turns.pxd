@@ -11,9 +11,7 @@ from rioecho._core.posix cimport POLLIN, read, rio_assert, rio_bool_get, rio_mon
 from rioecho._server.connection cimport (
     conn_close,
     conn_header,
-    conn_make,
     conn_read,
-    conn_settle,
     conn_wait_for,
     conn_write,
 )
@@ -26,13 +24,12 @@ from rioecho._server.loop cimport (
     conn_ready,
     conn_t,
     kept_t,
-    loop_attach,
     loop_detach,
     loop_gauge,
     loop_spares_free,
     loop_t,
     reason,
-    BROKEN, CUT_OFF, IDLE, OPEN, STOPPED,
+    BROKEN, CUT_OFF, IDLE, STOPPED,
 )
 
 
@@ -49,7 +46,7 @@ cdef inline void loop_begin(loop_t *l, conn_t *c) noexcept nogil:
     if err:
         conn_close(l, c, BROKEN, err)
     elif rio_rare(l.handler != NULL and l.handler.has_objects and not l.proxied):
-        conn_make(l, c)
+        l.handler.make(l, c)
 
 
 cdef inline bint loop_take_inbox(loop_t *l) noexcept nogil:
@@ -67,17 +64,6 @@ cdef inline bint loop_take_inbox(loop_t *l) noexcept nogil:
         else:
             loop_begin(l, arrived[i])
     return n > 0
-
-
-cdef inline void loop_take_posts(loop_t *l) noexcept nogil:
-    """Do what was asked of connections outside of the calls of their handlers."""
-    cdef reason why = OPEN
-    cdef conn_t *c
-    loop_attach(l)
-    c = l.handler.next_post(l.handler.self, &why)
-    while c != NULL:
-        conn_settle(l, c, why, NULL, 0)
-        c = l.handler.next_post(l.handler.self, &why)
 
 
 cdef inline void loop_drain(loop_t *l) noexcept nogil:
@@ -197,7 +183,7 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
     cdef bint more = l.stopping, stop, arrivals, posts
     cdef char woken[64]
     while l.active or not l.inbox_ended:
-        posts = l.handler != NULL and rio_bool_get(&l.handler.posts)
+        posts = rio_rare(l.handler != NULL) and rio_bool_get(&l.handler.posts)
         n = poller_wait(
             &l.poller, events, 0 if more or posts or l.lengths_n else milliseconds_until(loop_deadline(l)), err
         )
@@ -212,25 +198,26 @@ cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
             err[0] = 0
         l.now = rio_monotonic_ns()
         for i in range(n):
-            if events[i].data == &l.inbox:
-                arrivals = True
-            elif events[i].data == &l.stop_fd:
-                stop = True
-            elif events[i].data == &l.wake:
-                read(l.wake, woken, sizeof(woken))   # before the look at what was posted
-            else:
-                c = <conn_t *>events[i].data
-                if conn_ready(c):
-                    conn_write(l, c)
+            c = <conn_t *>events[i].data
+            if rio_rare(<size_t>events[i].data - <size_t>l < sizeof(loop_t)):   # a part of the loop, no connection
+                if events[i].data == &l.inbox:
+                    arrivals = True
+                elif events[i].data == &l.stop_fd:
+                    stop = True
                 else:
-                    conn_read(l, c)
+                    rio_assert(events[i].data == &l.wake)
+                    read(l.wake, woken, sizeof(woken))   # before the look at what was posted
+            elif conn_ready(c):
+                conn_write(l, c)
+            else:
+                conn_read(l, c)
         # After the others: a new connection could get the memory of a closed one, and with it the closed one's events.
-        if stop:
+        if rio_rare(stop):
             loop_drain(l)
-        if arrivals:
+        if rio_rare(arrivals):
             loop_take_inbox(l)
-        if l.handler != NULL and rio_bool_get(&l.handler.posts):
-            loop_take_posts(l)
+        if rio_rare(l.handler != NULL) and rio_bool_get(&l.handler.posts):
+            l.handler.take_posts(l)
         more = l.stopping and loop_drain_some(l)
         loop_expire(l)
         if rio_rare(l.now >= l.look):

@@ -85,6 +85,7 @@ FILES = {
         "loop",
         "bulk",
         "connection",
+        "handled",
         "turns",
         "engine",
         "handling",
