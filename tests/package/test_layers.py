@@ -87,6 +87,7 @@ FILES = {
         "connection",
         "turns",
         "engine",
+        "lineconnection",
         "handling",
         "eventloop",
         "threadengine",
