@@ -52,23 +52,14 @@ class EventEngine:
         self._running: list[bool] = []  # whether the thread of each loop has begun
         self._threads = WaitGroup()
         self._is_joined = False  # whether the time to wait for the threads is over
-        self._handlings: list[Handling] = []  # of each loop, if there is a handler
+        self._handlings: list[Handling | None] = []  # of each loop; None echoes
         #: The threads that call handlers, by their numbers.
         self.threads: set[int] = set()
         self.counts: tuple[Counts, ...] = ()
 
     def start(self) -> None:
         owner = self._owner
-        if owner.handler is not None:
-            self._handlings = [
-                Handling(
-                    owner.handler,
-                    raw=owner.framing == "raw",
-                    max_line=owner.max_line,
-                    write_limit=owner.write_limit,
-                )
-                for _ in range(owner.workers)
-            ]
+        self._handlings = [self._handling() for _ in range(owner.workers)]
         self._loops = [
             EventLoop(
                 owner.framing,
@@ -85,7 +76,7 @@ class EventEngine:
                 handling=handling,
                 poller=os.environ.get("RIOECHO_POLLER") or None,  # for tests
             )
-            for handling in self._handlings or [None] * owner.workers
+            for handling in self._handlings
         ]
         self._given = [0] * len(self._loops)
         self.counts = tuple(loop.counts for loop in self._loops)
@@ -97,6 +88,13 @@ class EventEngine:
             if not self._running[i]:
                 raise MemoryError("no memory to start a thread")
 
+    def _handling(self) -> Handling | None:
+        owner = self._owner
+        if owner.handler is None:
+            return None
+        raw = owner.framing == "raw"
+        return Handling(owner.handler, raw=raw, max_line=owner.max_line, write_limit=owner.write_limit)
+
     def serve(self, connection: Accepted, drain: float | None) -> None:
         active = [given - count.now()["closed"] for given, count in zip(self._given, self.counts, strict=True)]
         i = active.index(min(active))
@@ -104,9 +102,10 @@ class EventEngine:
         # The peer's name takes memory; an idle connection keeps it only if it is logged, or if a failure of its handler
         # would be, and its socket would not tell the name.
         peer: Peer | Connection | None = None
-        if self._handlings and self._handlings[i].has_objects:
-            peer = Connection(connection, self._handlings[i])
-        elif log.isEnabledFor(logging.INFO) or (self._handlings and self._owner.proxy_protocol):
+        handling = self._handlings[i]
+        if handling is not None and handling.has_objects:
+            peer = Connection(connection, handling)
+        elif log.isEnabledFor(logging.INFO) or (handling is not None and self._owner.proxy_protocol):
             peer = Peer(connection.peer)
         try:
             self._loops[i].adopt(connection, peer)
@@ -136,7 +135,7 @@ class EventEngine:
 
     def _run(self, i: int, begun: Latch) -> None:
         self._running[i] = True
-        if self._handlings:
+        if self._handlings[i] is not None:
             self.threads.add(threading.get_ident())
         begun.open()
         try:

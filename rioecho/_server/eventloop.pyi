@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, final
 from rioecho._core.budget import MemoryBudget
 from rioecho._core.counts import Counts
 from rioecho._server.accepted import Accepted
+from rioecho._server.handling import Handling
 from rioecho._server.hosts import HostTable
 
 def pollers() -> list[str]: ...
@@ -27,6 +28,7 @@ class EventLoop:
         memory: MemoryBudget | None = None,
         proxied: bool = False,
         hosts: HostTable | None = None,
+        handling: Handling | None = None,
         poller: str | None = None,
     ) -> EventLoop: ...
     @property

@@ -314,7 +314,7 @@ class Service:
 
     def _report_stopped(self) -> None:
         if self._life.has_begun:
-            counts = self.stats()
+            counts: dict[str, Any] = self.stats()
             shown = [name for name, n in counts.items() if n or name not in TROUBLES]
             text = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in shown)
             log_line(logging.INFO, "Stopped: %s", text, event="stopped", **counts)
