@@ -6,7 +6,7 @@ What they have in common is ``_server/service.py``.
 from __future__ import annotations
 
 from rioecho._server.arguments import integer, limit
-from rioecho._server.handling import Connection as Connection
+from rioecho._server.lineconnection import Connection as Connection
 from rioecho._server.listeners import passed_sockets as passed_sockets
 from rioecho._server.service import MAX_CONNECTIONS as MAX_CONNECTIONS
 from rioecho._server.service import Service

@@ -11,7 +11,8 @@ import threading
 from rioecho._server.accepted import source_name
 from rioecho._server.engine import EngineClosed, closed, log, opened, received, unused
 from rioecho._server.eventloop import EventLoop
-from rioecho._server.handling import Connection, Handling
+from rioecho._server.handling import Handling
+from rioecho._server.lineconnection import Connection
 from rioecho._server.notify import Latch
 from rioecho._server.tasks import Task, WaitGroup
 
@@ -98,11 +99,14 @@ class EventEngine:
         active = [given - count.now()["closed"] for given, count in zip(self._given, self.counts, strict=True)]
         i = active.index(min(active))
         given = self._given[i] + 1
-        # The peer's name takes memory; an idle connection keeps it only if it is logged.
-        peer: Peer | Connection | None = Peer(connection.peer) if log.isEnabledFor(logging.INFO) else None
+        # The peer's name takes memory; an idle connection keeps it only if it is logged, or if a failure of its handler
+        # would be, and its socket would not tell the name.
+        peer: Peer | Connection | None = None
         handling = self._handlings[i]
         if handling is not None and handling.has_objects:
             peer = Connection(connection, handling)
+        elif log.isEnabledFor(logging.INFO) or (handling is not None and self._owner.proxy_protocol):
+            peer = Peer(connection.peer)
         try:
             self._loops[i].adopt(connection, peer)
         except ValueError:

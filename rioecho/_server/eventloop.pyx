@@ -59,7 +59,8 @@ from rioecho._server.connection cimport conn_close, conn_drop_header, conn_free,
 from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK, OPENING
 from rioecho._server.hosts cimport HostTable
 from rioecho._server.proxy cimport proxy_t
-from rioecho._server.handling cimport Connection, Handling
+from rioecho._server.handling cimport Handling
+from rioecho._server.lineconnection cimport Connection
 from rioecho._server.loop cimport (
     CROWDED,
     CUT_OFF,

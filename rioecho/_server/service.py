@@ -372,7 +372,8 @@ class Service:
         """Return the counts so far, by name.
 
         ``accepted``, ``active``, ``refused`` (closed unserved), ``closed``, ``errors`` (those closed because of an
-        error) count connections; ``bytes_in``, ``bytes_out`` and ``lines`` what they carried. With UDP there are also
+        error) count connections; ``bytes_in``, ``bytes_out`` and ``lines`` (whole ones, that were echoed or given to a
+        handler; none with raw framing) what they carried. With UDP there are also
         ``datagrams`` (answered) and ``dropped`` (not answered), whose bytes are included in the byte counts.
 
         A reset before the first byte is no error. A connection that is refused because of its PROXY header counts as

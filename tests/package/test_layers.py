@@ -88,6 +88,7 @@ FILES = {
         "handled",
         "turns",
         "engine",
+        "lineconnection",
         "handling",
         "eventloop",
         "threadengine",

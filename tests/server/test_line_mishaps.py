@@ -118,6 +118,25 @@ def test_a_function_that_raises_ends_its_own_connection(failures):
         assert "bad line" in str(failures()[0].exc_info[1])
 
 
+@pytest.mark.parametrize("level", [logging.ERROR, logging.INFO])
+@pytest.mark.parametrize("header", [b"", b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 80\r\n", b"PROXY UNKNOWN\r\n"])
+def test_the_failure_of_a_function_is_logged_with_the_peer(failures, caplog, header, level):
+    def handler(lines):
+        if b"bad\n" in lines:
+            raise ValueError
+        return lines
+
+    caplog.set_level(level, "rioecho.server")
+    with serving(handler, proxy_protocol=bool(header)) as server, dial(server.addresses[0]) as sock:
+        name = "(192.0.2.7, 4711)" if b"TCP4" in header else "({}, {})".format(*sock.getsockname())
+        sock.sendall(header)
+        ask(sock)
+        sock.sendall(b"bad\n")
+        assert receive_all(sock) == b""
+        until(failures)
+    assert failures()[0].getMessage() == f"The handler of {name} failed"
+
+
 def test_what_was_answered_and_written_before_the_failure_is_sent(recorder):
     class Handler(recorder):
         def lines_received(self, lines):
@@ -362,6 +381,24 @@ def test_a_child_that_a_handler_forks_leaves_the_connections_to_the_parent(recor
         sock.close()
         if kind == "class":
             assert take(Handler.lost) is None
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_sends_nothing_of_a_large_write(recorder):
+    class Handler(recorder):
+        def lines_received(self, lines):
+            if b"fork\n" in lines:
+                pid = os.fork()
+                if pid == 0:
+                    self.conn.write(b"child\n" * 20_000)
+                    self.conn.write(b"child\n")
+                    return None
+                os.waitpid(pid, 0)
+            return lines
+
+    with serving(Handler) as server, dial(server.addresses[0]) as sock:
+        ask(sock, b"fork\n")
+        ask(sock)
 
 
 def test_a_handler_runs_a_command(recorder):
