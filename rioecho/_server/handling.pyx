@@ -23,7 +23,6 @@ from libc.string cimport memchr, memcpy
 from rioecho._core.buffer cimport buffer_added, buffer_held, buffer_put, buffer_reserve, rio_buffer
 from rioecho._core.convert cimport os_error, to_size
 from rioecho._core.posix cimport (
-    RIO_FREE,
     RIO_SOURCE_UNIX,
     RIO_SOURCE_UNKNOWN,
     F_DUPFD_CLOEXEC,
@@ -34,7 +33,6 @@ from rioecho._core.posix cimport (
     rio_atomic_add,
     rio_atomic_load,
     rio_bool_set,
-    rio_flag_put,
     rio_source,
     rio_source_of,
 )
@@ -52,6 +50,7 @@ from rioecho._server.loop cimport (
     conn_t,
     loop_t,
     outlet_lock,
+    outlet_unlock,
     reason,
 )
 from rioecho._server.notify cimport WakePipe
@@ -406,7 +405,7 @@ cdef class Handling:
         cdef Connection conn = <Connection>c.peer
         outlet_lock(&conn.outlet)
         conn.c = NULL
-        rio_flag_put(&conn.outlet.lock, RIO_FREE)
+        outlet_unlock(&conn.outlet)
         with cython.critical_section(conn):
             conn.is_over = True
             conn.queue = None
@@ -597,7 +596,7 @@ cdef class Connection:
                 outlet_lock(&self.outlet)   # otherwise the descriptor could be closed and another's between the two
                 if self.c != NULL and self.c.fd >= 0:
                     fd = fcntl(self.c.fd, F_DUPFD_CLOEXEC, 0)
-                rio_flag_put(&self.outlet.lock, RIO_FREE)
+                outlet_unlock(&self.outlet)
                 if fd < 0:
                     return default
                 try:
@@ -609,7 +608,7 @@ cdef class Connection:
                 is_late = self.c == NULL   # the connection has ended since, and would not close this socket
                 if not is_late:
                     self.sock = sock
-                rio_flag_put(&self.outlet.lock, RIO_FREE)
+                outlet_unlock(&self.outlet)
                 if is_late:
                     sock.close()
                     return default
