@@ -20,11 +20,9 @@ from rioecho._core.posix cimport (
     RIO_SOURCE_UNKNOWN,
     SHUT_WR,
     close,
-    RIO_FREE,
     rio_assert,
     rio_atomic_add,
     rio_bool_get,
-    rio_flag_put,
     rio_rare,
     rio_socket_error,
     rio_source,
@@ -58,6 +56,7 @@ from rioecho._server.loop cimport (
     loop_attach,
     loop_t,
     outlet_lock,
+    outlet_unlock,
     reason,
     OPEN, ENDED, IDLE, STOPPED, CUT_OFF, BROKEN, NO_HEADER, CROWDED,
 )
@@ -97,7 +96,7 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
         outlet_lock(c.extras.outlet)
         close(c.fd)
         c.fd = -1
-        rio_flag_put(&c.extras.outlet.lock, RIO_FREE)
+        outlet_unlock(c.extras.outlet)
     else:
         close(c.fd)
         c.fd = -1

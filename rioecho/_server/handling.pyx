@@ -17,13 +17,11 @@ from libc.string cimport memchr, memcpy
 from rioecho._core.buffer cimport buffer_held
 from rioecho._core.convert cimport os_error, to_size
 from rioecho._core.posix cimport (
-    RIO_FREE,
     RIO_SOURCE_UNKNOWN,
     getpid,
     rio_assert,
     rio_atomic_add,
     rio_bool_set,
-    rio_flag_put,
     rio_source,
     rio_source_of_peer,
 )
@@ -41,6 +39,7 @@ from rioecho._server.loop cimport (
     TOO_LONG,
     conn_t,
     outlet_lock,
+    outlet_unlock,
     reason,
 )
 from rioecho.errors import LineTooLong
@@ -253,7 +252,7 @@ cdef class Handling(Output):
         cdef Connection conn = <Connection>c.peer
         outlet_lock(&conn.outlet)
         conn.c = NULL
-        rio_flag_put(&conn.outlet.lock, RIO_FREE)
+        outlet_unlock(&conn.outlet)
         with cython.critical_section(conn):
             conn.is_over = True
             conn.queue = None

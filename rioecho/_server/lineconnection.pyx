@@ -21,7 +21,6 @@ from libc.string cimport memcpy
 from rioecho._core.buffer cimport buffer_added, buffer_held, buffer_put, buffer_reserve, rio_buffer
 from rioecho._core.convert cimport to_size
 from rioecho._core.posix cimport (
-    RIO_FREE,
     RIO_SOURCE_UNIX,
     F_DUPFD_CLOEXEC,
     close,
@@ -30,13 +29,12 @@ from rioecho._core.posix cimport (
     rio_atomic_add,
     rio_atomic_load,
     rio_bool_set,
-    rio_flag_put,
     rio_source,
     rio_source_of,
 )
 from rioecho._server.accepted cimport Accepted
 from rioecho._server.handled cimport conn_send_early
-from rioecho._server.loop cimport ABORTED, FINISHED, OPEN, conn_t, loop_t, outlet_lock, reason
+from rioecho._server.loop cimport ABORTED, FINISHED, OPEN, conn_t, loop_t, outlet_lock, outlet_unlock, reason
 from rioecho._server.notify cimport WakePipe
 from rioecho._server.accepted import source_name
 
@@ -324,7 +322,7 @@ cdef class Connection:
         outlet_lock(&self.outlet)   # otherwise the descriptor could be closed and another's between the two
         if self.c != NULL and self.c.fd >= 0:
             fd = fcntl(self.c.fd, F_DUPFD_CLOEXEC, 0)
-        rio_flag_put(&self.outlet.lock, RIO_FREE)
+        outlet_unlock(&self.outlet)
         if fd < 0:
             return None
         try:
@@ -336,7 +334,7 @@ cdef class Connection:
         is_late = self.c == NULL   # the connection has ended since, and would not close this socket
         if not is_late:
             self.sock = sock
-        rio_flag_put(&self.outlet.lock, RIO_FREE)
+        outlet_unlock(&self.outlet)
         if not is_late:
             return sock
         sock.close()

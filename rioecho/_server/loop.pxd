@@ -28,7 +28,7 @@ from rioecho._core.buffer cimport (
 )
 from rioecho._core.counts cimport counts_t
 from rioecho._core.poller cimport poller_t
-from rioecho._core.posix cimport RIO_MAPPED, rio_assert, rio_flag, rio_flag_take
+from rioecho._core.posix cimport RIO_MAPPED, rio_assert, rio_atomic_add, rio_atomic_claim
 from rioecho._server.hosts cimport host_t, hosts_t
 from rioecho._server.proxy cimport proxy_t
 from rioecho._server.echo cimport (
@@ -43,6 +43,10 @@ from rioecho._server.echo cimport (
     held_resize,
     held_shrink,
 )
+
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
 
 
 cdef extern from "Python.h" nogil:
@@ -101,7 +105,7 @@ cdef struct kept_t:
 cdef struct outlet_t:
     # What a Connection shares with the loop, in whose thread its handler need not be.
     uint64_t unsent      # number of bytes written and not sent
-    rio_flag lock        # taken by who closes or duplicates the descriptor, for the time of that call
+    uint64_t lock        # 1 while somebody closes or duplicates the descriptor: see outlet_lock()
 
 
 cdef struct extras_t:
@@ -218,9 +222,13 @@ cdef inline void loop_detach(loop_t *l) noexcept nogil:
 
 
 cdef inline void outlet_lock(outlet_t *o) noexcept nogil:
-    """Take the lock, which nobody holds for longer than a system call."""
-    while not rio_flag_take(&o.lock):
-        pass
+    """Take the lock, which nobody holds for longer than a system call. The loop takes it without the GIL."""
+    while not rio_atomic_claim(&o.lock, 1):
+        sched_yield()
+
+
+cdef inline void outlet_unlock(outlet_t *o) noexcept nogil:
+    rio_atomic_add(&o.lock, <uint64_t>0 - 1)
 
 
 # ---- the list of connections

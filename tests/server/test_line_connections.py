@@ -397,7 +397,7 @@ def test_sockets_are_asked_for_while_connections_end(recorder):
 
     with serving(recorder) as server:
         looking = Running(look)
-        for _ in range(20):
+        for _ in range(200):
             with dial(server.addresses[0]) as sock:
                 assert exchange(sock, b"x\n") == b"x\n"
         stop.set()
