@@ -239,7 +239,8 @@ cdef inline void conn_check(const loop_t *l, const conn_t *c) noexcept nogil:
     rio_assert(c.prev.next == c and c.next.prev == c)
     rio_assert(c.phase <= OPENING)
     rio_assert(c.phase != OPENING or l.handler != NULL or (c.kept == NULL and c.bytes_out == 0))
-    rio_assert(c.why < REASONS_N and c.fd >= 0)
+    # An invalid descriptor that was adopted is closed before the first step.
+    rio_assert(c.why < REASONS_N and (c.fd >= 0 or c.phase == OPENING))
     rio_assert(c.kept == NULL or (c.kept.owner == c and c.kept.ready <= c.kept.b.w - c.kept.b.r))
     rio_assert(c.kept == NULL or c.kept.next == NULL or (c.events == PAUSED and c.kept.prev.next == c.kept))
 
