@@ -6,7 +6,7 @@
 
 from cpython.mem cimport PyMem_RawFree
 from libc.errno cimport ECONNRESET, EINTR, ENOMEM, EPIPE
-from libc.stdint cimport uint64_t
+from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memchr, memmove
 
 from rioecho._core.budget cimport share_favour
@@ -412,12 +412,16 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
     """Receive once, and echo what was received."""
     cdef rio_fd f = conn_socket(c)
     cdef int err = 0
-    cdef size_t before = 0, room = l.chunk
+    cdef size_t before = 0, room = l.chunk, most = SIZE_MAX
     cdef ssize_t n
     conn_check(l, c)
-    if rio_rare(l.lengths_n >= LENGTHS_MAX - CHUNK):
-        conn_progress(l, c)   # the wait is not the connection's
-        return
+    # A client that sends only newlines would otherwise cause tens of thousands of calls of Python before the turn of
+    # other connections. While lines wait for their report, less is read at a time.
+    if rio_rare(l.lengths_n > REPORTED_MAX):
+        if l.lengths_n >= LENGTHS_MAX - CHUNK:
+            conn_progress(l, c)   # the wait is not the connection's
+            return
+        most = CHUNK_REPORTED
     if c.kept != NULL:
         before = conn_held(c)
         room = conn_room(l, c)
@@ -428,11 +432,7 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
             room = CHUNK_MIN   # a handler gets no part of a line, and there is not much more to come
     elif rio_rare(l.bulk != 0) and bulk_is_due(l, c) and conn_echo_bulk(l, c):
         return
-    # A client that sends only newlines would otherwise cause tens of thousands of calls of Python before the turn of
-    # other connections. While lines wait for their report, less is read at a time.
-    if rio_rare(l.lengths_n > REPORTED_MAX):
-        room = min(room, <size_t>CHUNK_REPORTED)
-    n = fd_read(&f, l.area, room, &err)
+    n = fd_read(&f, l.area, min(room, most), &err)
     if n > 0:
         if rio_rare(c.phase >= LINGERING):
             if c.phase == LINGERING:   # input is discarded
@@ -445,7 +445,7 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         if rio_rare(l.handler != NULL):
             l.handler.handle(l, c, n)
             return
-        if rio_rare(l.bulk != 0) and n == CHUNK:
+        if rio_rare(n == CHUNK) and l.bulk != 0:
             bulk_begin(l, c)
         conn_echo(l, c, before, n)
         return

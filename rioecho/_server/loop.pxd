@@ -180,7 +180,7 @@ cdef struct loop_t:
     bint inbox_ended     # whether that NULL was read
     bint stopping        # whether the loop is draining
     int64_t now          # time at the beginning of this turn
-    int64_t look         # time of the next check for memory and of the next repeated report, or INT64_MAX
+    int64_t look         # time of the next periodic work, see loop_look(), or INT64_MAX
     int64_t idle         # idle timeout in nanoseconds, or -1
     int64_t pause        # interval between two checks for progress: a LOOKS-th of the idle timeout
     int64_t drain        # nanoseconds for draining and lingering
@@ -275,6 +275,7 @@ cdef inline void conn_linger_until(loop_t *l, conn_t *c) noexcept nogil:
     c.next = &l.lingering
     c.prev.next = c
     l.lingering.prev = c
+    l.look = min(l.look, c.deadline)
 
 
 cdef inline void conn_progress(loop_t *l, conn_t *c) noexcept nogil:

@@ -113,8 +113,6 @@ cdef inline void loop_expire(loop_t *l) noexcept nogil:
     cdef conn_t *c
     while l.stopping and l.all.next != &l.all and l.now >= l.drained:
         conn_close(l, l.all.next, CUT_OFF, 0)
-    while l.lingering.next != &l.lingering and l.now >= l.lingering.next.deadline:
-        conn_close(l, l.lingering.next, <reason>l.lingering.next.why, 0)
     while not l.stopping and l.all.next != &l.all and l.now >= l.all.next.deadline:
         c = l.all.next
         c.looks += 1
@@ -137,14 +135,19 @@ cdef inline void loop_expire(loop_t *l) noexcept nogil:
 
 
 cdef inline void loop_look(loop_t *l) noexcept nogil:
-    """Do the periodic work: resume as many waiting connections as there is memory for, free the spare pages, and repeat
-    the reports that failed."""
+    """Do the periodic work: close the connections that have lingered long enough, resume as many waiting ones as there
+    is memory for, free the spare pages, and repeat the reports that failed.
+    """
     cdef kept_t *k = l.waiting.next
     cdef kept_t *following
     cdef size_t room = share_room(&l.memory)
     l.look = INT64_MAX
     loop_spares_free(l)
     loop_gauge(l)
+    while l.lingering.next != &l.lingering and l.now >= l.lingering.next.deadline:
+        conn_close(l, l.lingering.next, <reason>l.lingering.next.why, 0)
+    if l.lingering.next != &l.lingering:
+        l.look = min(l.look, l.lingering.next.deadline)
     while k != &l.waiting:
         following = k.next
         if l.favoured == NULL and share_favour(&l.memory, k.b.cap):
@@ -155,7 +158,7 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
             conn_wait_for(l, k.owner, POLLIN)   # if another thread takes the memory first, it waits again
         k = following
     if l.waiting.next != &l.waiting:
-        l.look = l.now + MEMORY_LOOK * 1_000_000
+        l.look = min(l.look, l.now + MEMORY_LOOK * 1_000_000)
     if l.gone == NULL:
         l.gone = l.again
         l.again = NULL
@@ -164,14 +167,11 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
 
 
 cdef inline int64_t loop_deadline(const loop_t *l) noexcept nogil:
-    cdef int64_t soonest = l.look
-    if l.lingering.next != &l.lingering:
-        soonest = min(soonest, l.lingering.next.deadline)
     if l.all.next == &l.all:
-        return soonest
+        return l.look
     if l.stopping:
-        return min(l.patience if l.now < l.patience else l.drained, soonest)
-    return min(l.all.next.deadline, soonest)
+        return min(l.patience if l.now < l.patience else l.drained, l.look)
+    return min(l.all.next.deadline, l.look)
 
 
 cdef inline bint loop_turns(loop_t *l, int *err) noexcept nogil:
