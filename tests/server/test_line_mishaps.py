@@ -208,6 +208,7 @@ def test_a_handler_that_blocks_delays_the_others_and_loses_nothing(recorder):
         assert receive(two, 6000) == b"waits\n" * 1000
 
 
+@pytest.mark.slow
 def test_a_handler_that_blocks_longer_than_the_drain_timeout_is_left_behind(recorder):
     entered, leave = threading.Event(), threading.Event()
 

@@ -178,6 +178,7 @@ def test_an_idle_timeout_is_told_as_a_timeout_error(recorder):
         assert isinstance(take(recorder.lost), TimeoutError)
 
 
+@pytest.mark.slow
 def test_a_client_that_only_listens_stays_connected_while_it_takes_what_is_pushed(recorder):
     with serving(recorder, idle_timeout=1) as server, dial(server.addresses[0]) as sock:
         handler = take(recorder.made)
@@ -190,6 +191,7 @@ def test_a_client_that_only_listens_stays_connected_while_it_takes_what_is_pushe
         assert isinstance(take(recorder.lost), TimeoutError)
 
 
+@pytest.mark.slow
 def test_a_peer_that_does_not_read_what_is_pushed_is_closed_at_the_idle_timeout(recorder):
     with serving(recorder, idle_timeout=0.5) as server, dial(server.addresses[0]):
         handler = take(recorder.made)
@@ -199,6 +201,7 @@ def test_a_peer_that_does_not_read_what_is_pushed_is_closed_at_the_idle_timeout(
             handler.conn.write(b"y")
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_all_of_what_was_written_before_the_close(recorder):
     size = 8 << 20
 

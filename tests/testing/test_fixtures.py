@@ -65,6 +65,7 @@ def test_a_program_may_import_the_package_before_pytest(pytester):
     assert pytester.run(sys.executable, "-P", "-c", code).ret == 0
 
 
+@pytest.mark.slow
 def test_the_echo_servers_have_addresses(outcome):
     outcome(
         """
@@ -92,6 +93,7 @@ def test_a_peer_and_a_proxy_in_front_of_it(outcome):
     ).assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_an_unmet_expectation_fails_a_test_that_would_pass(outcome):
     result = outcome(
         """
@@ -104,6 +106,7 @@ def test_an_unmet_expectation_fails_a_test_that_would_pass(outcome):
     result.stdout.fnmatch_lines(["peer, client 1, step 1: expected b'HELLO\\n', got b'hello\\n'"])
 
 
+@pytest.mark.slow
 def test_a_test_that_empties_the_errors_passes(outcome):
     outcome(
         """
@@ -116,6 +119,7 @@ def test_a_test_that_empties_the_errors_passes(outcome):
     ).assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_a_failing_test_shows_the_seed_of_its_proxy_and_a_passing_one_does_not(outcome):
     code = """
     import pytest
@@ -131,6 +135,7 @@ def test_a_failing_test_shows_the_seed_of_its_proxy_and_a_passing_one_does_not(o
     result.stdout.no_fnmatch_line("Proxy(*seed=4711*")
 
 
+@pytest.mark.slow
 def test_a_peer_serves_the_fixtures_that_use_it_until_their_end(outcome):
     outcome(
         """
