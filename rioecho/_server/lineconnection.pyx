@@ -187,9 +187,6 @@ cdef class Connection:
         if self.source.kind == RIO_SOURCE_UNIX:
             self.path = path_of(accepted.fd)
 
-    def __init__(self, *_):
-        pass
-
     def __repr__(self):
         return f"<{type(self).__name__} {self.name}{' over' if self.is_over else ''}>"
 
