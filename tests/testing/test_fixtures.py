@@ -6,6 +6,8 @@ from importlib.metadata import entry_points
 
 import pytest
 
+from rioecho.testing import Peer, Proxy, expect  # noqa: F401 - else each run of pytester loads its own
+
 pytest_plugins = ["pytester"]
 
 ALL = """
