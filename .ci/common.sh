@@ -122,6 +122,10 @@ is_free_threaded() { "$1" -c 'import sys, sysconfig; sys.exit(not sysconfig.get_
 # Keep the GIL off even if an imported module needs it: a dependency of a tool or a test.
 ! is_free_threaded "$python" || export PYTHON_GIL=0
 
+tested_on() { # PYTHON: print the extras of the tests, with uvloop where it has wheels
+    if is_free_threaded "$1"; then echo test; else echo test,loops; fi
+}
+
 outside_programs() { # as root, install the programs that tests use; without them these tests are skipped
     local missing=()
     command -v nc >/dev/null || missing+=(netcat-openbsd)
@@ -131,6 +135,7 @@ outside_programs() { # as root, install the programs that tests use; without the
     command -v ncat >/dev/null || missing+=(ncat)
     command -v valgrind >/dev/null || missing+=(valgrind)
     command -v haproxy >/dev/null || missing+=(haproxy)
+    command -v redis-benchmark >/dev/null || missing+=(redis-tools)
     command -v systemd-socket-activate >/dev/null || missing+=(systemd)
     command -v sshd >/dev/null || [[ -x /usr/sbin/sshd ]] || missing+=(openssh-server)
     [[ ${#missing[@]} -gt 0 && $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 0

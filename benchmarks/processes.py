@@ -72,7 +72,7 @@ def on_a_loop(loop: str, program: str) -> Server:
         if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
             raise Skipped("uvloop is not installed")
         options = ["--asyncio"] if loop == "asyncio" else []
-        return [sys.executable, "-P", str(PEERS / f"uvloop_{program}.py"), *options, *([path] if path else [])]
+        return [sys.executable, "-P", str(PEERS / "asyncio_echo.py"), program, *options, *([path] if path else [])]
 
     return Server(f"{loop} {program}", command)
 
@@ -84,7 +84,27 @@ def with_threads(file: str) -> Server:
     )
 
 
-C_EPOLL = Server("C epoll", lambda settings, path: [compiled("epoll_echo", settings.build), *([path] if path else [])])
+def line_server(*options: str) -> Server:
+    return Server(
+        " ".join(["LineServer, lambda lines: lines", *options]),
+        lambda settings, path: [
+            sys.executable,
+            "-P",
+            str(PEERS / "line_server.py"),
+            *options,
+            *([path] if path else []),
+        ],
+    )
+
+
+def c_epoll(*options: str) -> Server:
+    return Server(
+        " ".join(["C epoll", *options]),
+        lambda settings, path: [compiled("epoll_echo", settings.build), *options, *([path] if path else [])],
+    )
+
+
+C_EPOLL = c_epoll()
 GO = Server("Go", lambda settings, path: [compiled_go("echo", settings.build), *([path] if path else [])])
 
 

@@ -148,7 +148,7 @@ def rows() -> list[Row]:
         for name, ours, how, peer, goal in (
             ("readline(), line held", "aio.Rio.readline", (rio, by_readline), readline, 0.20),
             ("async for line, held", "aio.Rio", (rio, by_iteration), readline, 0.20),
-            ("async for line of both, held", "aio.Rio", (rio, by_iteration), (stream, by_iteration), 0.20),
+            ("async for line of both, held", "aio.Rio", (rio, by_iteration), (stream, by_iteration), None),
             ("readlines1(), per line, held", "aio.Rio.readlines1", (rio, by_readlines1), readline, 0.06),
             ("streams, readline(), line held", "aio.streams readline", (our_stream, by_readline), readline, 0.30),
             ("limit: await of a result that is there", "asyncio.Future", (done_future, by_awaiting), readline, None),

@@ -15,7 +15,9 @@ from processes import (
     C_EPOLL,
     GO,
     Server,
+    c_epoll,
     cpu_seconds,
+    line_server,
     loading,
     memory_bytes,
     next_line,
@@ -25,7 +27,10 @@ from processes import (
     with_threads,
 )
 
+from rioecho._server.eventloop import pollers
+
 SESSIONS, PAIRS = 3, 8
+BULK = {"connections": 8, "size": 256 * 1024}
 
 
 @dataclass
@@ -51,15 +56,17 @@ def run_once(pid: int, load: subprocess.Popen) -> Run:
 
 @dataclass
 class Traffic:
-    """A load of 64-byte lines on ``connections`` connections, with ``in_flight`` lines in flight on each."""
+    """A load of lines of ``size`` bytes on ``connections`` connections, with ``in_flight`` lines in flight on each."""
 
     ours: Server
     peer: Server
     of: str  # "rate" or "cpu", the subject of the row; the other is shown in the last column
     in_flight: int = 32
     connections: int = 50
+    size: int = 64
     unix: bool = False
     sessions: int = SESSIONS
+    idle: int = 0  # number of further connections, which are idle
 
     def __call__(self, settings: Settings) -> Measured:
         needs_proc()
@@ -85,7 +92,10 @@ class Traffic:
             ends = []
             for server in (self.ours, self.peer):
                 pid, where = stack.enter_context(serving(server, settings, unix=self.unix))
-                how = ["-c", self.connections, "-p", self.in_flight, "-d", settings.seconds, "-u", settings.warm_up]
+                if self.idle:
+                    stack.enter_context(loading(where, settings, "-c", self.idle))
+                how = ["-c", self.connections, "-p", self.in_flight, "-s", self.size]
+                how += ["-d", settings.seconds, "-u", settings.warm_up]
                 ends.append((pid, stack.enter_context(loading(where, settings, *how))))
             for end in ends:
                 run_once(*end)  # warm
@@ -128,6 +138,17 @@ def needs_proc() -> None:
         raise Skipped("only Linux reports processor time per thread")
 
 
+def over(poller: str) -> Server:
+    """rioecho-server over one of the system's pollers."""
+
+    def command(settings: Settings, path: str | None) -> list[str]:
+        if poller not in pollers():
+            raise Skipped(f"this build has no {poller}")
+        return ["env", f"RIOECHO_POLLER={poller}", *rioecho().command(settings, path)]
+
+    return Server(f"rioecho-server, {poller}", command)
+
+
 def traffic(name: str, ours: Server, peer: Server, of: str, in_flight: int, goal: float | None = None, **more) -> Row:
     measure = Traffic(ours, peer, of, in_flight, sessions=1 if goal is None else SESSIONS, **more)
     return Row(
@@ -136,7 +157,8 @@ def traffic(name: str, ours: Server, peer: Server, of: str, in_flight: int, goal
 
 
 def rows() -> list[Row]:
-    event, raw = rioecho(), rioecho("--raw")
+    event, raw, function = rioecho(), rioecho("--raw"), line_server()
+    busy = line_server("--busy")
     streams, protocol = on_a_loop("uvloop", "streams"), on_a_loop("uvloop", "protocol")
     return [
         traffic(
@@ -151,6 +173,14 @@ def rows() -> list[Row]:
         traffic("50 clients x 32 lines, beside uvloop streams", event, streams, "rate", 32, 30.0),
         traffic("50 clients x 32 lines, beside C", event, C_EPOLL, "rate", 32, 0.97),
         traffic("50 clients ping-pong, CPU, beside C", event, C_EPOLL, "cpu", 1, 1.02),
+        traffic("LineServer, 50 clients x 32 lines, beside uvloop streams", function, streams, "rate", 32, 25.0),
+        traffic("LineServer, 50 clients x 32 lines, beside C", function, C_EPOLL, "rate", 32, 0.8),
+        traffic("LineServer, 50 clients x 32 lines, CPU, beside C", function, C_EPOLL, "cpu", 32, 1.2),
+        traffic("LineServer, 50 clients ping-pong, CPU, beside C", function, C_EPOLL, "cpu", 1, 1.15),
+        *(
+            traffic(f"raw, 8 clients x 256 KiB, CPU, beside C, {size} KiB", raw, peer, "cpu", 1, 1.0, **BULK)
+            for size, peer in ((64, C_EPOLL), (256, c_epoll("-b", "262144")))
+        ),
         Row(
             "idle clients, memory, beside uvloop Protocol",
             event.name,
@@ -160,10 +190,33 @@ def rows() -> list[Row]:
             0.07,
             1024,
         ),
+        traffic(
+            "10 busy clients of 10,010, CPU, kqueue beside epoll",
+            over("kqueue"),
+            over("epoll"),
+            "cpu",
+            1,
+            1.2,
+            connections=10,
+            idle=10_000,
+        ),
+        *(
+            traffic(f"10 busy clients of {idle + 10:,}, CPU, {name}", ours, peer, "cpu", 1, connections=10, idle=idle)
+            for name, ours, peer, idle in (
+                # Fewer, because connecting n clients to a server over poll(2) takes time in proportion to n squared.
+                ("poll beside epoll", over("poll"), over("epoll"), 2_000),
+                ("epoll beside C", over("epoll"), C_EPOLL, 10_000),
+                ("noise: epoll beside itself", over("epoll"), over("epoll"), 10_000),
+            )
+        ),
         traffic("noise: C beside itself", C_EPOLL, C_EPOLL, "rate", 32),
         traffic("noise: C beside itself, ping-pong, CPU", C_EPOLL, C_EPOLL, "cpu", 1),
         traffic("50 clients x 32 lines, beside Go", event, GO, "rate", 32),
         traffic("50 clients x 32 lines, beside asyncio streams", event, on_a_loop("asyncio", "streams"), "rate", 32),
+        *(
+            traffic(f"LineServer, 50 clients x {n} lines, beside a busy thread", busy, function, "rate", n)
+            for n in (1, 32)
+        ),
         traffic("50 clients x 32 lines, beside uvloop Protocol", event, protocol, "rate", 32),
         traffic("raw, 50 clients x 32 lines, beside C", raw, C_EPOLL, "rate", 32),
         traffic("unix socket, 50 clients x 32 lines, beside C", event, C_EPOLL, "rate", 32, unix=True),

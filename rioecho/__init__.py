@@ -7,9 +7,12 @@
     from rioecho.csapp import *           the book's names, lower case and capitalised
     from rioecho import EchoServer        the echo server (server.py)
     from rioecho import LineServer        the same loop with your handler in it
+    from rioecho import testing           the pytest plugin: peers and proxies that misbehave on purpose (testing/)
 
 Layers, bottom up: _core is shared by all; _rio, _server and _load implement Rio, the servers and the load test; the
 modules in this folder are the public interface; cli holds the commands. Each file begins with a summary of its content.
+
+PYTEST_DONT_REWRITE: a program may import the package before pytest, which warns of plugins that it comes too late for.
 """
 
 from rioecho._core import startup as _startup  # noqa: F401, first: it acts when it is imported
@@ -29,6 +32,7 @@ from rioecho.errors import ConcurrentCall, FrameTooLong, IncompleteRead, LineToo
 TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
     from rioecho import aio as aio
+    from rioecho import testing as testing
     from rioecho._server.blocking import echo
     from rioecho.csapp import rio_readinitb, rio_readlineb, rio_readn, rio_readnb, rio_writen
     from rioecho.feed import Feed
@@ -75,7 +79,7 @@ if not TYPE_CHECKING:  # with a __getattr__, a type checker would accept any nam
 
     def __getattr__(name: str) -> object:
         """Import a name on first use: a Rio needs neither the socket module nor the servers, which take longer."""
-        if name in ("aio", "csapp", "sockets", "text"):  # modules that are attributes of the package at once
+        if name in ("aio", "csapp", "sockets", "testing", "text"):  # modules that are attributes of the package at once
             return __import__(f"rioecho.{name}", fromlist=[name])  # importlib would take longer
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

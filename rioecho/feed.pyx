@@ -4,7 +4,6 @@ One attempt of each method is in _rio/fed.pyx; the rules are in _rio/framing.pyx
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport SIZE_MAX
 
 from rioecho._core.buffer cimport buffer_init
@@ -62,19 +61,7 @@ cdef class Feed(Fed):
 
         Raises ``ValueError`` after ``feed_eof()``. On ``MemoryError`` nothing has been added.
         """
-        cdef Py_buffer view
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-        try:
-            enter(self, &self.reading)
-            try:
-                if self.ended:
-                    raise ValueError("feed() after feed_eof(): the input has ended")
-                if view.len:
-                    self.put(<const char *>view.buf, view.len)
-            finally:
-                leave_reading(self)
-        finally:
-            PyBuffer_Release(&view)
+        self.add(data, False)
 
     def feed_eof(self):
         """Mark the end of the input, so that the methods return what is left instead of ``None``.

@@ -1,8 +1,8 @@
 /* A byte echo server: one thread, level-triggered epoll, one read and one write per event.
  *
- * usage: epoll_echo [UNIX-PATH]      prints "Listening on 127.0.0.1:PORT" (or the path) when it is ready
+ * usage: epoll_echo [-b BYTES] [UNIX-PATH]      prints "Listening on 127.0.0.1:PORT" (or the path) when it is ready
  *
- * All connections share one read buffer. After a partial write the connection keeps the rest, and is not read from until
+ * All connections share one read buffer of BYTES (64 KiB). After a partial write the connection keeps the rest, and is not read from until
  * the rest is written. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,7 +17,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { CHUNK = 64 * 1024, EVENTS = 256 };
+enum { EVENTS = 256 };
 
 struct conn {
     int fd;
@@ -26,6 +26,8 @@ struct conn {
 };
 
 static int poller;
+static char *buffer;
+static size_t size = 64 * 1024; /* of the buffer */
 
 static void die(const char *what) {
     perror(what);
@@ -63,8 +65,7 @@ static void accept_all(int listener) {
 }
 
 static void echo(struct conn *c) {
-    static char buffer[CHUNK];
-    ssize_t n = read(c->fd, buffer, sizeof buffer);
+    ssize_t n = read(c->fd, buffer, size);
     if (n <= 0) {
         if (n == 0 || (errno != EAGAIN && errno != EINTR))
             end(c);
@@ -134,7 +135,14 @@ static int listen_at(const char *path) {
 
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
-    int listener = listen_at(argc > 1 ? argv[1] : NULL);
+    for (int o; (o = getopt(argc, argv, "b:")) != -1;) {
+        if (o != 'b' || !(size = strtoul(optarg, NULL, 10)))
+            return 2;
+    }
+    buffer = malloc(size);
+    if (!buffer)
+        die("malloc");
+    int listener = listen_at(optind < argc ? argv[optind] : NULL);
     poller = epoll_create1(EPOLL_CLOEXEC);
     if (poller < 0)
         die("epoll_create1");

@@ -1,6 +1,6 @@
 /* A closed-loop load generator for echo servers: one thread, epoll, every byte checked.
  *
- * usage: load [-c CONNECTIONS] [-p IN-FLIGHT] [-s BYTES, at most 65536] [-d SECONDS] [-u WARM-UP] [-w] PORT|UNIX-PATH
+ * usage: load [-c CONNECTIONS] [-p IN-FLIGHT] [-s BYTES, at most 262144] [-d SECONDS] [-u WARM-UP] [-w] PORT|UNIX-PATH
  *
  * It connects, and has one message echoed on each connection, so that the server has accepted it. Then it keeps
  * IN-FLIGHT messages in flight on every connection for WARM-UP + SECONDS, waits for the outstanding echoes, and prints
@@ -11,7 +11,7 @@
  * "total", "elapsed" and the load generator's "cpu" cover the whole run. With -w it prints "ready" when it is connected,
  * does one run for each line on stdin, and ends at the end of stdin; between runs it is idle.
  *
- * The messages are a cycle of 251 different ones that end in '\n'. Each connection starts at another position in the
+ * The messages are a cycle of 251 different ones (17 from 64 KiB on) that end in '\n'. Each connection starts at another position in the
  * cycle, so that a byte lost, repeated, changed, or sent to another connection is detected. Exit status: 0 success, 1
  * connection lost or system error, 2 usage, 3 wrong echo. */
 #define _GNU_SOURCE
@@ -28,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CYCLE = 251, CHUNK = 64 * 1024, MAX_SIZE = CHUNK, EVENTS = 256, PATIENCE = 10 };
+enum { CYCLE = 251, CYCLE_OF_LARGE = 17, LARGE = 64 * 1024, CHUNK = 256 * 1024, EVENTS = 256, PATIENCE = 10 };
 
 struct conn {
     int fd, blocked;
@@ -37,7 +37,8 @@ struct conn {
     size_t part;                /* bytes received of an incomplete message */
 };
 
-static size_t connections = 50, in_flight = 1, size = 64, cycle;
+static size_t connections = 50, in_flight = 1, size = 64;
+static size_t cycle, messages_in_cycle; /* length of the cycle, in bytes and in messages */
 static double seconds = 1, warm_up = 0.2;
 static int waiting, poller, sending;
 static char *pattern; /* the cycle, followed by its beginning, so that CHUNK bytes from any position are contiguous */
@@ -64,7 +65,8 @@ static double cpu(void) {
 }
 
 static void make_pattern(void) {
-    cycle = CYCLE * size;
+    messages_in_cycle = size < LARGE ? CYCLE : CYCLE_OF_LARGE; /* a few megabytes at most */
+    cycle = messages_in_cycle * size;
     pattern = malloc(cycle + CHUNK);
     if (!pattern)
         die(1, "malloc");
@@ -163,7 +165,7 @@ static void open_one(struct conn *c, const char *where, size_t number) {
         setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     struct timeval patience = {.tv_sec = PATIENCE};
     setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    c->out = c->in = number % CYCLE * size;
+    c->out = c->in = number % messages_in_cycle * size;
     if (send(c->fd, pattern + c->out, size, MSG_NOSIGNAL) != (ssize_t)size)
         die(1, "send");
     for (size_t got = 0; got < size;) {
@@ -230,7 +232,7 @@ int main(int argc, char **argv) {
         case 'w': waiting = 1; break;
         default: exit(2);
         }
-    if (optind != argc - 1 || !connections || !in_flight || !size || size > MAX_SIZE)
+    if (optind != argc - 1 || !connections || !in_flight || !size || size > CHUNK)
         die(2, "usage: load [-c CONNECTIONS] [-p IN-FLIGHT] [-s BYTES] [-d SECONDS] [-u WARM-UP] [-w] PORT|UNIX-PATH");
     make_pattern();
     poller = epoll_create1(EPOLL_CLOEXEC);

@@ -22,7 +22,7 @@ class LoadLoop:
         phase: float = 0.0,
         first: int = 0,
         step: int = 1,
-        without_epoll: bool = False,
+        poller: str | None = None,
         reconnect: bool = False,
     ) -> LoadLoop: ...
     def run(

@@ -16,7 +16,7 @@ from rioecho._core.fdio cimport FD_SOCKET, fd_open
 from rioecho._load.histogram cimport Histogram, hist_new
 from rioecho._load.connection cimport ARRIVED, AWAITED, CHUNK, DONE, DOWN, load_conn, load_t, sent_t
 from rioecho._load.turns cimport load_run, load_thread
-from rioecho._core.poller cimport poller_add, poller_close, poller_create
+from rioecho._core.poller cimport poller_add, poller_close, poller_create, poller_init, poller_named
 from rioecho._core.posix cimport (
     F_DUPFD_CLOEXEC,
     POLLIN,
@@ -97,8 +97,8 @@ cdef class LoadLoop:
     the maximum time without a received byte while messages are in flight; ``phase``, a delay of the schedule.
 
     ``first`` and ``step``: the numbers of the connections are ``first``, ``first + step`` and so on; each connection
-    begins at another place in the cycle. ``without_epoll``: use poll(2). Raises ValueError or TypeError for an invalid
-    argument, OSError for a descriptor that cannot be used.
+    begins at another place in the cycle. ``poller``: "epoll", "kqueue", "poll", or None: the best of the system. Raises
+    ValueError or TypeError for an invalid argument, OSError for a descriptor or a poller that cannot be used.
 
     ``reconnect``: a lost connection does not end the load. Its messages in flight count as lost; lost() reports it, and
     replace() continues it on another socket.
@@ -134,13 +134,14 @@ cdef class LoadLoop:
         phase=0.0,
         size_t first=0,
         size_t step=1,
-        bint without_epoll=False,
+        poller=None,
         bint reconnect=False,
     ):
         cdef load_conn *c
         cdef size_t i
         cdef int err, fd
-        self.l.poller.epoll = self.l.wake_fd = -1
+        self.l.wake_fd = -1
+        poller_init(&self.l.poller)
         self.l.reconnect = reconnect
         self.begun = True
         fds = list(fds)
@@ -173,7 +174,7 @@ cdef class LoadLoop:
         self.rings = <sent_t *>PyMem_RawCalloc(self.l.n * pipeline, sizeof(sent_t))
         if self.l.area == NULL or self.l.conns == NULL or self.rings == NULL:
             raise MemoryError
-        err = poller_create(&self.l.poller, without_epoll)
+        err = poller_create(&self.l.poller, poller_named(poller))
         if err:
             raise os_error(err)
         for i in range(self.l.n):

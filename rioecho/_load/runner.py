@@ -109,7 +109,7 @@ class Runner:
                 stall_timeout=plan.stall_timeout,
                 first=first,
                 step=plan.threads,
-                without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
+                poller=os.environ.get("RIOECHO_POLLER") or None,  # for tests
                 reconnect=plan.reconnect,
             )
             self.loops.append(loop)

@@ -42,6 +42,7 @@ cdef class Fed(Framing):
     cdef bint ended   # whether the input has ended
 
     cdef int put(self, const char *data, size_t n) except -1
+    cdef int add(self, object data, bint late) except -1
     cdef object answer(self, request *r)
     cdef object all_lines(self, request *r)
     cdef bint may_have(self, request *r) noexcept

@@ -5,6 +5,7 @@ framing.pyx: it returns what the method returns, and MISSING, with nothing consu
 then returns ``None``; a Rio of asyncio waits and tries again.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport SIZE_MAX
@@ -72,6 +73,23 @@ cdef class Fed(Framing):
         if buffer_reserve(&self.inp, held + n) < 0:
             raise MemoryError
         buffer_put(&self.inp, data, n)
+        return 0
+
+    cdef int add(self, object data, bint late) except -1:
+        """Add a copy of a bytes-like object. If the input has ended and ``late`` is false, raise ``ValueError``."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            enter(self, &self.reading)
+            try:
+                if self.ended and not late:
+                    raise ValueError("feed() after feed_eof(): the input has ended")
+                if view.len:
+                    self.put(<const char *>view.buf, view.len)
+            finally:
+                leave_reading(self)
+        finally:
+            PyBuffer_Release(&view)
         return 0
 
     cdef object answer(self, request *r):

@@ -19,8 +19,10 @@ cdef class PyOpenSsl(Transport):
     cdef bint take(self) except -1
     cdef void put(self) noexcept
     cdef object begin(self)
-    cdef void restore(self, object timeout) noexcept
+    cdef void restore(self, object settimeout) noexcept
     cdef void set_begun(self, bytes record) noexcept
     cdef bint is_over(self, object error) except -1
     cdef object plain_error(self, object error)
-    cdef ssize_t send_record(self, bytes record, short *want) except -2
+    cdef object reason(self, object ssl, object result)
+    cdef ssize_t read_nothing(self, object error, short *want) except -2
+    cdef int send_record(self, bytes record, short *want) except -1

@@ -6,8 +6,10 @@ an OpenSSL object takes one operation at a time, and a record that it has begun 
 ``busy`` and the bytes ``begun`` are those of _rio/tls.pyx.
 
 ``recv_into()`` and ``send()`` of a connection are written in Python, and a signal handler that raises in them takes
-along what OpenSSL has done. Therefore signals are blocked in this thread during an attempt; the caller does it for a
-send. A handler of a signal that the kernel delivers to another thread is not kept out by that.
+along what OpenSSL has done. Blocking signals in this thread does not prevent that: the kernel delivers them to another
+one, even to a thread of a C library, and Python runs the handler here. So ``SSL_read()`` and ``SSL_write()`` are called
+as those methods call them, through cffi, whose functions are written in C: no handler runs between OpenSSL's return and
+the storing of its result. What handlers raise before it has moved nothing, and what they raise after it is kept.
 """
 
 import sys
@@ -18,6 +20,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport ECONNABORTED, EPIPE
+from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t
 
 from rioecho._core.convert cimport os_error, to_nanoseconds
@@ -33,14 +36,14 @@ from rioecho._core.posix cimport (
     rio_flag_put,
     rio_flag_state,
     rio_flag_take,
-    rio_signals_hold,
-    rio_signals_release,
     rio_sigpipe_block,
     rio_sigpipe_restore,
+    rio_this_thread,
+    rio_thread_get,
     rio_time_get,
     rio_time_set,
-    sigset_t,
 )
+from rioecho._rio.handlers cimport raised_by_handler
 from rioecho._rio.registry cimport register, registered
 from rioecho._rio.socketlike cimport ENDED, reason_of
 
@@ -49,6 +52,9 @@ from rioecho.errors import ConcurrentCall
 
 cdef enum:
     RECORD = 16384   # maximum payload of a TLS record (RFC 8446, 5.1)
+
+
+cdef str MODULES = "rioecho._rio.pyopenssl"   # for raised_by_handler()
 
 
 def pyopenssl_of(connection, /):
@@ -116,17 +122,19 @@ cdef class PyOpenSsl(Transport):
         return None if ns < 0 else ns / 1e9
 
     cdef object begin(self):
-        """Make the socket non-blocking. Returns its own timeout, for ``restore()``."""
+        """Make the socket non-blocking. Returns the method that ``restore()`` calls, or None if it need not."""
         timeout = self.source.gettimeout()
         rio_time_set(&self.own_timeout, to_nanoseconds(timeout))
-        if timeout is None:
-            self.source.settimeout(0)
-        return timeout
+        if timeout is not None:
+            return None
+        settimeout = self.source.settimeout   # the socket's, in C; a connection finds it by a method in Python
+        settimeout(0)
+        return settimeout
 
-    cdef void restore(self, object timeout) noexcept:
-        if timeout is None:
+    cdef void restore(self, object settimeout) noexcept:
+        if settimeout is not None:
             try:
-                self.source.settimeout(None)
+                settimeout(None)
             except OSError:
                 pass   # another thread has closed the socket; the bytes that were read are still delivered
             except BaseException as error:
@@ -140,39 +148,59 @@ cdef class PyOpenSsl(Transport):
     cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2:
         """Read up to n bytes. Returns their number, 0 at EOF, or -1 with the events to wait for in ``want``."""
         cdef ssize_t got = -1
-        cdef sigset_t before
         if not self.take():
             want[0] = POLLIN | POLLOUT
             return -1
-        rio_signals_hold(&before)
         try:
             PyErr_CheckSignals()
             openssl = sys.modules["OpenSSL.SSL"]
-            view = PyMemoryView_FromMemory(data, n, PyBUF_WRITE)
-            timeout = self.begin()
+            ssl = self.source._ssl
+            memory = openssl._ffi.from_buffer(PyMemoryView_FromMemory(data, n, PyBUF_WRITE))
+            size = min(n, <size_t>INT_MAX)
+            read = openssl._lib.SSL_read
+            settimeout = self.begin()
             try:
-                got = self.source.recv_into(view)
-            except openssl.WantReadError:
-                want[0] = POLLIN
-            except openssl.WantWriteError:
-                want[0] = POLLOUT
-            except openssl.Error as error:
-                if reason_of(error) == ENDED:
-                    self.broken = self.broken or EPIPE
-                elif not self.is_over(error):
-                    raise self.plain_error(error)
-                if self.broken != EPIPE:
-                    raise os_error(self.broken) from error
-                got = 0
+                got = read(ssl, memory, size)
+                if got <= 0:
+                    got = self.read_nothing(self.reason(ssl, got), want)
             finally:
-                view.release()
-                self.restore(timeout)
+                self.restore(settimeout)
         finally:
-            rio_signals_release(&before)
             self.put()
         if got <= 0:
             self.raise_late()
         return got
+
+    cdef ssize_t read_nothing(self, object error, short *want) except -2:
+        """Return what a read that failed returns, 0 at EOF or -1, or raise its error."""
+        openssl = sys.modules["OpenSSL.SSL"]
+        if isinstance(error, openssl.WantReadError):
+            want[0] = POLLIN
+            return -1
+        if isinstance(error, openssl.WantWriteError):
+            want[0] = POLLOUT
+            return -1
+        if reason_of(error) == ENDED:
+            self.broken = self.broken or EPIPE
+        elif not self.is_over(error):
+            raise self.plain_error(error)
+        if self.broken != EPIPE:
+            raise os_error(self.broken) from error
+        return 0
+
+    cdef object reason(self, object ssl, object result):
+        """Return pyOpenSSL's exception for the result of a call that failed. What a handler raises is kept."""
+        openssl = sys.modules["OpenSSL.SSL"]
+        for _ in range(3):   # a handler that raises may come first
+            try:
+                self.source._raise_ssl_error(ssl, result)
+            except openssl.Error as error:
+                return error
+            except BaseException as error:
+                if not raised_by_handler(error, MODULES):   # that of the program's own callback, for example
+                    raise
+                self.keep(error)
+        return openssl.WantReadError()   # the next attempt meets the reason again
 
     cdef ssize_t send(self, const char *data, size_t n, int64_t patience, short *want) except -2:
         """Send the record that was begun, then up to n bytes. Returns how many of the n bytes were accepted.
@@ -185,42 +213,43 @@ cdef class PyOpenSsl(Transport):
             want[0] = POLLIN | POLLOUT
             return -1
         try:
-            timeout = self.begin()
+            settimeout = self.begin()
             try:
-                while self.begun is not None:
-                    record = self.begun
-                    self.set_begun(None)   # if this fails, the connection has: the record cannot be completed
-                    self.send_record(record, want)
+                if self.begun is not None:
+                    self.send_record(self.begun, want)
                     if self.begun is not None:
                         return -1
-                if n == 0:
+                if n == 0 or rio_thread_get(&self.raised_in) == rio_this_thread():
                     return 0
                 record = PyBytes_FromStringAndSize(data, min(n, <size_t>RECORD))
                 self.send_record(record, want)
                 return len(record)   # sent or begun: OpenSSL has accepted it
             finally:
-                self.restore(timeout)
+                self.restore(settimeout)
         finally:
             self.put()
 
-    cdef ssize_t send_record(self, bytes record, short *want) except -2:
+    cdef int send_record(self, bytes record, short *want) except -1:
         """Pass a record to OpenSSL, which accepts all of it. What it has not sent completely becomes ``begun``."""
         cdef Py_ssize_t put
         openssl = sys.modules["OpenSSL.SSL"]
-        try:
-            put = self.source.send(record)
-        except openssl.WantReadError:
+        ssl = self.source._ssl
+        put = openssl._lib.SSL_write(ssl, record, len(record))
+        if put <= 0:
             self.set_begun(record)
-            want[0] = POLLIN
-        except openssl.WantWriteError:
-            self.set_begun(record)
-            want[0] = POLLOUT
-        except openssl.Error as error:
-            raise self.plain_error(error)
-        else:
-            if put < len(record):
+            error = self.reason(ssl, put)
+            if isinstance(error, openssl.WantReadError):
+                want[0] = POLLIN
+            elif isinstance(error, openssl.WantWriteError):
                 want[0] = POLLOUT
-                self.set_begun(record[put:])
+            else:
+                self.set_begun(None)   # the connection has failed: the record cannot be completed
+                raise self.plain_error(error)
+        elif put < len(record):
+            want[0] = POLLOUT
+            self.set_begun(record[put:])
+        else:
+            self.set_begun(None)
         return 0
 
     cdef bint is_over(self, object error) except -1:

@@ -7,7 +7,7 @@ _rio/output.pyx.
 import io
 
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, errno
-from libc.stdint cimport int64_t
+from libc.stdint cimport INT64_MAX, int64_t
 
 from rioecho._core.buffer cimport buffer_added, buffer_consume, buffer_held, buffer_reserve, buffer_start
 from rioecho._core.convert cimport os_error
@@ -129,15 +129,20 @@ cdef class Sender(LineReader):
         return 0
 
     cdef int wait_to_send(self, rio_call *call, short want) except -1:
-        """Wait for the events in ``want``, and take in what comes meanwhile as far as the call reads ahead."""
+        """Wait for the events in ``want``, and take in what comes meanwhile as far as the call reads ahead.
+
+        During a TLS handshake a write waits for input. A read in another thread may take that input, and even finish
+        the write, and then no more may come. So such a wait is short, and the write tries again.
+        """
+        cdef int64_t longest = INT64_MAX if want & POLLOUT or call.timeout == 0 else deadline_after(SLICE)
         cdef bint reads
         if call.ahead == 0 or call.timeout == 0:
-            return self.wait_for(call, want, tied=False)
+            return self.wait_for(call, want, False, longest)
         reads = self.take_ahead(call)
         if call.ahead == 0:
-            return self.wait_for(call, want, tied=False)
+            return self.wait_for(call, want, False, longest)
         if reads:
-            return self.wait_for(call, want | POLLIN, tied=False)
+            return self.wait_for(call, want | POLLIN, False, longest)
         return self.wait_for(call, want, tied=False, longest=deadline_after(SLICE))   # then nobody may be reading
 
     cdef bint take_ahead(self, rio_call *call) except -1:

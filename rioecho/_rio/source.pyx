@@ -231,6 +231,18 @@ cdef bint is_of_packets(object source) except -1:
 
 
 cdef bint is_pyopenssl(object source) except -1:
-    """Report whether the source is an ``OpenSSL.SSL.Connection``, without importing that module."""
+    """Report whether the source is an ``OpenSSL.SSL.Connection``, without importing that module.
+
+    One whose methods are overridden is an object with methods like any other, as is that of a version of pyOpenSSL
+    without the private names that _rio/pyopenssl.pyx uses.
+    """
     module = sys.modules.get("OpenSSL.SSL")
-    return module is not None and isinstance(source, module.Connection)
+    return (
+        module is not None
+        and isinstance(source, module.Connection)
+        and is_from(source, module.Connection, ("recv_into", "send"))
+        and hasattr(module, "_lib")
+        and hasattr(module, "_ffi")
+        and hasattr(source, "_ssl")
+        and hasattr(source, "_raise_ssl_error")
+    )

@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memmove
 
 from rioecho._core.budget cimport share_favour
-from rioecho._core.buffer cimport buffer_consume, buffer_free, buffer_held, buffer_start, rio_buffer, whole_lines
+from rioecho._core.buffer cimport buffer_consume, buffer_free, buffer_held, buffer_start, rio_buffer
 from rioecho._core.fdio cimport FD_SOCKET, fd_read, rio_fd, would_block
 from rioecho._core.poller cimport poller_modify, poller_remove
 from rioecho._core.posix cimport (
@@ -25,6 +25,7 @@ from rioecho._core.posix cimport (
     rio_atomic_add,
     rio_bool_get,
     rio_flag_put,
+    rio_memrchr,
     rio_rare,
     rio_reset_at_close,
     rio_socket_error,
@@ -33,6 +34,7 @@ from rioecho._core.posix cimport (
     rio_unacknowledged,
     shutdown,
 )
+from rioecho._server.bulk cimport bulk_begin, bulk_drop, bulk_end, bulk_is_due, bulk_keep, bulk_receive, bulk_send
 from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LINGERING, OPENING, PAUSED, echo_due, echo_send
 from rioecho._server.hosts cimport CLAIM_GRANTED, CLAIM_REFUSED, claim, hosts_claim, hosts_release
 from rioecho._server.loop cimport (
@@ -94,6 +96,7 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
     conn_check(l, c)
     rio_assert(l.active > 0)
     poller_remove(&l.poller, c.fd)
+    bulk_end(l, c)
     if rio_rare(c.extras != NULL and c.extras.outlet != NULL):
         outlet_lock(c.extras.outlet)
         close(c.fd)
@@ -284,6 +287,36 @@ cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexce
     conn_next(l, c)
 
 
+cdef inline bint conn_echo_bulk(loop_t *l, conn_t *c) noexcept nogil:
+    """Echo what has arrived by splice(2). Reports whether it did; otherwise a read is to be made."""
+    cdef int err = 0
+    cdef ssize_t n = bulk_receive(l, c, &err)
+    cdef size_t put
+    if n <= 0:
+        if n == 0 or err == EINTR or would_block(err):
+            return False
+        conn_close(l, c, BROKEN, err)
+        return True
+    rio_atomic_add(&l.counts.bytes_in, n)
+    rio_atomic_add(&l.counts.bytes_out, n)   # before they are sent, as in echo_send()
+    put = bulk_send(l, c, n, &err)
+    c.bytes_out += put
+    conn_progress(l, c)
+    if put < <size_t>n:
+        rio_atomic_add(&l.counts.bytes_out, <uint64_t>put - <uint64_t>n)
+        if err != EINTR and not would_block(err):
+            bulk_drop(l, n - put)
+            conn_close(l, c, BROKEN, err)
+            return True
+        if bulk_keep(l, c, n - put) < 0:
+            bulk_drop(l, n - put)
+            conn_close(l, c, BROKEN, ENOMEM)
+            return True
+        c.kept.ready = n - put
+    conn_next(l, c)
+    return True
+
+
 # ---- a connection with a handler
 
 
@@ -349,14 +382,13 @@ cdef inline void conn_handle(loop_t *l, conn_t *c, size_t n) noexcept nogil:
     """Give whole lines of the n bytes in the area to the handler, and with them the beginning of the first one from the
     buffer; keep the beginning of the last one.
     """
-    cdef uint64_t lines = 0
     cdef size_t before = conn_rest(c), due = n
+    cdef const char *newline
     cdef const char *first = NULL
     cdef reason why
     if l.max_line:
-        due = whole_lines(l.area, n, &lines)
-        if lines:
-            rio_atomic_add(&l.counts.lines, lines)
+        newline = <const char *>rio_memrchr(l.area, c'\n', n)
+        due = 0 if newline == NULL else newline + 1 - l.area
     if due:
         if l.lengths != NULL:
             if l.max_line:
@@ -477,7 +509,7 @@ cdef inline ssize_t conn_open(loop_t *l, conn_t *c, size_t n) noexcept nogil:
 
 
 cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
-    """Read once, and echo what was received."""
+    """Receive once, and echo what was received."""
     cdef rio_fd f = conn_socket(c)
     cdef int err = 0
     cdef size_t before = 0, room = l.chunk
@@ -494,6 +526,8 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
                 conn_pause(l, c)
                 return
             room = CHUNK_MIN   # a handler gets no part of a line, and there is not much more to come
+    elif rio_rare(l.bulk != 0) and bulk_is_due(l, c) and conn_echo_bulk(l, c):
+        return
     # A client that sends only newlines would otherwise cause tens of thousands of calls of Python before the turn of
     # other connections. While lines wait for their report, less is read at a time.
     if rio_rare(l.lengths_n > REPORTED_MAX):
@@ -510,8 +544,10 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         conn_progress(l, c)
         if rio_rare(l.handler != NULL):
             conn_handle(l, c, n)
-        else:
-            conn_echo(l, c, before, n)
+            return
+        if rio_rare(l.bulk != 0) and n == CHUNK:
+            bulk_begin(l, c)
+        conn_echo(l, c, before, n)
         return
     if n < 0 and err == EINTR:
         return

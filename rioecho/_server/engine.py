@@ -58,12 +58,14 @@ class Engine(Protocol):
 
     #: Maximum number of connections served at once; None: no limit.
     at_once: int | None
-    #: The threads that call handlers of the user, by their numbers.
-    threads: Collection[int]
     #: The counts, to be summed.
     counts: tuple[Counts, ...]
 
     def __init__(self, owner: EngineOwner) -> None: ...
+
+    @property
+    def threads(self) -> Collection[int]:
+        """The threads that call handlers of the user, by their numbers."""
 
     def start(self) -> None:
         """Start the engine. Raises ``OSError``, ``RuntimeError`` or ``MemoryError`` if a resource is lacking."""

@@ -50,23 +50,15 @@ class EventEngine:
         self._given: list[int] = []  # number of connections given to each loop so far
         self._running: list[bool] = []  # whether the thread of each loop has begun
         self._threads = WaitGroup()
-        self._handlings: list[Handling] = []  # of each loop, if there is a handler
+        self._is_joined = False  # whether the time to wait for the threads is over
+        self._handlings: list[Handling | None] = []  # of each loop; None echoes
         #: The threads that call handlers, by their numbers.
         self.threads: set[int] = set()
         self.counts: tuple[Counts, ...] = ()
 
     def start(self) -> None:
         owner = self._owner
-        if owner.handler is not None:
-            self._handlings = [
-                Handling(
-                    owner.handler,
-                    raw=owner.framing == "raw",
-                    max_line=owner.max_line,
-                    write_limit=owner.write_limit,
-                )
-                for _ in range(owner.workers)
-            ]
+        self._handlings = [self._handling() for _ in range(owner.workers)]
         self._loops = [
             EventLoop(
                 owner.framing,
@@ -81,9 +73,9 @@ class EventEngine:
                 on_line=received if log.isEnabledFor(logging.DEBUG) else None,
                 memory=owner.memory,
                 handling=handling,
-                without_epoll=os.environ.get("RIOECHO_POLLER") == "poll",  # for tests
+                poller=os.environ.get("RIOECHO_POLLER") or None,  # for tests
             )
-            for handling in self._handlings or [None] * owner.workers
+            for handling in self._handlings
         ]
         self._given = [0] * len(self._loops)
         self.counts = tuple(loop.counts for loop in self._loops)
@@ -95,14 +87,22 @@ class EventEngine:
             if not self._running[i]:
                 raise MemoryError("no memory to start a thread")
 
+    def _handling(self) -> Handling | None:
+        owner = self._owner
+        if owner.handler is None:
+            return None
+        raw = owner.framing == "raw"
+        return Handling(owner.handler, raw=raw, max_line=owner.max_line, write_limit=owner.write_limit)
+
     def serve(self, connection: Accepted, drain: float | None) -> None:
         active = [given - count.now()["closed"] for given, count in zip(self._given, self.counts, strict=True)]
         i = active.index(min(active))
         given = self._given[i] + 1
         # The peer's name takes memory; an idle connection keeps it only if it is logged.
         peer: Peer | Connection | None = Peer(connection.peer) if log.isEnabledFor(logging.INFO) else None
-        if self._handlings and self._handlings[i].has_objects:
-            peer = Connection(connection, self._handlings[i])
+        handling = self._handlings[i]
+        if handling is not None and handling.has_objects:
+            peer = Connection(connection, handling)
         try:
             self._loops[i].adopt(connection, peer)
         except ValueError:
@@ -118,22 +118,30 @@ class EventEngine:
             loop.no_more()
         self._threads.close()
         self._threads.wait(seconds)
+        self._is_joined = True
         for loop in self._loops:
-            with contextlib.suppress(RuntimeError):  # its thread still runs, although the deadline has passed
-                loop.close()
+            self._close(loop)
+
+    def _close(self, loop: EventLoop) -> None:
+        with contextlib.suppress(RuntimeError):  # its thread still runs in a handler, and closes it when it ends
+            loop.close()
 
     def kill(self) -> None:
         """Do nothing: threads do not outlive the process."""
 
     def _run(self, i: int, begun: Latch) -> None:
         self._running[i] = True
-        if self._handlings:
+        if self._handlings[i] is not None:
             self.threads.add(threading.get_ident())
         begun.open()
         try:
             self._loops[i].run()
         except Exception as error:
             self._owner.fail(error)
+        finally:
+            self.threads.discard(threading.get_ident())  # another thread may get the number
+            if self._is_joined:
+                self._close(self._loops[i])
 
     def _closed(self, peer: Peer | Connection | None, reason: str, err: int, echoed: int) -> None:
         self._owner.closings.wake()

@@ -6,7 +6,10 @@ from typing import Any, ClassVar, Literal, final
 from rioecho._core.budget import MemoryBudget
 from rioecho._core.counts import Counts
 from rioecho._server.accepted import Accepted
+from rioecho._server.handling import Handling
 from rioecho._server.hosts import HostTable
+
+def pollers() -> list[str]: ...
 
 @final
 class EventLoop:
@@ -25,7 +28,8 @@ class EventLoop:
         memory: MemoryBudget | None = None,
         proxied: bool = False,
         hosts: HostTable | None = None,
-        without_epoll: bool = False,
+        handling: Handling | None = None,
+        poller: str | None = None,
     ) -> EventLoop: ...
     @property
     def counts(self) -> Counts: ...

@@ -8,6 +8,8 @@ shared area; whole lines are sent directly from it, after the beginning of the l
 bytes that the socket buffer has no room for, and incomplete lines, are copied into that buffer. When the memory budget
 is used up, a connection that holds the beginning of a line waits for memory.
 
+With raw framing, the bytes of a peer that sends much at a time are not copied at all (_server/bulk.pxd).
+
 A connection with unsent bytes is not read from. Each connection gets one read per turn, so a peer that never stops
 sending does not starve the others.
 """
@@ -26,8 +28,9 @@ from rioecho._core.budget cimport MemoryBudget, Share
 from rioecho._core.buffer cimport buffer_free, buffer_init
 from rioecho._core.convert cimport os_error, to_nanoseconds, to_size
 from rioecho._core.counts cimport Counts
-from rioecho._core.poller cimport poller_add, poller_close, poller_create
+from rioecho._core.poller cimport poller_add, poller_close, poller_create, poller_init, poller_named, poller_t
 from rioecho._core.posix cimport (
+    F_DUPFD_CLOEXEC,
     F_GETFL,
     F_SETFL,
     O_NONBLOCK,
@@ -51,6 +54,7 @@ from rioecho._core.posix cimport (
     write,
 )
 from rioecho._server.accepted cimport Accepted
+from rioecho._server.bulk cimport bulk_close, bulk_open
 from rioecho._server.connection cimport conn_close, conn_drop_header, conn_free, conn_header
 from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK, OPENING
 from rioecho._server.hosts cimport HostTable
@@ -95,6 +99,19 @@ cdef int hand_over(int outbox, conn_t *c) noexcept nogil:
     return 0
 
 
+def pollers():
+    """Return the names of the pollers that this system has, the best first."""
+    cdef poller_t p
+    cdef int err
+    found = []
+    for name in ("epoll", "kqueue", "poll"):
+        err = poller_create(&p, poller_named(name))
+        poller_close(&p)
+        if not err:
+            found.append(name)
+    return found
+
+
 @cython.final
 @cython.no_gc_clear   # __dealloc__ counts the connections that it closes, so the collector must not clear `counts`
 cdef class EventLoop:
@@ -104,7 +121,7 @@ cdef class EventLoop:
     longer than ``max_line`` bytes is echoed in pieces; 0 means no limit. When the descriptor ``stop_fd`` becomes
     readable, every connection drains: it echoes what has arrived, half-closes and reads to EOF, for at most
     ``drain_timeout`` seconds (None: no limit). The memory of the connections is taken from the budget ``memory``.
-    ``without_epoll`` uses poll(2), as on systems without epoll.
+    ``poller`` is "epoll", "kqueue", "poll", or None for the best of the system.
 
     The callbacks are called in the thread of the loop:
 
@@ -141,6 +158,7 @@ cdef class EventLoop:
     cdef bint begun      # whether the fields are set
     cdef int owner       # ID of the process that set them
     cdef rio_flag running
+    cdef int own_stop_fd   # a duplicate for a loop with handlers, or -1
     cdef int outbox      # the writing end of the inbox, or -1
     cdef object on_closed
     cdef object on_opened
@@ -166,11 +184,12 @@ cdef class EventLoop:
         bint proxied=False,
         HostTable hosts=None,
         Handling handling=None,
-        bint without_epoll=False,
+        poller=None,
     ):
         cdef int ends[2]
         cdef int err
-        self.outbox = self.l.inbox = self.l.wake = self.l.poller.epoll = -1
+        self.own_stop_fd = self.outbox = self.l.inbox = self.l.wake = -1
+        poller_init(&self.l.poller)
         self.l.all.next = self.l.all.prev = &self.l.all
         self.l.lingering.next = self.l.lingering.prev = &self.l.lingering
         self.l.waiting.next = self.l.waiting.prev = &self.l.waiting
@@ -207,17 +226,24 @@ cdef class EventLoop:
         if err:
             raise os_error(err)
         self.l.inbox, self.outbox = ends[0], ends[1]
-        err = poller_create(&self.l.poller, without_epoll)
+        err = poller_create(&self.l.poller, poller_named(poller))
         if not err:
             err = poller_add(&self.l.poller, self.l.inbox, POLLIN, &self.l.inbox)
+        if not err and handling is not None:
+            # The owner of stop_fd may close it while a handler blocks, and the loop must still see the stop.
+            self.own_stop_fd = fcntl(stop_fd, F_DUPFD_CLOEXEC, 0)
+            err = errno if self.own_stop_fd < 0 else 0
+            self.l.stop_fd = self.own_stop_fd
         if not err:
-            err = poller_add(&self.l.poller, stop_fd, POLLIN, &self.l.stop_fd)
+            err = poller_add(&self.l.poller, self.l.stop_fd, POLLIN, &self.l.stop_fd)
         if not err and handling is not None:
             buffer_init(&self.l.out, CHUNK)
             self.l.wake = handling.wake.fd
             err = poller_add(&self.l.poller, self.l.wake, POLLIN, &self.l.wake)
             self.l.handler = &handling.h
             self.handling = handling
+        elif not err and self.l.max_line == 0 and on_line is None:
+            bulk_open(&self.l)
         if err:
             raise os_error(err)
 
@@ -381,8 +407,8 @@ cdef class EventLoop:
 
     cdef bint report_closing(self, conn_t *c) noexcept:
         """Report a closed connection; return False if there is no memory for that."""
-        if self.handling is not None and self.handling.h.has_objects:
-            self.handling.lost(c)
+        if self.handling is not None and self.handling.h.has_objects and not self.handling.lost(c):
+            return False
         if c.peer != NULL and (c.phase != OPENING or c.why == CROWDED):
             self.report_opening(c)
         try:
@@ -445,6 +471,10 @@ cdef class EventLoop:
         rio_assert(self.l.memory.budget == NULL or rio_load_relaxed(self.l.memory.taken) == 1)
         buffer_free(&self.l.out)
         poller_close(&self.l.poller)
+        if self.own_stop_fd >= 0:
+            close(self.own_stop_fd)
+            self.own_stop_fd = -1
+        bulk_close(&self.l)
         PyMem_RawFree(self.l.area)
         self.l.area = NULL
         PyMem_RawFree(self.l.lengths)

@@ -31,13 +31,14 @@ cdef class Handling:
     cdef list split(self, const char *first, size_t before, const char *data, size_t n)
     cdef int append(self, Connection conn, object data) except -1
     cdef int append_answer(self, Connection conn, object answer) except -1
+    cdef bint append_all(self, Connection conn, list items) except -1
     cdef int append_queue(self, Connection conn) except -1
     cdef reason made(self, conn_t *c) noexcept
     cdef reason received(
         self, conn_t *c, const char *first, size_t before, const char *data, size_t n, size_t rest
     ) noexcept
     cdef conn_t *next_post(self, reason *why) noexcept
-    cdef void lost(self, conn_t *c) noexcept
+    cdef bint lost(self, conn_t *c) noexcept
 
 
 cdef class Connection:
@@ -57,4 +58,6 @@ cdef class Connection:
     cdef public bint announced    # whether "Connected to" was logged
     cdef bint in_its_call(self) noexcept
     cdef int ask(self, reason wish) except -1
+    cdef int must_be_open(self) except -1
+    cdef bint fits(self, size_t n) noexcept
     cdef int must_fit(self, size_t n) except -1

@@ -13,19 +13,21 @@ from socket import socket
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_CheckExact
+from cpython.list cimport PyList_CheckExact, PyList_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport PyObject
 from libc.errno cimport EAGAIN, ECONNABORTED
 from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memchr, memcpy
 
-from rioecho._core.buffer cimport buffer_held, buffer_put, buffer_reserve, rio_buffer
+from rioecho._core.buffer cimport buffer_added, buffer_held, buffer_put, buffer_reserve, rio_buffer
 from rioecho._core.convert cimport os_error, to_size
 from rioecho._core.posix cimport (
     RIO_FREE,
     RIO_SOURCE_UNIX,
     RIO_SOURCE_UNKNOWN,
     F_DUPFD_CLOEXEC,
+    close,
     fcntl,
     getpid,
     rio_assert,
@@ -58,6 +60,12 @@ from rioecho._server.accepted import source_name
 from rioecho._server.engine import log_line
 
 
+cdef extern from "Python.h":
+    enum:
+        PY_SSIZE_T_MAX
+    PyObject *PyList_GET_ITEM(object items, Py_ssize_t i) nogil   # borrowed, unlike that of cpython.list
+
+
 cdef enum:
     AT_ONCE = 65_536   # bytes written in one call of a handler, from which on they are sent during the call
 
@@ -70,7 +78,7 @@ ctypedef reason (*received_f)(
     void *self, conn_t *c, const char *first, size_t before, const char *data, size_t n, size_t rest
 ) noexcept nogil
 ctypedef conn_t *(*next_post_f)(void *self, reason *why) noexcept nogil
-ctypedef void (*lost_f)(void *self, conn_t *c) noexcept nogil
+ctypedef bint (*lost_f)(void *self, conn_t *c) noexcept nogil
 
 
 cdef reason call_made(void *self, conn_t *c) noexcept:
@@ -87,8 +95,8 @@ cdef conn_t *call_next_post(void *self, reason *why) noexcept:
     return (<Handling>self).next_post(why)
 
 
-cdef void call_lost(void *self, conn_t *c) noexcept:
-    (<Handling>self).lost(c)
+cdef bint call_lost(void *self, conn_t *c) noexcept:
+    return (<Handling>self).lost(c)
 
 
 @cython.final
@@ -128,8 +136,9 @@ cdef class Handling:
         self.thread = PyThread_get_thread_ident()
 
     cdef void end(self) noexcept:
-        """Make no further handler objects."""
+        """Make no further handler objects, and take no posts: a Connection that is kept does not keep descriptors."""
         self.h.has_objects = False
+        self.wake.close()
 
     # ---- posts
 
@@ -181,8 +190,7 @@ cdef class Handling:
         self.too_long = 0
         if conn is not None:
             self.current = conn
-            if conn.queue is not None:
-                self.append_queue(conn)   # it was written before what this call writes
+            self.append_queue(conn)   # it was written before what this call writes
         return 0
 
     cdef reason leave(self, Connection conn, object error) noexcept:
@@ -251,6 +259,8 @@ cdef class Handling:
                 what = PyBytes_FromStringAndSize(data, n)
             else:
                 what = self.split(first, before, data, n)
+                if n:   # otherwise it is the unterminated line at EOF
+                    rio_atomic_add(&self.loop.counts.lines, PyList_GET_SIZE(what))
             if what:
                 if conn is None:
                     answer = self.handler(what)
@@ -295,10 +305,12 @@ cdef class Handling:
     # ---- what handlers write
 
     cdef int append(self, Connection conn, object data) except -1:
-        """Append bytes to the output of the loop."""
+        """Append bytes to the output of the loop, behind what other threads have written to the connection."""
         cdef rio_buffer *out = &self.loop.out
         cdef Py_buffer view
         cdef size_t n
+        if conn is not None:
+            self.append_queue(conn)
         if PyBytes_CheckExact(data):
             n = PyBytes_GET_SIZE(data)
             if buffer_reserve(out, buffer_held(out) + n) < 0:
@@ -331,6 +343,10 @@ cdef class Handling:
             self.append(conn, answer)   # raises
         # A generator is part of the handler: what it writes itself goes out before what it yields.
         items = <list>answer if PyList_CheckExact(answer) else list(answer)
+        if conn is not None:
+            self.append_queue(conn)   # not part of the answer
+        if self.append_all(conn, items):
+            return 0
         before = buffer_held(&self.loop.out)
         try:
             while i < len(items):
@@ -341,9 +357,43 @@ cdef class Handling:
             raise
         return 0
 
+    cdef bint append_all(self, Connection conn, list items) except -1:
+        """Append a list of bytes, for which room is reserved once. Reports whether they were no other objects."""
+        cdef rio_buffer *out = &self.loop.out
+        cdef Py_ssize_t i, count
+        cdef size_t n = 0, size
+        cdef char *place
+        cdef PyObject *item
+        with cython.critical_section(items):
+            count = PyList_GET_SIZE(items)
+            for i in range(count):
+                item = PyList_GET_ITEM(items, i)
+                if not PyBytes_CheckExact(<object>item):
+                    return False
+                size = PyBytes_GET_SIZE(<object>item)
+                if size > <size_t>PY_SSIZE_T_MAX - n:
+                    raise MemoryError
+                n += size
+            if n == 0:
+                return True
+            if buffer_reserve(out, buffer_held(out) + n) < 0:
+                raise MemoryError
+            place = out.data + out.w
+            for i in range(count):
+                item = PyList_GET_ITEM(items, i)
+                size = PyBytes_GET_SIZE(<object>item)
+                memcpy(place, PyBytes_AS_STRING(<object>item), size)
+                place += size
+            buffer_added(out, n)
+        if conn is not None:
+            rio_atomic_add(&conn.outlet.unsent, n)
+        return True
+
     cdef int append_queue(self, Connection conn) except -1:
         """Append what was written to a connection outside of the calls of its handler. It counts as written already."""
         cdef list queue
+        if conn.queue is None:
+            return 0
         with cython.critical_section(conn):
             queue, conn.queue = conn.queue, None
         if queue is not None:
@@ -351,30 +401,38 @@ cdef class Handling:
                 self.append(None, data)
         return 0
 
-    cdef void lost(self, conn_t *c) noexcept:
-        """Tell the handler of a connection that it has ended, once."""
+    cdef bint lost(self, conn_t *c) noexcept:
+        """Tell the handler of a connection that it has ended, once; return False if there is no memory to do so."""
         cdef Connection conn = <Connection>c.peer
         outlet_lock(&conn.outlet)
         conn.c = NULL
         rio_flag_put(&conn.outlet.lock, RIO_FREE)
-        conn.is_over = True
-        conn.queue = None
-        handler, conn.handler = conn.handler, None
-        sock, conn.sock = conn.sock, None
-        error, conn.error = conn.error, None   # its traceback refers to the handler
+        with cython.critical_section(conn):
+            conn.is_over = True
+            conn.queue = None
+            sock, conn.sock = conn.sock, None
+        method = cause = None
         try:
             if sock is not None:
                 sock.close()
-            if not conn.is_made:
-                return
-            conn.is_made = False
-            method = getattr(handler, "connection_lost", None)
+            if conn.is_made:
+                cause = conn.error if conn.error is not None else end_reason(<reason>c.why, c.err)
+                method = getattr(conn.handler, "connection_lost", None)
+        except MemoryError:
+            return False
+        except BaseException as raised:
+            log_failure("The handler of %s failed when the connection was lost", conn, raised)
+        conn.is_made = False
+        conn.handler = None
+        conn.error = None   # its traceback refers to the handler
+        try:
             if method is not None:
-                method(error if error is not None else end_reason(<reason>c.why, c.err))
+                method(cause)
         except BaseException as raised:
             log_failure("The handler of %s failed when the connection was lost", conn, raised)
         if getpid() != self.pid:
             self.leave_child(None)
+        return True
 
 
 cdef object end_reason(reason why, int err):
@@ -446,27 +504,33 @@ cdef class Connection:
 
         In a call of the connection's own handler they are sent before what the call returns, and otherwise as soon as
         the peer takes them; in any case in the order of the calls. Raises ``ConnectionError`` after the end of the
-        connection; ``BlockingIOError``, and nothing is written, if the peer has not yet taken what was written before
-        and it would be more than ``write_limit`` with this; ``TypeError`` if ``data`` is not bytes-like.
+        connection, and after ``close()`` outside of such a call; ``BlockingIOError``, and nothing is written, if the
+        peer has not yet taken what was written before and it would be more than ``write_limit`` with this;
+        ``TypeError`` if ``data`` is not bytes-like.
         """
         cdef Handling handling = self.handling
         cdef size_t n
         if not PyBytes_CheckExact(data):
             if not PyObject_CheckBuffer(data):
                 raise TypeError(f"data must be bytes-like, not {type(data).__name__}")
-            data = bytes(memoryview(data).cast("B"))
+            with memoryview(data) as view:
+                data = view.tobytes()
         n = PyBytes_GET_SIZE(data)
-        if self.is_over:
-            raise ConnectionError("the connection has ended")
-        if n == 0:
-            return 0
         if self.in_its_call():
-            if buffer_held(&handling.loop.out) + n > AT_ONCE:
+            self.must_be_open()
+            if n == 0:
+                return 0
+            if buffer_held(&handling.loop.out) + n > AT_ONCE or not self.fits(n):
                 conn_send_early(handling.loop, self.c)
             self.must_fit(n)
             handling.append(self, data)
             return n
         with cython.critical_section(self):
+            self.must_be_open()
+            if self.wish != OPEN:
+                raise ConnectionError("the connection has been closed")
+            if n == 0:
+                return 0
             self.must_fit(n)
             if self.queue is None:
                 self.queue = []
@@ -475,9 +539,19 @@ cdef class Connection:
         handling.post(self)
         return n
 
-    cdef int must_fit(self, size_t n) except -1:
+    cdef int must_be_open(self) except -1:
+        if self.is_over:
+            raise ConnectionError("the connection has ended")
+        return 0
+
+    cdef bint fits(self, size_t n) noexcept:
+        """Report whether n more bytes may wait to be sent."""
         cdef uint64_t unsent = rio_atomic_load(&self.outlet.unsent)
-        if unsent and unsent + n > self.handling.write_limit:
+        return unsent == 0 or unsent + n <= self.handling.write_limit
+
+    cdef int must_fit(self, size_t n) except -1:
+        if not self.fits(n):
+            unsent = rio_atomic_load(&self.outlet.unsent)
             raise BlockingIOError(
                 EAGAIN, f"{unsent} bytes wait for the peer, and with {n} more they exceed write_limit; try again later"
             )
@@ -497,7 +571,7 @@ cdef class Connection:
 
     cdef int ask(self, reason wish) except -1:
         with cython.critical_section(self):
-            if self.wish == wish or self.wish == ABORTED:
+            if self.wish == wish or self.wish == ABORTED or (self.is_over and self.c == NULL):
                 return 0
             self.wish = wish
         if not self.in_its_call():
@@ -505,13 +579,15 @@ cdef class Connection:
         return 0
 
     def get_extra_info(self, str name not None, default=None):
-        """Return the ``"socket"`` of the connection, its ``"sockname"`` or its ``"peername"``, for anything else
-        ``default``, as it does after the end of the connection.
+        """Return the ``"socket"`` of the connection, its ``"sockname"`` or its ``"peername"``.
+
+        For anything else it is ``default``, and after the end of the connection for all but ``"peername"``.
 
         The socket is for options and addresses: reading or writing through it takes bytes of the connection's. It is a
         duplicate, which is closed with the connection.
         """
         cdef int fd = -1
+        cdef bint is_late
         if name == "peername":
             return self.peer
         if name not in ("socket", "sockname"):
@@ -524,7 +600,19 @@ cdef class Connection:
                 rio_flag_put(&self.outlet.lock, RIO_FREE)
                 if fd < 0:
                     return default
-                self.sock = socket(fileno=fd)
+                try:
+                    sock = socket(fileno=fd)
+                except BaseException:
+                    close(fd)
+                    raise
+                outlet_lock(&self.outlet)
+                is_late = self.c == NULL   # the connection has ended since, and would not close this socket
+                if not is_late:
+                    self.sock = sock
+                rio_flag_put(&self.outlet.lock, RIO_FREE)
+                if is_late:
+                    sock.close()
+                    return default
             sock = self.sock
         return sock if name == "socket" else sock.getsockname()
 

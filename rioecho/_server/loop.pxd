@@ -61,6 +61,7 @@ cdef enum:
     # in turn.
     CHUNK_REPORTED = 64
     LENGTHS_MAX = 3 * CHUNK
+    BULK_SLOTS = 64      # number of connections whose bulk is spliced; see _server/bulk.pxd
     OUT_KEPT = 131_072   # maximum number of bytes of memory that are kept for what the handlers write
     OPENED_MAX = 256     # maximum number of connections whose first bytes are reported in one turn
     # Buffers of at least this size in bytes are mapped pages of their own, because the heap of malloc() does not return
@@ -143,8 +144,8 @@ cdef struct handler_t:
     ) noexcept nogil
     # Returns a connection that something was asked of outside of these calls, or NULL.
     conn_t *(*next_post)(void *self, reason *why) noexcept nogil
-    # Nothing more will be received or sent.
-    void (*lost)(void *self, conn_t *c) noexcept nogil
+    # Nothing more will be received or sent. Returns False if it is to be called again, for lack of memory.
+    bint (*lost)(void *self, conn_t *c) noexcept nogil
 
 
 cdef struct loop_t:
@@ -161,6 +162,9 @@ cdef struct loop_t:
     size_t spare_bytes   # number of bytes in all spares
     unsigned int spares  # number of spares
     size_t chunk         # size of a read of a connection without a buffer; smaller while memory is short
+    size_t bulk          # capacity of the pipe in bytes, or 0: no bytes are spliced
+    int pipe[2]          # for splice(2); empty between two steps
+    conn_t *bulked[BULK_SLOTS]   # the open connections that are spliced from, by descriptor
     size_t active        # number of open connections
     int stop_fd          # readable when the stop is requested
     int inbox            # a pipe of conn_t pointers; NULL is the end, because a forked process may prevent EOF
@@ -261,7 +265,10 @@ cdef inline void conn_linger_until(loop_t *l, conn_t *c) noexcept nogil:
 
 cdef inline void conn_progress(loop_t *l, conn_t *c) noexcept nogil:
     """Restart the idle timeout of a connection."""
-    if l.idle < 0 or c.phase != ECHOING:
+    if l.idle < 0:
+        return
+    # Only a connection with a handler sends before it has received anything, or goes on sending after its end.
+    if c.phase != ECHOING and (l.handler == NULL or l.stopping or c.phase == LINGERING):
         return
     c.looks = 0
     conn_look_later(l, c)
@@ -379,8 +386,8 @@ cdef inline void conn_keep_nothing(loop_t *l, conn_t *c) noexcept nogil:
         l.look = l.now   # so that another connection may use the reserve
 
 
-cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noexcept nogil:
-    """Append n bytes to the buffer. Returns 0, or -1 if the allocation fails.
+cdef inline int conn_reserve(loop_t *l, conn_t *c, size_t n) noexcept nogil:
+    """Reserve room for n more bytes in the buffer. Returns 0, or -1 if the allocation fails.
 
     conn_room() has permitted them; they are kept even if another thread has used up the budget since.
     """
@@ -411,6 +418,13 @@ cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noex
         if held_resize(&l.memory, &c.kept.b, cap) < 0:
             return -1
         loop_gauge(l)
+    return 0
+
+
+cdef inline int conn_keep(loop_t *l, conn_t *c, const char *data, size_t n) noexcept nogil:
+    """Append n bytes to the buffer. Returns 0, or -1 if the allocation fails."""
+    if conn_reserve(l, c, n) < 0:
+        return -1
     buffer_put(&c.kept.b, data, n)
     return 0
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
-    from typing import Literal, Self
+    from typing import Any, Literal, Self
 
     from rioecho._core.addresses import Path
     from rioecho._server.engine import _Framing
@@ -257,6 +257,26 @@ class Service:
         """Return the seconds until the drain deadline, before the stop all of ``drain_timeout``; None without one."""
         return self._life.stop.time_left()
 
+    @property
+    def address(self) -> Any:
+        """The first ``(host, port)`` that the server listens on; without TCP, the first path."""
+        return next(iter([*self.addresses, *self.paths]))
+
+    @property
+    def host(self) -> str:
+        """The host of the first address. Raises ``AttributeError`` if the server does not listen on TCP."""
+        return self._first_address()[0]
+
+    @property
+    def port(self) -> int:
+        """The port of the first address. Raises ``AttributeError`` if the server does not listen on TCP."""
+        return self._first_address()[1]
+
+    def _first_address(self) -> tuple[str, int]:
+        if not self.addresses:
+            raise AttributeError("this server does not listen on TCP: it has no host and no port")
+        return self.addresses[0]
+
     # ---- the steps of serving, in the server's own thread
 
     def _begin(self) -> None:
@@ -294,7 +314,7 @@ class Service:
 
     def _report_stopped(self) -> None:
         if self._life.has_begun:
-            counts = self.stats()
+            counts: dict[str, Any] = self.stats()
             shown = [name for name, n in counts.items() if n or name not in TROUBLES]
             text = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in shown)
             log_line(logging.INFO, "Stopped: %s", text, event="stopped", **counts)

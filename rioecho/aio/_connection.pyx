@@ -39,9 +39,14 @@ cdef class Connection(Output):
         """Return information about the connection, as ``asyncio.BaseTransport.get_extra_info()`` does.
 
         ``"peername"``, ``"sockname"``, ``"socket"`` and, over TLS, ``"ssl_object"`` and ``"peercert"`` are some of the
-        names. ``default`` is returned for what the transport does not know.
+        names. ``default`` is returned for what the transport does not know, after the end of the connection too.
         """
-        return default if self.described is None else self.described.get_extra_info(name, default)
+        if self.described is None:
+            return default
+        try:
+            return self.described.get_extra_info(name, default)
+        except (OSError, ValueError, AttributeError):   # uvloop asks its socket, which may be closed, or gone
+            return default
 
     cdef int connect(self, object transport) except -1:
         Output.connect(self, transport)
@@ -55,7 +60,8 @@ cdef class Connection(Output):
 
         What was written before is sent in the clear first. Bytes that are held came in the clear too, although the peer
         had to wait for TLS: somebody may have injected them, and the call raises ``ValueError``. Read or refuse them.
-        The same holds within a ``frame()``.
+        The same holds within a ``frame()``. A call that reads, and begins to wait during the handshake, waits for the
+        secured bytes.
 
         ``server_side`` is true for the side that has the certificate; a client passes ``server_hostname``, the name
         that it checks; without one a context that has ``check_hostname`` is a ``ValueError``. ``timeout`` limits the

@@ -1,4 +1,4 @@
-"""The memory behind the held bytes, lent to the loop, which stores there what comes: class Room.
+"""The memory behind the held bytes, lent to the loop, which stores there what comes: classes Lender and Room.
 
 The loop has a memoryview of it. Nobody can know how long a view lives: an exception's traceback may keep it. While one
 exists, the memory is not freed: a buffer that grows or shrinks gets other memory, and the view keeps the old block.
@@ -8,9 +8,13 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromObject
 
-from rioecho._core.buffer cimport buffer_room, memory_give, rio_buffer
+from libc.string cimport memmove
+
+from rioecho._core.buffer cimport buffer_added, buffer_held, buffer_reserve, buffer_room, memory_give, rio_buffer
 from rioecho._core.posix cimport rio_mutex, rio_mutex_lock, rio_mutex_unlock
-from rioecho._rio.framing cimport Framing
+from rioecho._rio.fed cimport HOLD, INTO, NUMBER, request
+from rioecho._rio.input cimport enter, leave_reading
+from rioecho.aio._call cimport Awaited
 
 
 cdef loan *loans = NULL
@@ -56,11 +60,48 @@ cdef bint unlink(loan *block) noexcept nogil:
     return last
 
 
-cdef object lend(Framing owner):
-    """Return a writable view of the memory behind the bytes that ``owner`` holds, where room was reserved."""
-    cdef Room room = Room.__new__(Room)
-    room.owner = owner
-    return PyMemoryView_FromObject(room)
+cdef class Lender(Awaited):
+    cdef size_t wanted(self, Py_ssize_t hint) noexcept:
+        """Return for how many more bytes there is to be room, at least 1. ``hint`` is that of the loop."""
+        return 1
+
+    cdef object lend(self, Py_ssize_t hint):
+        """Return a view of writable memory behind the held bytes; None if there is no memory."""
+        cdef Room room
+        cdef size_t held
+        enter(self, &self.reading)
+        try:
+            held = buffer_held(&self.inp)
+            if buffer_reserve(&self.inp, held + self.wanted(hint)) < 0 and buffer_reserve(&self.inp, held + 1) < 0:
+                self.lent = NULL
+                return None
+            self.lent = self.inp.data + self.inp.w
+            room = Room.__new__(Room)
+            room.owner = self
+            return PyMemoryView_FromObject(room)
+        finally:
+            leave_reading(self)
+
+    cdef int store(self, size_t n) except -1:
+        """Hold n more bytes, which the loop has stored in the memory that was lent."""
+        enter(self, &self.reading)
+        try:
+            if self.lent != self.inp.data + self.inp.w:   # a finalizer, run in between, has moved the held bytes
+                if buffer_reserve(&self.inp, buffer_held(&self.inp) + n) < 0:
+                    raise MemoryError
+                memmove(self.inp.data + self.inp.w, self.lent, n)
+            buffer_added(&self.inp, n)
+        finally:
+            leave_reading(self)
+        return 0
+
+
+cdef size_t missing(Lender self, request *r) noexcept:
+    """Return how many bytes a request is known to lack, at least 1, and not many times as many as are held."""
+    cdef size_t held = buffer_held(&self.inp), whole = 0
+    if r.what == NUMBER or r.what == HOLD or (r.what == INTO and r.strict):
+        whole = min(r.n, held * 2 + self.inp.base)
+    return whole - held if whole > held else 1
 
 
 @cython.final

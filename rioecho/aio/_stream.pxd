@@ -1,10 +1,11 @@
 # What a StreamReader holds, and what its protocol receives; see aio/_stream.pyx.
 
 from rioecho._rio.fed cimport request
-from rioecho.aio._call cimport Awaited, Call
+from rioecho.aio._call cimport Call
+from rioecho.aio._held cimport Holder
 
 
-cdef class StreamBase(Awaited):
+cdef class StreamBase(Holder):
     cdef public object _loop
     cdef public object _waiter      # the future that the next byte, or the end, makes done; None if nobody waits
     cdef public object _exception
@@ -13,7 +14,6 @@ cdef class StreamBase(Awaited):
     cdef object limit               # as it was set; `line_limit` is the number of bytes
     cdef Call reader                # the call that waits, or None
     cdef object future              # its future
-    cdef char *lent                 # where the loop stores what comes
 
     cdef ssize_t end(self, request *r) except -1
     cdef ssize_t whole_line(self) except -1
@@ -23,15 +23,8 @@ cdef class StreamBase(Awaited):
     cdef int wake(self) except -1
     cdef int fed(self) except -1
     cdef int resume_transport(self) except -1
-    cdef int add(self, object data) except -1
-    cdef int drop_first(self, size_t n) except -1
-    cdef bytes held(self)
-    cdef object room(self)
+    cdef object room(self, Py_ssize_t hint)
     cdef int came_in(self, size_t n) except -1
-
-
-cdef class Held:
-    cdef StreamBase owner
 
 
 cdef class ProtocolBase:

@@ -1,4 +1,4 @@
-"""The fast part of ``rioecho.aio.streams``: what a StreamReader holds, its calls, and what its protocol receives.
+"""The fast part of ``rioecho.aio.streams``: a StreamReader's calls, and what its protocol receives.
 
 The rules are asyncio's: a line or a frame has at most ``limit`` bytes in front of its separator, and the errors are
 ``LimitOverrunError`` and ``IncompleteReadError``. The names with an underscore are those of ``asyncio.StreamReader``,
@@ -7,35 +7,22 @@ which subclasses and clients use.
 
 import asyncio
 from asyncio import IncompleteReadError, LimitOverrunError
-from collections.abc import MutableSequence
-from functools import partial
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport SIZE_MAX
-from libc.string cimport memmove
 
-from rioecho._core.buffer cimport (
-    FOUND,
-    NEED_MORE,
-    buffer_added,
-    buffer_held,
-    buffer_init,
-    buffer_reserve,
-    buffer_start,
-    find_line,
-)
+from rioecho._core.buffer cimport FOUND, NEED_MORE, buffer_held, buffer_init, buffer_start, find_line
 from rioecho._core.convert cimport to_limit, to_size
 from rioecho._rio.fed cimport LINE, MISSING, NUMBER, SOME, UNTIL, ask, request
 from rioecho._rio.framing cimport MORE
-from rioecho._rio.input cimport consume, enter, leave_reading, take
-from rioecho.aio._call cimport Awaited, Call, new_call
-from rioecho.aio._room cimport lend
+from rioecho._rio.input cimport enter, leave_reading, take
+from rioecho.aio._call cimport Call, new_call
+from rioecho.aio._held cimport Holder
+from rioecho.aio._room cimport missing
 
 cdef object WAIT_FOR_DATA = asyncio.StreamReader._wait_for_data
 cdef object DATA_RECEIVED = asyncio.StreamReaderProtocol.data_received
-cdef tuple MUTATORS = ("append", "insert", "pop", "remove", "reverse")
 
 
 cdef enum:
@@ -50,27 +37,12 @@ cdef size_t to_stream_limit(object limit) except? 0:
         return SIZE_MAX // 4
 
 
-cdef class StreamBase(Awaited):
+cdef class StreamBase(Holder):
     def __cinit__(self, *args, **options):
         buffer_init(&self.inp, BASE)
         self.limit = self.line_limit = BASE
 
     # ---- what subclasses and clients use
-
-    @property
-    def _buffer(self):
-        """The bytes that are held, as a view that can be changed like a ``bytearray``."""
-        cdef Held view = Held.__new__(Held)
-        view.owner = self
-        return view
-
-    @_buffer.setter
-    def _buffer(self, data):
-        if isinstance(data, Held) and (<Held>data).owner is self:   # from ``reader._buffer += data``
-            return
-        before = len(self._buffer)
-        self.add(data)
-        self.drop_first(before)
 
     @property
     def _limit(self):
@@ -100,7 +72,7 @@ cdef class StreamBase(Awaited):
         if self.ended:
             raise AssertionError("feed_data after feed_eof")
         if data:
-            self.add(data)
+            self.add(data, True)
             self.fed()
 
     def feed_eof(self):
@@ -323,66 +295,24 @@ cdef class StreamBase(Awaited):
             self._transport.resume_reading()
         return 0
 
-    # ---- the bytes that are held
+    # ---- what the loop brings
 
-    cdef int add(self, object data) except -1:
-        """Add a copy of a bytes-like object."""
-        cdef Py_buffer view
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-        try:
-            enter(self, &self.reading)
-            try:
-                if view.len:
-                    self.put(<const char *>view.buf, view.len)
-            finally:
-                leave_reading(self)
-        finally:
-            PyBuffer_Release(&view)
-        return 0
-
-    cdef int drop_first(self, size_t n) except -1:
-        enter(self, &self.reading)
-        consume(self, min(n, buffer_held(&self.inp)))
-        leave_reading(self)
-        return 0
-
-    cdef bytes held(self):
-        """Return a copy of the bytes that are held."""
-        enter(self, &self.reading)
-        try:
-            return PyBytes_FromStringAndSize(buffer_start(&self.inp), buffer_held(&self.inp))
-        finally:
-            leave_reading(self)
-
-    cdef object room(self):
+    cdef object room(self, Py_ssize_t hint):
         """Return a view of writable memory behind the held bytes."""
-        cdef size_t held, need
-        enter(self, &self.reading)
-        try:
-            held = buffer_held(&self.inp)
-            need = held + self.inp.base // 4
-            if self.reader is not None and self.reader.asked.what == NUMBER:
-                need = max(need, min(self.reader.asked.n, held * 2 + self.inp.base))
-            if buffer_reserve(&self.inp, need) < 0:
-                raise MemoryError
-            self.lent = self.inp.data + self.inp.w
-            return lend(self)
-        finally:
-            leave_reading(self)
+        view = self.lend(hint)
+        if view is None:
+            raise MemoryError
+        return view
+
+    cdef size_t wanted(self, Py_ssize_t hint) noexcept:
+        cdef size_t least = self.inp.base // 4
+        return least if self.reader is None else max(least, missing(self, &self.reader.asked))
 
     cdef int came_in(self, size_t n) except -1:
         """Hold n more bytes, which the loop has stored in ``room()``."""
         if self.ended:
             raise AssertionError("buffer_updated after feed_eof")
-        enter(self, &self.reading)
-        try:
-            if self.lent != self.inp.data + self.inp.w:   # a finalizer, run in between, has moved the held bytes
-                if buffer_reserve(&self.inp, buffer_held(&self.inp) + n) < 0:
-                    raise MemoryError
-                memmove(self.inp.data + self.inp.w, self.lent, n)
-            buffer_added(&self.inp, n)
-        finally:
-            leave_reading(self)
+        self.store(n)
         return self.fed()
 
 
@@ -407,81 +337,6 @@ cdef Py_ssize_t match_length(object sep, const char *data, size_t n) except -1:
     return min([len(each) for each in <tuple>sep if line.endswith(each)])
 
 
-cdef class Held:
-    """The bytes that a StreamReader holds, as a ``bytearray`` that subclasses and clients may look at and change.
-
-    Removing the first bytes and adding some behind cost what they cost a ``bytearray``; other changes copy all bytes.
-    """
-
-    __hash__ = None
-
-    def __len__(self):
-        return buffer_held(&self.owner.inp)
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        PyObject_GetBuffer(self.owner.held(), view, flags)   # of a copy, because the bytes may move or be read
-
-    def __repr__(self):
-        return f"<{bytearray(self.owner.held())!r} of a StreamReader>"
-
-    def __eq__(self, other):
-        return bytearray(self.owner.held()) == other
-
-    def __iter__(self):
-        return iter(self.owner.held())
-
-    def __contains__(self, item):
-        return item in self.owner.held()
-
-    def __add__(self, other):
-        return bytearray(self.owner.held()) + other
-
-    def __radd__(self, other):
-        return other + self.owner.held()
-
-    def __getitem__(self, index):
-        return bytearray(self.owner.held())[index]
-
-    def __setitem__(self, index, value):
-        data = bytearray(self.owner.held())
-        data[index] = value
-        self.owner._buffer = data
-
-    def __delitem__(self, index):
-        cdef Py_ssize_t start, stop, step
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if start == 0 and step == 1:
-                self.owner.drop_first(max(stop, 0))
-                return
-        data = bytearray(self.owner.held())
-        del data[index]
-        self.owner._buffer = data
-
-    def __iadd__(self, other):
-        self.owner.add(other)
-        return self
-
-    def extend(self, data):
-        self.owner.add(data if not isinstance(data, (list, tuple)) else bytes(data))
-
-    def clear(self):
-        self.owner.drop_first(buffer_held(&self.owner.inp))
-
-    def __getattr__(self, name):
-        if name in MUTATORS:
-            return partial(change, self, name)
-        return getattr(bytearray(self.owner.held()), name)
-
-
-def change(Held self, name, *args):
-    """Call a method of ``bytearray`` that changes it."""
-    data = bytearray(self.owner.held())
-    result = getattr(data, name)(*args)
-    self.owner._buffer = data
-    return result
-
-
 cdef class ProtocolBase:
     """What the loop calls when bytes come. It stores them in the reader's memory.
 
@@ -493,7 +348,7 @@ cdef class ProtocolBase:
         reader = self._stream_reader
         if self.is_direct(reader):
             self.target = self._stream_reader_wr
-            return (<StreamBase>reader).room()
+            return (<StreamBase>reader).room(sizehint)
         if self.scratch is None:
             self.scratch = bytearray(BASE)
         return memoryview(self.scratch)
@@ -521,4 +376,3 @@ cdef class ProtocolBase:
 
 
 cdef object FEED_DATA = StreamBase.feed_data
-MutableSequence.register(Held)

@@ -1,7 +1,7 @@
 """The asyncio twin of the blocking Rio: class Rio, and its methods that read.
 
-What has been received, and the call that waits, is in aio/_input.pyx; what is to be sent in aio/_output.pyx; TLS and
-the end of a connection in aio/_connection.pyx.
+What has been received is in aio/_arrival.pyx; the call that waits for it in aio/_input.pyx; what is to be sent in
+aio/_output.pyx; TLS and the end of a connection in aio/_connection.pyx.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ from rioecho._rio.fed cimport (
 from rioecho._rio.framing cimport to_line_limit
 from rioecho._rio.input cimport in_frame
 from rioecho.aio._call cimport Call, new_call
-from rioecho.aio._input cimport Protocol
 from rioecho.aio._connection cimport Connection
+from rioecho.aio._protocol cimport Protocol
 
 
 cdef object current_task = asyncio.current_task

@@ -98,7 +98,11 @@ async def _start_server(
         return await loop.create_unix_server(factory, os.fsdecode(check_path(host)), **options)
     if port is None:
         raise TypeError("the call is start_server(handler, host, port), (handler, path) or (handler, sock=s)")
-    return await loop.create_server(factory, host, port, **options)
+    server = await loop.create_server(factory, host, port, **options)
+    if not server.sockets:  # before 3.13 asyncio, and uvloop, pass over an address for which there is no socket
+        server.close()
+        raise OSError(f"could not bind on any address of {host!r}: no socket could be made")
+    return server
 
 
 async def _serve(

@@ -322,6 +322,22 @@ async def test_information_about_a_connection_is_there_after_its_end():
         assert rio.get_extra_info("nothing", 5) == 5
 
 
+async def test_information_that_is_asked_for_only_after_the_end_is_that_or_the_default(tmp_path):
+    answers = asyncio.get_running_loop().create_future()
+
+    async def handler(rio):
+        rio.abort()
+        await rio.close()
+        try:
+            answers.set_result(rio.get_extra_info("peername", "the default"))
+        except Exception as error:
+            answers.set_exception(error)
+
+    async with aio.start_server(handler, tmp_path / "socket"), aio.connect(tmp_path / "socket") as rio:
+        assert await answers in ("", "the default")
+        assert await rio.read() == b""
+
+
 async def test_a_dropped_rio_sends_nothing_though_the_recorded_warning_keeps_it():
     mine, other = socket.socketpair()
     with other:

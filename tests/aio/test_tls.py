@@ -56,6 +56,17 @@ async def test_what_is_written_during_the_handshake_is_encrypted():
         assert await peer.readline() == b"secsecsec\n"
 
 
+async def test_a_read_that_begins_during_the_handshake_waits_for_the_secured_bytes():
+    async with joined() as (rio, peer):
+        securing = asyncio.create_task(rio.start_tls(tls_contexts()[1], server_hostname="localhost"))
+        await turns(2)
+        reading = asyncio.create_task(rio.readline())
+        await peer.start_tls(tls_contexts()[0], server_side=True)
+        await securing
+        await peer.writen(b"secured\n")
+        assert await reading == b"secured\n"
+
+
 async def test_bytes_that_came_in_the_clear_are_refused():
     async with joined() as (rio, peer):
         await peer.writen(b"220 go ahead\n250 injected\n")

@@ -14,7 +14,7 @@ import pytest
 from support.peers import Command, Server
 from support.programs import accepting, free_port, start  # noqa: F401 - a fixture
 
-UVLOOP_STREAMS = Path(__file__).parents[2] / "benchmarks" / "peers" / "uvloop_streams.py"
+ASYNCIO_ECHO = Path(__file__).parents[2] / "benchmarks" / "peers" / "asyncio_echo.py"
 CONNECTIONS, SIZE = 3, 100
 
 #: The program, and its arguments to listen on a port and on a path.
@@ -131,11 +131,11 @@ def test_it_can_load_other_servers(start, name, transport, tmp_path):  # noqa: F
 
 
 @pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
-@pytest.mark.skipif(not UVLOOP_STREAMS.exists(), reason="the source tree is not available")
+@pytest.mark.skipif(not ASYNCIO_ECHO.exists(), reason="the source tree is not available")
 @pytest.mark.parametrize("transport", ["tcp", "unix"])
 def test_it_can_load_a_server_on_uvloop(start, transport, tmp_path):  # noqa: F811
     unix = [str(tmp_path / "echo")] if transport == "unix" else []
-    child = start([sys.executable, str(UVLOOP_STREAMS), *unix])
+    child = start([sys.executable, str(ASYNCIO_ECHO), "streams", *unix])
     address = child.output.readline().decode().split()[-1]
     bench(*(["--unix", address] if unix else [address]), "-c", CONNECTIONS, "-s", SIZE, "--pipeline", 4)
     assert child.poll() is None

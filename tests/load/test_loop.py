@@ -15,8 +15,9 @@ from conftest import open_descriptors
 
 from rioecho import EchoServer
 from rioecho._load.loop import LoadLoop, messages, monotonic_ns
-from support.loads import connected, echo, latencies, loop, peer, pollers, until_closed
+from support.loads import connected, echo, latencies, loop, peer, until_closed
 from support.peers import SECONDS, Running, receive
+from support.pollers import each_poller
 
 SIZES = (1, 2, 16, 17, 64, 4097, 65_536, 65_537, 1 << 20)
 
@@ -48,10 +49,10 @@ def test_a_message_size_below_one_is_refused(size):
 
 
 @pytest.mark.sampled(6)
-@pollers
+@each_poller
 @pytest.mark.parametrize("pipeline", [1, 3, 100])
 @pytest.mark.parametrize("size", SIZES)
-def test_its_counts_agree_with_those_of_the_server(size, pipeline, without_epoll):
+def test_its_counts_agree_with_those_of_the_server(size, pipeline, poller):
     if size * pipeline > 1 << 24:
         pipeline = 16
     with EchoServer(framing="raw" if pipeline == 3 else "line") as server:
@@ -59,7 +60,7 @@ def test_its_counts_agree_with_those_of_the_server(size, pipeline, without_epoll
         with opened:
             echoed = 0
             while not echoed:  # nothing is sent where this thread had no processor for all of that time
-                load = loop(socks, size, pipeline=pipeline, duration=0.03, warmup=0.01, without_epoll=without_epoll)
+                load = loop(socks, size, pipeline=pipeline, duration=0.03, warmup=0.01, poller=poller)
                 assert load.run() == ("done", 0, 0, 0)
                 measured, echoed, in_flight = load.counts()
                 assert in_flight == 0
@@ -132,12 +133,12 @@ def test_each_connection_begins_at_another_place_of_the_cycle():
 
 
 @pytest.mark.sampled(1)
-@pollers
-def test_with_a_rate_nothing_is_sent_before_it_is_due(without_epoll):
+@each_poller
+def test_with_a_rate_nothing_is_sent_before_it_is_due(poller):
     with EchoServer() as server:
         opened, socks = connected(server, 3)
         with opened:
-            load = loop(socks, rate=500, warmup=0.1, duration=0.3, pipeline=200, without_epoll=without_epoll)
+            load = loop(socks, rate=500, warmup=0.1, duration=0.3, pipeline=200, poller=poller)
             assert load.run()[0] == "done"
         # 0, 2, 4 ... 398 ms; the loop may not have run when the last of them were due.
         assert 1 <= load.counts()[1] <= 200

@@ -8,15 +8,16 @@ import time
 import pytest
 
 from rioecho import EchoServer
-from support.loads import connected, echo, latencies, loop, peer, pollers, until_closed
+from support.loads import connected, echo, latencies, loop, peer, until_closed
 from support.peers import SECONDS, Running, dial, receive, reset
+from support.pollers import each_poller
 
 # ---- wrong echoes
 
 
-@pollers
+@each_poller
 @pytest.mark.parametrize("at", [0, 1, 62, 63, 64, 100, 191, 10_000])
-def test_a_wrong_byte_is_found_with_its_connection_and_offset(at, without_epoll):
+def test_a_wrong_byte_is_found_with_its_connection_and_offset(at, poller):
     def talk(right, bad):
         running = Running(echo, right)
         passed = 0
@@ -30,7 +31,7 @@ def test_a_wrong_byte_is_found_with_its_connection_and_offset(at, without_epoll)
         running.result()
 
     with peer(talk, 2) as ends:
-        load = loop(ends, pipeline=3, duration=SECONDS, first=10, step=5, without_epoll=without_epoll)
+        load = loop(ends, pipeline=3, duration=SECONDS, first=10, step=5, poller=poller)
         assert load.run() == ("wrong echo", 15, at, 0)
 
 
@@ -99,11 +100,11 @@ def test_a_reset_is_lost_with_its_errno_and_the_echoes_before_it_count():
 
 
 @pytest.mark.sampled(1)
-@pollers
+@each_poller
 @pytest.mark.parametrize("rate", [None, 1000.0])
-def test_without_an_echo_the_load_stalls_and_the_ages_of_messages_count(rate, without_epoll):
+def test_without_an_echo_the_load_stalls_and_the_ages_of_messages_count(rate, poller):
     with peer(until_closed) as ends:
-        load = loop(ends, pipeline=2, duration=SECONDS, stall_timeout=0.2, rate=rate, without_epoll=without_epoll)
+        load = loop(ends, pipeline=2, duration=SECONDS, stall_timeout=0.2, rate=rate, poller=poller)
         before = time.monotonic()
         assert load.run() == ("stalled", 0, 2, 0)
         assert 0.2 <= time.monotonic() - before < SECONDS

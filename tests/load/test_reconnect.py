@@ -8,8 +8,9 @@ import pytest
 
 from rioecho import EchoServer
 from rioecho.bench import EchoLostError, Plan, Stalled, WrongEchoError, run
-from support.loads import latencies, loop, peer, pollers
+from support.loads import latencies, loop, peer
 from support.peers import SECONDS, Running, receive, reset
+from support.pollers import each_poller
 from support.procfs import until
 
 SIZE = 64
@@ -301,8 +302,8 @@ def test_a_server_that_is_restarted_loses_nothing_it_has_received():
 # ---- the loop itself
 
 
-@pollers
-def test_the_loop_reports_a_lost_connection_once_and_continues_on_another_socket(without_epoll):
+@each_poller
+def test_the_loop_reports_a_lost_connection_once_and_continues_on_another_socket(poller):
     def talk(one, two):
         one.sendall(receive(one, 2 * SIZE)[:SIZE])
         one.shutdown(socket.SHUT_WR)
@@ -310,7 +311,7 @@ def test_the_loop_reports_a_lost_connection_once_and_continues_on_another_socket
             two.sendall(data)
 
     with peer(talk, pairs=2) as (one, two):
-        load = loop([one], pipeline=2, duration=0.5, reconnect=True, without_epoll=without_epoll)
+        load = loop([one], pipeline=2, duration=0.5, reconnect=True, poller=poller)
         running = Running(load.run)
         found = []
         while not found:

@@ -36,6 +36,12 @@ GOALS = {
     "50 clients x 32 lines, beside uvloop streams": 30.0,
     "50 clients x 32 lines, beside C": 0.97,
     "50 clients ping-pong, CPU, beside C": 1.02,
+    "LineServer, 50 clients x 32 lines, beside uvloop streams": 25.0,
+    "LineServer, 50 clients x 32 lines, beside C": 0.8,
+    "LineServer, 50 clients x 32 lines, CPU, beside C": 1.2,
+    "LineServer, 50 clients ping-pong, CPU, beside C": 1.15,
+    **{f"raw, 8 clients x 256 KiB, CPU, beside C, {size} KiB": 1.0 for size in (64, 256)},
+    "10 busy clients of 10,010, CPU, kqueue beside epoll": 1.2,
     "idle clients, memory, beside uvloop Protocol": 0.07,
     "rioecho-bench, one thread, beside a load in C": 0.95,
     "import rioecho": 0.010,
@@ -79,6 +85,7 @@ GOALS = {
 #: The rows about processor time; the others are about time, memory or a rate.
 CPU_ROWS = (
     *(f"aio, {loop}: {how}" for loop in ("asyncio", "uvloop") for how in ("readline", "async for", "streams")),
+    "10 busy clients of 10,010",
     "read(262144)",
     "read(1048576)",
     "read(17825792)",
@@ -93,6 +100,9 @@ CPU_ROWS = (
     "pg8000",
     "imaplib",
     "50 clients ping-pong",
+    "LineServer, 50 clients x 32 lines, CPU",
+    "LineServer, 50 clients ping-pong",
+    "raw, 8 clients",
 )
 
 

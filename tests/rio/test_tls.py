@@ -574,6 +574,41 @@ def test_the_first_call_makes_the_handshake(certificate, background, kind, call)
             assert rio.readline() == b""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ssl", "pyOpenSSL"])
+def test_a_write_does_not_wait_for_what_a_reader_took_during_the_handshake(certificate, background, kind):
+    if kind == "pyOpenSSL":
+        pytest.importorskip("OpenSSL", reason="pyOpenSSL is not installed")
+        openssl = pytest.importorskip("OpenSSL.SSL")
+    server, client = certificates.contexts(certificate)
+    server.maximum_version = ssl.TLSVersion.TLSv1_2  # no session ticket follows a handshake that would end the wait
+    server.options |= ssl.OP_NO_TICKET
+
+    def answer(sock):
+        with server.wrap_socket(sock, server_side=True) as sock:
+            assert recv_exactly(sock, 8) == b"one\ntwo\n"
+            sock.sendall(b"answer\n")
+
+    def write(rio):
+        rio.writen(b"one\n")
+        rio.writen(b"two\n")
+
+    for _ in range(50):  # the reader takes the end of the handshake in about one of ten
+        near, far = tcp_pair()
+        far.settimeout(REST)
+        if kind == "ssl":
+            near = client.wrap_socket(near, server_hostname="localhost", do_handshake_on_connect=False)
+        else:
+            near = openssl.Connection(openssl.Context(openssl.TLS_CLIENT_METHOD), near)
+            near.set_connect_state()
+        with contextlib.closing(near):
+            rio = Rio(near, timeout=5)
+            threads = [background(answer, far), background(write, rio)]
+            assert rio.readline() == b"answer\n"
+            for thread in threads:
+                thread.join(REST)
+
+
 def test_an_end_that_the_socket_has_seen_is_seen_again(tls, background):
     near, far = tls
     thread = background(lambda: far.unwrap().close())

@@ -17,7 +17,7 @@ import weakref
 import pytest
 
 from rioecho._server.eventloop import EventLoop
-from support.event_loops import CHUNK, Loop, nothing_comes, tcp_pair, until
+from support.event_loops import BULK, CHUNK, Loop, nothing_comes, tcp_pair, until
 from support.peers import (
     SECONDS,
     Running,
@@ -31,16 +31,15 @@ from support.peers import (
     receive_all,
     reset,
 )
+from support.pollers import POLLERS, each_poller
 
 
-@pytest.fixture(params=["epoll", "poll"])
+@pytest.fixture(params=POLLERS)
 def loop_with(request):
-    """Return a function that creates a loop with epoll or with poll(2): ``loop_with(framing, ...)``."""
-    if request.param == "epoll" and sys.platform != "linux":
-        pytest.skip("there is no epoll")
+    """Return a function that creates a loop with each poller: ``loop_with(framing, ...)``."""
 
     def make(*arguments, **options):
-        return Loop(*arguments, without_epoll=request.param == "poll", **options)
+        return Loop(*arguments, poller=request.param, **options)
 
     return make
 
@@ -271,7 +270,7 @@ def test_a_client_that_does_not_read_is_stopped_by_back_pressure(loop_with, fram
         deaf = run.client("deaf", kind=kind)
         sent = fill(deaf)
         # The beginning of a line may have been held at the last read.
-        most = CHUNK + 4095 if framing == "line" else CHUNK
+        most = CHUNK + 4095 if framing == "line" else BULK
         assert run.counts()["bytes_in"] - run.counts()["bytes_out"] <= most
         taken = run.counts()["bytes_in"]
         for _ in range(20):
@@ -297,7 +296,7 @@ def test_a_connection_holds_at_most_a_line_and_a_chunk_and_nothing_once_all_is_s
             before = tracemalloc.get_traced_memory()[0]
             sent = fill(deaf)
             held, peak = (n - before for n in tracemalloc.get_traced_memory())
-            assert held <= CHUNK + 4096
+            assert held <= (CHUNK if framing == "line" else BULK) + 4096
             assert peak < 1 << 20  # fill() allocates memory as well
             deaf.settimeout(SECONDS)
             tail = sent % 4096 if framing == "line" else 0
@@ -782,7 +781,8 @@ def test_running_again_after_the_end_does_not_block(loop_with):
         ({"idle_timeout": -1}, ValueError),
         ({"drain_timeout": float("nan")}, ValueError),
         ({"stop_fd": -1}, OSError),
-        ({"stop_fd": -1, "without_epoll": True}, OSError),
+        ({"stop_fd": -1, "poller": "poll"}, OSError),
+        ({"poller": "select"}, ValueError),
         ({"framing": "lines"}, ValueError),
     ],
 )
@@ -1064,11 +1064,9 @@ def test_a_closed_connection_that_another_process_holds_causes_no_events(loop_wi
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.parametrize("without_epoll", [False, True])
-def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_epoll):
+@each_poller
+def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, poller):
     """Of the poller, the inbox and the connections: the loop ends and gets no events of closed connections."""
-    if not without_epoll and sys.platform != "linux":
-        pytest.skip("there is no epoll")
     out = child(
         """if True:
         import os, socket, sys, threading, time
@@ -1077,7 +1075,7 @@ def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_
         closings = []
         reader, writer = os.pipe()
         loop = EventLoop(
-            "line", idle_timeout=None, max_line=0, drain_timeout=5, stop_fd=reader, without_epoll=sys.argv[1] == "True",
+            "line", idle_timeout=None, max_line=0, drain_timeout=5, stop_fd=reader, poller=sys.argv[1],
             on_closed=lambda *closing: closings.append(closing),
         )
         pairs = [socket.socketpair() for _ in range(20)]
@@ -1135,6 +1133,6 @@ def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, without_
             sock.close()
         print("good")
         """,
-        without_epoll,
+        poller,
     )
     assert out == "good\n"

@@ -19,7 +19,7 @@ pytestmark = [
     ),
 ]
 
-ENGINES = ("iterative", "process", "thread", "event")
+ENGINES = ("iterative", "process", "thread", "event", "handler")  # "handler": a LineServer
 
 
 def sweep(engine, allocator, tmp_path, *, step, width):

@@ -6,7 +6,6 @@ import os
 import queue
 import select
 import signal
-import sys
 import time
 
 import pytest
@@ -15,21 +14,20 @@ from rioecho import EchoServer
 from rioecho._core.budget import MemoryBudget, Share
 from support.event_loops import CHUNK, Loop, until
 from support.peers import SECONDS, Running, ask, dial, exchange, lines, receive, receive_all, reset
+from support.pollers import POLLERS
 from support.procfs import children, memory, needs_proc
 
 CHUNK_MIN = 4096  # size of a read of a connection without a buffer while memory is short
 ENGINES = ("event", "thread", "process")
 
 
-@pytest.fixture(params=["epoll", "poll"])
+@pytest.fixture(params=POLLERS)
 def loop_with(request):
     """Return a function that creates a loop with a budget of ``limit`` bytes: ``loop_with(limit, ...)``."""
-    if request.param == "epoll" and sys.platform != "linux":
-        pytest.skip("there is no epoll")
 
     def make(limit, **options):
         budget = MemoryBudget(limit)
-        run = Loop(without_epoll=request.param == "poll", memory=budget, **options)
+        run = Loop(poller=request.param, memory=budget, **options)
         run.memory = budget
         return run
 

@@ -8,13 +8,14 @@ import time
 import pytest
 
 from support.peers import Server, ask, dial, receive
+from support.pollers import each_poller
 from support.procfs import until
 
 ENGINES = ("iterative", "process", "thread", "event")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("poller", ["epoll", "poll"])
+@each_poller
 def test_a_suspended_server_does_not_close_its_clients_as_idle(poller):
     """There are more clients than one wait reports: the loop checks for input before it closes any."""
     with Server("-q", "--idle-timeout", "3", environment={"RIOECHO_POLLER": poller}) as server:

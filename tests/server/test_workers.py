@@ -34,6 +34,7 @@ from server.test_stopping import (  # noqa: F401
 )
 from support.event_loops import until
 from support.peers import SECONDS, Running, acknowledged, ask, binary, dial, exchange, receive_all
+from support.pollers import POLLERS
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def framing(request):
     return request.param
 
 
-both_pollers = pytest.mark.parametrize("poller", ["epoll", "poll"], indirect=True)
+every_poller = pytest.mark.parametrize("poller", POLLERS, indirect=True)
 two_or_three = pytest.mark.parametrize("workers", [2, 3])
 
 
@@ -73,7 +74,7 @@ def worker_of(server, sock):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no epoll")
-@both_pollers
+@pytest.mark.parametrize("poller", ["epoll", "poll"], indirect=True)
 @two_or_three
 def test_each_worker_uses_the_requested_poller(poller, workers):
     def epolls():
@@ -89,7 +90,7 @@ def test_each_worker_uses_the_requested_poller(poller, workers):
         assert epolls() - before == (workers if poller == "epoll" else 0)
 
 
-@both_pollers
+@every_poller
 @two_or_three
 def test_connections_are_spread_evenly(poller, workers):
     with EchoServer(workers=workers) as server, contextlib.ExitStack() as stack:
@@ -151,7 +152,7 @@ def test_many_clients_of_several_workers_each_get_their_own_bytes_back(framing, 
 
 
 @pytest.mark.sampled(1)
-@both_pollers
+@every_poller
 @two_or_three
 def test_nothing_is_lost_when_the_server_stops_under_load(poller, workers):
     """Every client keeps sending; each gets back what the server has received, and then EOF rather than a reset."""
@@ -245,7 +246,7 @@ def test_only_the_event_engine_has_workers(engine):
         EchoServer(engine=engine, workers=2)
 
 
-@both_pollers
+@every_poller
 def test_a_worker_that_fails_stops_the_server_and_the_others_are_drained(poller, monkeypatch, caplog):
     """Waiting fails if the kernel has no memory. Further clients of the failed worker are refused."""
     loops = []

@@ -22,9 +22,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from software import packages
-from software.catalogue import CATALOGUE, PYTEST, Software
+from software.catalogue import CATALOGUE, Software
 from software.environments import Environment, PipError, RegistryError, build_wheel
-from software.suites import Comparison, Runner, compare, name_of
+from software.suites import Comparison, Runner, compare, name_of, plain_name
 from support.services import PASSWORD, NotInstalledError, ServiceError, Services
 
 FOLDER = Path(__file__).parent
@@ -57,7 +57,8 @@ def dovecot(services: Services) -> dict[str, str]:
 
 
 def redis(services: Services) -> dict[str, str]:
-    return {"REDIS_PORT": str(services.redis().port)}
+    sentinels = ",".join(f"localhost:{port}" for port in services.sentinels().sentinels)
+    return {"REDIS_PORT": str(services.redis().port), "REDIS_SENTINELS": sentinels}
 
 
 START = {"MariaDB": mariadb, "PostgreSQL": postgresql, "Dovecot": dovecot, "Redis": redis}
@@ -93,7 +94,7 @@ def run_one(software: Software, folder: Path, wheel: Path, *, quick: bool = Fals
     environment = Environment(folder / "environment")
     with contextlib.ExitStack() as stack:
         sources, tests = prepare(software, software.quick if quick else software.tests, environment, folder)
-        environment.install(wheel, PYTEST, *software.requirements)
+        environment.install(wheel, software.pytest, *software.requirements)
         variables = {**software.variables, "RIOECHO_DROP_IN": software.drop_in}
         services = stack.enter_context(Services())
         for service in software.services:
@@ -225,6 +226,8 @@ def explained(software: Software, result: Comparison) -> list[str]:
         for test in getattr(result, kind):
             reason = reasons.get(name_of(test))
             lines.append(f"{kind}: {test}" + (f": {reason}" if reason else ""))
+    for name in sorted({plain_name(test) for test in result.failing}):
+        lines.append(f"fails with both: {name}: {software.failing.get(name, 'the reason is not known')}")
     fault = faults(software, result)
     if fault:
         end = result.stock.log.read_text(errors="replace").splitlines()[-30:]

@@ -60,6 +60,13 @@ class Comparison:
     mended: list[str] = field(default_factory=list)  # the other way round
     unsteady: list[str] = field(default_factory=list)  # differed, and not when they ran again
 
+    @property
+    def failing(self) -> list[str]:
+        """The tests that fail with both kinds of files, so that they show nothing."""
+        return sorted(
+            test for test, outcome in self.stock.tests.items() if outcome == self.swapped.tests.get(test) == "failed"
+        )
+
     def accept(self, names: Collection[str]) -> None:
         """Move the broken tests whose names are in ``names`` to the wanted differences."""
         self.wanted += [test for test in self.broken if name_of(test) in names]
@@ -87,6 +94,11 @@ class Comparison:
 def name_of(test: str) -> str:
     """Return the name of a test, without its file and class, from its id."""
     return test.rpartition("::")[2]
+
+
+def plain_name(test: str) -> str:
+    """Return the name of a test without its parameters."""
+    return name_of(test.partition("[")[0])
 
 
 def compare(run: Runner, unsteady: Collection[str] = ()) -> Comparison:

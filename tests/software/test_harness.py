@@ -76,6 +76,7 @@ def test_fails_on_both():
     )
     assert result.broken == ["test_it.py::test_child_is_stock", "test_it.py::test_is_stock"]
     assert result.mended == ["test_it.py::test_is_ours"]
+    assert result.failing == ["test_it.py::test_fails_on_both"]
     assert not result.unsteady
     assert not result.nothing_shown
     assert str(result.stock) == "3 passed, 2 failed"
@@ -227,6 +228,20 @@ def test_a_known_difference_is_printed_with_its_reason():
         "broken: test_it.py::A::test_other",
         "wanted: test_it.py::A::test_repr: it is of another class",
         "unsteady: test_it.py::test_slow: its server is slow",
+    ]
+
+
+def test_what_fails_with_both_is_printed_once_with_its_reason():
+    tests = {
+        "test_it.py::test_log[a]": "failed",
+        "test_it.py::test_log[b::c]": "failed",
+        "test_it.py::test_x": "failed",
+    }
+    run = Outcomes(tests, status=1, cpu=1.0, seconds=1.0, files=1)
+    software = Software("driver", "1.0", failing={"test_log": "its server is old"})
+    assert command.explained(software, Comparison(run, run))[:2] == [
+        "fails with both: test_log: its server is old",
+        "fails with both: test_x: the reason is not known",
     ]
 
 

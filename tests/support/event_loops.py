@@ -11,6 +11,7 @@ from rioecho._server.eventloop import EventLoop
 from support.peers import SECONDS, Running
 
 CHUNK = 65_536  # maximum number of bytes that the loop receives at once
+BULK = 262_144  # the same with raw framing, where it splices
 
 
 def until(condition):
@@ -48,7 +49,7 @@ class Loop:
         self,
         framing="line",
         *,
-        without_epoll=False,
+        poller=None,
         idle=None,
         max_line=1 << 20,
         drain=SECONDS,
@@ -70,7 +71,7 @@ class Loop:
             on_closed=lambda *closing: self.on_closed(*closing),
             on_line=on_line,
             memory=memory,
-            without_epoll=without_epoll,
+            poller=poller,
         )
 
     def _on_closed(self, *closing):

@@ -11,11 +11,13 @@
 #include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 enum {
     READ, RECV, WRITE, SEND, POLL, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL, FORK, PIPE,
-    SOCKET, CONNECT, GETSOCKOPT, SETSOCKOPT, EPOLL_CREATE, PTHREAD_CREATE
+    SOCKET, CONNECT, GETSOCKOPT, SETSOCKOPT, EPOLL_CREATE, PTHREAD_CREATE,
+    READV
 };
 
 static atomic_int armed_call = -2, countdown, error_to_make, fired;
@@ -58,6 +60,18 @@ ssize_t read(int fd, void *data, size_t n)
 {
     int f = fault(READ);
     return f < 0 ? -1 : REAL(read)(fd, data, f && n ? 1 : n);
+}
+
+ssize_t readv(int fd, const struct iovec *parts, int n)
+{
+    int f = fault(READV);
+    struct iovec one;
+    if (f > 0 && n && parts->iov_len) {
+        one.iov_base = parts->iov_base;
+        one.iov_len = 1;
+        return REAL(readv)(fd, &one, 1);
+    }
+    return f < 0 ? -1 : REAL(readv)(fd, parts, n);
 }
 
 ssize_t recv(int fd, void *data, size_t n, int flags)

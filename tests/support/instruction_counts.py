@@ -1,7 +1,8 @@
 """Machine instructions per operation, counted by valgrind: exact, unlike times on a busy machine.
 
 Counts the instructions of this project's extension modules and of the functions that they call, without those of the
-interpreter: for an awaited call of aio, those that make it, those up to its result, and those that free it.
+interpreter (but with those of a LineServer's handler): for an awaited call of aio, those that make it, those up to its
+result, and those that free it.
 ``python tests/support/instruction_counts.py`` prints the counts and the recorded ones; ``--record`` records them. Use
 it for a change that is meant to alter them, and give the reason in the commit message.
 """
@@ -121,12 +122,14 @@ AIO = {
     "aio: write(line)": await_nothing_and_write,
 }
 LOOP = {"nothing": (0, 1), "1 in flight": (LINES, 1), f"{DEPTH} in flight": (LINES // DEPTH, DEPTH)}
+LOOPS = ("event loop", "LineServer, lambda lines: lines")  # each with every one of LOOP
 
 
 def child(descriptors):
     """Run each operation of a Rio, and the event loop on each descriptor, between two marks."""
     from rioecho import Rio
     from rioecho._server.eventloop import EventLoop
+    from rioecho._server.handling import Handling
 
     for work in RIO.values():
         near, far = socket.socketpair()
@@ -142,9 +145,17 @@ def child(descriptors):
     for work in AIO.values():
         asyncio.run(counted_on_asyncio(work))
     stop, never = os.pipe()
-    for fd in descriptors:
+    for i, fd in enumerate(descriptors):
         loop = EventLoop(
-            "line", idle_timeout=None, max_line=1 << 20, drain_timeout=None, stop_fd=stop, on_closed=lambda *_: None
+            "line",
+            idle_timeout=None,
+            max_line=1 << 20,
+            drain_timeout=None,
+            stop_fd=stop,
+            on_closed=lambda *_: None,
+            handling=None
+            if i < len(LOOP)
+            else Handling(lambda lines: lines, raw=False, max_line=1 << 20, write_limit=1 << 20),
         )
         loop.adopt(fd)
         loop.no_more()
@@ -196,7 +207,7 @@ def count(timeout=120):
         out = os.path.join(place, "counts")
         fds = []
         threads = []
-        for rounds, depth in LOOP.values():
+        for rounds, depth in (*LOOP.values(),) * len(LOOPS):
             ours, theirs = socket.socketpair()
             fds.append(stack.enter_context(theirs).fileno())
             ours.settimeout(timeout)
@@ -216,13 +227,14 @@ def count(timeout=120):
             thread.join(timeout)
         # Part 2k+2 of valgrind's output is the k-th measurement, part 2k+1 what ran before it.
         totals = []
-        for part in range(2, 2 * (len(RIO) + len(AIO) + len(LOOP)) + 1, 2):
+        for part in range(2, 2 * (len(RIO) + len(AIO) + len(LOOPS) * len(LOOP)) + 1, 2):
             with open(f"{out}.{part}") as file:
                 totals.append(int(re.search(r"^(?:totals|summary): (\d+)", file.read(), re.MULTILINE)[1]))
     counts = {name: totals.pop(0) / LINES for name in (*RIO, *AIO)}
-    nothing = totals.pop(0)
-    for name, (rounds, depth) in list(LOOP.items())[1:]:
-        counts[f"event loop, per line, {name}"] = (totals.pop(0) - nothing) / (rounds * depth)
+    for loop in LOOPS:
+        nothing = totals.pop(0)
+        for name, (rounds, depth) in list(LOOP.items())[1:]:
+            counts[f"{loop}, per line, {name}"] = (totals.pop(0) - nothing) / (rounds * depth)
     return {name: round(number, 1) for name, number in counts.items()}
 
 

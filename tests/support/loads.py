@@ -3,8 +3,6 @@
 import contextlib
 import socket
 
-import pytest
-
 from rioecho._load.histogram import Histogram
 from rioecho._load.loop import LoadLoop, messages
 from support.peers import SECONDS, Command, Running, dial
@@ -38,8 +36,6 @@ RUN = {
     "latency_us": LATENCY,
     "latency_uncorrected_us": LATENCY,
 }
-
-pollers = pytest.mark.parametrize("without_epoll", [False, True], ids=["epoll", "poll"])
 
 
 def ended(*arguments, **options):

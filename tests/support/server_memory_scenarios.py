@@ -1,8 +1,9 @@
 """A server in which the k-th allocation fails, for many k; run by test_failing_allocations.py in a child process.
 
-``server_memory_scenarios.py ENGINE ALLOCATOR STEP WIDTH``: ALLOCATOR is "python" (CPython's test hook makes its
-allocators fail) or "libc" (allocations.c is preloaded). Every STEP-th k is tried, until a run has fewer allocations.
-WIDTH consecutive allocations fail, so that the handling of the error has no memory either.
+``server_memory_scenarios.py ENGINE ALLOCATOR STEP WIDTH``: ENGINE may also be "handler", a LineServer with a class of
+handlers, whose ``connection_lost()`` is called once for each that was made. ALLOCATOR is "python" (CPython's test hook
+makes its allocators fail) or "libc" (allocations.c is preloaded). Every STEP-th k is tried, until a run has fewer
+allocations. WIDTH consecutive allocations fail, so that the handling of the error has no memory either.
 
 From the accept of the first client to the close of the last one, a failed allocation may close one connection or pause
 accepting; a later client is served, the stop ends in time, and no descriptor, thread or child is leaked. The clients
@@ -20,7 +21,7 @@ import threading
 import time
 from importlib import import_module
 
-from rioecho import EchoServer
+from rioecho import EchoServer, LineServer
 
 ROUNDS = 3  # clients that exchange lines and close, before one that stays until the stop
 TRIES = 40  # maximum number of attempts of a client: a failed allocation closes at most one connection
@@ -28,6 +29,28 @@ SECONDS = 10.0
 HELLO = b"hello, and a line that is long enough to need a buffer of its own\n" * 20
 REST = b"no newline"
 OWN_THREADS = 2  # the main thread and that of faulthandler
+
+
+class Handler:
+    """Echoes lines, and counts its calls without memory of its own where it can."""
+
+    made, lost, twice = [], [], []
+
+    def __init__(self):
+        self.is_lost = False
+
+    def connection_made(self, conn):
+        self.conn = conn
+        self.made.append(self)
+
+    def lines_received(self, lines):
+        self.conn.write(lines[0])
+        return lines[1:]
+
+    def connection_lost(self, reason):
+        if self.is_lost:
+            self.twice.append(self)
+        self.is_lost = True
 
 
 class Python:
@@ -128,7 +151,11 @@ def start_clients():
 
 def run(engine, allocator, k, width, command, replies):
     """Run one server in which the k-th allocation fails. This thread must not need memory in the meantime."""
-    server = EchoServer(host="127.0.0.1", engine=engine, drain_timeout=SECONDS / 4)
+    if engine == "handler":
+        del Handler.made[:]
+        server = LineServer(Handler, host="127.0.0.1", drain_timeout=SECONDS / 4)
+    else:
+        server = EchoServer(host="127.0.0.1", engine=engine, drain_timeout=SECONDS / 4)
     server.start()
     port = b"%d" % server.addresses[0][1]
     reply = bytearray(1)
@@ -159,6 +186,9 @@ def run(engine, allocator, k, width, command, replies):
     stats = server.stats()
     assert stats["accepted"] == stats["closed"], stats
     assert stats["active"] == 0, stats
+    assert not Handler.twice
+    # A call itself may fail, too: before the first statement of the handler has run.
+    assert sum(not handler.is_lost for handler in Handler.made) <= fired
     return fired
 
 

@@ -59,6 +59,7 @@ class Server:
     port: int
     tls_port: int = 0  # of a server that has another one for TLS
     socket: str = ""  # the path of its unix socket, if it has one
+    sentinels: tuple[int, ...] = ()  # the ports of those that watch it
 
 
 class Services:
@@ -103,6 +104,9 @@ class Services:
 
     def redis(self) -> Server:
         return self._server("redis", redis)
+
+    def sentinels(self) -> Server:
+        return self._server("sentinels", sentinels)
 
     def _server(self, name: str, start: Callable[[Path], AbstractContextManager[Server]]) -> Server:
         def begin() -> Server:
@@ -266,16 +270,48 @@ def dovecot(folder: Path, cert: str, key: str) -> Iterator[Server]:
         yield Server(port, tls_port)
 
 
+REDIS_PORT = 6379  # to which some tests of redis-py connect, whatever their options say
+
+
 @contextmanager
 def redis(folder: Path) -> Iterator[Server]:
-    """Run Redis, which keeps its data in memory alone."""
+    """Run Redis, on its usual port if that is free, with its debugging commands and without files."""
     to_stderr = ["sh", "-c", 'exec "$@" >&2', "sh", program("redis-server")]  # its log, for which it has no option
 
     def command(port: int) -> list[str]:
-        return [*to_stderr, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", ""]
+        options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", ""]
+        return [*to_stderr, *options, "--enable-debug-command", "local"]
 
-    with _on_free_ports(command, 1, folder, "Ready to accept connections") as (port,):
+    with _on_free_ports(command, 1, folder, "Ready to accept connections", usual=REDIS_PORT) as (port,):
         yield Server(port)
+
+
+@contextmanager
+def sentinels(folder: Path) -> Iterator[Server]:
+    """Run two sentinels of Redis and the master "redis-py-test" that they watch, a Redis of its own.
+
+    They would be clients of the other one, whose clients are counted by tests.
+    """
+    to_stderr = ["sh", "-c", 'exec "$@" >&2', "sh", program("redis-server")]
+    logs = [folder / name for name in ("master", "first", "second")]
+    for log in logs:
+        log.mkdir()
+        _give_away(log)
+
+    def master(port: int) -> list[str]:
+        return [*to_stderr, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(logs[0]), "--save", ""]
+
+    def sentinel(home: Path, watched: int, port: int) -> list[str]:
+        configuration = home / "sentinel.conf"
+        configuration.write_text(f"bind 127.0.0.1\nport {port}\nsentinel monitor redis-py-test 127.0.0.1 {watched} 1\n")
+        _give_away(configuration)  # it is written to
+        return [*to_stderr, str(configuration), "--sentinel"]
+
+    with ExitStack() as stack:
+        (watched,) = stack.enter_context(_on_free_ports(master, 1, logs[0], "Ready to accept connections"))
+        commands = [(functools.partial(sentinel, home, watched), home) for home in logs[1:]]
+        ports = [stack.enter_context(_on_free_ports(run, 1, home, "+monitor master"))[0] for run, home in commands]
+        yield Server(watched, sentinels=tuple(ports))
 
 
 def program(name: str) -> str:
@@ -315,14 +351,22 @@ def _run(folder: Path, *command: str | Path) -> None:
 
 @contextmanager
 def _on_free_ports(
-    command: Callable[..., list[str]], count: int, folder: Path, sign: str, stop: int = signal.SIGTERM
+    command: Callable[..., list[str]],
+    count: int,
+    folder: Path,
+    sign: str,
+    stop: int = signal.SIGTERM,
+    usual: int = 0,
 ) -> Iterator[list[int]]:
-    """Run a server on ``count`` free ports; retry if another program takes one of them first."""
+    """Run a server on ``count`` free ports, the first one ``usual`` if that is free.
+
+    Retry if another program takes one of them first.
+    """
     log = folder / "log"
     options = {"env": _environment(folder), **_user()}
     for attempt in range(1, ATTEMPTS + 1):
         log.unlink(missing_ok=True)
-        ports = _free_ports(count)
+        ports = _free_ports(count, usual if attempt == 1 else 0)
         with ExitStack() as stack:
             try:
                 stack.enter_context(_running(command(*ports), folder, log, sign, options, stop))
@@ -334,9 +378,13 @@ def _on_free_ports(
             return
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(count: int, usual: int = 0) -> list[int]:
     with ExitStack() as stack:
-        socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        socks = []
+        if usual:
+            with contextlib.suppress(OSError):
+                socks.append(stack.enter_context(socket.create_server(("127.0.0.1", usual))))
+        socks += [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count - len(socks))]
         return [sock.getsockname()[1] for sock in socks]
 
 

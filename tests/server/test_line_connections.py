@@ -1,0 +1,406 @@
+"""The connection that a handler of LineServer gets: write(), close(), abort() and get_extra_info(), from any thread."""
+
+import array
+import contextlib
+import socket
+import threading
+
+import pytest
+
+from support.handlers import a_recorder, serving, take
+from support.peers import Running, acknowledged, ask, dial, exchange, receive, receive_all
+from support.procfs import until
+
+MANY = 32 << 20  # bytes that no pair of socket buffers holds
+
+
+@pytest.fixture
+def recorder():
+    return a_recorder()
+
+
+@contextlib.contextmanager
+def connected(recorder, **options):
+    """Yield a server, a client's socket, and the connection of its handler."""
+    with serving(recorder, **options) as server, dial(server.addresses[0]) as sock:
+        yield server, sock, take(recorder.made).conn
+
+
+# ---- write()
+
+
+@pytest.mark.parametrize(
+    ("data", "sent"),
+    [
+        (b"bytes", b"bytes"),
+        (b"", b""),
+        (bytearray(b"bytearray"), b"bytearray"),
+        (bytearray(), b""),
+        (memoryview(b"memoryview"), b"memoryview"),
+        (memoryview(b"a-b-c-")[::2], b"abc"),
+        (memoryview(b"abcd").cast("B", (2, 2)), b"abcd"),
+        (memoryview(array.array("H", [0x6161, 0x6262])), b"aabb"),
+        (array.array("H", []), b""),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("place", ["handler", "thread"])
+def test_any_bytes_can_be_written(recorder, data, sent, place):
+    class Handler(recorder):
+        def lines_received(self, lines):
+            assert self.conn.write(data) == len(sent)
+            return lines
+
+    with connected(Handler if place == "handler" else recorder) as (_, sock, conn):
+        if place == "thread":
+            assert conn.write(data) == len(sent)
+            assert receive(sock, len(sent)) == sent
+            ask(sock)
+        else:
+            sock.sendall(b"x\n")
+            assert receive(sock, len(sent) + 2) == sent + b"x\n"
+
+
+@pytest.mark.parametrize("data", ["text", None, 5, [b"bytes"]], ids=repr)
+def test_only_bytes_can_be_written(recorder, data):
+    with connected(recorder) as (_, sock, conn):
+        with pytest.raises(TypeError, match="bytes-like"):
+            conn.write(data)
+        ask(sock)
+
+
+def test_what_is_written_may_be_changed_at_once(recorder):
+    with connected(recorder) as (_, sock, conn):
+        data = bytearray(b"before")
+        conn.write(data)
+        data[:] = b"after!"
+        assert receive(sock, 6) == b"before"
+
+
+def test_writes_in_a_call_go_before_what_it_returns(recorder):
+    class Handler(recorder):
+        def lines_received(self, lines):
+            for part in (b"1", b"2" * 100_000, b"3"):  # the second is sent during the call
+                self.conn.write(part)
+            return [b"4", b"5\n"]
+
+    with connected(Handler, write_limit=0) as (_, sock, _conn):
+        sock.sendall(b"x\n")
+        assert receive(sock, 100_005) == b"1" + b"2" * 100_000 + b"345\n"
+
+
+def test_what_another_thread_writes_during_a_call_goes_before_what_the_call_writes_later(recorder):
+    class Handler(recorder):
+        def lines_received(self, lines):
+            self.conn.write(b"1")
+            Running(self.conn.write, b"2").result()
+            self.conn.write(b"3")
+            Running(self.conn.write, b"4").result()
+            return b"5\n"
+
+    with connected(Handler) as (_, sock, _conn):
+        sock.sendall(b"x\n")
+        assert receive(sock, 6) == b"12345\n"
+
+
+def test_writes_to_another_connection_keep_their_order(recorder):
+    class Handler(recorder):
+        other = None
+
+        def lines_received(self, lines):
+            for line in lines:
+                if self.other is not None:
+                    self.other.write(line)
+            return lines if self.other is None else None
+
+    with serving(Handler, write_limit=0) as server, dial(server.addresses[0]) as one, dial(server.addresses[0]) as two:
+        first, second = take(Handler.made), take(Handler.made)
+        if first.conn.peer != one.getsockname():
+            first, second = second, first
+        first.other = second.conn
+        data = b"".join(b"%d\n" % i for i in range(20_000))
+        one.sendall(data)
+        assert receive(two, len(data)) == data
+        ask(two)
+
+
+def test_threads_write_whole_pieces_in_their_own_order(recorder):
+    def push(conn, name):
+        for i in range(300):
+            conn.write(b"%d %d\n" % (name, i))
+
+    with connected(recorder, write_limit=0) as (_, sock, conn):
+        pushers = [Running(push, conn, name) for name in range(4)]
+        echoes = b"".join(b"9 %d\n" % i for i in range(300))
+        sock.sendall(echoes)
+        got = receive(sock, len(echoes) + sum(len(b"0 %d\n" % i) for i in range(300)) * 4).splitlines()
+        for pusher in pushers:
+            pusher.result()
+    for name in (b"0", b"1", b"2", b"3", b"9"):
+        assert [line for line in got if line.startswith(name)] == [b"%s %d" % (name, i) for i in range(300)]
+
+
+# ---- write_limit
+
+
+def test_a_write_that_exceeds_the_limit_is_refused_whole(recorder):
+    with connected(recorder, write_limit=1000) as (_, sock, conn):
+        assert conn.write(b"x" * MANY) == MANY  # one larger write is taken when nothing waits
+        with pytest.raises(BlockingIOError, match="write_limit"):
+            conn.write(b"y")
+        sock.sendall(b"question\n")
+        assert receive(sock, MANY) == b"x" * MANY
+        assert receive(sock, 9) == b"question\n"
+        conn.write(b"z")
+        assert receive(sock, 1) == b"z"
+
+
+def test_in_a_call_what_the_peer_takes_does_not_count_for_the_limit(recorder):
+    class Handler(recorder):
+        def lines_received(self, lines):
+            for i in range(100):
+                self.conn.write(b"%02d" % i * 50)
+
+    with connected(Handler, write_limit=150) as (_, sock, _conn):
+        sock.sendall(b"x\n")
+        assert receive(sock, 10_000) == b"".join(b"%02d" % i * 50 for i in range(100))
+
+
+def test_in_a_call_a_write_that_exceeds_the_limit_is_refused(recorder):
+    refused = threading.Event()
+
+    class Handler(recorder):
+        def lines_received(self, lines):
+            self.written = 0
+            try:
+                while self.written < MANY:
+                    self.written += self.conn.write(b"x" * 1000)
+            except BlockingIOError:
+                refused.set()
+            return b"end\n"
+
+    with serving(Handler, write_limit=100_000) as server, dial(server.addresses[0]) as sock:
+        handler = take(Handler.made)
+        sock.sendall(b"x\n")
+        assert refused.wait(30)
+        assert receive(sock, handler.written + 4) == b"x" * handler.written + b"end\n"
+
+
+def test_without_a_limit_everything_is_taken(recorder):
+    with connected(recorder, write_limit=0) as (_, sock, conn):
+        for _ in range(4):
+            conn.write(b"x" * (MANY // 4))
+        assert receive(sock, MANY) == b"x" * MANY
+
+
+# ---- close()
+
+
+def test_close_in_a_call_takes_effect_after_its_answer(recorder):
+    class Handler(recorder):
+        def lines_received(self, lines):
+            self.received += lines
+            self.conn.close()
+            self.conn.close()
+            self.conn.write(b"1")
+            return b"2\n"
+
+    with connected(Handler) as (_, sock, conn):
+        sock.sendall(b"x\n")
+        assert receive_all(sock) == b"12\n"
+        assert take(Handler.lost) is None
+        with pytest.raises(ConnectionError):
+            conn.write(b"late")
+
+
+def test_close_of_another_thread_sends_what_was_written_before_it(recorder):
+    with connected(recorder) as (_, sock, conn):
+        conn.write(b"x" * MANY)
+        conn.close()
+        with pytest.raises(ConnectionError):
+            conn.write(b"late")
+        assert receive_all(sock) == b"x" * MANY
+        assert take(recorder.lost) is None
+    assert recorder.lost.empty()
+
+
+def test_close_lingers_so_that_a_peer_that_still_sends_gets_the_answer(recorder):
+    class Handler(recorder):
+        def lines_received(self, lines):
+            self.received += lines
+            self.conn.close()
+            return b"bye\n"
+
+    with serving(Handler) as server, dial(server.addresses[0]) as sock:
+        handler = take(Handler.made)
+        sock.sendall(b"first\n")
+        assert take(Handler.lost) is None
+        for _ in range(20):
+            sock.sendall(b"more\n" * 1000)
+            acknowledged(sock)
+        assert receive_all(sock) == b"bye\n"
+        assert handler.received == [b"first\n"]
+        assert server.stats()["active"] == 1
+        sock.close()
+        until(lambda: server.stats()["active"] == 0)
+        assert server.stats()["errors"] == 0
+
+
+def test_a_linger_ends_at_the_drain_timeout(recorder):
+    with connected(recorder, drain_timeout=0.2) as (server, sock, conn):
+        conn.close()
+        assert receive_all(sock) == b""
+        until(lambda: server.stats()["active"] == 0)
+        assert take(recorder.lost) is None
+
+
+def test_close_in_connection_made_refuses_a_client(recorder):
+    class Handler(recorder):
+        def connection_made(self, conn):
+            super().connection_made(conn)
+            conn.write(b"full\n")
+            conn.close()
+
+    with connected(Handler) as (_, sock, _conn):
+        assert receive_all(sock) == b"full\n"
+        assert take(Handler.lost) is None
+
+
+# ---- abort()
+
+
+@pytest.mark.parametrize("place", ["call", "thread", "another handler"])
+def test_abort_resets_the_connection(recorder, place):
+    victims = []
+
+    class Handler(recorder):
+        def lines_received(self, lines):
+            victims[0].abort()
+
+    with connected(Handler) as (server, sock, conn):
+        conn.write(b"x")
+        assert receive(sock, 1) == b"x"
+        victims.append(conn)
+        if place == "thread":
+            conn.abort()
+        elif place == "call":
+            sock.sendall(b"x\n")
+        else:
+            with dial(server.addresses[0]) as other:
+                other.sendall(b"x\n")
+                until(lambda: server.stats()["closed"] == 1)
+        with pytest.raises(ConnectionResetError):
+            receive_all(sock)
+        assert isinstance(take(Handler.lost), ConnectionAbortedError)
+        with pytest.raises(ConnectionError):
+            conn.write(b"late")
+        assert server.stats()["errors"] == 0
+
+
+def test_abort_after_close_ends_a_connection_whose_peer_does_not_read(recorder):
+    with connected(recorder) as (server, _, conn):
+        conn.write(b"x" * MANY)
+        conn.close()
+        until(lambda: server.stats()["bytes_out"])
+        conn.abort()
+        assert isinstance(take(recorder.lost), ConnectionAbortedError)
+        until(lambda: server.stats()["active"] == 0)
+
+
+def test_abort_with_a_duplicate_of_the_socket_resets_too(recorder):
+    with connected(recorder) as (_, sock, conn):
+        duplicate = conn.get_extra_info("socket")
+        conn.abort()
+        with pytest.raises(ConnectionResetError):
+            receive_all(sock)
+        take(recorder.lost)
+        assert duplicate.fileno() == -1
+
+
+# ---- after the end
+
+
+def test_a_connection_that_is_kept_after_its_end_is_harmless(recorder):
+    with serving(recorder) as server:
+        with dial(server.addresses[0]) as sock:
+            ask(sock)
+            conn, name = take(recorder.made).conn, sock.getsockname()
+        assert take(recorder.lost) is None
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                conn.write(b"late")
+            with pytest.raises(ConnectionError):
+                conn.write(b"")
+            conn.close()
+            conn.abort()
+            assert conn.get_extra_info("socket") is None
+            assert conn.get_extra_info("sockname", "none") == "none"
+            assert conn.peer == name
+            server.close()
+
+
+def test_connection_lost_may_use_every_method(recorder):
+    errors = []
+
+    class Handler(recorder):
+        def connection_lost(self, reason):
+            try:
+                self.conn.write(b"late")
+            except ConnectionError as error:
+                errors.append(error)
+            self.conn.close()
+            self.conn.abort()
+            errors.append(self.conn.get_extra_info("socket"))
+            errors.append(self.conn.peer)
+            super().connection_lost(reason)
+
+    with connected(Handler) as (_, sock, _conn):
+        name = sock.getsockname()
+        sock.close()
+        assert take(Handler.lost) is None
+    assert isinstance(errors[0], ConnectionError)
+    assert errors[1:] == [None, name]
+
+
+# ---- get_extra_info()
+
+
+def test_extra_information_is_that_of_the_socket(recorder):
+    with connected(recorder) as (_, sock, conn):
+        assert conn.get_extra_info("peername") == conn.peer == sock.getsockname()
+        assert conn.get_extra_info("sockname") == sock.getpeername()
+        assert conn.get_extra_info("color") is None
+        assert conn.get_extra_info("color", 5) == 5
+        duplicate = conn.get_extra_info("socket")
+        assert duplicate is conn.get_extra_info("socket")
+        duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        assert duplicate.getpeername() == sock.getsockname()
+        ask(sock)
+        sock.shutdown(socket.SHUT_WR)
+        assert receive_all(sock) == b""
+        take(recorder.lost)
+        assert duplicate.fileno() == -1
+
+
+def test_sockets_are_asked_for_while_connections_end(recorder):
+    stop = threading.Event()
+
+    def look():
+        seen = 0
+        while not stop.is_set():
+            conn = take(recorder.made).conn
+            while (sock := conn.get_extra_info("socket")) is not None and not stop.is_set():
+                with contextlib.suppress(OSError):  # it was closed with the connection
+                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+                    seen += 1
+        return seen
+
+    with serving(recorder) as server:
+        looking = Running(look)
+        for _ in range(20):
+            with dial(server.addresses[0]) as sock:
+                assert exchange(sock, b"x\n") == b"x\n"
+        stop.set()
+        with dial(server.addresses[0]) as sock:
+            ask(sock)
+        assert looking.result()
