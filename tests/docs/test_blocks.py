@@ -80,7 +80,8 @@ SESSIONS = [block for block in BLOCKS if block.language == "console"]
 def test_every_block_is_of_a_language_that_is_run():
     assert all(block.language in LANGUAGES for block in BLOCKS), {b.language for b in BLOCKS} - {*LANGUAGES}
     assert sum(path.read_text().count(".. code-block::") for path in PAGES) == len(BLOCKS)
-    assert len(BLOCKS) > len(PAGES)
+    assert PROGRAMS
+    assert SESSIONS
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=ids(PROGRAMS))
