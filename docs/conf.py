@@ -1,0 +1,21 @@
+"""The documentation site: ``python -m sphinx -W docs site`` builds it in the folder ``site``.
+
+The reference is made from the docstrings of the installed package. Every block of code of the pages is run by
+tests/docs/test_blocks.py.
+"""
+
+import rioecho
+
+project = "rioecho"
+author = "the rioecho developers"
+version = release = rioecho.__version__
+extensions = ["sphinx.ext.autodoc"]
+exclude_patterns = []
+html_theme = "furo"
+html_title = f"rioecho {version}"
+html_static_path = []
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings name the types
+default_role = "any"
+nitpicky = False
+smartquotes = False
