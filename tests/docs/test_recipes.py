@@ -69,3 +69,10 @@ def test_a_server_on_another_event_loop_reads_lines_in_any_pieces(loop, start):
         assert rio.read(14) == b"ONE\nTWO\nTHREE\n"
         rio.writen(b"x" * 1001)
         assert rio.readline() == b""
+
+
+def test_the_tests_of_a_client_pass(pytester):
+    program = (EXAMPLES / "test_ping.py").read_text()
+    pytester.makepyfile(test_ping=program)
+    result = pytester.runpytest("-p", "rioecho.testing", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=program.count("\ndef test_"))
