@@ -16,6 +16,8 @@ import pytest
 import rioecho
 from support.outside import compile_outside, needs_compiler
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 OUTSIDE = """\
 # cython: language_level=3, freethreading_compatible=True
 import os
@@ -262,6 +264,18 @@ def test_a_socket_without_a_limit_is_waited_for_although_another_direction_has_o
     sending.start()
     assert outside.readn(ours.fileno(), 4) == b"data"
     sending.join(20)
+
+
+@needs_compiler
+def test_the_example_counts_lines_of_any_length(tmp_path: Path, pair) -> None:
+    example = compile_outside((EXAMPLES / "count_lines.pyx").read_text(), tmp_path)
+    ours, theirs = pair
+    theirs.sendall(b"one\n\n" + b"x" * 1023 + b"\n" + b"y" * 5000 + b"\nthe last")
+    theirs.shutdown(socket.SHUT_WR)
+    assert example.count_lines(ours.fileno()) == 5
+    assert example.count_lines(ours.fileno()) == 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        example.count_lines(-1)
 
 
 def test_the_contract_of_every_function_is_in_the_pxd_files_of_the_package() -> None:
