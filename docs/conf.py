@@ -1,7 +1,7 @@
-"""The documentation site: ``python -m sphinx -W docs site`` builds it in the folder ``site``.
+"""The documentation site: ``sphinx-build -W docs site`` builds it in the folder ``site``.
 
-The reference is made from the docstrings of the installed package. Every block of code of the pages is run by
-tests/docs/test_blocks.py.
+It needs the extra ``docs``. The reference is made from the docstrings of the installed package. Every block of code of
+the pages is run by tests/docs/test_blocks.py.
 """
 
 import rioecho
