@@ -19,3 +19,12 @@ autodoc_typehints = "none"  # the docstrings name the types
 default_role = "any"
 nitpicky = False
 smartquotes = False
+
+
+def setup(app):
+    """Write a default that means "not passed" as ``...``, as the stubs do."""
+
+    def shorten(app, what, name, obj, options, signature, returns):
+        return (signature and signature.replace("=Ellipsis", "=..."), returns)
+
+    app.connect("autodoc-process-signature", shorten)
