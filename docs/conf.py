@@ -1,7 +1,7 @@
-"""The documentation site: ``python -m sphinx -W docs site`` builds it in the folder ``site``.
+"""The documentation site: ``sphinx-build -W docs site`` builds it in the folder ``site``.
 
-The reference is made from the docstrings of the installed package. Every block of code of the pages is run by
-tests/docs/test_blocks.py.
+It needs the extra ``docs``. The reference is made from the docstrings of the installed package. Every block of code of
+the pages is run by tests/docs/test_blocks.py.
 """
 
 import rioecho
@@ -19,3 +19,12 @@ autodoc_typehints = "none"  # the docstrings name the types
 default_role = "any"
 nitpicky = False
 smartquotes = False
+
+
+def setup(app):
+    """Write a default that means "not passed" as ``...``, as the stubs do."""
+
+    def shorten(app, what, name, obj, options, signature, returns):
+        return (signature and signature.replace("=Ellipsis", "=..."), returns)
+
+    app.connect("autodoc-process-signature", shorten)
