@@ -19,7 +19,8 @@ from rioecho._core.posix cimport (
     rio_sigpipe_restore,
 )
 from rioecho._server.echo cimport CHUNK, LINGERING
-from rioecho._server.loop cimport BULK_SLOTS, conn_reserve, conn_t, loop_t
+from rioecho._server.kept cimport conn_reserve
+from rioecho._server.loop cimport BULK_SLOTS, conn_t, loop_t
 
 
 cdef extern from "rioecho/_core/splice.h" nogil:

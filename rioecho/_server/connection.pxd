@@ -33,32 +33,41 @@ from rioecho._core.posix cimport (
 from rioecho._server.bulk cimport bulk_begin, bulk_drop, bulk_end, bulk_is_due, bulk_keep, bulk_receive, bulk_send
 from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LINGERING, OPENING, PAUSED, echo_due, echo_send
 from rioecho._server.hosts cimport CLAIM_GRANTED, CLAIM_REFUSED, claim, hosts_claim, hosts_release
+from rioecho._server.kept cimport (
+    conn_drop_rest,
+    conn_held,
+    conn_keep,
+    conn_keep_nothing,
+    conn_ready,
+    conn_rest,
+    conn_room,
+    conn_shrink,
+    conn_wait_for_memory,
+    conn_wait_no_more,
+)
 from rioecho._server.loop cimport (
     CHUNK_REPORTED,
     LENGTHS_MAX,
     OPENED_MAX,
     REPORTED_MAX,
     conn_check,
-    conn_drop_rest,
-    conn_held,
-    conn_keep,
-    conn_keep_nothing,
     conn_progress,
     conn_linger_until,
-    conn_ready,
-    conn_rest,
-    conn_room,
-    conn_shrink,
     conn_t,
     conn_unlink,
-    conn_wait_for_memory,
-    conn_wait_no_more,
     loop_attach,
     loop_t,
     outlet_lock,
     outlet_unlock,
     reason,
-    OPEN, ENDED, IDLE, STOPPED, CUT_OFF, BROKEN, NO_HEADER, CROWDED,
+    OPEN,
+    ENDED,
+    IDLE,
+    STOPPED,
+    CUT_OFF,
+    BROKEN,
+    NO_HEADER,
+    CROWDED,
 )
 from rioecho._server.proxy cimport PROXY_DONE, PROXY_WRONG, proxy_answer, proxy_feed, proxy_is_begun, proxy_t
 

@@ -61,6 +61,7 @@ from rioecho._server.hosts cimport HostTable
 from rioecho._server.proxy cimport proxy_t
 from rioecho._server.handling cimport Handling
 from rioecho._server.lineconnection cimport Connection
+from rioecho._server.kept cimport loop_spares_free
 from rioecho._server.loop cimport (
     CROWDED,
     CUT_OFF,
@@ -70,7 +71,6 @@ from rioecho._server.loop cimport (
     PyThreadState_Get,
     conn_t,
     extras_t,
-    loop_spares_free,
     loop_t,
 )
 from rioecho._server.turns cimport loop_take_inbox, loop_turns

@@ -18,23 +18,8 @@ from rioecho._server.connection cimport (
     conn_write,
 )
 from rioecho._server.echo cimport DRAINING
-from rioecho._server.loop cimport (
-    ABORTED,
-    BROKEN,
-    OPEN,
-    OUT_KEPT,
-    conn_drop_rest,
-    conn_keep,
-    conn_keep_ready,
-    conn_ready,
-    conn_rest,
-    conn_shrink,
-    conn_t,
-    handler_t,
-    loop_attach,
-    loop_t,
-    reason,
-)
+from rioecho._server.kept cimport conn_drop_rest, conn_keep, conn_keep_ready, conn_ready, conn_rest, conn_shrink
+from rioecho._server.loop cimport ABORTED, BROKEN, OPEN, OUT_KEPT, conn_t, handler_t, loop_attach, loop_t, reason
 
 
 cdef inline void conn_end(loop_t *l, conn_t *c, reason why) noexcept nogil:

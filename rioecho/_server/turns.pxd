@@ -16,20 +16,20 @@ from rioecho._server.connection cimport (
     conn_write,
 )
 from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LOOKS, MEMORY_LOOK, OPENING, patience, peer_took
+from rioecho._server.kept cimport conn_is_silent, conn_ready, loop_gauge, loop_spares_free
 from rioecho._server.loop cimport (
     conn_append,
-    conn_is_silent,
     conn_look_later,
     conn_progress,
-    conn_ready,
     conn_t,
     kept_t,
     loop_detach,
-    loop_gauge,
-    loop_spares_free,
     loop_t,
     reason,
-    BROKEN, CUT_OFF, IDLE, STOPPED,
+    BROKEN,
+    CUT_OFF,
+    IDLE,
+    STOPPED,
 )
 
 

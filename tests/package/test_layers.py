@@ -83,6 +83,7 @@ FILES = {
         "child",
         "children",
         "loop",
+        "kept",
         "bulk",
         "connection",
         "handled",
