@@ -123,6 +123,7 @@ def test_a_header_without_an_address_counts_for_the_balancer(engine):
         stats_until(server, "refused", 1)
 
 
+@pytest.mark.slow
 def test_the_count_is_exact_after_many_connections(engine):
     with EchoServer(engine=engine, max_per_host=3, workers=2 if engine == "event" else 1) as server:
         for _ in range(100):

@@ -190,6 +190,7 @@ class SlowLog(logging.Handler):
             time.sleep(0.4)  # longer than new connections have after the stop to send their first bytes
 
 
+@pytest.mark.slow
 def test_a_header_and_line_in_the_listen_queue_are_served_however_late_the_server_is(engine):
     slow = SlowLog()
     logger = logging.getLogger("rioecho.server")
