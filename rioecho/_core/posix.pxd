@@ -68,6 +68,9 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     ctypedef struct pthread_t:
         pass
     int pthread_create(pthread_t *thread, const void *attributes, void *(*function)(void *) noexcept nogil, void *data)
+    int pthread_atfork(
+        void (*before)() noexcept nogil, void (*in_parent)() noexcept nogil, void (*in_child)() noexcept nogil
+    )
     int pthread_join(pthread_t thread, void **result)
     ctypedef struct pthread_mutex_t:
         pass

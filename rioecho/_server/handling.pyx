@@ -9,7 +9,8 @@ import os
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.list cimport PyList_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE, PyList_New
+from cpython.ref cimport PyObject
 from libc.errno cimport ECONNABORTED
 from libc.stdint cimport SIZE_MAX
 from libc.string cimport memchr, memcpy
@@ -18,7 +19,6 @@ from rioecho._core.buffer cimport buffer_held
 from rioecho._core.convert cimport os_error, to_size
 from rioecho._core.posix cimport (
     RIO_SOURCE_UNKNOWN,
-    getpid,
     rio_assert,
     rio_atomic_add,
     rio_bool_set,
@@ -45,6 +45,21 @@ from rioecho._server.loop cimport (
 from rioecho.errors import LineTooLong
 from rioecho._server.accepted import source_name
 from rioecho._server.engine import log_line
+
+
+cdef extern from "Python.h":
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t n) except NULL
+    void PyList_SET_ITEM(list items, Py_ssize_t i, PyObject *item) noexcept   # takes the reference
+
+
+cdef enum:
+    LINES_AHEAD = 64   # number of lines that are measured before the list of them is made
+
+
+cdef inline size_t line_size(const char *data, const char *end) noexcept nogil:
+    """Return the size of the line at ``data`` with its newline, or of what is there of it."""
+    cdef const char *newline = <const char *>memchr(data, c'\n', end - data) if data != end else NULL
+    return (newline + 1 if newline != NULL else end) - data
 
 
 # ---- the functions of handler_t, which the loop calls with the GIL
@@ -148,7 +163,7 @@ cdef class Handling(Output):
         """End a call. Returns OPEN, or why the connection is to be closed."""
         cdef reason why = OPEN
         self.current = None
-        if getpid() != self.pid:
+        if self.in_child():
             leave_child(c, error)
         if conn is not None and conn.wish != OPEN:
             why = conn.wish
@@ -224,28 +239,46 @@ cdef class Handling(Output):
 
     cdef list split(self, const char *first, size_t before, const char *data, size_t n):
         """Return a list of the lines in ``before`` bytes without a newline and n more bytes; stop at one too long."""
-        cdef list lines = []
+        cdef list lines = None
         cdef const char *end = data + n
-        cdef const char *newline
-        cdef size_t size
+        cdef size_t sizes[LINES_AHEAD]
+        cdef Py_ssize_t i, count
         cdef bytes line
-        while before or data != end:
-            newline = <const char *>memchr(data, c'\n', end - data) if data != end else NULL
-            size = end - data if newline == NULL else newline + 1 - data
-            if before + size > self.max_line:
-                self.too_long = before + size
-                break
-            if before:
-                line = PyBytes_FromStringAndSize(NULL, before + size)
-                memcpy(PyBytes_AS_STRING(line), first, before)
-                if size:
-                    memcpy(PyBytes_AS_STRING(line) + before, data, size)
-                before = 0
+        if before:
+            n = line_size(data, end)
+            if before + n > self.max_line:
+                self.too_long = before + n
+                return []
+            line = PyBytes_FromStringAndSize(NULL, before + n)
+            memcpy(PyBytes_AS_STRING(line), first, before)
+            if n:
+                memcpy(PyBytes_AS_STRING(line) + before, data, n)
+            lines = [line]
+            data += n
+        while data != end and not self.too_long:
+            count = self.measure(data, end, sizes)
+            if lines is None:
+                lines = PyList_New(count)   # most batches are not longer, and the list does not grow in steps
+                for i in range(count):
+                    PyList_SET_ITEM(lines, i, new_bytes(data, sizes[i]))
+                    data += sizes[i]
             else:
-                line = PyBytes_FromStringAndSize(data, size)
-            lines.append(line)
-            data += size
-        return lines
+                for i in range(count):
+                    lines.append(PyBytes_FromStringAndSize(data, sizes[i]))
+                    data += sizes[i]
+        return [] if lines is None else lines
+
+    cdef Py_ssize_t measure(self, const char *data, const char *end, size_t *sizes) noexcept nogil:
+        """Find the sizes of the next LINES_AHEAD lines; stop at one too long. Returns their number."""
+        cdef Py_ssize_t count = 0
+        while count < LINES_AHEAD and data != end:
+            sizes[count] = line_size(data, end)
+            if sizes[count] > self.max_line:
+                self.too_long = sizes[count]
+                break
+            data += sizes[count]
+            count += 1
+        return count
 
     cdef bint lost(self, conn_t *c) noexcept:
         """Tell the handler of a connection that it has ended, once; return False if there is no memory to do so."""
@@ -276,7 +309,7 @@ cdef class Handling(Output):
                 method(cause)
         except BaseException as raised:
             log_failure("The handler of %s failed when the connection was lost", peer_name(c), raised)
-        if getpid() != self.pid:
+        if self.in_child():
             leave_child(c, None)
         return True
 

@@ -16,16 +16,22 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport PyObject
 from libc.errno cimport EAGAIN
 from libc.stdint cimport SIZE_MAX, uint64_t
-from libc.string cimport memcpy
 
-from rioecho._core.buffer cimport buffer_added, buffer_held, buffer_put, buffer_reserve, rio_buffer
+from rioecho._core.buffer cimport (
+    buffer_drop_last,
+    buffer_held,
+    buffer_put,
+    buffer_reserve,
+    buffer_room,
+    rio_buffer,
+)
 from rioecho._core.convert cimport to_size
 from rioecho._core.posix cimport (
     RIO_SOURCE_UNIX,
     F_DUPFD_CLOEXEC,
     close,
     fcntl,
-    getpid,
+    pthread_atfork,
     rio_atomic_add,
     rio_atomic_load,
     rio_bool_set,
@@ -40,9 +46,19 @@ from rioecho._server.accepted import source_name
 
 
 cdef extern from "Python.h":
-    enum:
-        PY_SSIZE_T_MAX
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t i) nogil   # borrowed, unlike that of cpython.list
+
+
+cdef int generation = 0   # the number of forks between the first process and this one
+
+
+cdef void count_fork() noexcept nogil:
+    global generation
+    generation += 1
+
+
+if pthread_atfork(NULL, NULL, count_fork):   # unlike getpid(), it costs no system call at each call of a handler
+    raise MemoryError
 
 
 cdef enum:
@@ -72,12 +88,16 @@ cdef class Output:
     def __cinit__(self, *_, write_limit, **__):
         self.write_limit = to_size(write_limit, "write_limit") or SIZE_MAX
         self.wake = WakePipe()
-        self.pid = getpid()
+        self.generation = generation
         self.posted = []
+
+    cdef bint in_child(self) noexcept:
+        """Report whether this process was forked from the one that serves."""
+        return generation != self.generation
 
     cdef void send_early(self, conn_t *c) noexcept:
         """Send what the handler that is being called has written so far, unless this is a child that it has forked."""
-        if getpid() == self.pid:
+        if not self.in_child():
             conn_send_early(self.loop, c)
 
     cdef void begin(self, loop_t *loop) noexcept:
@@ -129,35 +149,27 @@ cdef class Output:
         return 0
 
     cdef bint append_all(self, Connection conn, list items) except -1:
-        """Append a list of bytes, for which room is reserved once. Reports whether they were no other objects."""
+        """Append a list of bytes, all or none of them. Reports whether they were no other objects."""
         cdef rio_buffer *out = &self.loop.out
-        cdef Py_ssize_t i, count
+        cdef Py_ssize_t i
         cdef size_t n = 0, size
-        cdef char *place
         cdef PyObject *item
         if conn is not None:
             self.append_queue(conn)
         with cython.critical_section(items):
-            count = PyList_GET_SIZE(items)
-            for i in range(count):
+            for i in range(PyList_GET_SIZE(items)):
                 item = PyList_GET_ITEM(items, i)
                 if not PyBytes_CheckExact(<object>item):
+                    buffer_drop_last(out, n)
                     return False
                 size = PyBytes_GET_SIZE(<object>item)
-                if size > <size_t>PY_SSIZE_T_MAX - n:
+                if size == 0:
+                    continue
+                if buffer_room(out) < size and buffer_reserve(out, buffer_held(out) + size) < 0:
+                    buffer_drop_last(out, n)
                     raise MemoryError
+                buffer_put(out, PyBytes_AS_STRING(<object>item), size)
                 n += size
-            if n == 0:
-                return True
-            if buffer_reserve(out, buffer_held(out) + n) < 0:
-                raise MemoryError
-            place = out.data + out.w
-            for i in range(count):
-                item = PyList_GET_ITEM(items, i)
-                size = PyBytes_GET_SIZE(<object>item)
-                memcpy(place, PyBytes_AS_STRING(<object>item), size)
-                place += size
-            buffer_added(out, n)
         if conn is not None:
             rio_atomic_add(&conn.outlet.unsent, n)
         return True
