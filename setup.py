@@ -88,8 +88,8 @@ def extension(path):
 def description():
     """Return the README for the project's page at the package index, where a relative link leads nowhere.
 
-    With a URL ``Source`` in pyproject.toml, links and pictures lead there. Without one, a link is its text and its path,
-    and a picture is its alternative text.
+    With a URL ``Source`` in pyproject.toml, links and pictures lead there. Without one, a link is its text and its
+    path, and a picture is its alternative text.
     """
     source = tomllib.loads(Path("pyproject.toml").read_text())["project"].get("urls", {}).get("Source")
 
