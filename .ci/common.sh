@@ -98,6 +98,26 @@ install_from_sdist() { # NAME VARIANT EXTRAS PYTHON
     rm -rf rioecho setup.py build
 }
 
+# Check that the installed server answers the installed client, and drains on SIGTERM.
+echo_once() {
+    local listening port answer
+    mkfifo "$work/ready"
+    rioecho-server 0 >"$work/ready" &
+    server=$!
+    trap 'kill -KILL "$server" 2>/dev/null || true' EXIT
+    exec 3<"$work/ready"
+    read -r -t 60 listening <&3 || die "rioecho-server printed nothing"
+    echo "$listening"
+    port=${listening#*127.0.0.1:}
+    port=${port%%,*}
+    answer=$(echo "hello, rio" | rioecho-client 127.0.0.1 "$port")
+    [[ $answer == "hello, rio" ]] || die "rioecho-client printed: $answer"
+    kill -TERM "$server"
+    wait "$server" || die "rioecho-server exited with status $? after SIGTERM"
+    trap - EXIT
+    echo "$answer"
+}
+
 # ---- Pythons and programs of the machine -----------------------------------------------------------------------------
 
 further_pythons() { # print every other CPython, 3.11 or newer, that pyenv has
