@@ -72,7 +72,7 @@ use_venv() { # NAME: for the rest of the calling script or subshell
 
 pinned() { grep "^$1==" "$work/tree/.ci/requirements.txt"; } # TOOL: print its pinned requirement
 
-use_tools() { # the tools of lint, build and ids
+use_tools() { # the tools of lint, ids and build
     once install_tools
     use_venv tools
 }
@@ -82,25 +82,39 @@ install_tools() {
     "$work/venv-tools/bin/pip" install -r "$work/tree/.ci/requirements.txt"
 }
 
-dist() { once build_dist; } # build the sdist, and the wheel from it, in $work/dist
+sdist() { once build_sdist; } # build it in $work/dist, and unpack it in $work/sdist
 
-build_dist() {
-    new_venv dist
-    use_venv dist
+build_sdist() {
+    new_venv build
+    use_venv build
     pip install "$(pinned build)"
-    cp -R "$work/tree" "$work/tree-dist"
-    python -m build --outdir "$work/dist" "$work/tree-dist" >"$work/build.log" 2>&1 || {
-        cat "$work/build.log"
-        exit 1
+    cp -R "$work/tree" "$work/tree-sdist"
+    say_if_failed python -m build --sdist --outdir "$work/dist" "$work/tree-sdist"
+    mkdir "$work/sdist"
+    tar -xzf "$work"/dist/*.tar.gz --strip-components=1 -C "$work/sdist"
+}
+
+wheel() { once build_wheel; } # build it from the sdist, in $work/dist
+
+build_wheel() {
+    sdist
+    use_venv build
+    cp -R "$work/sdist" "$work/sdist-wheel"
+    say_if_failed python -m build --wheel --outdir "$work/dist" "$work/sdist-wheel"
+}
+
+say_if_failed() { # PROGRAM: run it, and print its output only if it fails
+    "$@" >"$work/said" 2>&1 || {
+        cat "$work/said"
+        return 1
     }
 }
 
-# Install the sdist as VARIANT in an environment of its own, and change to a directory with the tests. The archive is
-# unpacked first: pip would cache the wheel under the archive's name and use one variant in place of another.
+# Install the sdist as VARIANT in an environment of its own, and change to a folder with the tests. A copy is installed,
+# not the archive: pip would cache the wheel under the archive's name and use one variant in place of another.
 install_from_sdist() { # NAME VARIANT EXTRAS PYTHON
-    dist
-    mkdir "$work/source-$1"
-    tar -xzf "$work"/dist/rioecho-*.tar.gz --strip-components=1 -C "$work/source-$1"
+    sdist
+    cp -R "$work/sdist" "$work/source-$1"
     new_venv "$1" "$4"
     use_venv "$1"
     RIOECHO_BUILD=$2 pip install "$work/source-$1[$3]"
@@ -109,22 +123,20 @@ install_from_sdist() { # NAME VARIANT EXTRAS PYTHON
 
 # Install the release in an environment of its own: for the Python of this run its wheel, which need not be built again.
 install_release() { # NAME EXTRAS PYTHON
-    if [[ $3 == "$python" ]]; then
-        dist
-        new_venv "$1"
-        use_venv "$1"
-        pip install "$(echo "$work"/dist/*.whl)[$2]"
-        among_tests "$1"
-    else
+    if [[ $3 != "$python" ]]; then
         install_from_sdist "$1" release "$2" "$3"
+        return
     fi
+    wheel
+    new_venv "$1"
+    use_venv "$1"
+    pip install "$(echo "$work"/dist/*.whl)[$2]"
+    among_tests "$1"
 }
 
-# Change to a directory with the tests but without the sources, so that a child started there imports the installed
-# package.
+# Change to a folder with the tests but without the sources, so that a child started there imports the installed package.
 among_tests() { # NAME
-    mkdir "$work/$1"
-    tar -xzf "$work"/dist/rioecho-*.tar.gz --strip-components=1 -C "$work/$1"
+    cp -R "$work/sdist" "$work/$1"
     cd "$work/$1"
     rm -rf rioecho setup.py
 }
