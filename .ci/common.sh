@@ -34,7 +34,18 @@ once() { # FUNCTION
 
 # ---- Environments ----------------------------------------------------------------------------------------------------
 
-own_network=(unshare --net sh -c 'ip link set lo up && exec "$@"' sh)
+# With a loopback interface and, where the kernel has veth(4), one with a broadcast address, link-local addresses and the
+# default route, as most machines have.
+own_network=(unshare --net sh -c '
+    ip link set lo up || exit
+    if ip link add inside type veth peer name outside 2>/dev/null; then
+        echo 0 >/proc/sys/net/ipv6/conf/inside/accept_dad # the link-local address can be used at once
+        ip addr add 10.64.0.1/24 broadcast + dev inside
+        ip link set outside up
+        ip link set inside up
+        ip route add default dev inside
+    fi
+    exec "$@"' sh)
 
 # Run a program that uses the network. Beside other steps it gets a network of its own: tests choose free ports, and no
 # test of another step may bind them.
