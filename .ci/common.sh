@@ -23,10 +23,11 @@ die() {
 # Call the function once in a run of .ci/run. Steps that call it later, or at the same time, wait for its end.
 once() { # FUNCTION
     if mkdir "$work/once-$1" 2>/dev/null; then
-        trap 'touch "$work/once-'"$1"'/ended"' EXIT
-        ("$1")
-        touch "$work/once-$1/succeeded" "$work/once-$1/ended"
-        trap - EXIT
+        (
+            trap 'touch "$work/once-'"$1"'/ended"' EXIT # in the trap, $1 is not the function's
+            "$1"
+            touch "$work/once-$1/succeeded"
+        )
     fi
     while [[ ! -e $work/once-$1/ended ]]; do sleep 1; done
     [[ -e $work/once-$1/succeeded ]] || die "$1 failed, in the step that was the first to need it"
