@@ -154,10 +154,7 @@ def garbage(n: int, seed: int | str = 0) -> Step:
 
 
 def half_close() -> Step:
-    """Close the sending side: the client reads the end of the input, and may still send.
-
-    Over TLS a close_notify is sent, and what the client sends before the call has returned may be dropped.
-    """
+    """Close the sending side, over TLS by a close_notify: the client reads the end of the input, and may still send."""
     return Step("half_close()", lambda talk: talk.half_close(), ends="sending")
 
 

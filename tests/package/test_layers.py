@@ -146,6 +146,7 @@ FILES = {
         "bench",
         "testing._ending",
         "testing._service",
+        "testing._tls",
         "testing._conversation",
         "testing._steps",
         "testing._peer",

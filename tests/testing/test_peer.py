@@ -15,7 +15,9 @@ import pytest
 import rioecho
 from rioecho.testing import Peer, close, drip, echo, expect, garbage, half_close, reset, send, stall
 from support import certificates
-from support.peers import SECONDS, dial, receive, receive_all
+from support.peers import SECONDS, binary, dial, receive, receive_all
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
 @pytest.fixture
@@ -241,7 +243,7 @@ def test_close_is_an_orderly_end_although_something_is_unread():
         assert peer.received.startswith(b"a and more")
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_steps_work_over_tls(contexts, version):
     server, trusting = contexts
     trusting.maximum_version = trusting.minimum_version = version
@@ -259,6 +261,30 @@ def test_the_steps_work_over_tls(contexts, version):
     with Peer(expect(b"x"), close(), tls=server) as peer, connected(peer, trusting) as client:
         client.sendall(b"x and more")
         assert receive_all(client) == b""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_half_close_over_tls_loses_nothing_that_the_client_sends_before_or_after_it(contexts, version):
+    server, trusting = contexts
+    trusting.maximum_version = trusting.minimum_version = version
+    data = binary(1_000_000)
+    with Peer(stall(0.1), half_close(), expect(data), tls=server) as peer:
+        with connected(peer, trusting) as client:
+            for start in range(0, len(data), 1000):
+                client.sendall(data[start : start + 1000])
+            assert receive_all(client) == b""
+        assert peer.received == data
+        assert peer.errors == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_orderly_end_over_tls_is_the_end_of_the_input(contexts, version):
+    server, trusting = contexts
+    trusting.maximum_version = trusting.minimum_version = version
+    with Peer(half_close(), expect(b"bye"), tls=server) as peer:
+        with connected(peer, trusting) as client:
+            client.unwrap()
+        assert complaint(peer).endswith("got nothing, then the client closed the connection")
 
 
 def test_a_failed_handshake_is_an_error_only_if_something_was_expected(contexts):
