@@ -143,6 +143,12 @@ def test_long_data_is_shown_short_with_the_place_of_the_difference():
     assert len(text) < 1500
 
 
+def test_a_difference_in_a_line_is_shown_with_its_place():
+    with Peer(expect(b"GET /index.html HTTP/1.1\r\nHost: x\r\n")) as peer, connected(peer) as client:
+        client.sendall(b"GET /index.html HTTP/1.0\r\n")
+    assert complaint(peer).endswith(r"; from byte 23 on it is b'0\r\n' instead of b'1\r\nHost: x\r\n'")
+
+
 def test_a_pattern_is_searched_for_and_the_rest_is_left_to_the_next_step():
     with Peer(expect(re.compile(rb"\r\n\r\n")), send(b"1"), expect(b"body"), send(b"2")) as peer:
         with connected(peer) as client:
@@ -365,8 +371,18 @@ def test_a_peer_starts_once():
         (lambda: expect(re.compile("text")), "made of bytes"),
         (lambda: send("text"), "bytes are required"),
         (lambda: drip(b"x", 0), "at least 1"),
-        (lambda: stall(-1), "must not be negative"),
-        (lambda: garbage(-1), "n must not be negative"),
+        (lambda: drip(b"x", 1.5), "size must be an integer, not float"),
+        (lambda: drip(b"x", 1, -0.1), "every must be at least 0"),
+        (lambda: expect(b"x", None), "timeout must be a number, not NoneType"),
+        (lambda: expect(b"x", float("nan")), "timeout must be at least 0"),
+        (lambda: stall(-1), "seconds must be at least 0"),
+        (lambda: stall("1"), "seconds must be a number, not str"),
+        (lambda: garbage(-1), "n must be at least 0"),
+        (lambda: garbage("1"), "n must be an integer, not str"),
+        (lambda: Peer(send), "a step is required, .* not <function send"),
+        (lambda: Peer(unix="./socket"), r"unix must be True or False: .*\.address"),
+        (lambda: Peer(tls=True), "tls must be an ssl.SSLContext, not bool"),
+        (lambda: Peer(tls=ssl.create_default_context()), "tls must be the context of a server"),
     ],
 )
 def test_what_cannot_be_played_is_refused_at_once(make, error):

@@ -41,8 +41,6 @@ def test_an_address_a_path_and_a_server_can_be_the_upstream(peer, tmp_path):
         assert through(unix, b"x") == b"x"
     with EchoServer() as server, Proxy(server) as first:
         assert through(first, b"x\n") == b"x\n"
-    with pytest.raises(TypeError, match="upstream must be"):
-        Proxy(8000)
 
 
 def test_every_fault_together_loses_no_byte_of_lines(peer):
@@ -192,3 +190,34 @@ def test_async_with_works(peer):
 def test_a_fault_that_makes_no_sense_is_refused(fault):
     with pytest.raises(ValueError, match=next(iter(fault))):
         Proxy(("127.0.0.1", 1), **fault)
+
+
+@pytest.mark.parametrize(
+    "fault", [{"cut": 1.5}, {"delay": "1"}, {"bandwidth": "1M"}, {"reset_after": 1.5}, {"corrupt": None}], ids=str
+)
+def test_a_fault_of_another_type_is_refused(fault):
+    with pytest.raises(TypeError, match=f"{next(iter(fault))} must be a"):
+        Proxy(("127.0.0.1", 1), **fault)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "error"),
+    [
+        (8000, "upstream must be"),
+        (None, "upstream must be"),
+        (("localhost",), "upstream must be"),
+        ((8000, "localhost"), "a host name must be a str"),
+        (("localhost", 70000), "a port must be"),
+        ("a\0b", "contains a NUL"),
+    ],
+)
+def test_an_upstream_that_is_no_address_is_refused(upstream, error):
+    with pytest.raises((TypeError, ValueError), match=error):
+        Proxy(upstream)
+
+
+def test_a_name_that_cannot_be_looked_up_is_an_error_of_the_proxy():
+    with Proxy(("a" * 70 + ".invalid", 1)) as proxy:  # too long a label for the codec, which raises no OSError
+        with dial(proxy.address) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert [type(error) for error in proxy.errors] == [UnicodeError]
