@@ -16,6 +16,7 @@ import rioecho
 from rioecho.testing import Peer, close, drip, echo, expect, garbage, half_close, reset, send, stall
 from support import certificates
 from support.peers import SECONDS, binary, dial, receive, receive_all
+from support.procfs import until
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
@@ -124,8 +125,7 @@ def test_an_unmet_expectation_says_what_came_instead(sent, ending, expected):
         if ending == "timeout":
             assert receive_all(client) == b""
         if ending != "end":
-            while not peer.errors:
-                time.sleep(0.001)
+            until(lambda: peer.errors)
         else:
             peer.close()  # while the client is connected
     text = complaint(peer)
@@ -170,8 +170,7 @@ def test_an_expectation_that_is_not_reached_because_the_client_has_gone_is_repor
         with connected(peer) as client:
             receive(client, 1)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        while not peer.errors:
-            time.sleep(0.001)
+        until(lambda: peer.errors)
     text = complaint(peer)
     assert text.startswith("peer, client 1, step 2: expected b'thanks', but before that the client ")
 

@@ -13,6 +13,7 @@ from rioecho import EchoServer
 from rioecho.testing import Peer, Proxy, echo, expect, half_close, reset, send, stall
 from rioecho.testing._faults import Faults
 from support.peers import binary, dial, exchange, lines, receive, receive_all
+from support.procfs import until
 
 DATA = binary(300_000)
 
@@ -54,8 +55,7 @@ def test_half_closes_are_passed_on():
             assert receive_all(client) == b""
             client.sendall(b"more")
             client.shutdown(socket.SHUT_WR)
-            while peer.received != b"more":
-                time.sleep(0.001)
+            until(lambda: peer.received == b"more")
         assert peer.errors == []
 
 
@@ -72,8 +72,7 @@ def test_a_client_s_reset_reaches_the_server():
             client.sendall(b"a")
             assert receive(client, 1) == b"b"
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        while not peer.errors:
-            time.sleep(0.001)
+        until(lambda: peer.errors)
     assert "got nothing, then the client reset the connection" in str(peer.errors[0])
 
 
@@ -167,8 +166,7 @@ def test_close_ends_connections_that_wait_and_leaves_no_thread(peer):
         started = time.monotonic()
         proxy.close()
         assert time.monotonic() - started < 5
-    while threading.active_count() > threads:  # those of the peer, whose clients the proxy has closed
-        time.sleep(0.001)
+    until(lambda: threading.active_count() == threads)  # those of the peer end when the proxy has closed its clients
 
 
 def test_async_with_works(peer):
