@@ -190,11 +190,14 @@ def _connected(family: int, address: Any, ending: Ending) -> tuple[socket.socket
     sock = socket.socket(family)
     try:
         sock.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            sock.connect(address)
-        if not ending.poll({sock.fileno(): select.POLLOUT}, CONNECTING):
-            raise TimeoutError(f"no connection to {address!r} in {CONNECTING:g} s")
-        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        deadline = time.monotonic() + CONNECTING
+        number = sock.connect_ex(address)
+        while number == errno.EAGAIN and time.monotonic() < deadline and ending.sleep(0.001):
+            number = sock.connect_ex(address)  # the listen queue of a unix socket was full
+        if number == errno.EINPROGRESS:
+            if not ending.poll({sock.fileno(): select.POLLOUT}, deadline - time.monotonic()):
+                raise TimeoutError(f"no connection to {address!r} in {CONNECTING:g} s")
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number not in (0, errno.ECONNRESET):  # after a reset, what came before it can still be read
             raise OSError(number, f"connect to {address!r}: {os.strerror(number)}")
     except BaseException:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import sys
 import threading
 import time
 
@@ -12,7 +13,8 @@ import pytest
 from rioecho import EchoServer
 from rioecho.testing import Peer, Proxy, echo, expect, half_close, reset, send, stall
 from rioecho.testing._faults import Faults
-from support.peers import binary, dial, exchange, lines, receive, receive_all
+from support.event_loops import nothing_comes
+from support.peers import SECONDS, binary, dial, exchange, lines, receive, receive_all
 from support.procfs import until
 
 DATA = binary(300_000)
@@ -156,6 +158,32 @@ def test_an_upstream_that_is_not_there_resets_the_client_and_is_an_error():
         (error,) = proxy.errors
         assert isinstance(error, ConnectionRefusedError)
         assert str(address[1]) in str(error)
+
+
+def test_a_unix_socket_that_is_not_there_is_an_error_with_its_path(tmp_path):
+    with Proxy(tmp_path / "gone") as proxy:
+        with dial(proxy.address) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+        (error,) = proxy.errors
+        assert isinstance(error, FileNotFoundError)
+        assert "gone" in str(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system refuses the connection for good")
+def test_a_unix_socket_whose_listen_queue_is_full_is_waited_for(tmp_path):
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        listener.settimeout(SECONDS)
+        first.connect(path)
+        with Proxy(path) as proxy, dial(proxy.address) as client:
+            client.sendall(b"hello")
+            assert nothing_comes(client)  # nor an end
+            listener.accept()[0].close()
+            with listener.accept()[0] as accepted:
+                assert receive(accepted, 5) == b"hello"
+        assert proxy.errors == []
 
 
 def test_close_ends_connections_that_wait_and_leaves_no_thread(peer):
