@@ -25,6 +25,7 @@ RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 FILES = {
     "_core": [
         "version",
+        "constructor",
         "startup",
         "posix",
         "buffer",
@@ -41,6 +42,7 @@ FILES = {
         "budget",
         "addresses",
         "limits",
+        "options",
         "sources",
     ],
     "_rio": [
@@ -146,6 +148,7 @@ FILES = {
         "bench",
         "testing._ending",
         "testing._service",
+        "testing._tls",
         "testing._conversation",
         "testing._steps",
         "testing._peer",
