@@ -26,12 +26,12 @@ from rioecho._core.buffer cimport (
     rio_buffer,
 )
 from rioecho._core.convert cimport to_size
+from rioecho._core.forks cimport generation
 from rioecho._core.posix cimport (
     RIO_SOURCE_UNIX,
     F_DUPFD_CLOEXEC,
     close,
     fcntl,
-    pthread_atfork,
     rio_atomic_add,
     rio_atomic_load,
     rio_bool_set,
@@ -47,18 +47,6 @@ from rioecho._server.accepted import source_name
 
 cdef extern from "Python.h":
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t i) nogil   # borrowed, unlike that of cpython.list
-
-
-cdef int generation = 0   # the number of forks between the first process and this one
-
-
-cdef void count_fork() noexcept nogil:
-    global generation
-    generation += 1
-
-
-if pthread_atfork(NULL, NULL, count_fork):   # unlike getpid(), it costs no system call at each call of a handler
-    raise MemoryError
 
 
 cdef enum:
@@ -117,7 +105,7 @@ cdef class Output:
                 self.posted.append(conn)
                 conn.is_posted = True
             rio_bool_set(&self.h.posts, True)
-        if PyThread_get_thread_ident() != self.thread:
+        if PyThread_get_thread_ident() != self.thread and not self.in_child():   # the pipe is the parent's
             self.wake.notify()
         return 0
 
@@ -328,7 +316,8 @@ cdef class Connection:
         """Make the socket of get_extra_info(). Returns None if the connection has ended."""
         cdef int fd = -1
         cdef bint is_late
-        outlet_lock(&self.outlet)   # otherwise the descriptor could be closed and another's between the two
+        if not outlet_lock(&self.outlet):
+            return None
         if self.c != NULL and self.c.fd >= 0:
             fd = fcntl(self.c.fd, F_DUPFD_CLOEXEC, 0)
         outlet_unlock(&self.outlet)
@@ -339,8 +328,8 @@ cdef class Connection:
         except BaseException:
             close(fd)
             raise
-        outlet_lock(&self.outlet)
-        is_late = self.c == NULL   # the connection has ended since, and would not close this socket
+        # If the connection has ended since, it would not close this socket.
+        is_late = not outlet_lock(&self.outlet) or self.c == NULL
         if not is_late:
             self.sock = sock
         outlet_unlock(&self.outlet)
