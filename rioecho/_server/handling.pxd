@@ -14,7 +14,6 @@ cdef class Handling(Output):
     cdef int enter(self, Connection conn) except -1
     cdef reason leave(self, conn_t *c, Connection conn, object error) noexcept
     cdef list split(self, const char *first, size_t before, const char *data, size_t n)
-    cdef Py_ssize_t measure(self, const char *data, const char *end, size_t *sizes) noexcept nogil
     cdef reason made(self, conn_t *c) noexcept
     cdef reason received(
         self, conn_t *c, const char *first, size_t before, const char *data, size_t n, size_t rest

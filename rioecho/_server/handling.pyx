@@ -10,7 +10,7 @@ import os
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.list cimport PyList_GET_SIZE, PyList_New
-from cpython.ref cimport PyObject
+from cpython.ref cimport Py_DECREF, PyObject
 from libc.errno cimport ECONNABORTED
 from libc.stdint cimport SIZE_MAX
 from libc.string cimport memchr, memcpy
@@ -48,18 +48,37 @@ from rioecho._server.engine import log_line
 
 
 cdef extern from "Python.h":
-    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t n) except NULL
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t n) noexcept   # NULL: no memory
     void PyList_SET_ITEM(list items, Py_ssize_t i, PyObject *item) noexcept   # takes the reference
 
 
 cdef enum:
-    LINES_AHEAD = 64   # number of lines that are measured before the list of them is made
+    LINES_AT_ONCE = 64   # number of lines that are made before they are put in a list
 
 
 cdef inline size_t line_size(const char *data, const char *end) noexcept nogil:
     """Return the size of the line at ``data`` with its newline, or of what is there of it."""
     cdef const char *newline = <const char *>memchr(data, c'\n', end - data) if data != end else NULL
     return (newline + 1 if newline != NULL else end) - data
+
+
+cdef void release(PyObject **items, Py_ssize_t n) noexcept:
+    """Give up the references to n objects."""
+    for i in range(n):
+        Py_DECREF(<object>items[i])
+
+
+cdef list list_of(PyObject **items, Py_ssize_t n):
+    """Return a list of n objects. The references to them are given up, whether there is memory for the list or not."""
+    cdef list made
+    try:
+        made = PyList_New(n)
+    except MemoryError:
+        release(items, n)
+        raise
+    for i in range(n):
+        PyList_SET_ITEM(made, i, items[i])
+    return made
 
 
 # ---- the functions of handler_t, which the loop calls with the GIL
@@ -241,44 +260,40 @@ cdef class Handling(Output):
         """Return a list of the lines in ``before`` bytes without a newline and n more bytes; stop at one too long."""
         cdef list lines = None
         cdef const char *end = data + n
-        cdef size_t sizes[LINES_AHEAD]
-        cdef Py_ssize_t i, count
+        cdef PyObject *made[LINES_AT_ONCE]
+        cdef Py_ssize_t count
+        cdef size_t size
         cdef bytes line
         if before:
-            n = line_size(data, end)
-            if before + n > self.max_line:
-                self.too_long = before + n
+            size = line_size(data, end)
+            if before + size > self.max_line:
+                self.too_long = before + size
                 return []
-            line = PyBytes_FromStringAndSize(NULL, before + n)
+            line = PyBytes_FromStringAndSize(NULL, before + size)
             memcpy(PyBytes_AS_STRING(line), first, before)
-            if n:
-                memcpy(PyBytes_AS_STRING(line) + before, data, n)
+            if size:
+                memcpy(PyBytes_AS_STRING(line) + before, data, size)
             lines = [line]
-            data += n
-        while data != end and not self.too_long:
-            count = self.measure(data, end, sizes)
+            data += size
+        while data != end:
+            count = 0
+            while count < LINES_AT_ONCE and data != end:
+                size = line_size(data, end)
+                if size > self.max_line:
+                    self.too_long = size
+                    end = data
+                    break
+                made[count] = new_bytes(data, size)
+                if made[count] == NULL:
+                    release(made, count)
+                    raise MemoryError
+                data += size
+                count += 1
             if lines is None:
-                lines = PyList_New(count)   # most batches are not longer, and the list does not grow in steps
-                for i in range(count):
-                    PyList_SET_ITEM(lines, i, new_bytes(data, sizes[i]))
-                    data += sizes[i]
+                lines = list_of(made, count)   # of the right size at once, and not grown line by line
             else:
-                for i in range(count):
-                    lines.append(PyBytes_FromStringAndSize(data, sizes[i]))
-                    data += sizes[i]
+                lines.extend(list_of(made, count))
         return [] if lines is None else lines
-
-    cdef Py_ssize_t measure(self, const char *data, const char *end, size_t *sizes) noexcept nogil:
-        """Find the sizes of the next LINES_AHEAD lines; stop at one too long. Returns their number."""
-        cdef Py_ssize_t count = 0
-        while count < LINES_AHEAD and data != end:
-            sizes[count] = line_size(data, end)
-            if sizes[count] > self.max_line:
-                self.too_long = sizes[count]
-                break
-            data += sizes[count]
-            count += 1
-        return count
 
     cdef bint lost(self, conn_t *c) noexcept:
         """Tell the handler of a connection that it has ended, once; return False if there is no memory to do so."""

@@ -16,8 +16,10 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport PyObject
 from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport SIZE_MAX, uint64_t
+from libc.string cimport memcpy
 
 from rioecho._core.buffer cimport (
+    buffer_added,
     buffer_drop_last,
     buffer_held,
     buffer_put,
@@ -144,26 +146,32 @@ cdef class Output:
         """Append a list of bytes, all or none of them. Reports whether they were no other objects."""
         cdef rio_buffer *out = &self.loop.out
         cdef Py_ssize_t i
-        cdef size_t n = 0, size
+        cdef size_t before, room, size, n = 0   # n: of the bytes in the room
         cdef PyObject *item
         if conn is not None:
             self.append_queue(conn)
+        before = buffer_held(out)
+        room = buffer_room(out)
         with cython.critical_section(items):
             for i in range(PyList_GET_SIZE(items)):
                 item = PyList_GET_ITEM(items, i)
                 if not PyBytes_CheckExact(<object>item):
-                    buffer_drop_last(out, n)
+                    buffer_drop_last(out, buffer_held(out) - before)
                     return False
                 size = PyBytes_GET_SIZE(<object>item)
-                if size == 0:
-                    continue
-                if buffer_room(out) < size and buffer_reserve(out, buffer_held(out) + size) < 0:
-                    buffer_drop_last(out, n)
-                    raise MemoryError
-                buffer_put(out, PyBytes_AS_STRING(<object>item), size)
-                n += size
+                if size > room - n:
+                    buffer_added(out, n)
+                    n = 0
+                    if buffer_reserve(out, buffer_held(out) + size) < 0:
+                        buffer_drop_last(out, buffer_held(out) - before)
+                        raise MemoryError
+                    room = buffer_room(out)
+                if size:   # otherwise there may be no memory yet
+                    memcpy(out.data + out.w + n, PyBytes_AS_STRING(<object>item), size)
+                    n += size
+            buffer_added(out, n)
         if conn is not None:
-            rio_atomic_add(&conn.outlet.unsent, n)
+            rio_atomic_add(&conn.outlet.unsent, buffer_held(out) - before)
         return True
 
     cdef int append_queue(self, Connection conn) except -1:
