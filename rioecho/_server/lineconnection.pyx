@@ -14,7 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.list cimport PyList_CheckExact, PyList_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport PyObject
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memcpy
 
@@ -27,15 +27,16 @@ from rioecho._core.buffer cimport (
     buffer_room,
     rio_buffer,
 )
-from rioecho._core.convert cimport to_size
+from rioecho._core.convert cimport os_error, to_size
+from rioecho._core.forks cimport generation
 from rioecho._core.posix cimport (
     RIO_SOURCE_UNIX,
     F_DUPFD_CLOEXEC,
     close,
     fcntl,
-    pthread_atfork,
     rio_atomic_add,
     rio_atomic_load,
+    rio_bool_get,
     rio_bool_set,
     rio_source,
     rio_source_of,
@@ -49,18 +50,6 @@ from rioecho._server.accepted import source_name
 
 cdef extern from "Python.h":
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t i) nogil   # borrowed, unlike that of cpython.list
-
-
-cdef int generation = 0   # the number of forks between the first process and this one
-
-
-cdef void count_fork() noexcept nogil:
-    global generation
-    generation += 1
-
-
-if pthread_atfork(NULL, NULL, count_fork):   # unlike getpid(), it costs no system call at each call of a handler
-    raise MemoryError
 
 
 cdef enum:
@@ -114,12 +103,15 @@ cdef class Output:
 
     cdef int post(self, Connection conn) except -1:
         """Have the loop look at what is asked of a connection."""
+        cdef bint was_told
         with cython.critical_section(self):
             if not conn.is_posted:
                 self.posted.append(conn)
                 conn.is_posted = True
+            was_told = rio_bool_get(&self.h.posts)   # and looks before it waits again
             rio_bool_set(&self.h.posts, True)
-        if PyThread_get_thread_ident() != self.thread:
+        # A forked child has no loop, and the pipe is its parent's.
+        if not was_told and PyThread_get_thread_ident() != self.thread and not self.in_child():
             self.wake.notify()
         return 0
 
@@ -318,7 +310,7 @@ cdef class Connection:
         For anything else it is ``default``, and after the end of the connection for all but ``"peername"``.
 
         The socket is for options and addresses: reading or writing through it takes bytes of the connection's. It is a
-        duplicate, which is closed with the connection.
+        duplicate, which is closed with the connection. Raises ``OSError`` if no descriptor is left for it.
         """
         if name == "peername":
             return self.peer
@@ -334,12 +326,16 @@ cdef class Connection:
 
     cdef object duplicate(self):
         """Make the socket of get_extra_info(). Returns None if the connection has ended."""
-        cdef int fd = -1
+        cdef int fd = -1, err = 0
         cdef bint is_late
-        outlet_lock(&self.outlet)   # otherwise the descriptor could be closed and another's between the two
+        if not outlet_lock(&self.outlet):
+            return None
         if self.c != NULL and self.c.fd >= 0:
             fd = fcntl(self.c.fd, F_DUPFD_CLOEXEC, 0)
+            err = errno if fd < 0 else 0
         outlet_unlock(&self.outlet)
+        if err:
+            raise os_error(err)
         if fd < 0:
             return None
         try:
@@ -347,8 +343,8 @@ cdef class Connection:
         except BaseException:
             close(fd)
             raise
-        outlet_lock(&self.outlet)
-        is_late = self.c == NULL   # the connection has ended since, and would not close this socket
+        # If the connection has ended since, it would not close this socket.
+        is_late = not outlet_lock(&self.outlet) or self.c == NULL
         if not is_late:
             self.sock = sock
         outlet_unlock(&self.outlet)
