@@ -95,7 +95,8 @@ install_from_sdist() { # NAME VARIANT EXTRAS PYTHON
     use_venv "$1"
     RIOECHO_BUILD=$2 pip install "$work/$1[$3]"
     cd "$work/$1"
-    rm -rf rioecho setup.py build
+    rm -rf rioecho setup.py
+    [[ $2 == coverage ]] || rm -rf build # which gcov reads
 }
 
 # ---- Pythons and programs of the machine -----------------------------------------------------------------------------
