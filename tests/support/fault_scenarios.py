@@ -8,18 +8,21 @@ number of injected faults of each scenario.
 With the argument ``passing`` only such faults are injected, at the first two calls.
 """
 
+import contextlib
 import ctypes
 import errno
+import functools
 import os
 import select
 import socket
 import sys
 import threading
 
-from rioecho import EchoServer, Rio, echo
+from rioecho import EchoServer, LineServer, Rio, echo
 
 DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(40)) + b"x" * 700 + b"\nthe rest"
 READ, RECV, WRITE, SEND, POLL, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL, FORK, PIPE = range(11)
+SPLICE = 18
 SHORT = -1
 READING_FAULTS = [SHORT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET, errno.ENOBUFS, errno.ENOMEM]
 WRITING_FAULTS = [SHORT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ENOBUFS, errno.ENOMEM]
@@ -126,6 +129,55 @@ def draining(fault):
     thread.join()
     theirs.close()
     assert got == [data]
+
+
+def crossing(fault):
+    """Send more than the socket buffers hold to a peer that sends first, reading ahead meanwhile."""
+    ours, theirs = socket.socketpair()
+    data = DATA * 500
+    got = []
+    thread = threading.Thread(target=lambda: got.append(cross(theirs, data)))
+    rio = Rio(ours, timeout=60)
+    left, come = memoryview(data), b""
+    fault.arm()
+    thread.start()
+    while left:
+        try:
+            left = left[rio.writen(left, read_ahead=1 << 30) :]
+        except OSError as error:
+            fault.explain(error)
+            left = left[error.characters_written :]
+    ours.shutdown(socket.SHUT_WR)
+    thread.join()
+    while True:
+        try:
+            part = rio.read(1 << 20)
+        except OSError as error:
+            fault.explain(error)
+            continue
+        if not part:
+            break
+        come += part
+    fault.disarm()
+    ours.close()
+    assert come == data
+    assert got == [data]
+
+
+def cross(sock, data):
+    """Send and then read everything, by other system calls than those that fail."""
+    with sock:
+        write_all(sock.fileno(), data)
+        parts = []
+        while part := os.read(sock.fileno(), 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+
+
+def write_all(fd, data):
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]
 
 
 def readinto(rio):
@@ -251,6 +303,61 @@ def serving(engine, framing="line"):
     return scenario
 
 
+def surviving(make_server, data):
+    """Return a scenario in which a server may cut the connection that meets an error, and serves the others."""
+
+    def scenario(fault):
+        with make_server() as server:
+            (address, *_) = server.addresses
+            fault.arm()
+            whole = [served(address, data), served(address, data)]
+            fault.disarm()
+            assert whole.count(False) <= (fault.what[2] not in PASSING)
+            assert served(address, data)
+        stats = server.stats()
+        assert stats["accepted"] == stats["closed"] == 3
+        assert stats["active"] == 0
+        assert stats["errors"] <= 1
+        assert threading.active_count() == 1
+
+    return scenario
+
+
+def served(address, data):
+    """Report whether a client gets all of ``data`` back. What it gets is the beginning of it.
+
+    Its system calls are others than those that fail.
+    """
+    got = b""
+    with socket.create_connection(address[:2]) as sock:
+        thread = threading.Thread(target=feed, args=(sock, data))
+        thread.start()
+        with contextlib.suppress(OSError):
+            while part := os.read(sock.fileno(), 1 << 16):
+                got += part
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # the thread may be sending
+        thread.join()
+    assert data.startswith(got)
+    return got == data
+
+
+def feed(sock, data):
+    with contextlib.suppress(OSError):
+        step = 1 + len(data) // 4
+        for start in range(0, len(data), step):
+            write_all(sock.fileno(), data[start : start + step])
+        sock.shutdown(socket.SHUT_WR)
+
+
+def bulk_server():
+    return EchoServer(engine="event", framing="raw", drain_timeout=10.0)
+
+
+def line_server():
+    return LineServer(lambda lines: lines, drain_timeout=10.0)
+
+
 def socket_pair():
     ours, theirs = socket.socketpair()
     return ours.detach(), theirs.detach()
@@ -286,6 +393,7 @@ for framing in ("line", "raw"):
     SCENARIOS[f"echo(framing={framing!r})"] = (echoing(framing), faults)
 SCENARIOS["a dripping peer"] = (dripping, {RECV: READING_FAULTS, POLL: POLL_FAULTS})
 SCENARIOS["a slow reader"] = (draining, {POLL: POLL_FAULTS})
+SCENARIOS["two who send first"] = (crossing, {RECV: READING_FAULTS, SEND: WRITING_FAULTS, POLL: POLL_FAULTS})
 for engine in ("iterative", "thread", "process", "event"):
     faults = {ACCEPT: ACCEPT_FAULTS}
     if engine == "process":  # the calls in its children are those of the other engines
@@ -293,6 +401,21 @@ for engine in ("iterative", "thread", "process", "event"):
     if engine == "event":
         faults |= {RECV: PASSING, SEND: PASSING, SENDMSG: PASSING, EPOLL_WAIT: [errno.EINTR]}
     SCENARIOS[f"a server, engine={engine!r}"] = (serving(engine), faults)
+CUTTING = [errno.ECONNRESET, errno.EPIPE, errno.ENOBUFS, errno.ENOMEM]
+WATCHING_FAULTS = [errno.ENOMEM, errno.ENOSPC]
+for engine in ("iterative", "thread", "event"):
+    SCENARIOS[f"a server that may cut, engine={engine!r}"] = (
+        surviving(functools.partial(EchoServer, engine=engine, drain_timeout=10.0), DATA),
+        {RECV: CUTTING, SEND: CUTTING} | ({SENDMSG: CUTTING, EPOLL_CTL: WATCHING_FAULTS} if engine == "event" else {}),
+    )
+SCENARIOS["a server of lines that may cut"] = (
+    surviving(line_server, DATA + b"\n"),
+    {RECV: PASSING + CUTTING, SEND: PASSING + CUTTING, EPOLL_CTL: WATCHING_FAULTS},
+)
+SCENARIOS["a server that splices"] = (
+    surviving(bulk_server, DATA * 2000),
+    {SPLICE: [SHORT, errno.EINTR, errno.EAGAIN, errno.EINVAL, errno.ECONNRESET, errno.EPIPE, errno.ENOMEM]},
+)
 
 
 def sweep(scenario, call, error, most):
