@@ -4,6 +4,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -382,6 +383,26 @@ def test_a_child_that_a_handler_forks_leaves_the_connections_to_the_parent(recor
         sock.close()
         if kind == "class":
             assert take(Handler.lost) is None
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_connection_lost_forks_leaves_the_connections_to_the_parent(recorder):
+    statuses = queue.Queue()
+
+    class Handler(recorder):
+        def connection_lost(self, reason):
+            super().connection_lost(reason)
+            if b"fork\n" in self.received:
+                pid = os.fork()
+                if pid:
+                    statuses.put(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    with serving(Handler) as server, dial(server.addresses[0]) as sock:
+        ask(sock)
+        with dial(server.addresses[0]) as other:
+            ask(other, b"fork\n")
+        assert take(statuses) == 0
+        ask(sock)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -19,10 +19,13 @@ import sys
 import threading
 
 from rioecho import EchoServer, LineServer, Rio, echo
+from rioecho._server.accepted import AcceptCounts, adopt
+from rioecho._server.eventloop import EventLoop
+from rioecho._server.hosts import HostTable
 
 DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(40)) + b"x" * 700 + b"\nthe rest"
 READ, RECV, WRITE, SEND, POLL, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL, FORK, PIPE = range(11)
-SPLICE = 18
+PTHREAD_CREATE, READV, SPLICE = range(16, 19)
 SHORT = -1
 READING_FAULTS = [SHORT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET, errno.ENOBUFS, errno.ENOMEM]
 WRITING_FAULTS = [SHORT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ENOBUFS, errno.ENOMEM]
@@ -350,6 +353,38 @@ def feed(sock, data):
         sock.shutdown(socket.SHUT_WR)
 
 
+def adopting(fault):
+    """Give a connection to an event loop, which takes it or leaves it to its owner."""
+    ours, theirs = socket.socketpair()
+    tally, table = AcceptCounts(), HostTable(1)
+    reader, writer = os.pipe()
+    loop = EventLoop(
+        "line", idle_timeout=None, max_line=0, drain_timeout=5, stop_fd=reader, on_closed=lambda *closing: None
+    )
+    connection = adopt(theirs, tally)
+    assert connection.admit(table)
+    fault.arm()
+    try:
+        loop.adopt(connection, "peer")
+    except OSError:
+        fault.disarm()
+        assert not connection.is_taken
+        connection.close()
+        assert (tally.accepted, tally.refused) == (0, 1)
+    else:
+        fault.disarm()
+        write_all(ours.fileno(), DATA)
+        ours.shutdown(socket.SHUT_WR)
+        loop.no_more()
+        loop.run()
+        assert read_all(os.dup(ours.fileno())) == DATA
+        assert (tally.accepted, tally.refused) == (1, 0)
+    loop.close()
+    ours.close()
+    os.close(reader)
+    os.close(writer)
+
+
 def bulk_server():
     return EchoServer(engine="event", framing="raw", drain_timeout=10.0)
 
@@ -398,9 +433,12 @@ for engine in ("iterative", "thread", "process", "event"):
     faults = {ACCEPT: ACCEPT_FAULTS}
     if engine == "process":  # the calls in its children are those of the other engines
         faults |= {FORK: [errno.EAGAIN, errno.ENOMEM], PIPE: [errno.EMFILE, errno.ENFILE]}
+    if engine == "thread":
+        faults |= {PTHREAD_CREATE: [errno.EAGAIN]}
     if engine == "event":
         faults |= {RECV: PASSING, SEND: PASSING, SENDMSG: PASSING, EPOLL_WAIT: [errno.EINTR]}
     SCENARIOS[f"a server, engine={engine!r}"] = (serving(engine), faults)
+SCENARIOS["an event loop and its inbox"] = (adopting, {WRITE: [errno.EINTR, errno.EPIPE, errno.ENOMEM]})
 CUTTING = [errno.ECONNRESET, errno.EPIPE, errno.ENOBUFS, errno.ENOMEM]
 WATCHING_FAULTS = [errno.ENOMEM, errno.ENOSPC]
 for engine in ("iterative", "thread", "event"):
@@ -442,7 +480,7 @@ def main(passing):
             for error in errors:
                 if not passing:
                     made += sweep(scenario, call, error, sys.maxsize)
-                elif error in PASSING and call != FORK:  # after which a server pauses
+                elif error in PASSING and call not in (FORK, PTHREAD_CREATE):  # a server pauses then
                     made += sweep(scenario, call, error, 2)
         print(f"{name}: {made}", flush=True)
         assert made or passing, f"{name}: no fault was injected"
