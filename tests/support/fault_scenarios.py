@@ -287,6 +287,29 @@ def echoing(framing):
     return scenario
 
 
+def echoing_drips(fault):
+    """Run ``echo()`` on what arrives in pieces, so that it waits."""
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=drip_and_end, args=(theirs,))
+    fault.arm()
+    thread.start()
+    try:
+        assert echo(ours) == len(DATA)
+    finally:
+        thread.join()
+        ours.close()
+    fault.disarm()
+    assert Rio(theirs).read() == DATA
+    theirs.close()
+
+
+def drip_and_end(sock):
+    for start in range(0, len(DATA), 100):
+        write_all(sock.fileno(), DATA[start : start + 100])
+        select.select([], [], [], 0.0005)  # the pace of the peer, not a wait for a condition
+    sock.shutdown(socket.SHUT_WR)
+
+
 def serving(engine, framing="line"):
     """Return a scenario in which a server serves all clients although a call fails temporarily."""
 
@@ -426,6 +449,7 @@ SCENARIOS["a tied echo"] = (tied, {RECV: READING_FAULTS, SEND: WRITING_FAULTS, P
 for framing in ("line", "raw"):
     faults = {RECV: READING_FAULTS, SEND: WRITING_FAULTS, POLL: POLL_FAULTS}
     SCENARIOS[f"echo(framing={framing!r})"] = (echoing(framing), faults)
+SCENARIOS["echo() of a dripping peer"] = (echoing_drips, {RECV: PASSING, POLL: [errno.EINTR]})
 SCENARIOS["a dripping peer"] = (dripping, {RECV: READING_FAULTS, POLL: POLL_FAULTS})
 SCENARIOS["a slow reader"] = (draining, {POLL: POLL_FAULTS})
 SCENARIOS["two who send first"] = (crossing, {RECV: READING_FAULTS, SEND: WRITING_FAULTS, POLL: POLL_FAULTS})
