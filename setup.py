@@ -6,7 +6,7 @@ RIOECHO_BUILD chooses the variant:
     debug      assertions and bounds checks on, symbols kept
     sanitize   AddressSanitizer and UndefinedBehaviorSanitizer, assertions and bounds checks on
     race       ThreadSanitizer, assertions and bounds checks on
-    coverage   line tracing for Cython's coverage plugin
+    coverage   counts of the executed lines, which gcov(1) reads
 
 Build each variant from a clean copy of the tree: build_ext compares file times, not flags.
 """
@@ -55,11 +55,11 @@ VARIANTS = {
     ),
     "race": (["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", RACES], [RACES], ASSERTIONS, CHECKS),
     "coverage": (
-        ["-O0", "-g0"],
+        ["-O0", "-g0", "--coverage", "-fprofile-update=atomic"],
+        # The process that ends without its exit handlers calls __gcov_dump(): .ci/coverage.c
+        ["--coverage", "-Wl,-u,__gcov_dump"],
         [],
-        # The monitoring API of Python 3.13 and newer does not report .pyx lines to the plugin.
-        [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")],
-        {"linetrace": True},
+        {},
     ),
 }
 
@@ -108,8 +108,7 @@ setup(
     ext_modules=[extension(path) for path in sorted(SOURCES.rglob("*.pyx"))],
     options={
         "build_ext": {
-            # The coverage plugin needs the .c file next to the .so file; other builds do not leave it there.
-            "cython_c_in_temp": variant != "coverage",
+            "cython_c_in_temp": True,
             "cython_line_directives": further is CHECKS,
             "cython_directives": DIRECTIVES | further,
             "force": variant != "release",

@@ -44,12 +44,6 @@ cdef class Counts:
         """Count a connection that is about to be closed unserved."""
         rio_atomic_add(&self.c.refused, 1)
 
-    def one_closed(self, *, bint failed):
-        """Count a closed connection; ``failed`` is true if it ended with an error."""
-        if failed:
-            rio_atomic_add(&self.c.errors, 1)
-        rio_atomic_add(&self.c.closed, 1)
-
     def now(self):
         """Return the counters by name, without ``refused``."""
         return {

@@ -32,6 +32,7 @@ from rioecho._core.posix cimport (
     pollfd,
     read,
     recv,
+    rio_assert,
     rio_hung_up,
     rio_monotonic_ns,
     rio_no_sigpipe,
@@ -177,12 +178,11 @@ cdef inline ssize_t fd_write(const rio_fd *f, const char *data, size_t n, int *e
 cdef inline ssize_t fd_write_both(
     const rio_fd *f, const char *first, size_t n, const char *second, size_t m, int *err
 ) noexcept nogil:
-    """Write two blocks of memory with one call, as fd_write does, to a socket (m > 0; n + m <= IO_MAX)."""
+    """Write two blocks of memory with one call, as fd_write does, to a socket (n > 0, m > 0; n + m <= IO_MAX)."""
     cdef iovec parts[2]
     cdef msghdr message
     cdef ssize_t put
-    if n == 0:
-        return fd_write(f, second, m, err)
+    rio_assert(n > 0 and m > 0)
     memset(&message, 0, sizeof(message))
     parts[0].iov_base = <void *>first
     parts[0].iov_len = n

@@ -14,7 +14,7 @@ cdef class AcceptCounts:
 
 
 cdef class Accepted:
-    cdef readonly int fd          # -1 once closed or detached
+    cdef int fd                   # -1 once closed or detached
     cdef public bint announced    # whether "Connected to" was logged
     cdef rio_flag owner           # free: the acceptor; taken: an engine
     cdef sockaddr_storage address

@@ -175,19 +175,9 @@ cdef class Echo:
         return echo_is_unused(&self.e, self.end)
 
     @property
-    def bytes_in(self):
-        """The number of bytes received."""
-        return rio_load_relaxed(&self.e.bytes_in)
-
-    @property
     def bytes_out(self):
         """The number of bytes sent."""
         return rio_load_relaxed(&self.e.bytes_out)
-
-    @property
-    def lines(self):
-        """The number of whole lines received; 0 for raw framing."""
-        return rio_load_relaxed(&self.e.lines)
 
     @property
     def draining(self):

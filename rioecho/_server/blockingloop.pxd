@@ -112,7 +112,6 @@ cdef struct echo_t:
     int err
     uint64_t bytes_in
     uint64_t bytes_out
-    uint64_t lines
     counts_t *totals     # counts that these are added to; never NULL
     counts_t spare       # `totals` of an echo without a Counts
     share_t memory       # the budget that the buffer is taken from
@@ -134,7 +133,6 @@ cdef inline void echo_frame(echo_t *e) noexcept nogil:
         n = echo_due(buffer_start(&e.b) + e.scanned, e.scanned, held - e.scanned, e.max_line, e.ended, &lines)
     e.ready = n
     e.scanned = 0 if n or e.max_line == 0 else held
-    rio_add_relaxed(&e.lines, lines)
     if lines:
         rio_atomic_add(&e.totals.lines, lines)
 

@@ -5,8 +5,8 @@ from rioecho._server.loop cimport conn_t, reason
 
 
 cdef class Handling(Output):
-    cdef readonly object handler  # a class, or a function
-    cdef readonly bint raw
+    cdef object handler           # a class, or a function
+    cdef bint raw
     cdef size_t max_line          # SIZE_MAX: no limit
     cdef list taken               # the posts that the loop is working on, in reverse order
     cdef bint is_taking           # whether it is

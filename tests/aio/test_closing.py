@@ -13,6 +13,7 @@ import pytest
 
 from rioecho import aio
 from support.aio import beside, by_kind, is_open, joined, receive_all, tls_contexts, turns, until
+from support.peers import reset
 
 BIG = bytes(range(256)) * (1 << 12)  # 1 MiB, more than the kernel takes
 
@@ -35,6 +36,17 @@ async def test_close_sends_what_was_written_and_closes_the_descriptor(kind):
         assert not is_open(fd)
         assert rio.closed
         assert await reading == BIG + b"end"
+
+
+async def test_repr_says_what_a_rio_is_over_and_what_it_holds_after_the_end():
+    async with beside("tcp") as (rio, other):
+        assert repr(rio).startswith("<rioecho.aio.Rio over <")
+        await asyncio.get_running_loop().sock_sendall(other, b"left")
+        await rio.fill(4)
+        reset(other)
+        await until(lambda: "lost" in repr(rio))
+        assert repr(rio) == "<rioecho.aio.Rio holding 4 bytes, lost>"
+    assert repr(rio) == "<rioecho.aio.Rio closed>"
 
 
 @by_kind

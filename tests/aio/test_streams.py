@@ -25,6 +25,21 @@ def test_the_classes_are_asyncios_and_their_names_are_those_of_asyncio_streams()
     assert set(streams.__all__) == set(asyncio.streams.__all__)
 
 
+async def test_nothing_is_added_behind_the_end():
+    for reader in (streams.StreamReader(), asyncio.StreamReader()):
+        reader.feed_data(b"ab")
+        reader.feed_eof()
+        with pytest.raises(AssertionError, match="feed_data after feed_eof"):
+            reader.feed_data(b"c")
+        assert await reader.read() == b"ab"
+
+
+async def test_the_buffer_of_a_stream_reader_shows_its_bytes():
+    reader = streams.StreamReader()
+    reader.feed_data(b"ab")
+    assert "bytearray(b'ab')" in repr(reader._buffer)
+
+
 async def test_a_stream_reader_has_no_public_name_that_asyncios_has_not():
     ours, theirs = streams.StreamReader(), asyncio.StreamReader()
     assert {name for name in dir(ours) if not name.startswith("_") and hasattr(ours, name)} == {

@@ -420,6 +420,17 @@ async def test_a_pipe_is_written_and_read():
         assert await rio.read() == b"the end"
 
 
+async def test_the_other_direction_of_a_pipe_is_unsupported():
+    reader, writer = os.pipe()
+    async with aio.wrap(reader) as rio, aio.wrap(writer) as out:
+        with pytest.raises(io.UnsupportedOperation, match="reading only"):
+            rio.write(b"x")
+        with pytest.raises(io.UnsupportedOperation, match="writing only"):
+            await out.readline()
+        out.write(b"a line\n")
+        assert await rio.readline() == b"a line\n"
+
+
 async def test_a_pipe_without_a_reader_is_a_broken_pipe():
     reader, writer = os.pipe()
     async with aio.wrap(writer) as out:

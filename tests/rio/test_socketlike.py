@@ -705,3 +705,12 @@ def test_a_child_process_sends_what_its_parent_was_sending(ends, wrap, backgroun
     finish.set()
     thread.join(REST)
     assert ends[1].recv(100) == b"question\n"
+
+
+def test_repr_names_the_object_and_closefd_needs_one_that_can_be_closed(stream):
+    source = Bare(stream.near)
+    assert repr(Rio(source)) == f"<rioecho.Rio over {source!r}>"
+    with pytest.raises(TypeError, match="closefd"):
+        Rio(source, closefd=True)
+    stream.feed(b"line\n")
+    assert Rio(source).readline() == b"line\n"

@@ -228,6 +228,18 @@ def test_a_source_that_cannot_be_told_how_long_to_wait_takes_no_wake_fd(stream, 
             Rio(Untimed(stream.near), **options)
 
 
+def test_a_descriptor_that_wakes_and_was_closed_is_an_error_and_not_a_waking(stream):
+    reader, writer = os.pipe()
+    rio = Rio(stream.near, wake_fd=reader)
+    os.close(reader)
+    os.close(writer)
+    with pytest.raises(OSError, match="wake_fd was closed") as error:
+        rio.readline()
+    assert not isinstance(error.value, Woken)
+    stream.feed(b"line\n")
+    assert rio.readline() == b"line\n"
+
+
 def test_connect_takes_idle_timeout_and_wake_fd(bell):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         rio = rioecho.connect(*listener.getsockname(), idle_timeout=0.02, wake_fd=bell[0])

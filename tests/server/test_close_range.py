@@ -47,9 +47,9 @@ SERVE = """if True:
     high = fcntl.fcntl(ends[-1][0].fileno(), fcntl.F_DUPFD, min(soft, 1 << 20) - 10)
     ends[-1][0].close()
 
+    if denied:
+        deny_close_range()   # to this thread, and to those that it starts: the engine's
     with EchoServer(engine="process") as server:
-        if denied:
-            deny_close_range()
         if hidden:
             os.chroot(os.getcwd())
         start = time.monotonic()

@@ -8,7 +8,8 @@ import ssl
 
 import pytest
 
-from rioecho import echo
+from rioecho import ConcurrentCall, echo
+from rioecho._server.blocking import Echo
 from support.delivery import fileno
 from support.peers import SECONDS, SIZES, Running, binary, exchange, receive_all
 
@@ -220,3 +221,16 @@ def test_one_end_of_a_pipe_cannot_echo_and_nothing_is_read(wire):
             echo(end, timeout=1)
         assert not isinstance(raised.value, TimeoutError)
     assert os.read(pipe.near, 100) == b"one\ntwo\n"
+
+
+def test_an_echo_runs_once_at_a_time(stream, background):
+    running = Echo(stream.near)
+    thread = background(running.run)
+    assert exchange(stream.far, b"line\n", finish=False) == b"line\n"
+    for call in (running.run, running.unsent):
+        with pytest.raises(ConcurrentCall):
+            call()
+    assert exchange(stream.far, b"line\n", finish=False) == b"line\n"
+    stream.far.shutdown(socket.SHUT_WR)
+    thread.join(SECONDS)
+    assert (running.bytes_out, running.unsent()) == (10, b"")

@@ -2,11 +2,15 @@
 
 import contextlib
 import random
+import socket
 import threading
 import time
 
 import pytest
 
+from rioecho._core.counts import Counts
+from rioecho._server.accepted import AcceptCounts, adopt
+from rioecho._server.notify import WakePipe
 from rioecho.server import EchoServer
 from support.peers import SECONDS, Running, ask, dial
 
@@ -100,3 +104,22 @@ def test_a_server_closed_during_its_start_serves_or_raises(engine):
         beginning.result()
         with pytest.raises(RuntimeError):
             server.start()
+
+
+def test_a_connection_is_lent_once_and_is_the_acceptors_again_if_that_fails():
+    tally, counts, closings = AcceptCounts(), Counts(), WakePipe()
+    connection = adopt(socket.socket(), tally)
+
+    def fail():
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError):
+        connection.lend(fail, counts, closings)
+    assert (tally.accepted, connection.is_taken) == (0, False)
+    connection.lend(lambda: None, counts, closings)
+    with pytest.raises(ValueError, match="taken already"):
+        connection.lend(lambda: None, counts, closings)
+    connection.close(failed=True)
+    assert (tally.accepted, tally.refused) == (1, 0)
+    assert (counts.now()["closed"], counts.now()["errors"]) == (1, 1)
+    closings.close()

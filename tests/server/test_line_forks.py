@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
@@ -88,6 +89,25 @@ def test_a_child_that_a_handler_forks_leaves_the_connections_to_the_parent(recor
         sock.close()
         if kind == "class":
             assert take(Handler.lost) is None
+
+
+def test_a_child_that_connection_lost_forks_leaves_the_connections_to_the_parent(recorder):
+    statuses = queue.Queue()
+
+    class Handler(recorder):
+        def connection_lost(self, reason):
+            super().connection_lost(reason)
+            if b"fork\n" in self.received:
+                pid = os.fork()
+                if pid:
+                    statuses.put(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    with serving(Handler) as server, dial(server.addresses[0]) as sock:
+        ask(sock)
+        with dial(server.addresses[0]) as other:
+            ask(other, b"fork\n")
+        assert take(statuses) == 0
+        ask(sock)
 
 
 def test_a_forked_child_sends_nothing_of_a_large_write(recorder):

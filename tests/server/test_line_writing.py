@@ -249,6 +249,21 @@ def test_with_no_limit_writes_wait_without_end(life):
         assert receive(client, 16 << 20) == piece * 16
 
 
+def test_what_waits_is_sent_before_the_rest_of_a_line_is_read(life):
+    big = os.urandom(1_000_000) * 20  # more than the socket buffers take
+    with serve(life.handler(), write_limit=0) as server, dial(server.addresses[0]) as client:
+        conn = life.next("made")
+        client.sendall(b"begin")
+        until(lambda: server.stats()["bytes_in"] == 5)
+        for at in range(0, len(big), 500_000):  # the beginning of the line is kept behind what is not sent
+            conn.write(big[at : at + 500_000])
+        assert server.stats()["bytes_out"] < len(big)
+        assert receive(client, len(big)) == big
+        client.sendall(b" end\n")
+        assert life.next("input") == [b"begin end\n"]
+        assert receive(client, 10) == b"begin end\n"
+
+
 @pytest.mark.slow
 def test_a_peer_that_does_not_read_is_not_read_from(life):
     with serve(life.handler(nothing), write_limit=100_000) as server, dial(server.addresses[0]) as client:

@@ -1,11 +1,16 @@
 """The limit of connections of one address, and keepalive."""
 
 import contextlib
+import ipaddress
+import random
 import socket
+import struct
 import sys
 
 import pytest
 
+from rioecho._server.accepted import AcceptCounts, adopt
+from rioecho._server.hosts import HostTable
 from rioecho.server import EchoServer
 from support.peers import ask, dial, needs_ipv6, receive, receive_all
 from support.procfs import tcp_row, until
@@ -149,3 +154,39 @@ def test_keepalive_is_on(engine):
     with EchoServer(engine=engine) as server, dial(server.addresses[0]) as sock:
         ask(sock)
         assert tcp_row(sock)[5][:2] == "02"  # the keepalive timer is armed
+
+
+def connection_from(address):
+    """Return what an acceptor has of a connection whose PROXY header names an IPv4 address."""
+    connection = adopt(socket.socket(), AcceptCounts())
+    host = ipaddress.IPv6Address("::ffff:0:0").packed[:12] + address.packed
+    connection.name_source(struct.pack("=16sIHBB", host, 0, 1234, 2, 1))
+    assert connection.peer == f"({address}, 1234)"
+    return connection
+
+
+def test_addresses_that_share_a_place_in_the_table_are_counted_apart():
+    table, chance = HostTable(1), random.Random(5)
+    hosts = [ipaddress.IPv4Address(number) for number in chance.sample(range(1 << 24, 1 << 31), 400)]
+    held = {host: connection_from(host) for host in hosts}
+    assert all(connection.admit(table) for connection in held.values())
+    for _ in range(3):  # in the thousands of places of the table several of them meet
+        chance.shuffle(hosts)
+        for host in hosts:
+            again = connection_from(host)
+            assert not again.admit(table)
+            held.pop(host).close()
+            assert again.admit(table)
+            held[host] = again
+    for connection in held.values():
+        connection.close()
+
+
+def test_connections_that_outlive_their_table_are_closed():
+    table = HostTable(2)
+    held = [connection_from(ipaddress.IPv4Address("192.0.2.7")) for _ in range(3)]
+    assert [connection.admit(table) for connection in held] == [True, True, False]
+    del table
+    for connection in held:
+        connection.close()
+        assert connection.fileno() == -1

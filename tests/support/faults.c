@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,7 +18,7 @@
 enum {
     READ, RECV, WRITE, SEND, POLL, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL, FORK, PIPE,
     SOCKET, CONNECT, GETSOCKOPT, SETSOCKOPT, EPOLL_CREATE, PTHREAD_CREATE,
-    READV
+    READV, SPLICE
 };
 
 static atomic_int armed_call = -2, countdown, error_to_make, fired;
@@ -128,6 +129,12 @@ int epoll_ctl(int epoll, int what, int fd, struct epoll_event *event)
 {
     int f = fault(EPOLL_CTL);
     return f < 0 ? -1 : REAL(epoll_ctl)(epoll, what, fd, event);
+}
+
+ssize_t splice(int from, off64_t *at, int to, off64_t *where, size_t n, unsigned flags)
+{
+    int f = fault(SPLICE);
+    return f < 0 ? -1 : REAL(splice)(from, at, to, where, f && n ? 1 : n, flags);
 }
 
 pid_t fork(void)

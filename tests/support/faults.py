@@ -5,9 +5,10 @@ A script is run in a child process with faults.c preloaded (sweep.py).
 
 import ctypes
 import os
+import sys
 
 READ, RECV, WRITE, SEND, POLL, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL, FORK, PIPE = range(11)
-SOCKET, CONNECT, GETSOCKOPT, SETSOCKOPT, EPOLL_CREATE, PTHREAD_CREATE, READV = range(11, 18)
+SOCKET, CONNECT, GETSOCKOPT, SETSOCKOPT, EPOLL_CREATE, PTHREAD_CREATE, READV, SPLICE = range(11, 19)
 SHORT = -1  # in place of an errno: transfer only one byte
 
 #: What the scenarios transfer.
@@ -32,8 +33,9 @@ class Fault:
         return f"call {self.call}, number {self.k}, error {self.error}"
 
 
-def sweep(name, attempt, faults, *, kind=Fault, step=1):
-    """Make an attempt with each fault at the k-th call, for k = 1, 1 + step, ... until it makes fewer than k calls.
+def sweep(name, attempt, faults, *, kind=Fault, step=1, most=sys.maxsize):
+    """Make an attempt with each fault at the k-th call, for k = 1, 1 + step, ... until it makes fewer than k calls, or k is
+    larger than ``most``.
 
     ``faults`` are the errors of each call. Prints how many faults were injected; none is an error.
     """
@@ -41,7 +43,7 @@ def sweep(name, attempt, faults, *, kind=Fault, step=1):
     for call, errors in faults.items():
         for error in errors:
             k = 1
-            while True:
+            while k <= most:
                 fault = kind(call, k, error)
                 try:
                     attempt(fault)
