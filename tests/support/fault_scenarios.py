@@ -36,7 +36,6 @@ from support.faults import (
     POLL,
     PTHREAD_CREATE,
     READ,
-    READV,
     RECV,
     SEND,
     SENDMSG,
