@@ -45,10 +45,12 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    PyObject *result = PyObject_CallFunction(target, "y#", (const char *)data, (Py_ssize_t)size);
+    PyObject *input = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)size);
+    PyObject *result = input ? PyObject_CallOneArg(target, input) : NULL;
 
     if (result == NULL)
         fail();
     Py_DECREF(result);
+    Py_DECREF(input);
     return 0;
 }
