@@ -7,6 +7,7 @@ RIOECHO_BUILD chooses the variant:
     sanitize   AddressSanitizer and UndefinedBehaviorSanitizer, assertions and bounds checks on
     race       ThreadSanitizer, assertions and bounds checks on
     coverage   counts of the executed lines, which gcov(1) reads
+    fuzz       for clang and libFuzzer: as sanitize, and the compiled code reports which branches are taken
 
 Build each variant from a clean copy of the tree: build_ext compares file times, not flags.
 """
@@ -26,6 +27,7 @@ if sys.implementation.name != "cpython":
 WARNINGS = ["-Wall", "-Wextra", "-Werror=implicit-function-declaration"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 RACES = "-fsanitize=thread"
+COVERED = "-fsanitize=fuzzer-no-link"
 
 # All compiler directives. A directive in the header of a module would override that of the variant.
 DIRECTIVES = {
@@ -54,6 +56,12 @@ VARIANTS = {
         CHECKS,
     ),
     "race": (["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", RACES], [RACES], ASSERTIONS, CHECKS),
+    "fuzz": (
+        ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", COVERED, *SANITIZERS],
+        SANITIZERS,
+        ASSERTIONS,
+        CHECKS,
+    ),
     "coverage": (
         ["-O0", "-g0", "--coverage", "-fprofile-update=atomic"],
         # The process that ends without its exit handlers calls __gcov_dump(): .ci/coverage.c

@@ -47,6 +47,9 @@ cdef class TextFile(TextWriter):
 
     ``buffer`` is the ``Rio``. It may be read and written between calls of the text file: no text is held back, except
     that a sized read may have cut the replacement for an invalid byte.
+
+    One difference remains: newlines are found in the bytes, so a CR and an LF are two newlines if there are bytes
+    between them, even if the error handler "ignore" drops these.
     """
 
     cdef dict __dict__

@@ -26,6 +26,13 @@ static inline const void *rio_memrchr(const void *data, int byte, size_t n)
  * the top of its heap. RIO_MAPPED(n) is the minimum size in bytes to map: with AddressSanitizer, which checks only
  * malloc's memory, nothing is mapped. */
 #ifdef __SANITIZE_ADDRESS__
+#define RIO_ADDRESS_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) /* clang */
+#define RIO_ADDRESS_SANITIZER
+#endif
+#endif
+#ifdef RIO_ADDRESS_SANITIZER
 #define RIO_MAPPED(n) SIZE_MAX
 #else
 #define RIO_MAPPED(n) ((size_t)(n))

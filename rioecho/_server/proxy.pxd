@@ -32,7 +32,7 @@ cdef struct proxy_t:
     size_t wanted        # version 2: length of the fixed part and of the addresses that are read, once known
     size_t skipped       # version 2: number of bytes after those that are still to be skipped (TLVs)
     bint done
-    rio_source source    # of unknown kind if the header names no address (LOCAL, UNKNOWN): the connection's own counts
+    rio_source source    # of unknown kind without an address (LOCAL, UNKNOWN, UNSPEC): that of the connection counts
 
 
 cdef inline bint proxy_is_begun(const proxy_t *p) noexcept nogil:
@@ -89,9 +89,14 @@ cdef inline proxy_answer proxy_fixed(proxy_t *p) noexcept nogil:
     cdef size_t addresses = 0, least = 0
     cdef int command = head[12] & 15
     cdef int family = head[13] >> 4
-    if head[12] >> 4 != 2 or command > 1 or family > 3 or head[13] & 15 > 2:
+    cdef int transport = head[13] & 15
+    if head[12] >> 4 != 2 or command > 1:
         return PROXY_WRONG
-    if command == 1:
+    if command == 1:   # of LOCAL the family and the addresses are to be ignored
+        if family > 3 or transport > 2:
+            return PROXY_WRONG
+        if transport == 0:
+            family = 0   # addresses without a transport protocol are to be ignored, as those without a family
         if family == 1:
             addresses = least = 12
         elif family == 2:

@@ -5,12 +5,13 @@ import asyncio
 import pytest
 
 from rioecho import ConcurrentCall, FrameTooLong, IncompleteRead, LineTooLong
+from support.agreement import blocks_step
 from support.aio_calls import ALL, AT_THE_END, METHODS
 from support.aio_wires import KINDS, connected, turns, until
 from support.delivery import WAYS, pieces
 from support.oracle import Incomplete, Oracle, TooLong, WouldWait
 from support.properties import given, st
-from support.sequences import BLOCKS, READS, blocks_step, chunks, deterministic, step
+from support.sequences import BLOCKS, READS, chunks, deterministic, step
 
 
 @pytest.mark.parametrize("bufsize", [1, 4, 65536])

@@ -111,6 +111,21 @@ def test_any_bytes_read_as_in_the_standard_library(encoding, examples):
     compare()
 
 
+@pytest.mark.parametrize("newline", NEWLINES)
+def test_a_newline_behind_a_replacement_that_a_sized_read_cuts_stays_whole(newline):
+    options = {"encoding": "utf-8", "newline": newline, "errors": "backslashreplace"}
+    for data in (b"\xff\r\nab\r\n", b"\xff\rab\r\n", b"\xff\r"):
+        for size, method in itertools.product(range(7), ("readline", "read")):
+            calls = [("read", size), (method, 2), ("next",), ("readlines", 1)]
+            for cuts in ([], range(len(data))):
+                assert outcome_in_pieces(data, cuts, calls, **options) == outcome_of_stdlib(data, calls, **options)
+
+
+def test_a_cr_and_an_lf_with_ignored_bytes_between_them_are_two_newlines():
+    options = {"encoding": "utf-8", "errors": "ignore"}
+    assert outcome_in_pieces(b"a\r\xff\nb", [], [("next",)] * 3, **options)[0] == ["a\n", "\n", "b"]
+
+
 # ---- every form of UTF-8
 
 # Texts around the character of a line that may be malformed, which are decoded several bytes at a time.

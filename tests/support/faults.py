@@ -36,7 +36,8 @@ class Fault:
 def sweep(name, attempt, faults, *, kind=Fault, step=1, most=sys.maxsize):
     """Make an attempt with each fault at the k-th call, for k = 1, 1 + step, ... until it makes fewer than k calls.
 
-    ``faults`` are the errors of each call; k is at most ``most``. Prints how many faults were injected; none is an error.
+    ``faults`` are the errors of each call; k is at most ``most``. Prints how many faults were injected. None is an
+    error.
     """
     made = 0
     for call, errors in faults.items():

@@ -117,3 +117,24 @@ class Oracle:
         end = self.data.find(b"\n") + 1
         self.or_wait(end)
         return len(self.take(end or len(self.data)))
+
+
+class Starved(Oracle):
+    """An oracle for a Feed: a block in which a read had to wait is undone however it ends."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.starved = []
+
+    def begin(self):
+        super().begin()
+        self.starved.append(False)
+
+    def leave(self, depth, undo):
+        super().leave(depth, undo or self.starved[depth])
+        del self.starved[depth:]
+
+    def none(self, call):
+        """Check a call for which bytes are missing."""
+        assert call() is None
+        self.starved = [True] * len(self.starved)

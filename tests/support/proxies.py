@@ -38,6 +38,9 @@ HEADERS = {
     "v2 unix": (raw_version_2(PROXY, UNIX, b"\0" * 216), "(unix socket)"),
     "v2 UNSPEC": (raw_version_2(PROXY, 0), None),
     "v2 LOCAL": (raw_version_2(LOCAL, 0), None),
+    "v2 IPv4 of an unknown transport": (raw_version_2(PROXY, 0x10, b"\1" * 12), None),
+    "v2 IPv6 of an unknown transport, without an address": (raw_version_2(PROXY, 0x20), None),
+    "v2 LOCAL of a family to be ignored": (raw_version_2(LOCAL, 0xFF), None),
     "v2 LOCAL with TLVs": (raw_version_2(LOCAL, TCP4, b"\x20\0\x09ignored\r\n"), None),
 }
 

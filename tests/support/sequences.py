@@ -1,9 +1,5 @@
-"""Random calls of the reading methods, for properties: strategies, and the comparison with the oracle."""
+"""Strategies for random calls of the reading methods, which support/agreement.py compares with the oracle."""
 
-import pytest
-
-from rioecho import FrameTooLong, IncompleteRead, LineTooLong
-from support.oracle import Incomplete, TooLong, WouldWait
 from support.properties import EXAMPLES, HealthCheck, settings, st
 
 deterministic = settings(
@@ -37,46 +33,5 @@ READS = {
 BLOCKS = {"begin": (), "leave": (st.integers(-3, -1), st.booleans())}
 
 
-class Interrupted(Exception):
-    """What ends a block of frame()."""
-
-
 def step(table):
     return st.one_of([st.tuples(st.just(name), *arguments) for name, arguments in table.items()])
-
-
-def blocks_step(reader, oracle, blocks, name, arguments):
-    """Enter a block of ``reader.frame()``, or leave one of the open ``blocks`` and with it those inside it."""
-    if name == "begin":
-        blocks.append(reader.frame())
-        blocks[-1].__enter__()
-        oracle.begin()
-    elif blocks:
-        depth = max(arguments[0], -len(blocks)) + len(blocks)
-        undo = arguments[1]
-        error = Interrupted() if undo else None
-        blocks[depth].__exit__(type(error) if error else None, error, None)
-        oracle.leave(depth, undo)
-        for inner in blocks[depth + 1 :]:
-            inner.__exit__(Interrupted, Interrupted(), None)
-        del blocks[depth:]
-
-
-def compare(oracle, call, ideal, would_wait):
-    """Compare a call with what the oracle does; ``would_wait(call)`` checks one for which bytes are missing."""
-    before = oracle.data, oracle.kept
-    try:
-        expected = ideal()
-    except WouldWait:
-        oracle.data, oracle.kept = before
-        would_wait(call)
-    except TooLong:
-        oracle.data, oracle.kept = before
-        with pytest.raises((LineTooLong, FrameTooLong)):
-            call()
-    except Incomplete as error:
-        with pytest.raises(IncompleteRead) as caught:
-            call()
-        assert caught.value.partial == error.args[0]  # noqa: PT017, two errors are compared
-    else:
-        assert call() == expected
