@@ -25,6 +25,7 @@ RANK = {name: rank for rank, names in enumerate(FOLDERS) for name in names}
 FILES = {
     "_core": [
         "version",
+        "constructor",
         "startup",
         "posix",
         "forks",
@@ -42,6 +43,7 @@ FILES = {
         "budget",
         "addresses",
         "limits",
+        "options",
         "sources",
     ],
     "_rio": [
@@ -149,6 +151,7 @@ FILES = {
         "bench",
         "testing._ending",
         "testing._service",
+        "testing._tls",
         "testing._conversation",
         "testing._steps",
         "testing._peer",
