@@ -246,4 +246,4 @@ def test_a_name_that_cannot_be_looked_up_is_an_error_of_the_proxy():
     with Proxy(("a" * 70 + ".invalid", 1)) as proxy:  # too long a label for the codec, which raises no OSError
         with dial(proxy.address) as client, pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert [type(error) for error in proxy.errors] == [UnicodeError]
+        assert [isinstance(error, UnicodeError) for error in proxy.errors] == [True]
