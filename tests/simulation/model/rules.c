@@ -1,0 +1,253 @@
+/* What must hold of every history, checked at each call that could break it. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "model.h"
+
+enum { AREA = 65536, BULK = 262144, LOOKS = 8, SPINS = 40 };
+
+int64_t turn_at;
+uint64_t moved;
+struct counts counts;
+
+static uint64_t moved_before;
+static int spins;
+static size_t held; /* bytes received and not sent, of all connections */
+
+void rules_begin(void)
+{
+    memset(&counts, 0, sizeof counts);
+    turn_at = now;
+    moved = moved_before = 0;
+    spins = 0;
+    held = 0;
+}
+
+/* The time that is allowed in addition to a deadline: that of calls and delays since, and rounding. */
+static int64_t slack(int64_t late_before)
+{
+    return late - late_before + 10 * MILLISECOND;
+}
+
+static int64_t drain_deadline(void)
+{
+    return stop_asked && plan.drain >= 0 ? stop_asked_at + plan.drain : NEVER;
+}
+
+/* ---- progress and the idle timeout */
+
+void rule_begins(struct client *c)
+{
+    c->is_watched = 1;
+    c->progress_at = turn_at;
+    c->late_at = late;
+}
+
+void rule_progress(struct client *c)
+{
+    c->progress_at = turn_at;
+    c->late_at = late;
+}
+
+/* It is progress if the loop waits to send, and the next look will show it. */
+void rule_acknowledged(struct client *c)
+{
+    if (c->put < c->due && (int64_t)(c->put - c->acked) < c->asked) {
+        c->progress_at = now;
+        c->late_at = late;
+    }
+}
+
+/* ---- bytes */
+
+void rule_before_receive(struct client *c)
+{
+    if (!c->shut && c->put < c->due)
+        broken("client %d is read from while %zu bytes wait to be sent to it", c->number, c->due - c->put);
+}
+
+void rule_received(struct client *c, size_t n)
+{
+    size_t i, before = c->taken, most = plan.raw ? BULK : AREA + (plan.max_line ? plan.max_line : SIZE_MAX / 2);
+    c->taken += n;
+    moved++;
+    if (c->shut)
+        return; /* it is discarded */
+    c->heard += n;
+    counts.bytes_in += (int64_t)n;
+    held += n;
+    if (plan.raw) {
+        c->due = c->heard;
+    } else {
+        for (i = before; i < c->taken; i++)
+            if (c->data[i] == '\n') {
+                counts.lines++;
+                c->due = i + 1;
+            }
+        if (!plan.handled && plan.max_line && c->heard - c->due >= plan.max_line)
+            c->due = c->heard;
+    }
+    rule_progress(c);
+    if (c->heard - c->put > most)
+        broken("client %d: %zu bytes are held", c->number, c->heard - c->put);
+    if (plan.max_memory && held > plan.max_memory + AREA + (size_t)plan.clients * 4096)
+        broken("%zu bytes are held of all clients", held);
+}
+
+void rule_send(struct client *c, const unsigned char *data, size_t at, size_t n)
+{
+    if (c->shut)
+        broken("client %d is sent bytes after the end", c->number);
+    if (n == 0)
+        return;
+    if (at + n > c->heard)
+        broken("client %d is sent bytes that it has not sent", c->number);
+    if (memcmp(data, c->data + at, n) != 0)
+        broken("client %d is sent wrong bytes, at %zu", c->number, at);
+    if (!plan.max_memory && !stop_asked && at + n > c->due)
+        broken("client %d is sent a part of a line", c->number);
+}
+
+/* ---- the ends */
+
+static size_t whole(const struct client *c, size_t n)
+{
+    while (plan.handled && !plan.raw && n && c->data[n - 1] != '\n')
+        n--;
+    return n;
+}
+
+void rule_shutdown(struct client *c)
+{
+    if (c->shut)
+        broken("client %d: a second shutdown", c->number);
+    if (!stop_asked)
+        broken("client %d: shutdown while the server is not stopping", c->number);
+    if (c->put < c->due)
+        broken("client %d: shutdown before %zu bytes are sent", c->number, c->due - c->put);
+    if (c->put < whole(c, c->at_stop))
+        broken("client %d: shutdown after %zu bytes, but %zu had arrived at the stop", c->number, c->put, c->at_stop);
+}
+
+void rule_close(struct client *c)
+{
+    const char *why = NULL;
+    held -= c->heard - c->put;
+    if (this_thread == ACCEPTOR) {
+        counts.refused++;
+        if (!plan.per_host && !plan.scarce && now < drain_deadline())
+            broken("client %d is refused for no reason", c->number);
+        return;
+    }
+    counts.accepted++;
+    counts.closed++;
+    counts.bytes_out += (int64_t)c->put;
+    if (c->failed) {
+        why = "an error";
+        if (c->heard || (c->failed != ECONNRESET && c->failed != EPIPE))
+            counts.errors++;
+        else
+            counts.resets++;
+    } else if (c->told_end && (c->shut || c->put == c->heard)) {
+        why = "the end of input";
+        counts.ended++;
+    } else if (now >= drain_deadline()) {
+        why = "the drain deadline";
+    } else if (!c->shut && plan.idle >= 0 && c->is_watched && turn_at - c->progress_at >= plan.idle / LOOKS * LOOKS) {
+        why = "the idle timeout";
+        counts.idle++;
+    } else if (c->shut_failed) {
+        why = "a lost connection";
+    }
+    if (why == NULL)
+        broken("client %d: closed for no reason; %ld ns after the last progress", c->number,
+               (long)(turn_at - c->progress_at));
+}
+
+void rule_accept(struct client *c)
+{
+    int i, open = 0;
+    for (i = 0; i < plan.clients; i++)
+        open += clients[i].fd >= 0;
+    if (plan.limit && open >= plan.limit && !stop_asked)
+        broken("client %d is accepted beyond the limit", c->number);
+}
+
+void rule_queue_closed(void)
+{
+    int i;
+    for (i = 0; i < queued; i++)
+        if (queue[i]->connected_at < stop_asked_at && !plan.scarce && now < drain_deadline())
+            broken("client %d was in the queue at the stop, and is not served", queue[i]->number);
+}
+
+/* ---- waits of the loop */
+
+static void check_watch(const struct watch *w)
+{
+    struct client *c = w->file->client;
+    uint32_t wanted = !c->shut && c->put < c->due ? POLLOUT : POLLIN;
+    if (!c->is_watched)
+        rule_begins(c);
+    if (w->events == POLLRDHUP && plan.max_memory && c->heard > c->put && c->put >= c->due)
+        return; /* waits for memory */
+    if (w->events != wanted)
+        broken("client %d: the loop waits for %#x, not for %#x", c->number, w->events, wanted);
+}
+
+static void check_deadlines(const struct client *c)
+{
+    if (c->shut && plan.drain >= 0 && now > c->shut_at + plan.drain + slack(c->linger_late))
+        broken("client %d lingers too long", c->number);
+    if (!c->shut && !stop_asked && plan.idle >= 0 &&
+        now > c->progress_at + plan.idle + plan.idle / LOOKS + slack(c->late_at))
+        broken("client %d is idle for too long", c->number);
+}
+
+void rule_wait(const struct watch *w, int n)
+{
+    static int64_t late_at_stop;
+    int i, open = 0;
+    for (i = 0; i < n; i++)
+        if (w[i].file != NULL && w[i].file->kind == CONN) {
+            check_watch(&w[i]);
+            check_deadlines(w[i].file->client);
+            open++;
+        }
+    for (i = 0; i < plan.clients; i++)
+        open -= clients[i].is_watched && clients[i].fd >= 0;
+    if (open)
+        broken("%d connections are not watched", -open);
+    if (!stop_asked)
+        late_at_stop = late;
+    else if (drain_deadline() != NEVER && now > drain_deadline() + SECOND + slack(late_at_stop))
+        broken("the drain deadline has passed");
+}
+
+void rule_waited(int found, int timeout, int64_t waited)
+{
+    turn_at = now;
+    if (moved != moved_before || (timeout != 0 && found == 0 && waited >= MILLISECOND))
+        spins = 0;
+    else if (++spins > SPINS)
+        broken("the loop spins");
+    moved_before = moved;
+}
+
+void rule_end(void)
+{
+    int i;
+    if (!stop_asked)
+        broken("the server has ended, and nobody has stopped it");
+    for (i = 0; i < plan.clients; i++) {
+        struct client *c = &clients[i];
+        if (c->fd >= 0)
+            broken("client %d: its connection is open", i);
+        if (c->saw_end && c->told_end && !c->failed && (c->put != c->total || c->read != c->total) && c->at_stop == c->total)
+            broken("client %d: %zu bytes are back, of %zu", i, c->read, c->total);
+    }
+    if (files_left())
+        broken("descriptors are open");
+}
