@@ -36,6 +36,7 @@ from rioecho._server.hosts cimport CLAIM_GRANTED, CLAIM_REFUSED, claim, hosts_cl
 from rioecho._server.kept cimport (
     conn_drop_rest,
     conn_held,
+    conn_is_silent,
     conn_keep,
     conn_keep_nothing,
     conn_ready,
@@ -97,6 +98,7 @@ cdef inline bint conn_is_in_header(const conn_t *c) noexcept nogil:
 
 
 cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept nogil:
+    cdef bint unused = c.phase == OPENING or (c.phase == LINGERING and conn_is_silent(c))
     conn_check(l, c)
     rio_assert(l.active > 0)
     poller_remove(&l.poller, c.fd)
@@ -120,7 +122,7 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
             why = NO_HEADER
         if why == CROWDED:
             rio_atomic_add(&l.counts.refused, 1)
-        elif why == NO_HEADER or c.phase != OPENING or (err != ECONNRESET and err != EPIPE):
+        elif why == NO_HEADER or not unused or (err != ECONNRESET and err != EPIPE):
             rio_atomic_add(&l.counts.errors, 1)   # but not a reset before the first byte: a load balancer's check
     # Count after the close, so that a caller that sees the count finds the descriptor free.
     rio_atomic_add(&l.counts.closed, 1)

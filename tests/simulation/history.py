@@ -4,6 +4,7 @@ The library of the folder ``model`` must be preloaded; run.py does that.
 """
 
 import ctypes
+import logging
 import random
 import signal
 import threading
@@ -45,6 +46,8 @@ class Counts(ctypes.Structure):
     ]
 
 
+logging.getLogger("rioecho.server").addHandler(logging.NullHandler())
+logging.getLogger("rioecho.server").propagate = False
 model = ctypes.CDLL(None)
 model.history_end.restype = ctypes.c_uint64
 
@@ -75,14 +78,14 @@ def choose(seed):
     plan.raw = chance.random() < 0.4
     plan.clients = chance.choice([1, 2, 3, 5, 8, 8, 20]) if chance.random() < 0.98 else 300
     plan.span_ms = chance.choice([0, 1, 50, 3000])
-    idle = chance.choice([None, 0.05, 1.0, 7.0, 300.0])
+    plan.max_memory = chance.choice([0, 0, 0, 70_000, 200_000, 1_000_000])
+    idle = chance.choice([None, 0.05, 1.0, 7.0, *([] if plan.max_memory else [300.0])])
     drain = chance.choice([None, 0.1, 5.0, 5.0])
     plan.idle = -1 if idle is None else int(idle * SECOND)
     plan.drain = -1 if drain is None else int(drain * SECOND)
     plan.stop_at = int(10 ** chance.uniform(5, 10)) if chance.random() < 0.5 else 30_000 * SECOND
     plan.max_line = chance.choice([0, 1, 7, 200, 5000, 65_536, 1 << 20])
-    plan.max_memory = chance.choice([0, 0, 0, 70_000, 200_000, 1_000_000])
-    if plan.max_memory:
+    if plan.max_memory:  # while it is short, the loop looks for it every 10 ms
         plan.stop_at = min(plan.stop_at, 60 * SECOND)
     plan.limit = chance.choice([0, 0, 1, 3])
     plan.per_host = chance.choice([0, 0, 0, 2])
@@ -135,6 +138,7 @@ def run(seed, trace=False):
     memory = MemoryBudget(plan.max_memory)
     stop = Stop(drain)
     closings = WakePipe(armed=False)
+    hosts = HostTable(plan.per_host) if plan.per_host else None
     reported = []
     loop = EventLoop(
         "raw" if plan.raw else "line",
@@ -145,6 +149,7 @@ def run(seed, trace=False):
         on_closed=lambda *_: closings.wake(),
         on_line=reported.append if with_lines else None,
         memory=memory,
+        hosts=hosts,
         poller=poller,
     )
     engine = Engine(loop)
@@ -156,7 +161,7 @@ def run(seed, trace=False):
         backlog=0,
         stop=stop,
         closings=closings,
-        hosts=HostTable(plan.per_host) if plan.per_host else None,
+        hosts=hosts,
     )
     signal.signal(signal.SIGTERM, lambda number, frame: stop.request())
     engine.thread.start()
@@ -184,5 +189,5 @@ def run(seed, trace=False):
     assert counts == expected, f"seed {seed}: counted {counts}, not {expected}"
     assert memory.used == 0, f"seed {seed}: {memory.used} bytes of the budget are taken"
     if with_lines:
-        assert sum(reported) == found.bytes_in or plan.fail, seed
+        assert found.bytes_out <= sum(reported) <= found.bytes_in, f"seed {seed}: lines of {sum(reported)} bytes"
     return digest, found

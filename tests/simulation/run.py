@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -34,6 +35,7 @@ def run_histories(seeds, trace):
 
     found = collections.Counter()
     for seed in seeds:
+        print(seed, time.process_time(), flush=True) if "SHOW" in os.environ else None
         digest, counts = history.run(seed, trace)
         if trace:
             print(f"hash {digest:016x}")

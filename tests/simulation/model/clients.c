@@ -309,6 +309,18 @@ static void do_give_up(struct client *c)
     kill_socket(c, ETIMEDOUT);
 }
 
+int clients_give_up(void)
+{
+    int i, n = 0;
+    for (i = 0; i < plan.clients; i++)
+        if (clients[i].fd >= 0 && !clients[i].is_dead && (!clients[i].is_gone || clients[i].ending == VANISH)) {
+            note("client %ld: gives up", i, 0, 0);
+            kill_socket(&clients[i], ECONNRESET);
+            n++;
+        }
+    return n;
+}
+
 void clients_act(void)
 {
     static void (*const acts[ACTIONS])(struct client *) = {

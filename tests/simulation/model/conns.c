@@ -66,6 +66,7 @@ ssize_t conn_receive(struct client *c, void *data, size_t n)
         return 0;
     }
     note("client %ld: nothing to receive", c->number, 0, 0);
+    c->drained |= stop_asked;
     return fails(EAGAIN);
 }
 

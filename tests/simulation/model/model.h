@@ -88,6 +88,7 @@ struct client {
     /* What the server was told. */
     int failed;        /* errno of a call that ends the connection */
     int told_end;      /* a read returned 0 */
+    int drained;       /* a read after the stop found nothing */
     int shut_failed;
     int is_watched;    /* the loop has begun to serve it */
     int asked;         /* the number of unacknowledged bytes that it was told last, or -1 */
@@ -106,6 +107,7 @@ void clients_begin(void);
 void clients_end(void);
 void clients_act(void);          /* run the actions that are due */
 int64_t clients_next(void);      /* the time of the next action */
+int clients_give_up(void);       /* those that only wait are reset. Returns how many */
 void client_at(struct client *c, enum action what, int64_t time);
 void client_has_room(struct client *c);
 void client_acknowledge(struct client *c);

@@ -125,7 +125,7 @@ void rule_shutdown(struct client *c)
         broken("client %d: a second shutdown", c->number);
     if (!stop_asked)
         broken("client %d: shutdown while the server is not stopping", c->number);
-    if (c->put < c->due)
+    if (c->put < (plan.handled ? c->due : c->heard))
         broken("client %d: shutdown before %zu bytes are sent", c->number, c->due - c->put);
     if (c->put < whole(c, c->at_stop))
         broken("client %d: shutdown after %zu bytes, but %zu had arrived at the stop", c->number, c->put, c->at_stop);
@@ -193,6 +193,8 @@ static void check_watch(const struct watch *w)
         rule_begins(c);
     if (w->events == POLLRDHUP && plan.max_memory && c->heard > c->put && c->put >= c->due)
         return; /* waits for memory */
+    if (w->events == POLLOUT && c->drained && !c->shut && c->put < c->heard)
+        return; /* sends back what is no whole line */
     if (w->events != wanted)
         broken("client %d: the loop waits for %#x, not for %#x", c->number, w->events, wanted);
 }

@@ -36,6 +36,7 @@ static int running;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t state, hash;
 static int64_t started;
+static int64_t patience_at; /* the time at which the clients of a server that drains without a limit give up */
 static struct {
     int64_t at, a, b, c;
     int thread;
@@ -125,6 +126,7 @@ static void stop(void)
     int i;
     stop_asked = 1;
     stop_asked_at = now;
+    patience_at = now + (plan.max_memory ? 20 : 100000) * SECOND;
     note("the signal to stop", 0, 0, 0);
     for (i = 0; i < plan.clients; i++)
         clients[i].at_stop = clients[i].arrived;
@@ -138,6 +140,10 @@ static void act(void)
         stop();
     if (clients_next() <= now)
         clients_act();
+    if (now >= patience_at && plan.drain < 0) {
+        patience_at = NEVER;
+        clients_give_up();
+    }
 }
 
 static int can_run(int i)
@@ -175,8 +181,11 @@ static int choose(void)
         time = soonest();
         if (!stop_asked && (time == NEVER || time > started + plan.stop_at))
             time = time == NEVER ? now + MILLISECOND : started + plan.stop_at;
-        else if (time == NEVER)
-            broken("both threads wait for something that will not happen");
+        else if (time == NEVER) {
+            if (!clients_give_up())
+                broken("both threads wait for something that will not happen");
+            continue;
+        }
         if (!stop_asked && soonest() == NEVER) {
             now = time;
             stop();
@@ -237,15 +246,14 @@ int interrupted(void)
 void freeze(void)
 {
     static const int64_t times[] = {3 * MILLISECOND, SECOND, 20 * SECOND, 600 * SECOND};
-    int64_t time = 1 + (int64_t)below((uint64_t)times[below(4)]);
+    int64_t time = 1 + (int64_t)below((uint64_t)times[below(4)]), until = now + time;
     note("the process is suspended for %ld ns", time, 0, 0);
-    late += time;
-    time += now;
-    while (clients_next() < time || (!stop_asked && started + plan.stop_at < time)) {
+    while (clients_next() < until || (!stop_asked && started + plan.stop_at < until)) {
         now = clients_next() < started + plan.stop_at || stop_asked ? clients_next() : started + plan.stop_at;
         act();
     }
-    now = time;
+    now = until;
+    late += time; /* at the end, for the deadlines of what happens meanwhile */
     act();
 }
 
@@ -265,7 +273,7 @@ void history_begin(const struct plan *chosen)
     started = now = SECOND * 1000000000 + (int64_t)below(SECOND);
     late = 0;
     stop_asked = 0;
-    stop_asked_at = NEVER;
+    stop_asked_at = patience_at = NEVER;
     for (i = 0; i < THREADS; i++) {
         threads[i].state = RUNNABLE;
         threads[i].signalled = 0;

@@ -82,6 +82,7 @@ int wait_nothing(int64_t ns)
 {
     struct set none = {NULL, 0};
     wait_for(is_any_ready, &none, now + ns);
+    late += ns;
     interrupted();
     return 0;
 }
