@@ -98,7 +98,6 @@ cdef inline bint conn_is_in_header(const conn_t *c) noexcept nogil:
 
 
 cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept nogil:
-    cdef bint unused = c.phase == OPENING or (c.phase == LINGERING and conn_is_silent(c))
     conn_check(l, c)
     rio_assert(l.active > 0)
     poller_remove(&l.poller, c.fd)
@@ -122,7 +121,7 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
             why = NO_HEADER
         if why == CROWDED:
             rio_atomic_add(&l.counts.refused, 1)
-        elif why == NO_HEADER or not unused or (err != ECONNRESET and err != EPIPE):
+        elif why == NO_HEADER or c.phase != OPENING or (err != ECONNRESET and err != EPIPE):
             rio_atomic_add(&l.counts.errors, 1)   # but not a reset before the first byte: a load balancer's check
     # Count after the close, so that a caller that sees the count finds the descriptor free.
     rio_atomic_add(&l.counts.closed, 1)
@@ -463,6 +462,8 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
     if n < 0 and err == EINTR:
         return
     if rio_rare(n < 0 and not would_block(err)):
+        if c.phase != ECHOING and conn_is_silent(c):
+            c.phase = OPENING   # nothing has come before the error, which was only found by the stop
         conn_close(l, c, BROKEN, err)
         return
     if n < 0 and c.phase != DRAINING:

@@ -141,7 +141,7 @@ static void act(void)
     if (clients_next() <= now)
         clients_act();
     if (now >= patience_at && plan.drain < 0) {
-        patience_at = NEVER;
+        patience_at = now + 10 * SECOND;
         clients_give_up();
     }
 }
