@@ -40,6 +40,10 @@ int clock_gettime(clockid_t clock, struct timespec *time)
     REAL(clock_gettime);
     if (!history_on || clock != CLOCK_MONOTONIC)
         return real(clock, time);
+    if (this_thread == LOOP && is_turn_new) {
+        is_turn_new = 0;
+        turn_at = now;
+    }
     time->tv_sec = now / SECOND;
     time->tv_nsec = now % SECOND;
     return 0;

@@ -13,6 +13,11 @@ static int peer_is_gone(const struct client *c)
     return c->is_unix && c->is_gone;
 }
 
+int conn_has_ended(const struct client *c)
+{
+    return c->fin_arrived || c->is_dead || peer_is_gone(c);
+}
+
 static size_t part(size_t n)
 {
     return n > 1 && happens(plan.cut) ? 1 + (size_t)below(below(3) ? n : n < 8 ? n : 8) : n;
@@ -57,7 +62,7 @@ ssize_t conn_receive(struct client *c, void *data, size_t n)
         note("client %ld: receive fails with errno %ld", c->number, c->failed, 0);
         return fails(c->failed);
     }
-    if (c->fin_arrived || c->is_dead || peer_is_gone(c)) {
+    if (conn_has_ended(c)) {
         note("client %ld: end of input", c->number, 0, 0);
         if (!c->told_end)
             moved++;
@@ -93,10 +98,8 @@ ssize_t conn_send(struct client *c, const unsigned char *first, size_t n, const 
         return fails(EAGAIN);
     }
     put = part(n + m < room ? n + m : room);
-    c->put += put;
-    moved++;
+    rule_sent(c, put);
     note("client %ld: %ld bytes sent, of %ld", c->number, (int64_t)put, (int64_t)(n + m));
-    rule_progress(c);
     client_acknowledge(c);
     return (ssize_t)put;
 }
@@ -148,7 +151,7 @@ int conn_error(struct client *c)
 short conn_events(const struct client *c)
 {
     size_t room = c->out_room - (c->put - c->acked);
-    int no_more = c->fin_arrived || c->is_dead || peer_is_gone(c);
+    int no_more = conn_has_ended(c);
     short events = 0;
     if (c->arrived > c->taken || no_more)
         events |= POLLIN;

@@ -90,6 +90,7 @@ struct client {
     int told_end;      /* a read returned 0 */
     int drained;       /* a read after the stop found nothing */
     int shut_failed;
+    int is_ended;      /* it was closed after the end of input, with everything sent */
     int is_watched;    /* the loop has begun to serve it */
     int asked;         /* the number of unacknowledged bytes that it was told last, or -1 */
     int64_t connected_at, progress_at, late_at, shut_at, linger_late;
@@ -121,6 +122,7 @@ int conn_shutdown(struct client *c);
 void conn_close(struct client *c);
 short conn_events(const struct client *c);
 int conn_error(struct client *c);
+int conn_has_ended(const struct client *c); /* no more will arrive */
 
 /* ---- descriptors */
 
@@ -183,7 +185,8 @@ int fails(int err); /* set errno and return -1 */
 
 /* ---- rules */
 
-extern int64_t turn_at;
+extern int64_t turn_at;  /* the time as the loop knows it: that of its first look at the clock after a wait */
+extern int is_turn_new;
 extern uint64_t moved;
 struct counts { int64_t accepted, refused, closed, errors, bytes_in, bytes_out, lines, ended, resets, idle; };
 extern struct counts counts;
@@ -195,6 +198,7 @@ void rule_acknowledged(struct client *c);
 void rule_received(struct client *c, size_t n);
 void rule_before_receive(struct client *c);
 void rule_send(struct client *c, const unsigned char *data, size_t at, size_t n);
+void rule_sent(struct client *c, size_t n);
 void rule_shutdown(struct client *c);
 void rule_close(struct client *c);
 void rule_accept(struct client *c);

@@ -9,6 +9,7 @@
 enum { AREA = 65536, BULK = 262144, LOOKS = 8, SPINS = 40 };
 
 int64_t turn_at;
+int is_turn_new;
 uint64_t moved;
 struct counts counts;
 
@@ -110,6 +111,14 @@ void rule_send(struct client *c, const unsigned char *data, size_t at, size_t n)
         broken("client %d is sent a part of a line", c->number);
 }
 
+void rule_sent(struct client *c, size_t n)
+{
+    c->put += n;
+    held -= n;
+    moved++;
+    rule_progress(c);
+}
+
 /* ---- the ends */
 
 static size_t whole(const struct client *c, size_t n)
@@ -152,6 +161,7 @@ void rule_close(struct client *c)
             counts.resets++;
     } else if (c->told_end && (c->shut || c->put == c->heard)) {
         why = "the end of input";
+        c->is_ended = 1;
         counts.ended++;
     } else if (now >= drain_deadline()) {
         why = "the drain deadline";
@@ -193,8 +203,8 @@ static void check_watch(const struct watch *w)
         rule_begins(c);
     if (w->events == POLLRDHUP && plan.max_memory && c->heard > c->put && c->put >= c->due)
         return; /* waits for memory */
-    if (w->events == POLLOUT && c->drained && !c->shut && c->put < c->heard)
-        return; /* sends back what is no whole line */
+    if (w->events == POLLOUT && !c->shut && c->put < c->heard && (c->drained || (plan.max_memory && conn_has_ended(c))))
+        return; /* sends back what is no whole line, at the stop, or as there is no memory for the rest */
     if (w->events != wanted)
         broken("client %d: the loop waits for %#x, not for %#x", c->number, w->events, wanted);
 }
@@ -231,6 +241,7 @@ void rule_wait(const struct watch *w, int n)
 void rule_waited(int found, int timeout, int64_t waited)
 {
     turn_at = now;
+    is_turn_new = 1;
     if (moved != moved_before || (timeout != 0 && found == 0 && waited >= MILLISECOND))
         spins = 0;
     else if (++spins > SPINS)
@@ -247,8 +258,8 @@ void rule_end(void)
         struct client *c = &clients[i];
         if (c->fd >= 0)
             broken("client %d: its connection is open", i);
-        if (c->saw_end && c->told_end && !c->failed && (c->put != c->total || c->read != c->total) && c->at_stop == c->total)
-            broken("client %d: %zu bytes are back, of %zu", i, c->read, c->total);
+        if (c->saw_end && c->is_ended && c->read != c->heard)
+            broken("client %d: %zu bytes are back, of %zu", i, c->read, c->heard);
     }
     if (files_left())
         broken("descriptors are open");

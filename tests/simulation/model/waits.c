@@ -83,6 +83,7 @@ int wait_nothing(int64_t ns)
     struct set none = {NULL, 0};
     wait_for(is_any_ready, &none, now + ns);
     late += ns;
+    is_turn_new = 1;
     interrupted();
     return 0;
 }
