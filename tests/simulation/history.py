@@ -30,8 +30,8 @@ class Plan(ctypes.Structure):
         *(
             (name, ctypes.c_int)
             for name in (
-                *("clients", "limit", "per_host", "span_ms", "raw", "handled", "big", "no_splice"),
-                *("interrupt", "refuse", "cut", "fail", "preempt", "spurious", "freeze", "scarce", "trace"),
+                *("clients", "limit", "per_host", "span_ms", "raw", "lines", "handled", "big", "no_splice"),
+                *("interrupt", "refuse", "cut", "fail", "preempt", "spurious", "freeze", "scarce", "corrupt", "trace"),
             )
         ),
     ]
@@ -42,7 +42,18 @@ class Counts(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in ("accepted", "refused", "closed", "errors", "bytes_in", "bytes_out", "lines", "ended", "resets", "idle")
+        for name in (
+            "accepted",
+            "refused",
+            "closed",
+            "errors",
+            "bytes_in",
+            "bytes_out",
+            "lines",
+            "ended",
+            "resets",
+            "idle",
+        )
     ]
 
 
@@ -76,7 +87,7 @@ def choose(seed):
         return chance.randrange(1, most) if chance.random() < often else 0
 
     plan.raw = chance.random() < 0.4
-    plan.clients = chance.choice([1, 2, 3, 5, 8, 8, 20]) if chance.random() < 0.98 else 300
+    plan.clients = chance.choice([1, 2, 3, 5, 8, 8, 20]) if chance.random() < 0.99 else 270
     plan.span_ms = chance.choice([0, 1, 50, 3000])
     plan.max_memory = chance.choice([0, 0, 0, 70_000, 200_000, 1_000_000])
     idle = chance.choice([None, 0.05, 1.0, 7.0, *([] if plan.max_memory else [300.0])])
@@ -99,7 +110,8 @@ def choose(seed):
     plan.spurious = rate(60)
     plan.freeze = rate(30, 0.2)
     plan.scarce = rate(200, 0.2)
-    return plan, idle, drain, chance.choice(["epoll", "epoll", "poll"]), chance.random() < 0.1
+    plan.lines = chance.random() < 0.1
+    return plan, idle, drain, chance.choice(["epoll", "epoll", "poll"])
 
 
 class Engine:
@@ -128,10 +140,10 @@ class Engine:
             model.history_loop_ends()
 
 
-def run(seed, trace=False):
+def run(seed, *, trace=False, corrupt=False):
     """Run the history of a seed. Returns its hash and what the model counted; a broken rule ends the process."""
-    plan, idle, drain, poller, with_lines = choose(seed)
-    plan.trace = trace
+    plan, idle, drain, poller = choose(seed)
+    plan.trace, plan.corrupt = trace, 20 * corrupt
     if trace:
         print(f"seed {seed}: {poller},", ", ".join(f"{name}={getattr(plan, name)}" for name, _ in plan._fields_[1:]))
     model.history_begin(ctypes.byref(plan))
@@ -147,7 +159,7 @@ def run(seed, trace=False):
         drain_timeout=drain,
         stop_fd=stop.fd,
         on_closed=lambda *_: closings.wake(),
-        on_line=reported.append if with_lines else None,
+        on_line=reported.append if plan.lines else None,
         memory=memory,
         hosts=hosts,
         poller=poller,
@@ -188,6 +200,6 @@ def run(seed, trace=False):
         expected["lines"] = 0
     assert counts == expected, f"seed {seed}: counted {counts}, not {expected}"
     assert memory.used == 0, f"seed {seed}: {memory.used} bytes of the budget are taken"
-    if with_lines:
+    if plan.lines:
         assert found.bytes_out <= sum(reported) <= found.bytes_in, f"seed {seed}: lines of {sum(reported)} bytes"
     return digest, found

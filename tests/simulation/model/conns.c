@@ -50,6 +50,8 @@ ssize_t conn_receive(struct client *c, void *data, size_t n)
     if (got) {
         got = part(got < n ? got : n);
         memcpy(data, c->data + c->taken, got);
+        if (happens(plan.corrupt))
+            *(unsigned char *)data ^= 128;
         note("client %ld: %ld bytes received, of at most %ld", c->number, (int64_t)got, (int64_t)n);
         rule_received(c, got);
         client_has_room(c);

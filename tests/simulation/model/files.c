@@ -11,7 +11,7 @@ static struct file *files[FDS];
 
 void files_begin(void)
 {
-    watched = 0;
+    watch_top = 0;
     memset(watches, 0, sizeof watches);
 }
 
@@ -68,12 +68,11 @@ int file_close(int fd)
     files[fd - FIRST_FD] = NULL;
     if (--f->refs)
         return 0;
-    for (i = 0; i < WATCHES; i++)
+    for (i = 0; i < watch_top; i++)
         if (watches[i].file == f) {
             if (f->kind == CONN)
                 broken("close() of descriptor %d, which the poller watches", fd);
             watches[i].file = NULL;
-            watched--;
         }
     if (f->kind == CONN) {
         conn_close(f->client);

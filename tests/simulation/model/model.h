@@ -1,6 +1,5 @@
 /* The model of a kernel and of the clients of one server: what the files of this folder share.
  *
- *   chance.h     random numbers
  *   schedule.c   the clock, the two threads, of which one runs at a time, and the history
  *   clients.c    the clients and the network between them and the server
  *   conns.c      the server's side of a connection
@@ -39,6 +38,7 @@ struct plan {
     int per_host; /* most connections of an address; 0: no limit */
     int span_ms;  /* the clients connect within this time */
     int raw;      /* raw framing */
+    int lines;    /* each line is reported */
     int handled;  /* a handler answers, which treats a part of a line as none */
     int big;      /* chance that a client sends much */
     int no_splice; /* an errno of splice(2), or 0 */
@@ -50,6 +50,7 @@ struct plan {
     int spurious;  /* of events that are none */
     int freeze;    /* of waits after which the process has been suspended for long */
     int scarce;    /* of failed accepts, and of failed calls of the poller */
+    int corrupt;   /* of wrong bytes, which a rule must find */
     int trace;     /* whether to print the history */
 };
 extern struct plan plan;
@@ -83,7 +84,6 @@ struct client {
     int is_closed;     /* the server has closed the socket */
     int is_lost;       /* the connection was reset at the client's end */
     int is_gone;       /* the client has closed its socket, or vanished */
-    int is_done;       /* it will do nothing more */
     int saw_end;       /* it has read to the end */
     /* What the server was told. */
     int failed;        /* errno of a call that ends the connection */
@@ -129,9 +129,8 @@ int conn_has_ended(const struct client *c); /* no more will arrive */
 enum kind { NO_FILE, LISTENER, CONN, PIPE_READER, PIPE_WRITER, EPOLL };
 
 struct pipe {
-    int ends; /* open ones */
     int readers, writers;
-    size_t size, held, start;
+    size_t size, held;
     char *data;
 };
 
@@ -150,7 +149,7 @@ struct watch {
     int missed;
 };
 extern struct watch watches[WATCHES];
-extern int watched;
+extern int watch_top;
 
 void files_begin(void);
 int files_left(void);

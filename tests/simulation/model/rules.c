@@ -6,7 +6,8 @@
 
 #include "model.h"
 
-enum { AREA = 65536, BULK = 262144, LOOKS = 8, SPINS = 40 };
+enum { AREA = 65536, BULK = 262144, LOOKS = 8 };
+enum { SPINS = 40, REPORTS = 1000 }; /* turns in a row without an effect, and those of which each reports some lines */
 
 int64_t turn_at;
 int is_turn_new;
@@ -203,7 +204,7 @@ static void check_watch(const struct watch *w)
         rule_begins(c);
     if (w->events == POLLRDHUP && plan.max_memory && c->heard > c->put && c->put >= c->due)
         return; /* waits for memory */
-    if (w->events == POLLOUT && !c->shut && c->put < c->heard && (c->drained || (plan.max_memory && conn_has_ended(c))))
+    if (w->events == POLLOUT && !c->shut && c->put < c->heard && (c->drained || (plan.max_memory && (stop_asked || conn_has_ended(c)))))
         return; /* sends back what is no whole line, at the stop, or as there is no memory for the rest */
     if (w->events != wanted)
         broken("client %d: the loop waits for %#x, not for %#x", c->number, w->events, wanted);
@@ -244,7 +245,7 @@ void rule_waited(int found, int timeout, int64_t waited)
     is_turn_new = 1;
     if (moved != moved_before || (timeout != 0 && found == 0 && waited >= MILLISECOND))
         spins = 0;
-    else if (++spins > SPINS)
+    else if (++spins > (plan.lines ? REPORTS : SPINS))
         broken("the loop spins");
     moved_before = moved;
 }

@@ -16,7 +16,10 @@
 
 #include "model.h"
 
-enum { KEPT = 60 }; /* number of events that are printed when a rule is broken */
+enum {
+    KEPT = 60,           /* number of events that are printed when a rule is broken */
+    CALLS_MAX = 5000000, /* no history needs more */
+};
 
 struct plan plan;
 int64_t now, late;
@@ -42,7 +45,7 @@ static struct {
     int thread;
     const char *format;
 } kept[KEPT];
-static uint64_t noted;
+static uint64_t noted, calls;
 static int (*has_gil)(void);
 static int (*set_interrupt)(int);
 
@@ -108,7 +111,8 @@ void broken(const char *format, ...)
     va_start(arguments, format);
     vfprintf(stderr, format, arguments);
     va_end(arguments);
-    fprintf(stderr, "\n");
+    fprintf(stderr, "\nThe whole history: python tests/simulation/run.py --seed %llu --trace\n",
+            (unsigned long long)plan.seed);
     fflush(NULL);
     _exit(3);
 }
@@ -215,6 +219,8 @@ int call_begin(void)
     int64_t cost = (int64_t)below(2 * MICROSECOND);
     if (this_thread < 0 || running != this_thread)
         broken("a thread without a turn makes a call");
+    if (++calls > CALLS_MAX)
+        broken("the history does not end");
     now += cost;
     late += cost;
     act();
@@ -269,7 +275,7 @@ void history_begin(const struct plan *chosen)
     plan = *chosen;
     state = plan.seed * 0x2545f4914f6cdd1d + 1;
     hash = 0xcbf29ce484222325;
-    noted = 0;
+    noted = calls = 0;
     started = now = SECOND * 1000000000 + (int64_t)below(SECOND);
     late = 0;
     stop_asked = 0;

@@ -9,7 +9,7 @@
 enum { MISSED_MAX = 3 }; /* waits in a row that may leave out an event */
 
 struct watch watches[WATCHES];
-int watched;
+int watch_top; /* the watches from here on are unused */
 
 struct set {
     struct watch *all;
@@ -122,7 +122,7 @@ int wait_poll(struct pollfd *fds, size_t n, int milliseconds)
 static struct watch *watch_of(int fd)
 {
     int i;
-    for (i = 0; i < WATCHES; i++)
+    for (i = 0; i < watch_top; i++)
         if (watches[i].file != NULL && watches[i].fd == fd)
             return &watches[i];
     return NULL;
@@ -151,13 +151,13 @@ int watch_change(int what, int fd, struct epoll_event *event)
         w->fd = fd;
         w->file = f;
         w->missed = 0;
-        watched++;
+        if (i >= watch_top)
+            watch_top = i + 1;
     } else if (w == NULL) {
         return f->kind == CONN && f->client->failed ? fails(ENOENT) : (broken("descriptor %d is not watched", fd), 0);
     }
     if (what == EPOLL_CTL_DEL) {
         w->file = NULL;
-        watched--;
         note("descriptor %ld: is watched no more", fd, 0, 0);
         return 0;
     }
@@ -170,11 +170,11 @@ int watch_change(int what, int fd, struct epoll_event *event)
 int wait_epoll(struct epoll_event *events, int most, int milliseconds)
 {
     static struct watch *ready[WATCHES];
-    struct set set = {watches, WATCHES};
+    struct set set = {watches, watch_top};
     int i, j, n = 0, found = 0;
     if (wait_for_set(&set, milliseconds, 0) < 0)
         return -1;
-    for (i = 0; i < WATCHES; i++)
+    for (i = 0; i < watch_top; i++)
         if (with_spurious(&watches[i], events_of(&watches[i])))
             ready[n++] = &watches[i];
     for (i = n - 1; i > 0; i--) { /* in any order */
