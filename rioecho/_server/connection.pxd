@@ -462,8 +462,8 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
     if n < 0 and err == EINTR:
         return
     if rio_rare(n < 0 and not would_block(err)):
-        if c.phase != ECHOING and conn_is_silent(c):
-            c.phase = OPENING   # nothing has come before the error, which was only found by the stop
+        if c.phase != ECHOING and c.why <= STOPPED and conn_is_silent(c):
+            c.phase = OPENING   # nothing has come from the peer, though the server is stopping
         conn_close(l, c, BROKEN, err)
         return
     if n < 0 and c.phase != DRAINING:

@@ -12,7 +12,9 @@ import threading
 from rioecho._core.budget import MemoryBudget
 from rioecho._server.acceptor import Acceptor
 from rioecho._server.eventloop import EventLoop
+from rioecho._server.handling import Handling
 from rioecho._server.hosts import HostTable
+from rioecho._server.lineconnection import Connection
 from rioecho._server.notify import Stop, WakePipe
 
 SECOND = 1_000_000_000
@@ -53,6 +55,8 @@ class Counts(ctypes.Structure):
             "ended",
             "resets",
             "idle",
+            "left",
+            "unsure",
         )
     ]
 
@@ -111,7 +115,41 @@ def choose(seed):
     plan.freeze = rate(30, 0.2)
     plan.scarce = rate(200, 0.2)
     plan.lines = chance.random() < 0.1
+    plan.handled = chance.choice([0, 0, 1, 2])
     return plan, idle, drain, chance.choice(["epoll", "epoll", "poll"])
+
+
+class Moody:
+    """A handler that echoes, and ends the connection at lines that begin with some letters (model/rules.c)."""
+
+    made, lost = 0, 0
+
+    def connection_made(self, conn):
+        Moody.made += 1
+        self.conn = conn
+
+    def data_received(self, data):
+        self.conn.write(data[: len(data) // 2])
+        return data[len(data) // 2 :]
+
+    def lines_received(self, lines):
+        answer = []
+        for line in lines:
+            if line.startswith(b"x"):
+                raise ValueError
+            if line.startswith(b"z"):
+                self.conn.abort()
+                break
+            answer.append(line)
+            if line.startswith(b"q"):
+                self.conn.close()
+                break
+        self.conn.write(b"".join(answer[:1]))
+        return answer[1:]
+
+    def connection_lost(self, reason):
+        Moody.lost += 1
+        self.conn = None
 
 
 class Engine:
@@ -119,8 +157,9 @@ class Engine:
 
     at_once = None
 
-    def __init__(self, loop):
+    def __init__(self, loop, handling):
         self.loop = loop
+        self.handling = handling
         self.counts = (loop.counts,)
         self.threads = ()
         self.report_closings = loop.report_closings
@@ -128,7 +167,8 @@ class Engine:
         self.thread = threading.Thread(target=self.run)
 
     def serve(self, connection, drain):
-        self.loop.adopt(connection, None)
+        with_object = self.handling is not None and self.handling.has_objects
+        self.loop.adopt(connection, Connection(connection, self.handling) if with_object else None)
 
     def run(self):
         model.history_loop_begins()
@@ -151,6 +191,10 @@ def run(seed, *, trace=False, corrupt=False):
     stop = Stop(drain)
     closings = WakePipe(armed=False)
     hosts = HostTable(plan.per_host) if plan.per_host else None
+    handling = None
+    if plan.handled:
+        handler = Moody if plan.handled == 2 else lambda received: received
+        handling = Handling(handler, raw=bool(plan.raw), max_line=plan.max_line, write_limit=0)
     reported = []
     loop = EventLoop(
         "raw" if plan.raw else "line",
@@ -162,9 +206,10 @@ def run(seed, *, trace=False, corrupt=False):
         on_line=reported.append if plan.lines else None,
         memory=memory,
         hosts=hosts,
+        handling=handling,
         poller=poller,
     )
-    engine = Engine(loop)
+    engine = Engine(loop, handling)
     listener = Listener()
     acceptor = Acceptor(
         [listener],
@@ -198,8 +243,13 @@ def run(seed, *, trace=False, corrupt=False):
     expected = {name: getattr(found, name) for name in counts}
     if plan.raw:
         expected["lines"] = 0
+    if expected["errors"] <= counts["errors"] <= expected["errors"] + found.unsure:
+        expected["errors"] = counts["errors"]
+    assert Moody.made == Moody.lost, f"seed {seed}: {Moody.made} handlers were made, {Moody.lost} lost"
     assert counts == expected, f"seed {seed}: counted {counts}, not {expected}"
     assert memory.used == 0, f"seed {seed}: {memory.used} bytes of the budget are taken"
     if plan.lines:
-        assert found.bytes_out <= sum(reported) <= found.bytes_in, f"seed {seed}: lines of {sum(reported)} bytes"
+        assert plan.handled or found.bytes_out <= sum(reported) <= found.bytes_in, (
+            f"seed {seed}: lines of {sum(reported)} bytes"
+        )
     return digest, found

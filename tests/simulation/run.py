@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -25,7 +26,11 @@ def run_histories(seeds, **options):
 
     totals, digest = collections.Counter(), hashlib.sha256()
     for seed in seeds:
-        history_digest, counts = history.run(seed, **options)
+        try:
+            history_digest, counts = history.run(seed, **options)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # in the middle of a history nothing can be released
         digest.update(b"%016x" % history_digest)
         for name, _ in counts._fields_:
             totals[name] += getattr(counts, name)

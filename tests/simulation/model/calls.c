@@ -234,6 +234,10 @@ int getsockopt(int fd, int level, int name, void *value, socklen_t *length)
         ((struct tcp_info *)value)->tcpi_unacked = (uint32_t)queued;
         return 0;
     }
+    if (level == SOL_SOCKET && (name == SO_TYPE || name == SO_PROTOCOL)) { /* the socket module asks */
+        *(int *)value = name == SO_TYPE ? SOCK_STREAM : 0;
+        return 0;
+    }
     if (level != SOL_SOCKET || name != SO_ERROR)
         broken("getsockopt() of %d, %d", level, name);
     *(int *)value = conn_error(conn_of(fd, "getsockopt"));
@@ -256,6 +260,16 @@ int getpeername(int fd, struct sockaddr *address, socklen_t *length)
     if (!IS_MODELLED(fd))
         return real(fd, address, length);
     return fails(ENOTCONN);
+}
+
+int getsockname(int fd, struct sockaddr *address, socklen_t *length)
+{
+    REAL(getsockname);
+    if (!IS_MODELLED(fd))
+        return real(fd, address, length);
+    address->sa_family = conn_of(fd, "getsockname")->is_unix ? AF_UNIX : AF_INET;
+    *length = address->sa_family == AF_UNIX ? sizeof address->sa_family : sizeof(struct sockaddr_in);
+    return 0;
 }
 
 /* ---- waits */

@@ -69,7 +69,7 @@ ssize_t conn_receive(struct client *c, void *data, size_t n)
         if (!c->told_end)
             moved++;
         c->told_end = 1;
-        c->due = c->heard;
+        rule_told_end(c);
         return 0;
     }
     note("client %ld: nothing to receive", c->number, 0, 0);

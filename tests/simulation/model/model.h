@@ -39,7 +39,7 @@ struct plan {
     int span_ms;  /* the clients connect within this time */
     int raw;      /* raw framing */
     int lines;    /* each line is reported */
-    int handled;  /* a handler answers, which treats a part of a line as none */
+    int handled;  /* a handler answers, which treats a part of a line as none; 2: it ends connections (rules.c) */
     int big;      /* chance that a client sends much */
     int no_splice; /* an errno of splice(2), or 0 */
     int interrupt; /* rate of EINTR */
@@ -90,6 +90,9 @@ struct client {
     int told_end;      /* a read returned 0 */
     int drained;       /* a read after the stop found nothing */
     int shut_failed;
+    int leaves;        /* its handler has closed it, or failed, or its line is too long */
+    int aborts;        /* its handler has aborted it */
+    int is_wrong;      /* which counts as an error */
     int is_ended;      /* it was closed after the end of input, with everything sent */
     int is_watched;    /* the loop has begun to serve it */
     int asked;         /* the number of unacknowledged bytes that it was told last, or -1 */
@@ -187,7 +190,7 @@ int fails(int err); /* set errno and return -1 */
 extern int64_t turn_at;  /* the time as the loop knows it: that of its first look at the clock after a wait */
 extern int is_turn_new;
 extern uint64_t moved;
-struct counts { int64_t accepted, refused, closed, errors, bytes_in, bytes_out, lines, ended, resets, idle; };
+struct counts { int64_t accepted, refused, closed, errors, bytes_in, bytes_out, lines, ended, resets, idle, left, unsure; };
 extern struct counts counts;
 
 void rules_begin(void);
@@ -197,6 +200,7 @@ void rule_acknowledged(struct client *c);
 void rule_received(struct client *c, size_t n);
 void rule_before_receive(struct client *c);
 void rule_send(struct client *c, const unsigned char *data, size_t at, size_t n);
+void rule_told_end(struct client *c);
 void rule_sent(struct client *c, size_t n);
 void rule_shutdown(struct client *c);
 void rule_close(struct client *c);

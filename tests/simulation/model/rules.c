@@ -38,6 +38,11 @@ static int64_t drain_deadline(void)
     return stop_asked && plan.drain >= 0 ? stop_asked_at + plan.drain : NEVER;
 }
 
+static int64_t linger(void)
+{
+    return plan.drain >= 0 ? plan.drain : 30 * SECOND;
+}
+
 /* ---- progress and the idle timeout */
 
 void rule_begins(struct client *c)
@@ -70,6 +75,52 @@ void rule_before_receive(struct client *c)
         broken("client %d is read from while %zu bytes wait to be sent to it", c->number, c->due - c->put);
 }
 
+/* What the handlers of history.py do: they echo, but end the connection at some lines. */
+static void handle(struct client *c, size_t before)
+{
+    size_t i, start = c->due, end = c->due; /* of the line, and of what is answered */
+    int is_moody = plan.handled == 2 && !plan.raw;
+    if (plan.raw) {
+        c->due = c->heard;
+        return;
+    }
+    for (i = before; i < c->taken; i++) {
+        if (c->data[i] != '\n')
+            continue;
+        if (plan.max_line && i + 1 - start > plan.max_line)
+            break;
+        counts.lines++;
+        if (is_moody && !c->leaves && !c->aborts) {
+            if (c->data[start] == 'x') /* the handler raises: nothing of this call is answered */
+                c->is_wrong = c->leaves = 1, end = c->due;
+            else if (c->data[start] == 'z')
+                c->aborts = 1;
+            else
+                end = i + 1;
+            c->leaves |= c->data[start] == 'q';
+        }
+        if (!is_moody)
+            end = i + 1;
+        start = i + 1;
+    }
+    c->due = end;
+    if (!c->leaves && !c->aborts && plan.max_line && (i < c->taken || c->taken - start > plan.max_line))
+        c->leaves = c->is_wrong = 1;
+}
+
+/* The handler gets what is left at the end of input. */
+void rule_told_end(struct client *c)
+{
+    int first = c->due < c->heard && plan.handled == 2 && !plan.raw ? c->data[c->due] : 0;
+    if (c->leaves || c->aborts)
+        return;
+    c->aborts = first == 'z';
+    c->leaves = first == 'q' || first == 'x';
+    c->is_wrong = first == 'x';
+    if (first != 'x')
+        c->due = c->heard;
+}
+
 void rule_received(struct client *c, size_t n)
 {
     size_t i, before = c->taken, most = plan.raw ? BULK : AREA + (plan.max_line ? plan.max_line : SIZE_MAX / 2);
@@ -80,7 +131,11 @@ void rule_received(struct client *c, size_t n)
     c->heard += n;
     counts.bytes_in += (int64_t)n;
     held += n;
-    if (plan.raw) {
+    if (c->put > c->due) /* a part of a line was sent back, as there was no memory for the rest */
+        c->due = c->put;
+    if (plan.handled) {
+        handle(c, before);
+    } else if (plan.raw) {
         c->due = c->heard;
     } else {
         for (i = before; i < c->taken; i++)
@@ -88,7 +143,7 @@ void rule_received(struct client *c, size_t n)
                 counts.lines++;
                 c->due = i + 1;
             }
-        if (!plan.handled && plan.max_line && c->heard - c->due >= plan.max_line)
+        if (plan.max_line && c->heard - c->due >= plan.max_line)
             c->due = c->heard;
     }
     rule_progress(c);
@@ -133,12 +188,17 @@ void rule_shutdown(struct client *c)
 {
     if (c->shut)
         broken("client %d: a second shutdown", c->number);
-    if (!stop_asked)
+    if (!stop_asked && !c->leaves)
         broken("client %d: shutdown while the server is not stopping", c->number);
-    if (c->put < (plan.handled ? c->due : c->heard))
+    if (c->put < (plan.handled ? c->due : c->heard)) /* without a handler, what is no whole line too */
         broken("client %d: shutdown before %zu bytes are sent", c->number, c->due - c->put);
-    if (c->put < whole(c, c->at_stop))
+    if (!c->leaves && c->put < whole(c, c->at_stop))
         broken("client %d: shutdown after %zu bytes, but %zu had arrived at the stop", c->number, c->put, c->at_stop);
+}
+
+static int is_reset(int err)
+{
+    return err == ECONNRESET || err == EPIPE;
 }
 
 void rule_close(struct client *c)
@@ -156,14 +216,21 @@ void rule_close(struct client *c)
     counts.bytes_out += (int64_t)c->put;
     if (c->failed) {
         why = "an error";
-        if (c->heard || (c->failed != ECONNRESET && c->failed != EPIPE))
+        c->is_wrong = 0;
+        if (plan.handled && stop_asked && c->heard && !c->put && !c->is_wrong && is_reset(c->failed))
+            counts.unsure++; /* the loop does not remember that something had come */
+        else if (c->heard || !is_reset(c->failed))
             counts.errors++;
         else
             counts.resets++;
     } else if (c->told_end && (c->shut || c->put == c->heard)) {
         why = "the end of input";
-        c->is_ended = 1;
+        c->is_ended = !c->leaves;
         counts.ended++;
+        counts.left += c->leaves;
+    } else if (c->aborts || (c->leaves && c->shut && turn_at >= c->shut_at + linger())) {
+        why = "its handler";
+        counts.left++;
     } else if (now >= drain_deadline()) {
         why = "the drain deadline";
     } else if (!c->shut && plan.idle >= 0 && c->is_watched && turn_at - c->progress_at >= plan.idle / LOOKS * LOOKS) {
@@ -172,6 +239,10 @@ void rule_close(struct client *c)
     } else if (c->shut_failed) {
         why = "a lost connection";
     }
+    if (c->is_wrong && now >= drain_deadline())
+        counts.unsure++; /* which of the two ends it is */
+    else
+        counts.errors += c->is_wrong;
     if (why == NULL)
         broken("client %d: closed for no reason; %ld ns after the last progress", c->number,
                (long)(turn_at - c->progress_at));
@@ -212,7 +283,7 @@ static void check_watch(const struct watch *w)
 
 static void check_deadlines(const struct client *c)
 {
-    if (c->shut && plan.drain >= 0 && now > c->shut_at + plan.drain + slack(c->linger_late))
+    if (c->shut && (!stop_asked || plan.drain >= 0) && now > c->shut_at + linger() + slack(c->linger_late))
         broken("client %d lingers too long", c->number);
     if (!c->shut && !stop_asked && plan.idle >= 0 &&
         now > c->progress_at + plan.idle + plan.idle / LOOKS + slack(c->late_at))
@@ -259,8 +330,8 @@ void rule_end(void)
         struct client *c = &clients[i];
         if (c->fd >= 0)
             broken("client %d: its connection is open", i);
-        if (c->saw_end && c->is_ended && c->read != c->heard)
-            broken("client %d: %zu bytes are back, of %zu", i, c->read, c->heard);
+        if (c->saw_end && c->is_ended && c->read != c->put)
+            broken("client %d: %zu bytes are back, of %zu", i, c->read, c->put);
     }
     if (files_left())
         broken("descriptors are open");
