@@ -7,6 +7,7 @@ import ctypes
 import logging
 import random
 import signal
+import sys
 import threading
 
 from rioecho._core.budget import MemoryBudget
@@ -190,6 +191,12 @@ def run(seed, *, trace=False, corrupt=False):
     memory = MemoryBudget(plan.max_memory)
     stop = Stop(drain)
     closings = WakePipe(armed=False)
+
+    def on_closed(*what):
+        if trace:
+            print("closed:", *what, file=sys.stderr, flush=True)
+        closings.wake()
+
     hosts = HostTable(plan.per_host) if plan.per_host else None
     handling = None
     if plan.handled:
@@ -202,7 +209,7 @@ def run(seed, *, trace=False, corrupt=False):
         max_line=plan.max_line,
         drain_timeout=drain,
         stop_fd=stop.fd,
-        on_closed=lambda *_: closings.wake(),
+        on_closed=on_closed,
         on_line=reported.append if plan.lines else None,
         memory=memory,
         hosts=hosts,

@@ -112,7 +112,7 @@ static void handle(struct client *c, size_t before)
 void rule_told_end(struct client *c)
 {
     int first = c->due < c->heard && plan.handled == 2 && !plan.raw ? c->data[c->due] : 0;
-    if (c->leaves || c->aborts)
+    if (c->leaves || c->aborts || c->shut)
         return;
     c->aborts = first == 'z';
     c->leaves = first == 'q' || first == 'x';
@@ -215,7 +215,7 @@ void rule_close(struct client *c)
     counts.closed++;
     counts.bytes_out += (int64_t)c->put;
     if (c->failed) {
-        why = "an error";
+        why = "client %ld: closed for an error";
         c->is_wrong = 0;
         if (plan.handled && stop_asked && c->heard && !c->put && !c->is_wrong && is_reset(c->failed))
             counts.unsure++; /* the loop does not remember that something had come */
@@ -224,20 +224,20 @@ void rule_close(struct client *c)
         else
             counts.resets++;
     } else if (c->told_end && (c->shut || c->put == c->heard)) {
-        why = "the end of input";
+        why = "client %ld: closed for the end of input";
         c->is_ended = !c->leaves;
         counts.ended++;
         counts.left += c->leaves;
     } else if (c->aborts || (c->leaves && c->shut && turn_at >= c->shut_at + linger())) {
-        why = "its handler";
+        why = "client %ld: closed for its handler";
         counts.left++;
     } else if (now >= drain_deadline()) {
-        why = "the drain deadline";
+        why = "client %ld: closed for the drain deadline";
     } else if (!c->shut && plan.idle >= 0 && c->is_watched && turn_at - c->progress_at >= plan.idle / LOOKS * LOOKS) {
-        why = "the idle timeout";
+        why = "client %ld: closed for the idle timeout";
         counts.idle++;
     } else if (c->shut_failed) {
-        why = "a lost connection";
+        why = "client %ld: closed for a lost connection";
     }
     if (c->is_wrong && now >= drain_deadline())
         counts.unsure++; /* which of the two ends it is */
@@ -246,6 +246,7 @@ void rule_close(struct client *c)
     if (why == NULL)
         broken("client %d: closed for no reason; %ld ns after the last progress", c->number,
                (long)(turn_at - c->progress_at));
+    note(why, c->number, 0, 0);
 }
 
 void rule_accept(struct client *c)
