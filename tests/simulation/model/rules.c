@@ -236,6 +236,7 @@ void rule_close(struct client *c)
     } else if (!c->shut && plan.idle >= 0 && c->is_watched && turn_at - c->progress_at >= plan.idle / LOOKS * LOOKS) {
         why = "client %ld: closed for the idle timeout";
         counts.idle++;
+        c->is_wrong = 0;
     } else if (c->shut_failed) {
         why = "client %ld: closed for a lost connection";
     }
