@@ -27,11 +27,21 @@ from rioecho._core.posix cimport (
     rio_socket_error,
     rio_source,
     rio_source_of_peer,
-    rio_unacknowledged,
     shutdown,
 )
 from rioecho._server.bulk cimport bulk_begin, bulk_drop, bulk_end, bulk_is_due, bulk_keep, bulk_receive, bulk_send
-from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LINGERING, OPENING, PAUSED, echo_due, echo_send
+from rioecho._server.echo cimport (
+    CHUNK,
+    CHUNK_MIN,
+    DRAINING,
+    ECHOING,
+    LINGERING,
+    OPENING,
+    PAUSED,
+    echo_due,
+    echo_send,
+    peer_took,
+)
 from rioecho._server.hosts cimport CLAIM_GRANTED, CLAIM_REFUSED, claim, hosts_claim, hosts_release
 from rioecho._server.kept cimport (
     conn_drop_rest,
@@ -174,8 +184,9 @@ cdef inline void conn_linger(loop_t *l, conn_t *c) noexcept nogil:
 cdef inline void conn_next_unusual(loop_t *l, conn_t *c) noexcept nogil:
     """Do the rest of conn_next(): wait to send, or after the end of the input linger or close."""
     if conn_ready(c):
-        if l.idle >= 0:
-            c.unacknowledged = rio_unacknowledged(c.fd)
+        # What the peer has taken since the last look is progress, also if no byte could be sent now.
+        if l.idle >= 0 and peer_took(c.fd, &c.unacknowledged) and c.events == POLLOUT:
+            conn_progress(l, c)
         conn_wait_for(l, c, POLLOUT)
         return
     if c.phase == ECHOING:

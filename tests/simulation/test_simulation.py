@@ -51,6 +51,11 @@ def test_every_rule_holds_in_every_history(simulate):
     assert min(totals.values()) > 0, "something never happened"
 
 
+@pytest.mark.parametrize("seed", [20970])  # the peer takes bytes between two sends that fail, and is not idle
+def test_every_rule_holds_in_a_history_that_broke_one(simulate, seed):
+    held(simulate("--seed", seed))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1000, 21_000, 5000))
 def test_every_rule_holds_in_thousands_of_histories(simulate, first):
