@@ -7,6 +7,7 @@
 #include "model.h"
 
 enum { AREA = 65536, BULK = 262144, LOOKS = 8 };
+enum { NAPS = 5 }; /* waits in a row that end without an event while there is no connection */
 enum { SPINS = 40, REPORTS = 1000 }; /* turns in a row without an effect, and those of which each reports some lines */
 
 int64_t turn_at;
@@ -15,7 +16,8 @@ uint64_t moved;
 struct counts counts;
 
 static uint64_t moved_before;
-static int spins;
+static int spins, naps;
+static int connections; /* number of those that the loop watched in its last wait */
 static size_t held; /* bytes received and not sent, of all connections */
 
 void rules_begin(void)
@@ -23,7 +25,7 @@ void rules_begin(void)
     memset(&counts, 0, sizeof counts);
     turn_at = now;
     moved = moved_before = 0;
-    spins = 0;
+    spins = naps = 0;
     held = 0;
 }
 
@@ -302,6 +304,7 @@ void rule_wait(const struct watch *w, int n)
             check_deadlines(w[i].file->client);
             open++;
         }
+    connections = open;
     for (i = 0; i < plan.clients; i++)
         open -= clients[i].is_watched && clients[i].fd >= 0;
     if (open)
@@ -320,6 +323,10 @@ void rule_waited(int found, int timeout, int64_t waited)
         spins = 0;
     else if (++spins > (plan.lines ? REPORTS : SPINS))
         broken("the loop spins");
+    if (moved != moved_before || found || connections)
+        naps = 0;
+    else if (++naps > NAPS)
+        broken("the loop wakes up again and again without a connection");
     moved_before = moved;
 }
 
