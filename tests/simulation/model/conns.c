@@ -117,7 +117,7 @@ int conn_shutdown(struct client *c)
     note("client %ld: shutdown", c->number, 0, 0);
     rule_shutdown(c);
     c->shut = 1;
-    c->shut_at = now;
+    c->shut_at = turn_at;
     c->linger_late = late;
     client_acknowledge(c);
     return 0;
