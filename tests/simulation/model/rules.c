@@ -323,7 +323,7 @@ void rule_waited(int found, int timeout, int64_t waited)
         spins = 0;
     else if (++spins > (plan.lines ? REPORTS : SPINS))
         broken("the loop spins");
-    if (moved != moved_before || found || connections)
+    if (moved != moved_before || found || timeout == 0 || connections)
         naps = 0;
     else if (++naps > NAPS)
         broken("the loop wakes up again and again without a connection");
