@@ -151,6 +151,8 @@ void rule_received(struct client *c, size_t n)
     rule_progress(c);
     if (c->heard - c->put > most)
         broken("client %d: %zu bytes are held", c->number, c->heard - c->put);
+    if (plan.handled && (stop_asked || conn_has_ended(c)))
+        return; /* a handler gets no part of a line: its rest is received, whatever the limit */
     if (plan.max_memory && held > plan.max_memory + AREA + (size_t)plan.clients * 4096)
         broken("%zu bytes are held of all clients", held);
 }
