@@ -1,4 +1,4 @@
-"""The extension modules and how they are compiled; everything else is in pyproject.toml.
+"""The extension modules and how they are compiled, and the description; everything else is in pyproject.toml.
 
 RIOECHO_BUILD chooses the variant:
 
@@ -12,7 +12,9 @@ Build each variant from a clean copy of the tree: build_ext compares file times,
 """
 
 import os
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -83,7 +85,26 @@ def extension(path):
     )
 
 
+def description():
+    """Return the README for the project's page at the package index, where a relative link leads nowhere.
+
+    With a URL ``Source`` in pyproject.toml, links and pictures lead there. Without one, a link is its text and its
+    path, and a picture is its alternative text.
+    """
+    source = tomllib.loads(Path("pyproject.toml").read_text())["project"].get("urls", {}).get("Source")
+
+    def absolute(link):
+        picture, text, path = link.groups()
+        if source:
+            return f"{picture}[{text}]({source}/{'raw' if picture else 'blob'}/HEAD/{path})"
+        return text if picture else f"{text} (`{path}`)"
+
+    return re.sub(r"(!?)\[([^]]*)\]\((?!https?:|#)([^)]*)\)", absolute, Path("README.md").read_text(encoding="utf-8"))
+
+
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     ext_modules=[extension(path) for path in sorted(SOURCES.rglob("*.pyx"))],
     options={
         "build_ext": {

@@ -5,7 +5,7 @@
 #     work       the temporary directory; $work/tree is the checkout
 #     python     the interpreter
 #     started    start time of the run, in seconds since the epoch
-#     beside     "yes" in the second of two lanes
+#     in_lanes   "yes" while steps run at the same time
 set -euo pipefail
 
 : "${root:?.ci/run calls the steps}" "${work:?}" "${python:?}" "${started:?}"
@@ -20,14 +20,38 @@ die() {
     exit 1
 }
 
+# Call the function once in a run of .ci/run. Steps that call it later, or at the same time, wait for its end.
+once() { # FUNCTION
+    if mkdir "$work/once-$1" 2>/dev/null; then
+        (
+            trap 'touch "$work/once-'"$1"'/ended"' EXIT # in the trap, $1 is not the function's
+            "$1"
+            touch "$work/once-$1/succeeded"
+        )
+    fi
+    while [[ ! -e $work/once-$1/ended ]]; do sleep 1; done
+    [[ -e $work/once-$1/succeeded ]] || die "$1 failed, in the step that was the first to need it"
+}
+
 # ---- Environments ----------------------------------------------------------------------------------------------------
 
-own_network=(unshare --net sh -c 'ip link set lo up && exec "$@"' sh)
+# With a loopback interface and, where the kernel has veth(4), one with a broadcast address, link-local addresses and the
+# default route, as most machines have.
+own_network=(unshare --net sh -c '
+    ip link set lo up || exit
+    if ip link add inside type veth peer name outside 2>/dev/null; then
+        echo 0 >/proc/sys/net/ipv6/conf/inside/accept_dad # the link-local address can be used at once
+        ip addr add 10.64.0.1/24 broadcast + dev inside
+        ip link set outside up
+        ip link set inside up
+        ip route add default dev inside
+    fi
+    exec "$@"' sh)
 
-# Run a program that uses the network. In the second lane it gets a network of its own: tests choose free ports, and no
-# test of the other lane may bind them.
+# Run a program that uses the network. Beside other steps it gets a network of its own: tests choose free ports, and no
+# test of another step may bind them.
 on_a_network() {
-    if [[ -n ${beside:-} ]]; then "${own_network[@]}" "$@"; else "$@"; fi
+    if [[ -n ${in_lanes:-} ]]; then "${own_network[@]}" "$@"; else "$@"; fi
 }
 
 # Run a program with only PATH, HOME and the settings of pip, pytest and the build in its environment, because users do
@@ -60,42 +84,93 @@ use_venv() { # NAME: for the rest of the calling script or subshell
 
 pinned() { grep "^$1==" "$work/tree/.ci/requirements.txt"; } # TOOL: print its pinned requirement
 
-use_tools() { # the tools of lint, build and ids; the first step that needs them installs them
-    if [[ ! -e $work/venv-tools/ready ]]; then
-        new_venv tools
-        "$work/venv-tools/bin/pip" install -r "$work/tree/.ci/requirements.txt"
-        touch "$work/venv-tools/ready"
-    fi
+use_tools() { # the tools of lint, ids and build
+    once install_tools
     use_venv tools
 }
 
-dist() { # build the sdist, and the wheel from it, in $work/dist; only the first call does it
-    [[ ! -e $work/dist/ready ]] || return 0
-    (
-        new_venv dist
-        use_venv dist
-        pip install "$(pinned build)"
-        cp -R "$work/tree" "$work/tree-dist"
-        python -m build --outdir "$work/dist" "$work/tree-dist" >"$work/build.log" 2>&1 || {
-            cat "$work/build.log"
-            exit 1
-        }
-    )
-    touch "$work/dist/ready"
+install_tools() {
+    new_venv tools
+    "$work/venv-tools/bin/pip" install -r "$work/tree/.ci/requirements.txt"
 }
 
-# Install the sdist as VARIANT in an environment of its own, and change to a directory with the tests but without the
-# sources, so that a child started there imports the installed package. The archive is unpacked first: pip would cache
-# the wheel under the archive's name and use one variant in place of another.
+sdist() { once build_sdist; } # build it in $work/dist, and unpack it in $work/sdist
+
+build_sdist() {
+    new_venv build
+    use_venv build
+    pip install "$(pinned build)"
+    cp -R "$work/tree" "$work/tree-sdist"
+    say_if_failed python -m build --sdist --outdir "$work/dist" "$work/tree-sdist"
+    mkdir "$work/sdist"
+    tar -xzf "$work"/dist/*.tar.gz --strip-components=1 -C "$work/sdist"
+}
+
+wheel() { once build_wheel; } # build it from the sdist, in $work/dist
+
+build_wheel() {
+    sdist
+    use_venv build
+    cp -R "$work/sdist" "$work/sdist-wheel"
+    say_if_failed python -m build --wheel --outdir "$work/dist" "$work/sdist-wheel"
+}
+
+say_if_failed() { # PROGRAM: run it, and print its output only if it fails
+    "$@" >"$work/said" 2>&1 || {
+        cat "$work/said"
+        return 1
+    }
+}
+
+# Install the sdist as VARIANT in an environment of its own, and change to a folder with the tests. A copy is installed,
+# not the archive: pip would cache the wheel under the archive's name and use one variant in place of another.
 install_from_sdist() { # NAME VARIANT EXTRAS PYTHON
-    dist
-    mkdir "$work/$1"
-    tar -xzf "$work"/dist/rioecho-*.tar.gz --strip-components=1 -C "$work/$1"
+    sdist
+    cp -R "$work/sdist" "$work/source-$1"
     new_venv "$1" "$4"
     use_venv "$1"
-    RIOECHO_BUILD=$2 pip install "$work/$1[$3]"
+    RIOECHO_BUILD=$2 pip install "$work/source-$1[$3]"
+    among_tests "$1"
+}
+
+# Install the release in an environment of its own: for the Python of this run its wheel, which need not be built again.
+install_release() { # NAME EXTRAS PYTHON
+    if [[ $3 != "$python" ]]; then
+        install_from_sdist "$1" release "$2" "$3"
+        return
+    fi
+    wheel
+    new_venv "$1"
+    use_venv "$1"
+    pip install "$(echo "$work"/dist/*.whl)[$2]"
+    among_tests "$1"
+}
+
+# Change to a folder with the tests but without the sources, so that a child started there imports the installed package.
+among_tests() { # NAME
+    cp -R "$work/sdist" "$work/$1"
     cd "$work/$1"
-    rm -rf rioecho setup.py build
+    rm -rf rioecho setup.py
+}
+
+# Check that the installed server answers the installed client, and drains on SIGTERM.
+echo_once() {
+    local listening port answer
+    mkfifo "$work/ready"
+    rioecho-server 0 >"$work/ready" &
+    server=$!
+    trap 'kill -KILL "$server" 2>/dev/null || true' EXIT
+    exec 3<"$work/ready"
+    read -r -t 60 listening <&3 || die "rioecho-server printed nothing"
+    echo "$listening"
+    port=${listening#*127.0.0.1:}
+    port=${port%%,*}
+    answer=$(echo "hello, rio" | rioecho-client 127.0.0.1 "$port")
+    [[ $answer == "hello, rio" ]] || die "rioecho-client printed: $answer"
+    kill -TERM "$server"
+    wait "$server" || die "rioecho-server exited with status $? after SIGTERM"
+    trap - EXIT
+    echo "$answer"
 }
 
 # ---- Pythons and programs of the machine -----------------------------------------------------------------------------
@@ -113,6 +188,26 @@ python_of_debug() { # print another CPython if there is one, so that each runs t
     # shellcheck disable=SC2046
     set -- $(further_pythons)
     echo "${1:-$python}"
+}
+
+python_of_tests() { # print one that the debug step does not use, if there is one: all tests run on it
+    # shellcheck disable=SC2046
+    set -- $(further_pythons)
+    echo "${2:-$python}"
+}
+
+use_tested() { # TESTS: the release with all that tests use, for the steps test and slow; change to a directory TESTS
+    once install_tested
+    use_venv tested
+    among_tests "$1"
+}
+
+install_tested() {
+    local tested extras
+    tested=$(python_of_tests)
+    extras=$(tested_on "$tested"),bench,metrics
+    is_free_threaded "$tested" || extras+=,peers # gevent and others have no wheels for it
+    install_release tested "$extras" "$tested"
 }
 
 is_python_311() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; }

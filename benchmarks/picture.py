@@ -1,4 +1,4 @@
-"""The picture in the README: for each row with a goal, the factor by which it beats its peer, and the goal.
+"""The picture in docs/benchmarks.rst: for each row with a goal, the factor by which it beats its peer, and the goal.
 
 Rows are left out whose goal is to use no more processor time than the peer: they are many, and their bars are short.
 """

@@ -7,6 +7,7 @@ cimport cython
 from libc.stdint cimport SIZE_MAX
 
 from rioecho._core.buffer cimport buffer_init
+from rioecho._core.constructor cimport name_constructor
 from rioecho._core.convert cimport to_limit, to_size
 from rioecho._rio.fed cimport (
     LINES,
@@ -156,3 +157,6 @@ cdef class Feed(Fed):
         to_limit(n, "n")
         ask(&r, PEEK, 0)
         return self.give(&r)
+
+
+name_constructor(Feed)

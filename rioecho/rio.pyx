@@ -16,6 +16,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport SIZE_MAX
 
 from rioecho._core.buffer cimport buffer_held, buffer_start
+from rioecho._core.constructor cimport name_constructor
 from rioecho._core.convert cimport check_source, descriptor_of, to_size
 from rioecho._core.posix cimport rio_bool_get, rio_flag_busy, rio_flag_closed
 from rioecho._rio.channel cimport AS_FILE, BORROWED, OWNED, leave_writing, ownership
@@ -383,6 +384,9 @@ cdef class Rio(Writer):
     def truncate(self, size=None, /):
         """Raise ``io.UnsupportedOperation``."""
         raise io.UnsupportedOperation("a Rio is a stream and cannot be truncated")
+
+
+name_constructor(Rio)
 
 
 cdef inline bint may_have_output(Rio self) noexcept:

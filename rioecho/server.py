@@ -5,11 +5,12 @@ What they have in common is ``_server/service.py``.
 
 from __future__ import annotations
 
+from rioecho._core.options import check_options
 from rioecho._server.arguments import integer, limit
 from rioecho._server.lineconnection import Connection as Connection
 from rioecho._server.listeners import passed_sockets as passed_sockets
 from rioecho._server.service import MAX_CONNECTIONS as MAX_CONNECTIONS
-from rioecho._server.service import Service
+from rioecho._server.service import OPTIONS, Service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class LineServer(Service):
         for name in ("engine", "udp"):
             if name in options:
                 raise TypeError(f"LineServer has no argument {name!r}: its handlers are called by the event engine")
+        check_options("LineServer.__init__", options, OPTIONS)
         self.handler = handler
         self.write_limit = limit("write_limit", integer("write_limit", write_limit), (1 << 63) - 1)
         super().__init__(port, host, framing=framing, **options)

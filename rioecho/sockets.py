@@ -28,6 +28,7 @@ from rioecho._core.addresses import (
     shown,
     shown_path,
 )
+from rioecho._core.options import check_options
 from rioecho.rio import Rio, _socket_file
 from rioecho.text import open_text
 
@@ -129,6 +130,7 @@ def connect(
     ``TimeoutError`` when the timeout expires, and ``BlockingIOError`` if ``timeout`` is 0 and connecting would block.
     No descriptor stays open after an error.
     """
+    check_options("connect", rio_options, ("bufsize", "idle_timeout", "max_line", "wake_fd"))
     deadline = _deadline(timeout)
     if isinstance(host, tuple):
         host, port = _host_and_port(host, port)

@@ -68,6 +68,9 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     ctypedef struct pthread_t:
         pass
     int pthread_create(pthread_t *thread, const void *attributes, void *(*function)(void *) noexcept nogil, void *data)
+    int pthread_atfork(
+        void (*before)() noexcept nogil, void (*in_parent)() noexcept nogil, void (*in_child)() noexcept nogil
+    )
     int pthread_join(pthread_t thread, void **result)
     ctypedef struct pthread_mutex_t:
         pass
@@ -125,36 +128,42 @@ cdef extern from "rioecho/_core/compat.h" nogil:
     # _core/compat.h itself
     void rio_assert(bint condition)
     bint rio_rare(bint condition)
-    PyObject *rio_bytes_object(char *data)
-    void rio_bytes_end(char *data, Py_ssize_t n)
-    void rio_bytes_give(char *data)
-    char *rio_bytes_resize(char *data, Py_ssize_t n)
-    void rio_no_sigpipe(int fd)
-    size_t rio_sure_room(int fd, size_t n)
-    bint RIO_ROOM_KNOWN
-    size_t RIO_MAPPED(size_t n)
-    char *rio_pages_get(size_t n)
-    void rio_pages_give(char *data, size_t n)
-    char *rio_pages_resize(char *data, size_t before, size_t n)
-    int rio_unacknowledged(int fd)
     int rio_pipe(int *ends)
-    int rio_accept(int listener, sockaddr_storage *peer)
-    void rio_adopt(int fd, sockaddr_storage *peer)
-    void rio_peer_name(const sockaddr_storage *peer, char *text, size_t n)
-    int rio_listen_queue(int listener)
     void rio_set_errno(int err)
     int64_t rio_monotonic_ns()
     int64_t rio_thread_ns()
     bint rio_nothing_yet(int fd)
     bint rio_hung_up(int fd)
+    int rio_bit_length(uint64_t n)
+    void rio_wait_ns(int fd, int64_t ns)
+    void rio_wake_exactly(int on)
+
+
+cdef extern from "rioecho/_core/memory.h" nogil:
+    const void *rio_memrchr(const void *data, int byte, size_t n)
+    size_t RIO_MAPPED(size_t n)
+    char *rio_pages_get(size_t n)
+    void rio_pages_give(char *data, size_t n)
+    char *rio_pages_resize(char *data, size_t before, size_t n)
+    PyObject *rio_bytes_object(char *data)
+    void rio_bytes_end(char *data, Py_ssize_t n)
+    void rio_bytes_give(char *data)
+    char *rio_bytes_resize(char *data, Py_ssize_t n)
+
+
+cdef extern from "rioecho/_core/sockets.h" nogil:
+    void rio_no_sigpipe(int fd)
+    int rio_accept(int listener, sockaddr_storage *peer)
+    void rio_adopt(int fd, sockaddr_storage *peer)
+    void rio_peer_name(const sockaddr_storage *peer, char *text, size_t n)
+    int rio_listen_queue(int listener)
+    int rio_unacknowledged(int fd)
+    size_t rio_sure_room(int fd, size_t n)
+    bint RIO_ROOM_KNOWN
     int rio_socket_type(int fd)
     int64_t rio_socket_limit_ns(int fd, bint sending)
     void rio_reset_at_close(int fd)
     int rio_socket_error(int fd)
-    int rio_bit_length(uint64_t n)
-    void rio_wait_ns(int fd, int64_t ns)
-    void rio_wake_exactly(int on)
-    const void *rio_memrchr(const void *data, int byte, size_t n)
 
 
 cdef extern from "rioecho/_core/signals.h" nogil:

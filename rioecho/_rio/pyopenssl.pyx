@@ -2,8 +2,8 @@
 
 A connection does not wait as a socket does: if its socket has a timeout, it raises WantReadError or WantWriteError at
 once. So each attempt is made without waiting, and poll(2) waits in between, as for an ``ssl.SSLSocket``; and as there,
-an OpenSSL object takes one operation at a time, and a record that it has begun to send must be completed. The flag
-``busy`` and the bytes ``begun`` are those of _rio/tls.pyx.
+an OpenSSL object takes one operation at a time, and a record that it has begun to send must be completed: what both
+have in common is in _rio/tlsturns.pyx.
 
 ``recv_into()`` and ``send()`` of a connection are written in Python, and a signal handler that raises in them takes
 along what OpenSSL has done. Blocking signals in this thread does not prevent that: the kernel delivers them to another
@@ -19,39 +19,24 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport ECONNABORTED, EPIPE
+from libc.errno cimport EPIPE
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t
 
-from rioecho._core.convert cimport os_error, to_nanoseconds
-from rioecho._core.flag cimport flags_link, flags_unlink
+from rioecho._core.convert cimport os_error
 from rioecho._core.posix cimport (
     POLLIN,
     POLLOUT,
-    RIO_FREE,
-    RIO_LOST,
-    rio_assert,
-    rio_bool_set,
-    rio_flag_mine,
-    rio_flag_put,
-    rio_flag_state,
-    rio_flag_take,
+    rio_sigpipe,
     rio_sigpipe_block,
     rio_sigpipe_restore,
     rio_this_thread,
     rio_thread_get,
-    rio_time_get,
-    rio_time_set,
 )
 from rioecho._rio.handlers cimport raised_by_handler
 from rioecho._rio.registry cimport register, registered
 from rioecho._rio.socketlike cimport ENDED, reason_of
-
-from rioecho.errors import ConcurrentCall
-
-
-cdef enum:
-    RECORD = 16384   # maximum payload of a TLS record (RFC 8446, 5.1)
+from rioecho._rio.transport cimport RECORD
 
 
 cdef str MODULES = "rioecho._rio.pyopenssl"   # for raised_by_handler()
@@ -61,96 +46,34 @@ def pyopenssl_of(connection, /):
     """Return the transport of a connection, which all its Rios share."""
     cdef PyOpenSsl made = registered(connection, PyOpenSsl)
     if made is None:
+        if connection._socket is None:
+            raise TypeError("a byte stream is required: this Connection has no socket (a memory BIO); use rioecho.Feed")
         made = PyOpenSsl.__new__(PyOpenSsl)
         made.source = connection
+        made.sock = connection._socket
         made.own_errors = made.holds_signals = True
-        rio_time_set(&made.own_timeout, to_nanoseconds(connection.gettimeout()))
         made = register(made)
     return made
 
 
-cdef class PyOpenSsl(Transport):
-    def __cinit__(self):
-        self.flags.flags[0] = &self.busy
-        self.flags.orphaned = RIO_LOST
-        flags_link(&self.flags)
-
-    def __dealloc__(self):
-        flags_unlink(&self.flags)
-
+cdef class PyOpenSsl(TlsTurns):
     cdef void forked(self) noexcept:
         """Leak the connection if another thread was using it: freeing its OpenSSL object is unsafe."""
         if self.lost():
             Py_INCREF(self.source)
 
-    cdef bint take(self) except -1:
-        """Begin an operation. Returns False if another thread is in one, and raises as ``Tls.take()`` does."""
-        if not rio_flag_take(&self.busy):
-            if rio_flag_mine(&self.busy):
-                raise ConcurrentCall("a TLS call of this thread is in progress; a signal handler cannot join it")
-            if self.lost():
-                raise ConnectionAbortedError(
-                    ECONNABORTED,
-                    "another thread was inside this TLS connection when the process was forked: "
-                    "it cannot be used in the child",
-                )
-            return False
-        rio_sigpipe_block(&self.sigpipe)
-        return True
-
-    cdef void put(self) noexcept:
-        rio_sigpipe_restore(&self.sigpipe)
-        rio_flag_put(&self.busy, RIO_FREE)
-
-    cdef bint lost(self) noexcept:
-        return rio_flag_state(&self.busy) == RIO_LOST
-
-    cdef bint stands_in_way(self) noexcept:
-        return rio_flag_mine(&self.busy)
-
-    cdef size_t least_room(self) noexcept:
-        return RECORD   # what does not fit stays in OpenSSL, where select() does not report it
-
-    cdef object timeout(self):
-        cdef int64_t ns
-        if rio_flag_take(&self.busy):
-            try:
-                return self.source.gettimeout()
-            finally:
-                rio_flag_put(&self.busy, RIO_FREE)
-        ns = rio_time_get(&self.own_timeout)
-        return None if ns < 0 else ns / 1e9
-
-    cdef object begin(self):
-        """Make the socket non-blocking. Returns the method that ``restore()`` calls, or None if it need not."""
-        timeout = self.source.gettimeout()
-        rio_time_set(&self.own_timeout, to_nanoseconds(timeout))
-        if timeout is not None:
-            return None
-        settimeout = self.source.settimeout   # the socket's, in C; a connection finds it by a method in Python
-        settimeout(0)
-        return settimeout
-
-    cdef void restore(self, object settimeout) noexcept:
-        if settimeout is not None:
-            try:
-                settimeout(None)
-            except OSError:
-                pass   # another thread has closed the socket; the bytes that were read are still delivered
-            except BaseException as error:
-                self.keep(error)
-
-    cdef void set_begun(self, bytes record) noexcept:
-        rio_assert(rio_flag_mine(&self.busy))
-        self.begun = record
-        rio_bool_set(&self.half_sent, record is not None)
+    cdef object mute(self):
+        """Set the socket's timeout to 0 if it has none: OpenSSL would wait only then."""
+        return TlsTurns.mute(self) if self.sock.gettimeout() is None else None
 
     cdef ssize_t recv(self, char *data, size_t n, int64_t patience, short *want) except -2:
         """Read up to n bytes. Returns their number, 0 at EOF, or -1 with the events to wait for in ``want``."""
         cdef ssize_t got = -1
-        if not self.take():
+        cdef rio_sigpipe guard
+        if not self.begin(False):
             want[0] = POLLIN | POLLOUT
             return -1
+        rio_sigpipe_block(&guard)   # a read sends too
         try:
             PyErr_CheckSignals()
             openssl = sys.modules["OpenSSL.SSL"]
@@ -158,15 +81,16 @@ cdef class PyOpenSsl(Transport):
             memory = openssl._ffi.from_buffer(PyMemoryView_FromMemory(data, n, PyBUF_WRITE))
             size = min(n, <size_t>INT_MAX)
             read = openssl._lib.SSL_read
-            settimeout = self.begin()
+            muted = self.mute()
             try:
                 got = read(ssl, memory, size)
                 if got <= 0:
                     got = self.read_nothing(self.reason(ssl, got), want)
             finally:
-                self.restore(settimeout)
+                self.restore(muted)
         finally:
-            self.put()
+            rio_sigpipe_restore(&guard)
+            self.end(False)
         if got <= 0:
             self.raise_late()
         return got
@@ -209,11 +133,13 @@ cdef class PyOpenSsl(Transport):
         and n is 0. The caller has blocked this thread's signals.
         """
         cdef bytes record
-        if not self.take():
+        cdef rio_sigpipe guard
+        if not self.begin(True):
             want[0] = POLLIN | POLLOUT
             return -1
+        rio_sigpipe_block(&guard)
         try:
-            settimeout = self.begin()
+            muted = self.mute()
             try:
                 if self.begun is not None:
                     self.send_record(self.begun, want)
@@ -225,9 +151,10 @@ cdef class PyOpenSsl(Transport):
                 self.send_record(record, want)
                 return len(record)   # sent or begun: OpenSSL has accepted it
             finally:
-                self.restore(settimeout)
+                self.restore(muted)
         finally:
-            self.put()
+            rio_sigpipe_restore(&guard)
+            self.end(True)
 
     cdef int send_record(self, bytes record, short *want) except -1:
         """Pass a record to OpenSSL, which accepts all of it. What it has not sent completely becomes ``begun``."""

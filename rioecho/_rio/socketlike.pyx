@@ -30,7 +30,7 @@ from rioecho._core.convert cimport to_nanoseconds
 from rioecho._core.posix cimport POLLIN, POLLOUT, rio_monotonic_ns
 from rioecho._rio.handlers cimport raised_by_handler, runs_handlers
 from rioecho._rio.registry cimport register, registered
-from rioecho._rio.transport cimport OWN_TIMEOUT
+from rioecho._rio.transport cimport OWN_TIMEOUT, RECORD
 
 
 cdef enum:
@@ -38,7 +38,6 @@ cdef enum:
     READ = 0
     SEND = 1
     STEP = 65536             # maximum number of bytes of one send, which gets a copy of them
-    RECORD = 16384           # maximum payload of a TLS record, which an object that has pending() may decrypt at once
     ZEROS = 3                # so many sends in succession that accept nothing are an end; gevent's returns 0 at times
     SLACK = 20_000_000       # nanoseconds that a source's clock may be ahead when its timeout expires
     DAY = 86_400_000_000_000   # the longest timeout that is set, in nanoseconds: C sockets refuse more than 24 days
@@ -194,7 +193,7 @@ def socket_like(source, bint by_recv, /):
     self.holds_signals = not self.untimed   # else its send may wait
     self.has_fd = hasattr(source, "fileno")
     inner = getattr(source, "connection", source)   # that of urllib3's WrappedSocket
-    self.room = RECORD if hasattr(source, "pending") or hasattr(inner, "pending") else 1
+    self.room = RECORD if hasattr(source, "pending") or hasattr(inner, "pending") else 1   # may decrypt that at once
     return self
 
 

@@ -244,5 +244,6 @@ cdef bint is_pyopenssl(object source) except -1:
         and hasattr(module, "_lib")
         and hasattr(module, "_ffi")
         and hasattr(source, "_ssl")
+        and hasattr(source, "_socket")
         and hasattr(source, "_raise_ssl_error")
     )

@@ -5,19 +5,13 @@ from libc.stdint cimport int64_t
 from rioecho._rio.tlsturns cimport TlsTurns
 
 
-cdef enum:
-    RECORD = 16384   # maximum payload of a TLS record (RFC 8446, 5.1); one send passes no more than one record
-
-
 cdef class Tls(TlsTurns):
-    cdef bytes begun                # a record that OpenSSL has begun to send, or None; guarded by `sending`
     cdef bint settled               # whether the handshake has been seen complete
     cdef bint ended                 # a read met the end or an error, which OpenSSL repeats without the descriptor
     cdef char *data                 # the memory of the read in progress
     cdef Py_ssize_t n               # its size
 
     cdef bint is_settled(self, object inner) except -1
-    cdef void set_begun(self, bytes record) noexcept
     cdef ssize_t fail_read(self, object error) except -2
     cdef bint is_at_end(self) noexcept
     cdef Tls into(self, char *data, size_t n)

@@ -38,9 +38,6 @@ from rioecho._core.posix cimport (
     POLLIN,
     POLLOUT,
     RIO_ROOM_KNOWN,
-    rio_assert,
-    rio_bool_set,
-    rio_flag_mine,
     rio_sigpipe,
     rio_sigpipe_block,
     rio_sigpipe_restore,
@@ -51,7 +48,7 @@ from rioecho._core.posix cimport (
 )
 from rioecho._rio.handlers cimport raised_outside, runs_handlers
 from rioecho._rio.registry cimport register, registered
-from rioecho._rio.transport cimport OWN_TIMEOUT
+from rioecho._rio.transport cimport OWN_TIMEOUT, RECORD
 
 
 cdef str MODULES = "rioecho._rio.tls"   # this one and tlsturns, of raised_outside()
@@ -77,7 +74,7 @@ def tls_of(sock, /):
     cdef Tls tls = registered(sock, Tls)
     if tls is None:
         tls = Tls.__new__(Tls)
-        tls.source = sock
+        tls.source = tls.sock = sock
         tls.fd = sock.fileno()
         tls.is_stream = True   # the ssl module accepts no other socket
         tls.holds_signals = not RIO_ROOM_KNOWN
@@ -90,19 +87,14 @@ cdef class Tls(TlsTurns):
         """Give the ssl module the memory of one read, which ``into()`` has set: cheaper than a memoryview for each."""
         PyBuffer_FillInfo(view, self, self.data, self.n, False, flags)
 
-    cdef size_t least_room(self) noexcept:
-        return RECORD   # what does not fit stays in OpenSSL, where select() does not report it
+    cdef str timed_out(self, bint writing):
+        return f"The {'write' if writing else 'read'} operation timed out"   # the ssl module's
 
     cdef bint is_settled(self, object inner) except -1:
         """Report whether the handshake is complete. Until then, reading also writes and writing also reads."""
         if not self.settled:
             self.settled = inner.version() is not None
         return self.settled
-
-    cdef void set_begun(self, bytes record) noexcept:
-        rio_assert(rio_flag_mine(&self.sending))
-        self.begun = record
-        rio_bool_set(&self.half_sent, record is not None)
 
     # ---- receiving
 

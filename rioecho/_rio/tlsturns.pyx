@@ -1,4 +1,4 @@
-"""Whose turn it is inside a TLS connection, and how long its socket waits.
+"""What the transports over TLS share: whose turn it is in OpenSSL, what is half sent, how long the socket waits.
 
 OpenSSL's object may not be used by two threads at once. The flags ``receiving`` and ``sending`` are each held for a
 whole operation and exclude each other, and all Rios over one socket share them. A caller that finds another thread in
@@ -18,6 +18,8 @@ from rioecho._core.posix cimport (
     POLLIN,
     RIO_FREE,
     RIO_LOST,
+    rio_assert,
+    rio_bool_set,
     rio_flag,
     rio_flag_mine,
     rio_flag_put,
@@ -32,6 +34,7 @@ from rioecho._core.posix cimport (
     rio_time_set,
     sched_yield,
 )
+from rioecho._rio.transport cimport RECORD
 
 from rioecho.errors import ConcurrentCall
 
@@ -119,6 +122,15 @@ cdef class TlsTurns(Transport):
     cdef bint stands_in_way(self) noexcept:
         return rio_flag_mine(&self.receiving) or rio_flag_mine(&self.sending)
 
+    cdef size_t least_room(self) noexcept:
+        return RECORD   # what does not fit stays in OpenSSL, where select() does not report it
+
+    cdef void set_begun(self, bytes record) noexcept:
+        """Store the record that OpenSSL must be given again; None for none."""
+        rio_assert(rio_flag_mine(&self.sending))
+        self.begun = record
+        rio_bool_set(&self.half_sent, record is not None)
+
     # ---- the socket's own timeout
 
     cdef object timeout(self):
@@ -126,24 +138,21 @@ cdef class TlsTurns(Transport):
         cdef size_t before = rio_size_get(&self.mutes)
         cdef int64_t ns
         if before % 2 == 0:
-            timeout = self.source.gettimeout()
+            timeout = self.sock.gettimeout()
             if rio_size_get(&self.mutes) == before:
                 return timeout
         ns = rio_time_get(&self.own_timeout)
         return None if ns < 0 else ns / 1e9
 
-    cdef str timed_out(self, bint writing):
-        return f"The {'write' if writing else 'read'} operation timed out"   # the ssl module's
-
     cdef object mute(self):
         """Set the socket's timeout to 0, so that its calls do not wait. Returns what ``restore()`` needs."""
-        timeout = self.source.gettimeout()
+        timeout = self.sock.gettimeout()
         if timeout == 0:
             return None
         rio_time_set(&self.own_timeout, to_nanoseconds(timeout))
         rio_size_set(&self.mutes, self.mutes + 1)
         try:
-            self.source.settimeout(0)
+            self.sock.settimeout(0)
         except BaseException:
             rio_size_set(&self.mutes, self.mutes + 1)
             raise
@@ -154,7 +163,7 @@ cdef class TlsTurns(Transport):
         if muted is None:
             return
         try:
-            self.source.settimeout(muted[0])
+            self.sock.settimeout(muted[0])
         except OSError:
             pass   # another thread has closed the socket; the bytes that were read are still delivered
         except BaseException as error:

@@ -7,6 +7,7 @@ from rioecho._rio.registry cimport Registered
 
 cdef enum:
     OWN_TIMEOUT = -2   # as a `patience` argument: wait as the source's own timeout says, once
+    RECORD = 16384     # maximum payload of a TLS record (RFC 8446, 5.1)
 
 
 cdef class Transport(Registered):

@@ -1,7 +1,7 @@
 # Types of EventLoop; for its contract see the docstring in _server/eventloop.pyx.
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, final
+from typing import Any, Literal, final
 
 from rioecho._core.budget import MemoryBudget
 from rioecho._core.counts import Counts
@@ -13,7 +13,6 @@ def pollers() -> list[str]: ...
 
 @final
 class EventLoop:
-    REASONS: ClassVar[tuple[str, ...]]
     def __new__(
         cls,
         framing: Literal["line", "raw"],

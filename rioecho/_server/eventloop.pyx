@@ -14,15 +14,11 @@ A connection with unsent bytes is not read from. Each connection gets one read p
 sending does not starve the others.
 """
 
-import logging
-
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.ref cimport Py_INCREF, PyObject
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t
-from libc.string cimport memmove
 
 from rioecho._core.budget cimport MemoryBudget, Share
 from rioecho._core.buffer cimport buffer_free, buffer_init
@@ -36,7 +32,6 @@ from rioecho._core.posix cimport (
     O_NONBLOCK,
     POLLIN,
     RIO_FREE,
-    RIO_SOURCE_UNKNOWN,
     close,
     fcntl,
     getpid,
@@ -46,42 +41,28 @@ from rioecho._core.posix cimport (
     rio_flag_put,
     rio_flag_take,
     rio_load_relaxed,
-    rio_monotonic_ns,
     rio_no_sigpipe,
     rio_pipe,
-    rio_source,
     rio_wait_ns,
     write,
 )
 from rioecho._server.accepted cimport Accepted
 from rioecho._server.bulk cimport bulk_close, bulk_open
-from rioecho._server.connection cimport conn_close, conn_drop_header, conn_free, conn_header
-from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK, OPENING
+from rioecho._server.connection cimport conn_close, conn_free
+from rioecho._server.echo cimport CHUNK, LOOKS, MEMORY_LOOK
 from rioecho._server.hosts cimport HostTable
 from rioecho._server.proxy cimport proxy_t
 from rioecho._server.handling cimport Handling
 from rioecho._server.lineconnection cimport Connection
 from rioecho._server.kept cimport loop_spares_free
-from rioecho._server.loop cimport (
-    CROWDED,
-    CUT_OFF,
-    LENGTHS_MAX,
-    REASONS_N,
-    REPORTED_MAX,
-    PyThreadState_Get,
-    conn_t,
-    extras_t,
-    loop_t,
-)
+from rioecho._server.loop cimport CUT_OFF, LENGTHS_MAX, PyThreadState_Get, conn_t, extras_t, loop_t
+from rioecho._server.reports cimport Reports
 from rioecho._server.turns cimport loop_take_inbox, loop_turns
-
-log = logging.getLogger("rioecho.server")
 
 
 cdef enum:
     LINGER = 30          # seconds for lingering while the server is not stopping, if draining has no limit
     LAST_REPORTS = 100   # maximum number of attempts to report closed connections at the end of run()
-    QUIET = 10           # seconds after an error of a callback in which no other one is logged
 
 
 cdef int make_pipe(int *ends) noexcept nogil:
@@ -127,7 +108,7 @@ cdef class EventLoop:
     The callbacks are called in the thread of the loop:
 
     - ``on_closed(peer, reason, errno, bytes_out)`` for each closed connection that was adopted with a peer, and after
-      ``report_closings(True)`` for every one; ``reason`` is one of ``REASONS``.
+      ``report_closings(True)`` for every one; ``reason`` is one of the ``REASONS`` in reports.pyx.
     - ``on_opened(peer, source)``, if not None, when the first bytes of a connection that was adopted with a peer
       arrive; ``source`` is the address in its PROXY header, if there is one, as bytes, else None. What it returns
       replaces the peer. It is called again when the connection is closed.
@@ -140,33 +121,15 @@ cdef class EventLoop:
     seconds.
     """
 
-    REASONS = (
-        "open",
-        "end of input",
-        "idle timeout",
-        "server stopped",
-        "drain timeout",
-        "closed by the handler",
-        "aborted by the handler",
-        "error",
-        "no valid PROXY header",
-        "too many connections from its address",
-        "line too long",
-        "handler failed",
-    )
-
     cdef loop_t l
     cdef bint begun      # whether the fields are set
     cdef int owner       # ID of the process that set them
     cdef rio_flag running
     cdef int own_stop_fd   # a duplicate for a loop with handlers, or -1
     cdef int outbox      # the writing end of the inbox, or -1
-    cdef object on_closed
-    cdef object on_opened
-    cdef object on_line
     cdef HostTable hosts
     cdef Handling handling
-    cdef int64_t quiet_until   # until then no error of a callback is logged
+    cdef Reports reports
     cdef Share share
     cdef readonly Counts counts
 
@@ -196,6 +159,7 @@ cdef class EventLoop:
         self.l.waiting.next = self.l.waiting.prev = &self.l.waiting
         self.l.chunk = CHUNK
         self.l.look = INT64_MAX
+        self.reports = Reports(on_closed, on_opened, on_line, handling)
         self.begun = True
         self.owner = getpid()
         if framing not in ("line", "raw"):
@@ -206,9 +170,6 @@ cdef class EventLoop:
         self.l.drain = to_nanoseconds(drain_timeout)
         self.l.linger = self.l.drain if self.l.drain >= 0 else <int64_t>LINGER * 1_000_000_000
         self.l.stop_fd = stop_fd
-        self.on_closed = on_closed
-        self.on_opened = on_opened
-        self.on_line = on_line
         self.l.proxied = proxied
         self.hosts = hosts
         self.l.hosts = NULL if hosts is None else &hosts.h
@@ -301,7 +262,7 @@ cdef class EventLoop:
                 if c.extras != NULL:
                     accepted.host = c.extras.host
                 accepted.put_back()
-            self.release(c)
+            self.reports.release(c)
             raise os_error(err)
         if accepted is not None:
             accepted.detach()
@@ -335,12 +296,12 @@ cdef class EventLoop:
             while again:
                 with nogil:
                     again = loop_turns(&self.l, &err)
-                self.report()
+                self.reports.report(&self.l)
                 if err:
                     self.release_all()
                     raise os_error(err)
             while self.l.lengths_n:
-                self.report()
+                self.reports.report(&self.l)
             for _ in range(LAST_REPORTS):
                 if self.l.again == NULL:
                     break
@@ -348,99 +309,9 @@ cdef class EventLoop:
                     rio_wait_ns(-1, MEMORY_LOOK * 1_000_000)
                 self.l.gone = self.l.again
                 self.l.again = NULL
-                self.report()
+                self.reports.report(&self.l)
         finally:
             rio_flag_put(&self.running, RIO_FREE)
-
-    # A callback that runs out of memory must stop neither the loop nor the report. So nothing here allocates: an except
-    # clause that only passes does not instantiate the exception.
-
-    cdef void report(self) noexcept:
-        """Call the callbacks for the recorded lines and closed connections."""
-        cdef size_t i
-        cdef conn_t *c
-        cdef size_t n = min(self.l.lengths_n, <size_t>REPORTED_MAX)
-        for i in range(self.l.opened_n):
-            self.report_opening(self.l.opened[i])
-        self.l.opened_n = 0
-        for i in range(n):
-            self.report_line(self.l.lengths[i])
-        self.l.lengths_n -= n
-        if self.l.lengths_n:
-            memmove(self.l.lengths, self.l.lengths + n, self.l.lengths_n * sizeof(size_t))
-        while self.l.gone != NULL:
-            c = self.l.gone
-            self.l.gone = c.next
-            if self.report_closing(c):
-                self.release(c)
-            else:
-                c.next = self.l.again
-                self.l.again = c
-                self.l.look = min(self.l.look, self.l.now + MEMORY_LOOK * 1_000_000)
-
-    cdef void report_opening(self, conn_t *c) noexcept:
-        """Report the first bytes of a connection; do without the report if there is no memory for it."""
-        cdef proxy_t *header
-        try:
-            source = None
-            header = conn_header(c)
-            if header != NULL and header.source.kind != RIO_SOURCE_UNKNOWN:
-                source = PyBytes_FromStringAndSize(<const char *>&header.source, sizeof(rio_source))
-            if self.on_opened is not None:
-                peer = self.on_opened(<object>c.peer, source)
-                Py_INCREF(peer)
-                Py_DECREF(<object>c.peer)
-                c.peer = <PyObject *>peer
-            conn_drop_header(c)
-        except MemoryError:
-            pass
-        except BaseException as error:
-            self.log_error(error)
-
-    cdef void report_line(self, size_t n) noexcept:
-        """Report a line; drop it if there is no memory for that."""
-        try:
-            self.on_line(n)
-        except MemoryError:
-            pass
-        except BaseException as error:
-            self.log_error(error)
-
-    cdef bint report_closing(self, conn_t *c) noexcept:
-        """Report a closed connection; return False if there is no memory for that."""
-        if self.handling is not None and self.handling.h.has_objects and not self.handling.lost(c):
-            return False
-        if c.peer != NULL and (c.phase != OPENING or c.why == CROWDED):
-            self.report_opening(c)
-        try:
-            peer = None if c.peer == NULL else <object>c.peer
-            rio_assert(c.why < REASONS_N)
-            self.on_closed(peer, EventLoop.REASONS[<int>c.why], c.err, c.bytes_out)
-            return True
-        except MemoryError:
-            pass
-        except BaseException as error:
-            self.log_error(error)
-            return True
-        return False
-
-    cdef void log_error(self, error) noexcept:
-        """Log an exception of a callback, unless one was logged less than QUIET seconds ago."""
-        cdef int64_t now = rio_monotonic_ns()
-        if now < self.quiet_until:
-            return
-        self.quiet_until = now + <int64_t>QUIET * 1_000_000_000
-        try:
-            log.error("a callback of the event loop raised %s: %s", type(error).__name__, error)
-        except BaseException:
-            pass
-
-    cdef void release(self, conn_t *c) noexcept:
-        if c.peer != NULL:
-            if isinstance(<object>c.peer, Connection):
-                self.handling.lost(c)   # unless it was told before
-            Py_DECREF(<object>c.peer)
-        conn_free(c)
 
     cdef void release_all(self) noexcept:
         """Close all connections, those in the inbox included, and free all memory. A second call does nothing."""
@@ -467,7 +338,7 @@ cdef class EventLoop:
                 self.l.again = NULL
             c = self.l.gone
             self.l.gone = c.next
-            self.release(c)
+            self.reports.release(c)
         loop_spares_free(&self.l)
         rio_assert(self.l.memory.budget == NULL or rio_load_relaxed(self.l.memory.taken) == 1)
         buffer_free(&self.l.out)

@@ -9,7 +9,8 @@ import os
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.list cimport PyList_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE, PyList_New
+from cpython.ref cimport Py_DECREF, PyObject
 from libc.errno cimport ECONNABORTED
 from libc.stdint cimport SIZE_MAX
 from libc.string cimport memchr, memcpy
@@ -18,7 +19,6 @@ from rioecho._core.buffer cimport buffer_held
 from rioecho._core.convert cimport os_error, to_size
 from rioecho._core.posix cimport (
     RIO_SOURCE_UNKNOWN,
-    getpid,
     rio_assert,
     rio_atomic_add,
     rio_bool_set,
@@ -45,6 +45,40 @@ from rioecho._server.loop cimport (
 from rioecho.errors import LineTooLong
 from rioecho._server.accepted import source_name
 from rioecho._server.engine import log_line
+
+
+cdef extern from "Python.h":
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t n) noexcept   # NULL: no memory
+    void PyList_SET_ITEM(list items, Py_ssize_t i, PyObject *item) noexcept   # takes the reference
+
+
+cdef enum:
+    LINES_AT_ONCE = 64   # number of lines that are made before they are put in a list
+
+
+cdef inline size_t line_size(const char *data, const char *end) noexcept nogil:
+    """Return the size of the line at ``data`` with its newline, or of what is there of it."""
+    cdef const char *newline = <const char *>memchr(data, c'\n', end - data) if data != end else NULL
+    return (newline + 1 if newline != NULL else end) - data
+
+
+cdef void release(PyObject **items, Py_ssize_t n) noexcept:
+    """Give up the references to n objects."""
+    for i in range(n):
+        Py_DECREF(<object>items[i])
+
+
+cdef list list_of(PyObject **items, Py_ssize_t n):
+    """Return a list of n objects. The references to them are given up, whether there is memory for the list or not."""
+    cdef list made
+    try:
+        made = PyList_New(n)
+    except MemoryError:
+        release(items, n)
+        raise
+    for i in range(n):
+        PyList_SET_ITEM(made, i, items[i])
+    return made
 
 
 # ---- the functions of handler_t, which the loop calls with the GIL
@@ -148,7 +182,7 @@ cdef class Handling(Output):
         """End a call. Returns OPEN, or why the connection is to be closed."""
         cdef reason why = OPEN
         self.current = None
-        if getpid() != self.pid:
+        if self.in_child():
             leave_child(c, error)
         if conn is not None and conn.wish != OPEN:
             why = conn.wish
@@ -224,28 +258,42 @@ cdef class Handling(Output):
 
     cdef list split(self, const char *first, size_t before, const char *data, size_t n):
         """Return a list of the lines in ``before`` bytes without a newline and n more bytes; stop at one too long."""
-        cdef list lines = []
+        cdef list lines = None
         cdef const char *end = data + n
-        cdef const char *newline
+        cdef PyObject *made[LINES_AT_ONCE]
+        cdef Py_ssize_t count
         cdef size_t size
         cdef bytes line
-        while before or data != end:
-            newline = <const char *>memchr(data, c'\n', end - data) if data != end else NULL
-            size = end - data if newline == NULL else newline + 1 - data
+        if before:
+            size = line_size(data, end)
             if before + size > self.max_line:
                 self.too_long = before + size
-                break
-            if before:
-                line = PyBytes_FromStringAndSize(NULL, before + size)
-                memcpy(PyBytes_AS_STRING(line), first, before)
-                if size:
-                    memcpy(PyBytes_AS_STRING(line) + before, data, size)
-                before = 0
-            else:
-                line = PyBytes_FromStringAndSize(data, size)
-            lines.append(line)
+                return []
+            line = PyBytes_FromStringAndSize(NULL, before + size)
+            memcpy(PyBytes_AS_STRING(line), first, before)
+            if size:
+                memcpy(PyBytes_AS_STRING(line) + before, data, size)
+            lines = [line]
             data += size
-        return lines
+        while data != end:
+            count = 0
+            while count < LINES_AT_ONCE and data != end:
+                size = line_size(data, end)
+                if size > self.max_line:
+                    self.too_long = size
+                    end = data
+                    break
+                made[count] = new_bytes(data, size)
+                if made[count] == NULL:
+                    release(made, count)
+                    raise MemoryError
+                data += size
+                count += 1
+            if lines is None:
+                lines = list_of(made, count)   # of the right size at once, and not grown line by line
+            else:
+                lines.extend(list_of(made, count))
+        return [] if lines is None else lines
 
     cdef bint lost(self, conn_t *c) noexcept:
         """Tell the handler of a connection that it has ended, once; return False if there is no memory to do so."""
@@ -276,7 +324,7 @@ cdef class Handling(Output):
                 method(cause)
         except BaseException as raised:
             log_failure("The handler of %s failed when the connection was lost", peer_name(c), raised)
-        if getpid() != self.pid:
+        if self.in_child():
             leave_child(c, None)
         return True
 

@@ -10,10 +10,11 @@ cdef class Output:
     cdef loop_t *loop             # NULL before it runs
     cdef WakePipe wake            # made readable by a post of another thread
     cdef size_t write_limit       # SIZE_MAX: no limit
-    cdef int pid                  # of the process that serves
+    cdef int generation           # of the process that serves
     cdef unsigned long thread     # that runs the loop, or 0
     cdef list posted              # connections that something was asked of
     cdef Connection current       # the connection whose handler is being called, or None
+    cdef bint in_child(self) noexcept
     cdef void send_early(self, conn_t *c) noexcept
     cdef void begin(self, loop_t *loop) noexcept
     cdef void end(self) noexcept

@@ -14,20 +14,29 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.list cimport PyList_CheckExact, PyList_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport PyObject
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memcpy
 
-from rioecho._core.buffer cimport buffer_added, buffer_held, buffer_put, buffer_reserve, rio_buffer
-from rioecho._core.convert cimport to_size
+from rioecho._core.buffer cimport (
+    buffer_added,
+    buffer_drop_last,
+    buffer_held,
+    buffer_put,
+    buffer_reserve,
+    buffer_room,
+    rio_buffer,
+)
+from rioecho._core.convert cimport os_error, to_size
+from rioecho._core.forks cimport generation
 from rioecho._core.posix cimport (
     RIO_SOURCE_UNIX,
     F_DUPFD_CLOEXEC,
     close,
     fcntl,
-    getpid,
     rio_atomic_add,
     rio_atomic_load,
+    rio_bool_get,
     rio_bool_set,
     rio_source,
     rio_source_of,
@@ -40,8 +49,6 @@ from rioecho._server.accepted import source_name
 
 
 cdef extern from "Python.h":
-    enum:
-        PY_SSIZE_T_MAX
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t i) nogil   # borrowed, unlike that of cpython.list
 
 
@@ -72,12 +79,16 @@ cdef class Output:
     def __cinit__(self, *_, write_limit, **__):
         self.write_limit = to_size(write_limit, "write_limit") or SIZE_MAX
         self.wake = WakePipe()
-        self.pid = getpid()
+        self.generation = generation
         self.posted = []
+
+    cdef bint in_child(self) noexcept:
+        """Report whether this process was forked from the one that serves."""
+        return generation != self.generation
 
     cdef void send_early(self, conn_t *c) noexcept:
         """Send what the handler that is being called has written so far, unless this is a child that it has forked."""
-        if getpid() == self.pid:
+        if not self.in_child():
             conn_send_early(self.loop, c)
 
     cdef void begin(self, loop_t *loop) noexcept:
@@ -92,12 +103,15 @@ cdef class Output:
 
     cdef int post(self, Connection conn) except -1:
         """Have the loop look at what is asked of a connection."""
+        cdef bint was_told
         with cython.critical_section(self):
             if not conn.is_posted:
                 self.posted.append(conn)
                 conn.is_posted = True
+            was_told = rio_bool_get(&self.h.posts)   # and looks before it waits again
             rio_bool_set(&self.h.posts, True)
-        if PyThread_get_thread_ident() != self.thread:
+        # A forked child has no loop, and the pipe is its parent's.
+        if not was_told and PyThread_get_thread_ident() != self.thread and not self.in_child():
             self.wake.notify()
         return 0
 
@@ -129,37 +143,35 @@ cdef class Output:
         return 0
 
     cdef bint append_all(self, Connection conn, list items) except -1:
-        """Append a list of bytes, for which room is reserved once. Reports whether they were no other objects."""
+        """Append a list of bytes, all or none of them. Reports whether they were no other objects."""
         cdef rio_buffer *out = &self.loop.out
-        cdef Py_ssize_t i, count
-        cdef size_t n = 0, size
-        cdef char *place
+        cdef Py_ssize_t i
+        cdef size_t before, room, size, n = 0   # n: of the bytes in the room
         cdef PyObject *item
         if conn is not None:
             self.append_queue(conn)
+        before = buffer_held(out)
+        room = buffer_room(out)
         with cython.critical_section(items):
-            count = PyList_GET_SIZE(items)
-            for i in range(count):
+            for i in range(PyList_GET_SIZE(items)):
                 item = PyList_GET_ITEM(items, i)
                 if not PyBytes_CheckExact(<object>item):
+                    buffer_drop_last(out, buffer_held(out) - before)
                     return False
                 size = PyBytes_GET_SIZE(<object>item)
-                if size > <size_t>PY_SSIZE_T_MAX - n:
-                    raise MemoryError
-                n += size
-            if n == 0:
-                return True
-            if buffer_reserve(out, buffer_held(out) + n) < 0:
-                raise MemoryError
-            place = out.data + out.w
-            for i in range(count):
-                item = PyList_GET_ITEM(items, i)
-                size = PyBytes_GET_SIZE(<object>item)
-                memcpy(place, PyBytes_AS_STRING(<object>item), size)
-                place += size
+                if size > room - n:
+                    buffer_added(out, n)
+                    n = 0
+                    if buffer_reserve(out, buffer_held(out) + size) < 0:
+                        buffer_drop_last(out, buffer_held(out) - before)
+                        raise MemoryError
+                    room = buffer_room(out)
+                if size:   # otherwise there may be no memory yet
+                    memcpy(out.data + out.w + n, PyBytes_AS_STRING(<object>item), size)
+                    n += size
             buffer_added(out, n)
         if conn is not None:
-            rio_atomic_add(&conn.outlet.unsent, n)
+            rio_atomic_add(&conn.outlet.unsent, buffer_held(out) - before)
         return True
 
     cdef int append_queue(self, Connection conn) except -1:
@@ -298,7 +310,7 @@ cdef class Connection:
         For anything else it is ``default``, and after the end of the connection for all but ``"peername"``.
 
         The socket is for options and addresses: reading or writing through it takes bytes of the connection's. It is a
-        duplicate, which is closed with the connection.
+        duplicate, which is closed with the connection. Raises ``OSError`` if no descriptor is left for it.
         """
         if name == "peername":
             return self.peer
@@ -314,12 +326,16 @@ cdef class Connection:
 
     cdef object duplicate(self):
         """Make the socket of get_extra_info(). Returns None if the connection has ended."""
-        cdef int fd = -1
+        cdef int fd = -1, err = 0
         cdef bint is_late
-        outlet_lock(&self.outlet)   # otherwise the descriptor could be closed and another's between the two
+        if not outlet_lock(&self.outlet):
+            return None
         if self.c != NULL and self.c.fd >= 0:
             fd = fcntl(self.c.fd, F_DUPFD_CLOEXEC, 0)
+            err = errno if fd < 0 else 0
         outlet_unlock(&self.outlet)
+        if err:
+            raise os_error(err)
         if fd < 0:
             return None
         try:
@@ -327,8 +343,8 @@ cdef class Connection:
         except BaseException:
             close(fd)
             raise
-        outlet_lock(&self.outlet)
-        is_late = self.c == NULL   # the connection has ended since, and would not close this socket
+        # If the connection has ended since, it would not close this socket.
+        is_late = not outlet_lock(&self.outlet) or self.c == NULL
         if not is_late:
             self.sock = sock
         outlet_unlock(&self.outlet)

@@ -1,5 +1,5 @@
 # The state of an event loop and of its connections, and the list of connections in the order of their deadlines. The
-# memory of a connection is in _server/kept.pxd, its steps are in _server/connection.pxd, and the turns of the loop in
+# memory of a connection is in _server/kept.pxd, its steps in _server/connection.pxd and receiving.pxd, and the turns in
 # _server/turns.pxd. A loop with handlers calls them through the functions of handler_t.
 
 from cpython.ref cimport PyObject
@@ -8,8 +8,9 @@ from libc.stdint cimport int64_t, uint64_t
 from rioecho._core.budget cimport share_t
 from rioecho._core.buffer cimport rio_buffer
 from rioecho._core.counts cimport counts_t
+from rioecho._core.forks cimport generation
 from rioecho._core.poller cimport poller_t
-from rioecho._core.posix cimport rio_assert, rio_atomic_add, rio_atomic_claim
+from rioecho._core.posix cimport rio_assert, rio_atomic_add, rio_atomic_claim, rio_atomic_load
 from rioecho._server.hosts cimport host_t, hosts_t
 from rioecho._server.proxy cimport proxy_t
 from rioecho._server.echo cimport CHUNK, ECHOING, LINGERING, OPENING, PAUSED
@@ -75,7 +76,7 @@ cdef struct kept_t:
 cdef struct outlet_t:
     # What a Connection shares with the loop, in whose thread its handler need not be.
     uint64_t unsent      # number of bytes written and not sent
-    uint64_t lock        # 1 while somebody closes or duplicates the descriptor: see outlet_lock()
+    uint64_t lock        # of the descriptor: 0, or the generation of the holding process plus 1; see outlet_lock()
 
 
 cdef struct extras_t:
@@ -191,14 +192,26 @@ cdef inline void loop_detach(loop_t *l) noexcept nogil:
         PyEval_SaveThread()
 
 
-cdef inline void outlet_lock(outlet_t *o) noexcept nogil:
-    """Take the lock, which nobody holds for longer than a system call. The loop takes it without the GIL."""
-    while not rio_atomic_claim(&o.lock, 1):
+cdef inline bint outlet_lock(outlet_t *o) noexcept nogil:
+    """Take the lock, which nobody holds for longer than a call of fcntl(2). The loop takes it without the GIL.
+
+    Returns False in a forked child if a thread of the parent held it at the fork: nobody will release it, and what it
+    guards may be inconsistent.
+    """
+    cdef uint64_t holder, ours = <uint64_t>generation + 1
+    while not rio_atomic_claim(&o.lock, ours):
+        holder = rio_atomic_load(&o.lock)
+        if holder != 0 and holder != ours:
+            return False
         sched_yield()
+    return True
 
 
 cdef inline void outlet_unlock(outlet_t *o) noexcept nogil:
-    rio_atomic_add(&o.lock, <uint64_t>0 - 1)
+    """Release the lock, if this process holds it."""
+    cdef uint64_t ours = <uint64_t>generation + 1
+    if rio_atomic_load(&o.lock) == ours:
+        rio_atomic_add(&o.lock, <uint64_t>0 - ours)
 
 
 # ---- the list of connections

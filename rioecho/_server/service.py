@@ -396,3 +396,10 @@ class Service:
             for name, n in self._udp.counts().items():
                 stats[name] = stats.get(name, 0) + n
         return stats
+
+
+# EchoServer inherits the method, and error messages name it.
+Service.__init__.__qualname__ = "EchoServer.__init__"
+
+#: The keyword arguments of a server.
+OPTIONS = frozenset(Service.__init__.__kwdefaults__ or ())

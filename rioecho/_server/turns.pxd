@@ -8,13 +8,7 @@ from rioecho._core.budget cimport share_favour, share_room
 from rioecho._core.fdio cimport deadline_after, fd_ready, milliseconds_until
 from rioecho._core.poller cimport READY_MAX, poller_add, poller_broken, poller_remove, poller_wait, ready_t
 from rioecho._core.posix cimport POLLIN, read, rio_assert, rio_bool_get, rio_monotonic_ns, rio_rare, rio_wait_ns
-from rioecho._server.connection cimport (
-    conn_close,
-    conn_header,
-    conn_read,
-    conn_wait_for,
-    conn_write,
-)
+from rioecho._server.connection cimport conn_close, conn_header, conn_wait_for, conn_write
 from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LOOKS, MEMORY_LOOK, OPENING, patience, peer_took
 from rioecho._server.kept cimport conn_is_silent, conn_ready, loop_gauge, loop_spares_free
 from rioecho._server.loop cimport (
@@ -31,6 +25,7 @@ from rioecho._server.loop cimport (
     IDLE,
     STOPPED,
 )
+from rioecho._server.receiving cimport conn_read
 
 
 cdef inline void loop_begin(loop_t *l, conn_t *c) noexcept nogil:

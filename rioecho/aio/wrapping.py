@@ -10,7 +10,9 @@ import os
 import socket
 import stat
 
+from rioecho._core.options import check_options
 from rioecho._core.sources import stream_of
+from rioecho.aio.connecting import RIO_OPTIONS
 from rioecho.aio.opening import Opening
 from rioecho.aio.rio import Rio, open_rio
 
@@ -45,6 +47,7 @@ def wrap(fd: Any, **rio_options: Any) -> Opening[Rio]:
 
 async def _wrap(thing: Any, rio_options: dict[str, Any]) -> Rio:
     loop = asyncio.get_running_loop()
+    check_options("wrap", rio_options, (*RIO_OPTIONS, "timeout"))
     open_rio(loop, **rio_options)  # checks them
     if isinstance(thing, bool):
         raise TypeError("a descriptor is an int, not a bool")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import ssl
 import time
 
 from rioecho.testing._service import CHUNK
@@ -13,9 +12,11 @@ from rioecho.testing._service import reset as reset_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     import threading
 
     from rioecho.testing._ending import Ending
+    from rioecho.testing._tls import TlsEnd
 
 #: Seconds that a TLS handshake may take.
 HANDSHAKE = 5.0
@@ -39,7 +40,7 @@ class Conversation:
     """A connection with a client. Its thread calls the methods; ``settled()`` is for others."""
 
     def __init__(self, sock: socket.socket, ending: Ending, lock: threading.RLock) -> None:
-        self._sock = sock
+        self._sock: socket.socket | TlsEnd = sock
         self._ending = ending
         self._lock = lock
         self._accepted = time.monotonic()
@@ -64,24 +65,20 @@ class Conversation:
 
     def begin(self, tls: ssl.SSLContext | None) -> None:
         """Make the TLS handshake, if there is to be TLS. Raises LostError."""
+        assert isinstance(self._sock, socket.socket)  # noqa: S101 - for type checkers
         with contextlib.suppress(OSError):  # a unix socket
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is None:
             return
+        from rioecho.testing._tls import TlsEnd  # it imports ssl
+
         deadline = time.monotonic() + HANDSHAKE
         try:
             with self._lock:
-                sock = self._sock = tls.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
-            while True:
-                try:
-                    sock.do_handshake()
-                    return
-                except ssl.SSLWantReadError:
-                    events = select.POLLIN
-                except ssl.SSLWantWriteError:
-                    events = select.POLLOUT
+                end = self._sock = TlsEnd(self._sock, tls)
+            while events := end.handshake():
                 if not self._wait(events, deadline):
-                    raise StoppedError if self._ending.requested else TimeoutError("no answer in 5 s")
+                    raise StoppedError if self._ending.requested else TimeoutError(f"no answer in {HANDSHAKE:g} s")
         except OSError as error:
             raise LostError(f"the TLS handshake failed: {error}") from None
 
@@ -96,13 +93,11 @@ class Conversation:
                     data = self._sock.recv(CHUNK)
                     self.received += data
                 return data
-            except (BlockingIOError, ssl.SSLWantReadError):
-                events = select.POLLIN
-            except ssl.SSLWantWriteError:
-                events = select.POLLOUT
+            except BlockingIOError:
+                pass
             except OSError as error:
                 raise LostError(_how_lost(error)) from None
-            if not self._wait(events, deadline):
+            if not self._wait(select.POLLIN, deadline):
                 raise StoppedError if self._ending.requested else TimeoutError
 
     def send(self, data: bytes) -> None:
@@ -112,13 +107,11 @@ class Conversation:
             try:
                 view = view[self._sock.send(view[:CHUNK]) :]
                 continue
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                events = select.POLLOUT
-            except ssl.SSLWantReadError:
-                events = select.POLLIN
+            except BlockingIOError:
+                pass
             except OSError as error:
                 raise LostError(_how_lost(error)) from None
-            if not self._wait(events, None):
+            if not self._wait(select.POLLOUT, None):
                 raise StoppedError
 
     def sleep(self, seconds: float) -> None:
@@ -131,14 +124,18 @@ class Conversation:
 
     def half_close(self) -> None:
         """Close the sending side: the client reads the end of the input. Over TLS, send a close_notify."""
-        if self._half_closed:  # the second close_notify would read, and drop, what has come
+        if self._half_closed:
             return
         self._half_closed = True
-        with contextlib.suppress(OSError, ValueError), self._lock:  # the client has gone
-            if isinstance(self._sock, ssl.SSLSocket):
-                self._sock.unwrap()  # sends the alert, then raises SSLWantReadError: the client's has not come
-            else:
-                self._sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # the client has gone
+            while True:
+                try:
+                    with self._lock:
+                        self._sock.shutdown(socket.SHUT_WR)
+                    return
+                except BlockingIOError:
+                    if not self._wait(select.POLLOUT, None):
+                        return
 
     def finish(self) -> None:
         """End a conversation whose steps are over: half-close, and receive until the client closes."""
@@ -164,7 +161,7 @@ class Conversation:
     def reset(self) -> None:
         """Close the connection with a reset."""
         self.closed = True
-        with self._lock:  # a TLS socket has no fileno() once it is detached
+        with self._lock:
             sock = socket.socket(fileno=self._sock.detach())
         reset_socket(sock, self._ending, self._accepted)
 

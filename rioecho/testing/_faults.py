@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 
+from rioecho._server.arguments import integer, limit
 from rioecho.testing._service import CHUNK
 
 #: The largest piece under a bandwidth, in seconds of sending: the bytes flow and do not come in bursts.
@@ -26,22 +27,16 @@ class Faults:
         reset_after: int | None,
         corrupt: float,
     ) -> None:
-        if cut is not None and cut < 1:
-            raise ValueError(f"cut must be at least 1, not {cut}")
-        if delay is not None and not delay >= 0:
-            raise ValueError(f"delay must not be negative, not {delay}")
-        if bandwidth is not None and not bandwidth > 0:
-            raise ValueError(f"bandwidth must be more than 0, not {bandwidth}")
-        if reset_after is not None and reset_after < 0:
-            raise ValueError(f"reset_after must not be negative, not {reset_after}")
-        if not 0 <= corrupt <= 1:
-            raise ValueError(f"corrupt must be a probability from 0 to 1, not {corrupt}")
         self.seed = seed
-        self.cut = cut
-        self.delay = delay or 0.0
-        self.bandwidth = bandwidth
+        self.cut = None if cut is None else limit("cut", integer("cut", cut), math.inf, minimum=1)
+        self.delay = 0.0 if delay is None else limit("delay", delay, math.inf)
+        self.bandwidth = None if bandwidth is None else limit("bandwidth", bandwidth, math.inf)
+        if bandwidth == 0:
+            raise ValueError("bandwidth must be more than 0; for a pause use delay")
         self.reset_after = reset_after
-        self.corrupt = corrupt
+        if reset_after is not None:
+            self.reset_after = limit("reset_after", integer("reset_after", reset_after), math.inf)
+        self.corrupt = limit("corrupt", corrupt, 1)  # a probability
 
     def __str__(self) -> str:
         names = [name for name in ("cut", "delay", "bandwidth", "reset_after", "corrupt") if getattr(self, name)]

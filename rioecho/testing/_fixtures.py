@@ -8,7 +8,6 @@ import pytest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterator
     from typing import Any
 
@@ -57,11 +56,11 @@ def peer() -> Iterator[PeerFactory]:
     peers: list[Peer] = []
     with contextlib.ExitStack() as opened:
 
-        def start(*steps: Step, tls: ssl.SSLContext | None = None, unix: bool = False) -> Peer:
-            peers.append(opened.enter_context(Peer(*steps, tls=tls, unix=unix)))
+        def start(*steps: Step, **options: Any) -> Peer:
+            peers.append(opened.enter_context(Peer(*steps, **options)))
             return peers[-1]
 
-        yield start
+        yield start  # type: ignore[misc]  # it is called as the class is
     errors = [str(error) for each in peers for error in each.errors]
     if errors:
         pytest.fail("\n".join(errors), pytrace=False)
@@ -82,4 +81,4 @@ def proxy(request: pytest.FixtureRequest) -> Iterator[ProxyFactory]:
             request.node.add_report_section("call", "rioecho proxy", f"{started!r}\n")
             return started
 
-        yield start
+        yield start  # type: ignore[misc]  # it is called as the class is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from typing import Protocol
+from typing import TypeAlias
 
 from rioecho.testing._conversation import Conversation, LostError, StoppedError, UnmetError
 from rioecho.testing._service import Service
@@ -33,6 +33,8 @@ class Peer(Service):
 
     def __init__(self, *steps: Step, tls: ssl.SSLContext | None = None, unix: bool = False) -> None:
         check_order(steps)
+        if tls is not None:
+            check_context(tls)
         super().__init__(unix=unix)
         self._steps = steps
         self._tls = tls
@@ -111,9 +113,16 @@ class Peer(Service):
             return not poller.poll(0) and all(each.settled() for each in self._conversations)
 
 
-class PeerFactory(Protocol):
-    """The type of the fixture ``peer``."""
+#: The type of the fixture ``peer``. It is called as the class is; what it returns has been started and is closed after
+#: the test.
+PeerFactory: TypeAlias = type[Peer]
 
-    def __call__(self, *steps: Step, tls: ssl.SSLContext | None = None, unix: bool = False) -> Peer:
-        """Return a new peer, which has been started and is closed after the test."""
-        ...
+
+def check_context(tls: ssl.SSLContext) -> None:
+    """Raise TypeError or ValueError for what is no context of a server."""
+    import ssl
+
+    if not isinstance(tls, ssl.SSLContext):
+        raise TypeError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
+    if tls.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError("tls must be the context of a server: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)")

@@ -8,8 +8,9 @@ import os
 import select
 import socket
 import time
-from typing import Protocol
+from typing import TypeAlias
 
+from rioecho._core.addresses import check_host, check_path, check_port
 from rioecho.testing._faults import Faults, Flow
 from rioecho.testing._service import Service, reset
 
@@ -51,11 +52,9 @@ class Proxy(Service):
     ) -> None:
         super().__init__()
         self._faults = Faults(seed, cut, delay, bandwidth, reset_after, corrupt)
-        self._upstream = getattr(upstream, "address", upstream)
-        if not isinstance(self._upstream, str | bytes | os.PathLike | tuple):
-            raise TypeError(f"upstream must be (host, port), a path, or have an address, not {upstream!r}")
+        self._upstream = _checked(upstream)
         #: The errors of connecting to the upstream server; the client's connection is then reset.
-        self.errors: list[OSError] = []
+        self.errors: list[Exception] = []
 
     def __repr__(self) -> str:
         return f"Proxy({self._upstream!r}, {self._faults})"
@@ -73,7 +72,7 @@ class Proxy(Service):
     def _pass_on(self, link: _Link) -> None:
         try:
             link.run(self._upstream)
-        except OSError as error:
+        except Exception as error:  # a mistake of this module's too must not pass for a fault
             self.errors.append(error)
         finally:
             link.close()
@@ -97,7 +96,7 @@ class _Link:
             return
         try:
             self._server, was_reset = _connect(upstream, self._ending)
-        except OSError:
+        except Exception:
             self._broken = True
             raise
         ends = ((self._there, self._client, self._server), (self._back, self._server, self._client))
@@ -163,6 +162,16 @@ class _Link:
             flow.has_ended = flow.finished = self._broken = True
 
 
+def _checked(upstream: Any) -> Any:
+    """Return the address of an upstream server. Raises TypeError or ValueError for what is none."""
+    address = getattr(upstream, "address", upstream)
+    if isinstance(address, tuple) and len(address) >= 2:
+        return (check_host(address[0]), check_port(address[1]), *address[2:])
+    if not isinstance(address, str | bytes | os.PathLike):
+        raise TypeError(f"upstream must be (host, port), a path, or have an address, not {upstream!r}")
+    return check_path(address)
+
+
 def _connect(upstream: Any, ending: Ending) -> tuple[socket.socket, bool]:
     """Return a connected non-blocking socket, and whether it has been reset already. Tries each address of a name."""
     if not isinstance(upstream, tuple):
@@ -181,11 +190,14 @@ def _connected(family: int, address: Any, ending: Ending) -> tuple[socket.socket
     sock = socket.socket(family)
     try:
         sock.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            sock.connect(address)
-        if not ending.poll({sock.fileno(): select.POLLOUT}, CONNECTING):
-            raise TimeoutError(f"no connection to {address!r} in {CONNECTING:g} s")
-        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        deadline = time.monotonic() + CONNECTING
+        number = sock.connect_ex(address)
+        while number == errno.EAGAIN and time.monotonic() < deadline and ending.sleep(0.001):
+            number = sock.connect_ex(address)  # the listen queue of a unix socket was full
+        if number == errno.EINPROGRESS:
+            if not ending.poll({sock.fileno(): select.POLLOUT}, deadline - time.monotonic()):
+                raise TimeoutError(f"no connection to {address!r} in {CONNECTING:g} s")
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number not in (0, errno.ECONNRESET):  # after a reset, what came before it can still be read
             raise OSError(number, f"connect to {address!r}: {os.strerror(number)}")
     except BaseException:
@@ -194,19 +206,6 @@ def _connected(family: int, address: Any, ending: Ending) -> tuple[socket.socket
     return sock, number != 0
 
 
-class ProxyFactory(Protocol):
-    """The type of the fixture ``proxy``."""
-
-    def __call__(
-        self,
-        upstream: Any,
-        *,
-        seed: int | str = 0,
-        cut: int | None = None,
-        delay: float | None = None,
-        bandwidth: float | None = None,
-        reset_after: int | None = None,
-        corrupt: float = 0,
-    ) -> Proxy:
-        """Return a new proxy, which has been started and is closed after the test."""
-        ...
+#: The type of the fixture ``proxy``. It is called as the class is; what it returns has been started and is closed after
+#: the test.
+ProxyFactory: TypeAlias = type[Proxy]

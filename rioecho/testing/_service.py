@@ -36,6 +36,8 @@ class Service:
     """A server on a free port of 127.0.0.1, or on a unix socket in a directory of its own."""
 
     def __init__(self, *, unix: bool = False) -> None:
+        if not isinstance(unix, bool):
+            raise TypeError("unix must be True or False: the path of the socket is chosen here; it is the .address")
         self._unix = unix
         #: Held while a client is accepted and while one is received from, so that what has arrived can be told from
         #: what has been taken.

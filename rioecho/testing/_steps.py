@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
 
+from rioecho._server.arguments import integer, limit
 from rioecho.testing._conversation import LostError, StoppedError, UnmetError
 
 TYPE_CHECKING = False
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 #: The most bytes of each side that a message shows.
 SHOWN = 80
+#: A message gives the place of a difference from this byte on. Before it, what is shown makes it plain.
+PLAIN = 20
 #: The bytes of random data that are made at a time.
 BLOCK = 1 << 16
 
@@ -51,9 +55,8 @@ def send(data: bytes) -> Step:
 def drip(data: bytes, size: int = 1, every: float = 0.01) -> Step:
     """Send the data in pieces of ``size`` bytes, one every ``every`` seconds."""
     data = _checked(data)
-    if size < 1:
-        raise ValueError(f"size must be at least 1, not {size}")
-    _check_seconds("every", every)
+    size = limit("size", integer("size", size), math.inf, minimum=1)
+    limit("every", every, math.inf)
 
     def play(talk: Conversation) -> None:
         for start in range(0, len(data), size):
@@ -73,7 +76,7 @@ def expect(data: bytes | re.Pattern[bytes], timeout: float = 5) -> Step:
     If something else comes, or nothing in time, the conversation ends, and ``peer.errors`` says what was expected and
     what came. The same holds if the client ends the conversation before this step.
     """
-    _check_seconds("timeout", timeout)
+    limit("timeout", timeout, math.inf)
     if isinstance(data, re.Pattern):
         pattern = data
         if not isinstance(pattern.pattern, bytes):
@@ -81,7 +84,7 @@ def expect(data: bytes | re.Pattern[bytes], timeout: float = 5) -> Step:
         wanted = f"a match of {pattern.pattern!r}"
         shown = f"expect(re.compile({pattern.pattern!r}))"
 
-        def end_of(held: bytearray) -> int | None:
+        def end_of(held: bytearray, seen: int) -> int | None:
             found = pattern.search(held)
             return None if found is None else found.end()
 
@@ -92,15 +95,17 @@ def expect(data: bytes | re.Pattern[bytes], timeout: float = 5) -> Step:
         wanted = shorten(expected)
         shown = f"expect({wanted})"
 
-        def end_of(held: bytearray) -> int | None:
-            came = bytes(held[: len(expected)])
-            if not expected.startswith(came):
-                raise UnmetError(f"expected {wanted}, got {shorten(bytes(held))}{_difference(expected, came)}")
-            return len(expected) if came == expected else None
+        def end_of(held: bytearray, seen: int) -> int | None:
+            came = bytes(held[seen : len(expected)])
+            if not expected.startswith(came, seen):
+                raise UnmetError(f"expected {wanted}, got {shorten(bytes(held))}{_difference(expected, held)}")
+            return len(expected) if len(held) >= len(expected) else None
 
     def play(talk: Conversation) -> None:
         deadline = time.monotonic() + timeout
-        while (end := end_of(talk.held)) is None:
+        seen = 0
+        while (end := end_of(talk.held, seen)) is None:
+            seen = len(talk.held)
             try:
                 data = talk.receive(deadline)
                 how = "" if data else "then the client closed the connection"
@@ -123,7 +128,7 @@ def expect(data: bytes | re.Pattern[bytes], timeout: float = 5) -> Step:
 
 def stall(seconds: float) -> Step:
     """Neither send nor receive for some seconds."""
-    _check_seconds("seconds", seconds)
+    limit("seconds", seconds, math.inf)
     return Step(f"stall({seconds:g})", lambda talk: talk.sleep(seconds))
 
 
@@ -142,8 +147,7 @@ def echo() -> Step:
 
 def garbage(n: int, seed: int | str = 0) -> Step:
     """Send n random bytes, which depend on the seed only."""
-    if n < 0:
-        raise ValueError(f"n must not be negative, not {n}")
+    n = limit("n", integer("n", n), math.inf)
 
     def play(talk: Conversation) -> None:
         chance = random.Random(f"garbage {seed}")
@@ -154,10 +158,7 @@ def garbage(n: int, seed: int | str = 0) -> Step:
 
 
 def half_close() -> Step:
-    """Close the sending side: the client reads the end of the input, and may still send.
-
-    Over TLS a close_notify is sent, and what the client sends before the call has returned may be dropped.
-    """
+    """Close the sending side, over TLS by a close_notify: the client reads the end of the input, and may still send."""
     return Step("half_close()", lambda talk: talk.half_close(), ends="sending")
 
 
@@ -192,21 +193,16 @@ def check_order(steps: tuple[Step, ...]) -> None:
             ended = step
 
 
-def _difference(expected: bytes, came: bytes) -> str:
-    """Say where long data differs, if the beginning does not show it."""
+def _difference(expected: bytes, came: bytearray) -> str:
+    """Say where the data differs, unless that is near its beginning."""
     at = next(n for n, (one, other) in enumerate(zip(expected, came, strict=False)) if one != other)
-    if at < SHOWN:
+    if at < PLAIN:
         return ""
-    part = slice(at, at + 20)
-    return f"; from byte {at} on it is {came[part]!r} instead of {expected[part]!r}"
+    part = slice(at, at + PLAIN)
+    return f"; from byte {at} on it is {bytes(came[part])!r} instead of {expected[part]!r}"
 
 
 def _checked(data: bytes) -> bytes:
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"bytes are required, not {type(data).__name__}")
     return bytes(data)
-
-
-def _check_seconds(name: str, seconds: float) -> None:
-    if not seconds >= 0:  # a NaN too
-        raise ValueError(f"{name} must not be negative, not {seconds}")

@@ -1,4 +1,4 @@
-"""examples/chat.py, run as a program with real clients, and its text in the README."""
+"""examples/chat.py, run as a program with real clients."""
 
 import contextlib
 import os
@@ -103,9 +103,3 @@ def test_a_member_that_takes_nothing_is_put_out_and_the_others_go_on(chat):
             deaf.writen(b"?")
     ann.writen(b"over\n")
     assert bob.readline() == b"ann: over\n"
-
-
-@pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="the source tree is not available")
-def test_the_readme_shows_the_program():
-    program = CHAT.read_text().split('"""\n\n', 1)[1]
-    assert f"```py\n{program}```" in (ROOT / "README.md").read_text()

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import socket
 import time
+import weakref
 
 import pytest
 
@@ -324,14 +325,17 @@ async def test_what_python_code_does_while_the_loop_stores_bytes_does_not_harm_t
 
 
 async def test_a_view_in_a_cycle_is_collected():
+    made = []
     for _ in range(50):
         rio, protocol = unconnected(64)
+        made.append(weakref.ref(rio))
         view = protocol.get_buffer(-1)
         cycle = [view, view.obj, rio, protocol]
         cycle.append(cycle)
         rio.abort()
         del rio, protocol, view, cycle
     gc.collect()
+    assert not any(rio() for rio in made)
 
 
 async def test_bytes_that_come_after_close_are_dropped():
@@ -341,3 +345,5 @@ async def test_bytes_that_come_after_close_are_dropped():
     view[:3] = b"abc"
     protocol.buffer_updated(3)
     protocol.data_received(b"abc")
+    with pytest.raises(ValueError, match="closed"):
+        rio.read_buffered()

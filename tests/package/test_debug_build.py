@@ -53,15 +53,13 @@ CORRUPT_ON_ASYNCIO = """if True:
     asyncio.run(main())
 """
 
-# The event loop looks up the reason of a close in a tuple, and logs an exception of that as one of its callback.
+# The reason of a close is looked up in a tuple, and an exception of that is logged as one of the callback.
 OUT_OF_RANGE = """if True:
-    import ctypes, gc, logging, os, socket, sys
+    import logging, os, socket, sys
     from rioecho import EchoServer
-    from rioecho._server.eventloop import EventLoop
-    (namespace,) = gc.get_referents(EventLoop.__dict__)
-    assert namespace["REASONS"]
-    namespace["REASONS"] = ()
-    ctypes.pythonapi.PyType_Modified(ctypes.py_object(EventLoop))
+    from rioecho._server import reports
+    assert reports.REASONS
+    reports.REASONS = ()
 
     class Ends(logging.Handler):
         def emit(self, record):

@@ -4,11 +4,13 @@ Tests that read the sources are skipped for an installed wheel.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import version
@@ -18,6 +20,7 @@ import pytest
 
 import rioecho
 from support.outside import compiler_environment, needs_compiler
+from support.programs import run
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(rioecho.__file__).parent
@@ -104,6 +107,21 @@ def test_the_wheel_contains_modules_stubs_and_pxd_files_and_no_sources(sdist: Pa
 
 def test_the_version_is_that_of_the_distribution() -> None:
     assert rioecho.__version__ == version("rioecho")
+
+
+@pytest.mark.parametrize("name", ["server", "client", "bench"])
+def test_a_command_prints_the_version_of_the_package(name: str) -> None:
+    status, out, _ = run([sys.executable, "-P", "-m", f"rioecho.cli.{name}", "--version"])
+    assert (status, out.decode()) == (0, f"rioecho-{name} {rioecho.__version__}\n")
+
+
+@needs_sources
+def test_pyproject_and_the_newest_release_of_the_changelog_have_the_version_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == rioecho.__version__
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    newest = next(heading for heading in headings if heading != "Unreleased")
+    assert re.fullmatch(re.escape(rioecho.__version__) + r" - \d{4}-\d\d-\d\d", newest)
 
 
 def child(code: str) -> list[str]:

@@ -609,9 +609,16 @@ def test_zero_timeout_does_not_block_on_a_busy_unix_socket(full_unix_listener):
 @pytest.mark.parametrize("timeout", [None, LONG])
 def test_connecting_to_a_busy_unix_socket_waits_until_it_is_accepted(full_unix_listener, timeout):
     full_unix_listener.settimeout(LONG)
-    accepting = threading.Timer(0.1, lambda: full_unix_listener.accept()[0].close())
+    accepted = []
+
+    def accept():
+        accepted.append(True)
+        full_unix_listener.accept()[0].close()
+
+    accepting = threading.Timer(0.1, accept)
     accepting.start()
     connect(full_unix_listener.getsockname(), timeout=timeout).close()
+    assert accepted
     accepting.join(LONG)
 
 

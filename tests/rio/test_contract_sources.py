@@ -16,6 +16,7 @@ import pytest
 
 import rioecho
 from rioecho import IncompleteRead, Rio
+from support.delivery import wait_for_reader
 
 
 @pytest.fixture
@@ -393,7 +394,7 @@ def test_a_fifo_is_waited_for_until_a_writer_has_come_and_gone(tmp_path, blockin
         rio.readline(timeout=0)
 
     def write():
-        time.sleep(0.03)
+        wait_for_reader(rio)
         with open(path, "wb", 0) as sink:
             sink.write(b"line\nrest")
 

@@ -25,7 +25,7 @@ import pytest
 import rioecho
 from rioecho import ConcurrentCall, Rio
 from support import certificates
-from support.delivery import SocketLike
+from support.delivery import SocketLike, wait_for_reader
 from support.procfs import needs_proc, sleeps, until
 
 REST = 30  # seconds after which a test fails
@@ -169,18 +169,6 @@ def test_a_rio_cannot_be_closed_while_a_read_blocks(stream, background, end):
     assert lines == [b"x" * 100_000 + b"\n"]
     assert not rio.closed
     rio.close()
-
-
-def wait_for_reader(rio):
-    """Wait until another thread is reading."""
-    end = time.monotonic() + REST
-    while time.monotonic() < end:
-        try:
-            rio.has_line()
-        except ConcurrentCall:
-            return
-        os.sched_yield()
-    raise AssertionError("timed out waiting for the other thread")
 
 
 @pytest.mark.parametrize("owns", ["fd", "socket", "makefile"])

@@ -269,3 +269,9 @@ def test_urllib3_s_socket_lacks_a_send_so_it_is_no_stream(ends):
     connection, _ = ends
     with pytest.raises(TypeError, match=r"WrappedSocket has no send\(\)"):
         Rio(made.WrappedSocket(connection, connection._socket))
+
+
+def test_a_connection_without_a_socket_is_refused(openssl):
+    connection = openssl.Connection(openssl.Context(openssl.TLS_CLIENT_METHOD), None)
+    with pytest.raises(TypeError, match="has no socket"):
+        Rio(connection)

@@ -40,7 +40,7 @@ def test_connection_made_does_not_wait_for_input(life):
         life.next("made")
 
 
-def test_a_handler_needs_no_other_method():
+def test_a_handler_needs_no_other_method(caplog):
     class Only:
         def lines_received(self, lines):
             return lines
@@ -50,6 +50,7 @@ def test_a_handler_needs_no_other_method():
         with dial(server.addresses[0]) as client:
             reset(client)
         still_serves(server)
+    assert "Traceback" not in caplog.text
 
 
 def test_each_connection_has_its_own_object(life):

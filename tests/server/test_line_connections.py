@@ -2,6 +2,9 @@
 
 import array
 import contextlib
+import errno
+import os
+import resource
 import socket
 import threading
 
@@ -380,6 +383,21 @@ def test_extra_information_is_that_of_the_socket(recorder):
         assert receive_all(sock) == b""
         take(recorder.lost)
         assert duplicate.fileno() == -1
+
+
+def test_without_a_descriptor_left_the_socket_is_an_error_and_not_taken_for_ended(recorder):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with connected(recorder) as (_, sock, conn):
+        with open(os.devnull) as lowest:
+            free = lowest.fileno()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            for name in ("socket", "sockname"):
+                with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+                    conn.get_extra_info(name)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert conn.get_extra_info("sockname") == sock.getpeername()
 
 
 def test_sockets_are_asked_for_while_connections_end(recorder):

@@ -120,20 +120,24 @@ def test_abort_in_connection_made_resets(life):
 
 
 def test_abort_with_data_waiting_resets(life):
-    with serve(life.handler(), write_limit=100_000) as server, dial(server.addresses[0]):
+    with serve(life.handler(), write_limit=100_000) as server, dial(server.addresses[0]) as client:
         conn = life.next("made")
         stuff(conn)
         conn.abort()
         assert isinstance(life.lost(), ConnectionAbortedError)
+        with pytest.raises(ConnectionResetError):
+            receive_all(client)
 
 
 def test_abort_after_close_resets(life):
-    with serve(life.handler(), write_limit=100_000) as server, dial(server.addresses[0]):
+    with serve(life.handler(), write_limit=100_000) as server, dial(server.addresses[0]) as client:
         conn = life.next("made")
         stuff(conn)
         conn.close()
         conn.abort()
         life.lost()
+        with pytest.raises(ConnectionResetError):
+            receive_all(client)
         until(lambda: server.stats()["active"] == 0)
     life.silent()
 

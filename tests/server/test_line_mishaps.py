@@ -2,19 +2,19 @@
 
 import gc
 import logging
-import multiprocessing
 import os
+import socket
+import struct
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
 from rioecho import LineServer
-from support.handlers import Recorder, a_recorder, serving, take
-from support.peers import Running, acknowledged, ask, dial, receive, receive_all
-from support.procfs import until
+from support.handlers import Recorder, a_recorder, serving, stuff, take
+from support.peers import Running, acknowledged, ask, dial, receive, receive_all, reset
+from support.procfs import descriptors, needs_proc, until
 
 
 @pytest.fixture
@@ -348,58 +348,37 @@ def test_a_server_that_is_dropped_in_a_cycle_with_its_handler_is_freed():
     assert not [each for each in gc.get_objects() if isinstance(each, LineServer) and each.handler is Handler]
 
 
-# ---- fork
+# ---- options of the socket
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("end", ["exits", "returns", "raises"])
-@pytest.mark.parametrize("kind", ["class", "function"])
-def test_a_child_that_a_handler_forks_leaves_the_connections_to_the_parent(recorder, end, kind):
-    statuses = []
-
-    def forking(lines):
-        if b"fork\n" in lines:
-            pid = os.fork()
-            if pid == 0:
-                if end == "exits":
-                    os._exit(0)
-                if end == "raises":
-                    logging.disable()
-                    raise ValueError
-                return b"from the child\n"
-            statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        return lines
+@needs_proc
+def test_a_close_that_waits_for_the_peer_delays_no_other_thread(recorder):
+    """SO_LINGER, which is that of the listening socket, has close(2) wait for seconds while the peer does not read."""
 
     class Handler(recorder):
-        def lines_received(self, lines):
-            return forking(lines)
+        def connection_made(self, conn):
+            stuff(conn)
+            super().connection_made(conn)
 
-    with serving(Handler if kind == "class" else forking) as server, dial(server.addresses[0]) as sock:
-        ask(sock)
-        ask(sock, b"fork\n")
-        ask(sock)
-        assert statuses == [1 if end == "raises" else 0]
-        sock.close()
-        if kind == "class":
-            assert take(Handler.lost) is None
+    def sockets():
+        return {name for name in descriptors("self").values() if name.startswith("socket:")}
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 10))
+    with serving(Handler, port=None, sockets=[listener], idle_timeout=0.1) as server:
+        before = sockets()
+        with dial(server.addresses[0]) as sock:
+            conn = take(Handler.made).conn
+            (theirs,) = sockets() - before - {f"socket:[{os.fstat(sock.fileno()).st_ino}]"}
+            until(lambda: theirs not in sockets())  # but close(2) has not returned
+            started = time.monotonic()
+            assert conn.get_extra_info("socket") is None
+            assert time.monotonic() - started < 5
+            reset(sock)
+            assert isinstance(take(Handler.lost), TimeoutError)
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_sends_nothing_of_a_large_write(recorder):
-    class Handler(recorder):
-        def lines_received(self, lines):
-            if b"fork\n" in lines:
-                pid = os.fork()
-                if pid == 0:
-                    self.conn.write(b"child\n" * 20_000)
-                    self.conn.write(b"child\n")
-                    return None
-                os.waitpid(pid, 0)
-            return lines
-
-    with serving(Handler) as server, dial(server.addresses[0]) as sock:
-        ask(sock, b"fork\n")
-        ask(sock)
+# ---- commands
 
 
 def test_a_handler_runs_a_command(recorder):
@@ -407,31 +386,6 @@ def test_a_handler_runs_a_command(recorder):
         return subprocess.run(["cat"], input=b"".join(lines), capture_output=True, check=True).stdout
 
     with serving(handler) as server, dial(server.addresses[0]) as sock:
-        ask(sock)
-        ask(sock)
-
-
-def put(queue, lines):
-    queue.put(lines)
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_handler_runs_a_process_of_multiprocessing(recorder):
-    context = multiprocessing.get_context("fork")
-
-    class Handler(recorder):
-        def lines_received(self, lines):
-            queue = context.SimpleQueue()
-            process = context.Process(target=put, args=(queue, lines))
-            process.start()
-            answer = queue.get()
-            process.join()
-            if sys.version_info >= (3, 13):  # before, a child of a thread that C code has started ended by an error
-                assert process.exitcode == 0
-            queue.close()
-            return answer
-
-    with serving(Handler) as server, dial(server.addresses[0]) as sock:
         ask(sock)
         ask(sock)
 

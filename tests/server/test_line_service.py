@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import re
+import shutil
 import socket
+import subprocess
 import threading
 import time
 
@@ -60,17 +63,23 @@ def test_a_raised_error_is_logged_once(life, caplog):
     assert "raise error" in caplog.text  # the line of the handler
 
 
-def test_metrics_show_the_counts():
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("kind", ["class", "function"])
+def test_the_metrics_are_the_counts(life, kind):
     pytest.importorskip("prometheus_client")
-    import urllib.request
 
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with serve(upper, metrics=port) as server:
-        call(server, b"x\n")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=SECONDS) as page:
-            text = page.read().decode()
-    assert "accepted" in text
+    def curl(path):
+        command = ["curl", "-fsS", "http://{}:{}{}".format(*server.metrics_address, path)]
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+    with serve(upper if kind == "function" else life.handler(), metrics=0) as server:
+        call(server, b"one\ntwo\n")
+        until(lambda: server.stats()["closed"] == 1)
+        text = curl("/metrics")
+        shown = dict(re.findall(r"^rioecho_(\w+?)(?:_total)? (\S+)$", text, re.MULTILINE))
+        assert {name: float(n) for name, n in shown.items()} == server.stats()
+        assert shown["lines"] == "2.0"
+        assert curl("/healthz") == "ok\n"
 
 
 # Limits

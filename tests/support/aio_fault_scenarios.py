@@ -8,7 +8,6 @@ and the process no descriptor. Prints the number of injected faults of each scen
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import gc
 import os
@@ -16,8 +15,31 @@ import socket
 import sys
 import tempfile
 import warnings
+from functools import partial
+from pathlib import Path
 
 from rioecho import aio
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from support import faults
+from support.faults import (
+    ACCEPT,
+    CONNECT,
+    DATA,
+    EPOLL_WAIT,
+    GETSOCKOPT,
+    READ,
+    READV,
+    RECV,
+    SEND,
+    SENDMSG,
+    SHORT,
+    SOCKET,
+    WRITE,
+    read_all,
+    sweep,
+)
 
 try:
     import uvloop
@@ -25,37 +47,24 @@ except ImportError:
     uvloop = None
 
 LOOPS = {"asyncio": asyncio.new_event_loop} | ({"uvloop": uvloop.new_event_loop} if uvloop else {})
-DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(40)) + b"x" * 700 + b"\nthe rest"
-READ, RECV, WRITE, SEND, _, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL = range(9)
-SOCKET, CONNECT, GETSOCKOPT = range(11, 14)
-READV = 17
-SHORT = -1
 PASSING = (SHORT, errno.EINTR, errno.EAGAIN)
 SECONDS = 30  # after which a scenario hangs
 
 asyncio.constants.ACCEPT_RETRY_DELAY = 0.01  # seconds after which asyncio accepts again when descriptors were used up
 
-shim = ctypes.CDLL(None)
 
-
-class Fault:
-    """The fault of one run: ``error`` at the k-th ``call`` after ``arm()``; and what the run has heard of it."""
+class Fault(faults.Fault):
+    """A fault, and what the run has heard of it."""
 
     def __init__(self, call, k, error):
-        self.what = call, k, error
+        super().__init__(call, k, error)
         self.passes = error in PASSING
         self.errors = []
-
-    def arm(self):
-        shim.fault_arm(*self.what)
-
-    def disarm(self):
-        shim.fault_disarm()
 
     def note(self, error):
         """Note an error that a call has raised. It must be the one that was injected."""
         assert not self.passes, repr(error)
-        assert error.errno == self.what[2], repr(error)
+        assert error.errno == self.error, repr(error)
         assert error.strerror, repr(error)
         self.errors.append(error)
 
@@ -66,9 +75,6 @@ class Fault:
             return  # asyncio begins to accept again on a listener that was closed meanwhile
         assert isinstance(error, OSError), context
         self.note(error)
-
-    def __str__(self):
-        return "call {}, number {}, error {}".format(*self.what)
 
 
 def check(fault, got, *, whole=False):
@@ -160,22 +166,19 @@ def writing(kind, write):
                 await write(rio, DATA[start : start + 100])
         except OSError as error:
             fault.note(error)
-        try:
-            await rio.close()
-        except OSError as error:
-            fault.note(error)
+        await close(rio, fault)
         fault.disarm()
         check(fault, read_all(far))
 
     return scenario
 
 
-def read_all(fd):
-    parts = []
-    while part := os.read(fd, 1 << 16):
-        parts.append(part)
-    os.close(fd)
-    return b"".join(parts)
+async def close(rio, fault):
+    """Close a Rio, which may fail."""
+    try:
+        await rio.close()
+    except OSError as error:
+        fault.note(error)
 
 
 async def write_turns(rio, piece):
@@ -213,10 +216,7 @@ async def draining(fault):
             await rio.writen(data)
         except OSError as error:
             fault.note(error)
-        try:
-            await rio.close()
-        except OSError as error:
-            fault.note(error)
+        await close(rio, fault)
 
     sending = asyncio.create_task(send())
     got = []
@@ -246,10 +246,7 @@ async def tied(fault):
             rio.write(line)
     except OSError as error:
         fault.note(error)
-    try:
-        await rio.close()
-    except OSError as error:
-        fault.note(error)
+    await close(rio, fault)
     fault.disarm()
     check(fault, read_all(far.detach()))
 
@@ -296,7 +293,7 @@ def serving(is_unix):
 def note_of_two(fault, error):
     """Note an error of one side, which may be the consequence of one of the other side."""
     if (isinstance(error, ConnectionError) and not fault.passes) or (
-        fault.what[0] == SOCKET and "could not bind on any address" in str(error)
+        fault.call == SOCKET and "could not bind on any address" in str(error)
     ):
         fault.errors.append(error)
     else:
@@ -382,26 +379,10 @@ def main(loop):
     warnings.simplefilter("error")
     with asyncio.Runner(loop_factory=LOOPS[loop]) as first:  # uvloop keeps a pipe for signals for ever
         first.run(asyncio.sleep(0))
-    for name, (scenario, faults) in SCENARIOS.items():
-        made = 0
-        for call, errors in faults.items():
-            for error in errors:
-                if loop == "uvloop" and call == READ and error == errno.ENOBUFS:
-                    continue  # the number is uvloop's own for a get_buffer() that has raised
-                k = 1
-                while True:
-                    fault = Fault(call, k, error)
-                    try:
-                        attempt(LOOPS[loop], scenario, fault)
-                    except BaseException as failure:
-                        failure.add_note(f"{name}: {fault}")
-                        raise
-                    if not shim.fault_fired():
-                        break
-                    made += 1
-                    k += 1
-        print(f"{name}: {made}", flush=True)
-        assert made, f"{name}: no fault was injected"
+    for name, (scenario, errors) in SCENARIOS.items():
+        if loop == "uvloop" and READ in errors:  # the number of ENOBUFS is uvloop's own for a get_buffer() that raised
+            errors = errors | {READ: [error for error in errors[READ] if error != errno.ENOBUFS]}
+        sweep(name, partial(attempt, LOOPS[loop], scenario), errors, kind=Fault)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,12 @@ import select
 import socket
 import struct
 import tempfile
+import time
 import tty
 
+from rioecho import ConcurrentCall
+
+SECONDS = 30  # timeout; expires only if something is broken
 KINDS = ("pipe", "socketpair", "tcp", "pty", "file", "socket-like")
 WAYS = ("whole", "one by one", "halves", "inside the separators", "with pauses", "under signals")
 
@@ -155,3 +159,15 @@ def deliver(wire, parts, stop, pause=0.0):
             break
         wire.feed(part)
     wire.end()
+
+
+def wait_for_reader(rio):
+    """Wait until another thread is reading."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        try:
+            rio.has_line()
+        except ConcurrentCall:
+            return
+        os.sched_yield()
+    raise AssertionError("timed out waiting for the other thread")

@@ -5,41 +5,40 @@ k = 1, 2, ... until it makes fewer than k calls. After each run the data must be
 descriptor may be open. Prints the number of injected faults of each scenario.
 """
 
-import ctypes
 import errno
 import os
 import select
 import socket
 import sys
 import threading
+from functools import partial
+from pathlib import Path
 
 from rioecho import EchoServer, Rio, echo
 
-DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(40)) + b"x" * 700 + b"\nthe rest"
-READ, RECV, WRITE, SEND, POLL, ACCEPT, SENDMSG, EPOLL_WAIT, EPOLL_CTL, FORK, PIPE = range(11)
-SHORT = -1
+sys.path.append(str(Path(__file__).parents[1]))
+
+from support.faults import (
+    ACCEPT,
+    DATA,
+    EPOLL_WAIT,
+    FORK,
+    PIPE,
+    POLL,
+    READ,
+    RECV,
+    SEND,
+    SENDMSG,
+    SHORT,
+    WRITE,
+    read_all,
+    sweep,
+)
+
 READING_FAULTS = [SHORT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET, errno.ENOBUFS, errno.ENOMEM]
 WRITING_FAULTS = [SHORT, errno.EINTR, errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ENOBUFS, errno.ENOMEM]
 POLL_FAULTS = [errno.EINTR, errno.ENOMEM]
 ACCEPT_FAULTS = [errno.EINTR, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
-
-shim = ctypes.CDLL(None)
-
-
-class Fault:
-    """The fault of one run: ``error`` at the k-th ``call`` after ``arm()``."""
-
-    def __init__(self, call, k, error):
-        self.what = call, k, error
-
-    def arm(self):
-        shim.fault_arm(*self.what)
-
-    def disarm(self):
-        shim.fault_disarm()
-
-    def __str__(self):
-        return "call {}, number {}, error {}".format(*self.what)
 
 
 def reading(make_pair, read):
@@ -148,14 +147,6 @@ def writing(make_pair, write):
         assert read_all(theirs) == DATA
 
     return scenario
-
-
-def read_all(fd):
-    parts = []
-    while part := os.read(fd, 1 << 16):
-        parts.append(part)
-    os.close(fd)
-    return b"".join(parts)
 
 
 def write_and_writen(rio, piece):
@@ -280,28 +271,17 @@ for engine in ("iterative", "thread", "process", "event"):
     SCENARIOS[f"a server, engine={engine!r}"] = (serving(engine), faults)
 
 
+def attempt(scenario, fault):
+    """Run a scenario with a fault, and check that no descriptor is left of it."""
+    before = set(os.listdir("/proc/self/fd"))
+    scenario(fault)
+    fault.disarm()
+    assert set(os.listdir("/proc/self/fd")) == before, "a descriptor is still open"
+
+
 def main():
     for name, (scenario, faults) in SCENARIOS.items():
-        made = 0
-        for call, errors in faults.items():
-            for error in errors:
-                k = 1
-                while True:
-                    before = set(os.listdir("/proc/self/fd"))
-                    fault = Fault(call, k, error)
-                    try:
-                        scenario(fault)
-                        fault.disarm()
-                        assert set(os.listdir("/proc/self/fd")) == before, "a descriptor is still open"
-                    except BaseException as failure:
-                        failure.add_note(f"{name}: {fault}")
-                        raise
-                    if not shim.fault_fired():
-                        break
-                    made += 1
-                    k += 1
-        print(f"{name}: {made}")
-        assert made, f"{name}: no fault was injected"
+        sweep(name, partial(attempt, scenario), faults)
 
 
 if __name__ == "__main__":

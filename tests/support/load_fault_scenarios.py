@@ -7,19 +7,37 @@ processes of their own. Prints the number of injected faults of each scenario.
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import socket
 import sys
 import threading
+from pathlib import Path
 
 from rioecho import EchoServer
 from rioecho.bench import Plan, run
 
-READ, RECV, WRITE, SEND, POLL, _, _, EPOLL_WAIT, EPOLL_CTL, _, PIPE = range(11)
-SOCKET, CONNECT, GETSOCKOPT, SETSOCKOPT, EPOLL_CREATE, PTHREAD_CREATE = range(11, 17)
-SHORT = -1
+sys.path.append(str(Path(__file__).parents[1]))
+
+from support.faults import (
+    CONNECT,
+    EPOLL_CREATE,
+    EPOLL_CTL,
+    EPOLL_WAIT,
+    GETSOCKOPT,
+    PIPE,
+    POLL,
+    PTHREAD_CREATE,
+    READ,
+    RECV,
+    SEND,
+    SETSOCKOPT,
+    SHORT,
+    SOCKET,
+    WRITE,
+    sweep,
+)
+
 SIZE = 64
 RATE = 200
 DURATION = 0.06
@@ -47,8 +65,6 @@ FATAL = {
     EPOLL_CREATE: [errno.EMFILE, errno.ENFILE, errno.ENOMEM],
     PTHREAD_CREATE: [errno.EAGAIN],
 }
-
-shim = ctypes.CDLL(None)
 
 
 def serve_honestly(reply):
@@ -88,13 +104,13 @@ def attempt(plan, fault):
     """Run a load test with a fault; return its result and its error, or None."""
     threads = threading.active_count()
     descriptors = set(os.listdir("/proc/self/fd"))
-    shim.fault_arm(*fault)
+    fault.arm()
     try:
         result, error = run(plan, lambda progress: None, 0.01), None
     except OSError as caught:
         result, error = caught.result, caught
     finally:
-        shim.fault_disarm()
+        fault.disarm()
     assert result.error == (None if error is None else error.strerror or str(error))
     assert not result.interrupted
     assert result.messages <= result.total_messages <= result.histogram.count or result.duration_s < plan.duration
@@ -123,7 +139,7 @@ def fatal(target, reconnect):
         result, error = attempt(plan, fault)
         if error is None:
             assert result.histogram.count + result.lost == RATE * DURATION, result
-        elif fault[0] in (RECV, EPOLL_WAIT):
+        elif fault.call in (RECV, EPOLL_WAIT):
             assert result.duration_s > 0
 
     return scenario
@@ -149,22 +165,7 @@ def main(step):
         "one that reconnects": (fatal(brief, True), FATAL),
     }
     for name, (scenario, faults) in scenarios.items():
-        made = 0
-        for call, errors in faults.items():
-            for error in errors:
-                k = 1
-                while True:
-                    try:
-                        scenario((call, k, error))
-                    except BaseException as failure:
-                        failure.add_note(f"{name}: call {call}, number {k}, error {error}")
-                        raise
-                    if not shim.fault_fired():
-                        break
-                    made += 1
-                    k += step
-        print(f"{name}: {made}", flush=True)
-        assert made, f"{name}: no fault was injected"
+        sweep(name, scenario, faults, step=step)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """The pytest plugin: its fixtures, how a test fails, and what it costs a run that does not use it."""
 
+import os
 import subprocess
 import sys
+import tempfile
+import threading
 from importlib.metadata import entry_points
 
 import pytest
@@ -153,6 +156,57 @@ def test_a_peer_serves_the_fixtures_that_use_it_until_their_end(outcome):
         assert client.readline() == b"220\\n"
     """
     ).assert_outcomes(passed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "counts"),
+    [("assert False", {"failed": 2}), ("raise KeyboardInterrupt", None), ("pytest.skip()", {"skipped": 2})],
+)
+def test_nothing_is_left_of_a_test_however_it_ends(outcome, monkeypatch, end, counts):
+    code = f"""
+    import contextlib, pytest
+
+    def test_fixtures(peer, proxy, echo_server, echo_server_unix):
+        server = peer(send(b"hello"), stall(600), unix=True)
+        with contextlib.ExitStack() as clients:
+            for each in (echo_server, echo_server_unix, server):
+                client = clients.enter_context(rioecho.connect(proxy(each).address))
+            assert client.readexactly(5) == b"hello"
+            {end}
+
+    def test_blocks():
+        with (
+            Peer(stall(600), unix=True) as server,
+            Proxy(server, delay=600) as between,
+            rioecho.connect(between.address) as client,
+        ):
+            client.writen(b"hello")
+            {end}
+    """
+    folder = tempfile.mkdtemp()
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    threads = threading.active_count()
+    if counts is None:
+        with pytest.raises(KeyboardInterrupt):
+            outcome(code)
+    else:
+        outcome(code).assert_outcomes(**counts)
+    assert threading.active_count() == threads
+    assert os.listdir(folder) == []
+    os.rmdir(folder)
+
+
+def test_peers_and_proxies_need_no_pytest(child):
+    child("""if True:
+        import sys
+        sys.modules["pytest"] = None
+        import rioecho
+        from rioecho.testing import Peer, Proxy, echo
+        with Peer(echo()) as peer, Proxy(peer, cut=2) as proxy, rioecho.connect(proxy.address) as rio:
+            rio.writen(b"hello")
+            assert rio.readexactly(5) == b"hello"
+    """)
 
 
 @pytest.mark.slow

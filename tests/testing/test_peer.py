@@ -15,7 +15,10 @@ import pytest
 import rioecho
 from rioecho.testing import Peer, close, drip, echo, expect, garbage, half_close, reset, send, stall
 from support import certificates
-from support.peers import SECONDS, dial, receive, receive_all
+from support.peers import SECONDS, binary, dial, receive, receive_all
+from support.procfs import until
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
 @pytest.fixture
@@ -122,8 +125,7 @@ def test_an_unmet_expectation_says_what_came_instead(sent, ending, expected):
         if ending == "timeout":
             assert receive_all(client) == b""
         if ending != "end":
-            while not peer.errors:
-                time.sleep(0.001)
+            until(lambda: peer.errors)
         else:
             peer.close()  # while the client is connected
     text = complaint(peer)
@@ -139,6 +141,12 @@ def test_long_data_is_shown_short_with_the_place_of_the_difference():
     assert "(5000 bytes)" in text
     assert "from byte 3000 on it is" in text
     assert len(text) < 1500
+
+
+def test_a_difference_in_a_line_is_shown_with_its_place():
+    with Peer(expect(b"GET /index.html HTTP/1.1\r\nHost: x\r\n")) as peer, connected(peer) as client:
+        client.sendall(b"GET /index.html HTTP/1.0\r\n")
+    assert complaint(peer).endswith(r"; from byte 23 on it is b'0\r\n' instead of b'1\r\nHost: x\r\n'")
 
 
 def test_a_pattern_is_searched_for_and_the_rest_is_left_to_the_next_step():
@@ -162,8 +170,7 @@ def test_an_expectation_that_is_not_reached_because_the_client_has_gone_is_repor
         with connected(peer) as client:
             receive(client, 1)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        while not peer.errors:
-            time.sleep(0.001)
+        until(lambda: peer.errors)
     text = complaint(peer)
     assert text.startswith("peer, client 1, step 2: expected b'thanks', but before that the client ")
 
@@ -241,7 +248,7 @@ def test_close_is_an_orderly_end_although_something_is_unread():
         assert peer.received.startswith(b"a and more")
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_steps_work_over_tls(contexts, version):
     server, trusting = contexts
     trusting.maximum_version = trusting.minimum_version = version
@@ -259,6 +266,30 @@ def test_the_steps_work_over_tls(contexts, version):
     with Peer(expect(b"x"), close(), tls=server) as peer, connected(peer, trusting) as client:
         client.sendall(b"x and more")
         assert receive_all(client) == b""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_half_close_over_tls_loses_nothing_that_the_client_sends_before_or_after_it(contexts, version):
+    server, trusting = contexts
+    trusting.maximum_version = trusting.minimum_version = version
+    data = binary(1_000_000)
+    with Peer(stall(0.1), half_close(), expect(data), tls=server) as peer:
+        with connected(peer, trusting) as client:
+            for start in range(0, len(data), 1000):
+                client.sendall(data[start : start + 1000])
+            assert receive_all(client) == b""
+        assert peer.received == data
+        assert peer.errors == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_orderly_end_over_tls_is_the_end_of_the_input(contexts, version):
+    server, trusting = contexts
+    trusting.maximum_version = trusting.minimum_version = version
+    with Peer(half_close(), expect(b"bye"), tls=server) as peer:
+        with connected(peer, trusting) as client:
+            client.unwrap()
+        assert complaint(peer).endswith("got nothing, then the client closed the connection")
 
 
 def test_a_failed_handshake_is_an_error_only_if_something_was_expected(contexts):
@@ -339,8 +370,18 @@ def test_a_peer_starts_once():
         (lambda: expect(re.compile("text")), "made of bytes"),
         (lambda: send("text"), "bytes are required"),
         (lambda: drip(b"x", 0), "at least 1"),
-        (lambda: stall(-1), "must not be negative"),
-        (lambda: garbage(-1), "n must not be negative"),
+        (lambda: drip(b"x", 1.5), "size must be an integer, not float"),
+        (lambda: drip(b"x", 1, -0.1), "every must be at least 0"),
+        (lambda: expect(b"x", None), "timeout must be a number, not NoneType"),
+        (lambda: expect(b"x", float("nan")), "timeout must be at least 0"),
+        (lambda: stall(-1), "seconds must be at least 0"),
+        (lambda: stall("1"), "seconds must be a number, not str"),
+        (lambda: garbage(-1), "n must be at least 0"),
+        (lambda: garbage("1"), "n must be an integer, not str"),
+        (lambda: Peer(send), "a step is required, .* not <function send"),
+        (lambda: Peer(unix="./socket"), r"unix must be True or False: .*\.address"),
+        (lambda: Peer(tls=True), "tls must be an ssl.SSLContext, not bool"),
+        (lambda: Peer(tls=ssl.create_default_context()), "tls must be the context of a server"),
     ],
 )
 def test_what_cannot_be_played_is_refused_at_once(make, error):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import sys
 import threading
 import time
 
@@ -12,7 +13,9 @@ import pytest
 from rioecho import EchoServer
 from rioecho.testing import Peer, Proxy, echo, expect, half_close, reset, send, stall
 from rioecho.testing._faults import Faults
-from support.peers import binary, dial, exchange, lines, receive, receive_all
+from support.event_loops import nothing_comes
+from support.peers import SECONDS, binary, dial, exchange, lines, receive, receive_all
+from support.procfs import until
 
 DATA = binary(300_000)
 
@@ -41,8 +44,6 @@ def test_an_address_a_path_and_a_server_can_be_the_upstream(peer, tmp_path):
         assert through(unix, b"x") == b"x"
     with EchoServer() as server, Proxy(server) as first:
         assert through(first, b"x\n") == b"x\n"
-    with pytest.raises(TypeError, match="upstream must be"):
-        Proxy(8000)
 
 
 def test_every_fault_together_loses_no_byte_of_lines(peer):
@@ -56,8 +57,7 @@ def test_half_closes_are_passed_on():
             assert receive_all(client) == b""
             client.sendall(b"more")
             client.shutdown(socket.SHUT_WR)
-            while peer.received != b"more":
-                time.sleep(0.001)
+            until(lambda: peer.received == b"more")
         assert peer.errors == []
 
 
@@ -74,8 +74,7 @@ def test_a_client_s_reset_reaches_the_server():
             client.sendall(b"a")
             assert receive(client, 1) == b"b"
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        while not peer.errors:
-            time.sleep(0.001)
+        until(lambda: peer.errors)
     assert "got nothing, then the client reset the connection" in str(peer.errors[0])
 
 
@@ -161,6 +160,32 @@ def test_an_upstream_that_is_not_there_resets_the_client_and_is_an_error():
         assert str(address[1]) in str(error)
 
 
+def test_a_unix_socket_that_is_not_there_is_an_error_with_its_path(tmp_path):
+    with Proxy(tmp_path / "gone") as proxy:
+        with dial(proxy.address) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+        (error,) = proxy.errors
+        assert isinstance(error, FileNotFoundError)
+        assert "gone" in str(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system refuses the connection for good")
+def test_a_unix_socket_whose_listen_queue_is_full_is_waited_for(tmp_path):
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        listener.settimeout(SECONDS)
+        first.connect(path)
+        with Proxy(path) as proxy, dial(proxy.address) as client:
+            client.sendall(b"hello")
+            assert nothing_comes(client)  # nor an end
+            listener.accept()[0].close()
+            with listener.accept()[0] as accepted:
+                assert receive(accepted, 5) == b"hello"
+        assert proxy.errors == []
+
+
 def test_close_ends_connections_that_wait_and_leaves_no_thread(peer):
     threads = threading.active_count()
     with Proxy(peer, delay=600) as proxy, contextlib.ExitStack() as clients:
@@ -169,8 +194,7 @@ def test_close_ends_connections_that_wait_and_leaves_no_thread(peer):
         started = time.monotonic()
         proxy.close()
         assert time.monotonic() - started < 5
-    while threading.active_count() > threads:  # those of the peer, whose clients the proxy has closed
-        time.sleep(0.001)
+    until(lambda: threading.active_count() == threads)  # those of the peer end when the proxy has closed its clients
 
 
 def test_async_with_works(peer):
@@ -192,3 +216,34 @@ def test_async_with_works(peer):
 def test_a_fault_that_makes_no_sense_is_refused(fault):
     with pytest.raises(ValueError, match=next(iter(fault))):
         Proxy(("127.0.0.1", 1), **fault)
+
+
+@pytest.mark.parametrize(
+    "fault", [{"cut": 1.5}, {"delay": "1"}, {"bandwidth": "1M"}, {"reset_after": 1.5}, {"corrupt": None}], ids=str
+)
+def test_a_fault_of_another_type_is_refused(fault):
+    with pytest.raises(TypeError, match=f"{next(iter(fault))} must be a"):
+        Proxy(("127.0.0.1", 1), **fault)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "error"),
+    [
+        (8000, "upstream must be"),
+        (None, "upstream must be"),
+        (("localhost",), "upstream must be"),
+        ((8000, "localhost"), "a host name must be a str"),
+        (("localhost", 70000), "a port must be"),
+        ("a\0b", "contains a NUL"),
+    ],
+)
+def test_an_upstream_that_is_no_address_is_refused(upstream, error):
+    with pytest.raises((TypeError, ValueError), match=error):
+        Proxy(upstream)
+
+
+def test_a_name_that_cannot_be_looked_up_is_an_error_of_the_proxy():
+    with Proxy(("a" * 70 + ".invalid", 1)) as proxy:  # too long a label for the codec, which raises no OSError
+        with dial(proxy.address) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert [type(error) for error in proxy.errors] == [UnicodeError]
