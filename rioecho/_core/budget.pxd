@@ -41,6 +41,11 @@ cdef inline size_t share_room(const share_t *s) noexcept nogil:
     return left - s.reserve if left > s.reserve else 0
 
 
+cdef inline bint share_may_have(const share_t *s, size_t n) noexcept nogil:
+    """Report whether n bytes are free, without the reserve, when nothing is taken."""
+    return s.budget == NULL or s.budget.limit >= s.reserve + n
+
+
 cdef inline bint share_favour(share_t *s, size_t cap) noexcept nogil:
     """Claim the reserve for a connection whose buffer has cap bytes. Reports whether that succeeded.
 

@@ -22,11 +22,10 @@ from rioecho._core.posix cimport (
     rio_atomic_add,
     rio_bool_get,
     rio_rare,
-    rio_unacknowledged,
     shutdown,
 )
 from rioecho._server.bulk cimport bulk_end
-from rioecho._server.echo cimport ECHOING, LINGERING, OPENING, PAUSED, echo_send
+from rioecho._server.echo cimport ECHOING, LINGERING, OPENING, PAUSED, echo_send, peer_took
 from rioecho._server.hosts cimport hosts_release
 from rioecho._server.kept cimport conn_keep_nothing, conn_ready, conn_shrink, conn_wait_for_memory, conn_wait_no_more
 from rioecho._server.loop cimport (
@@ -152,8 +151,9 @@ cdef inline void conn_linger(loop_t *l, conn_t *c) noexcept nogil:
 cdef inline void conn_next_unusual(loop_t *l, conn_t *c) noexcept nogil:
     """Do the rest of conn_next(): wait to send, or after the end of the input linger or close."""
     if conn_ready(c):
-        if l.idle >= 0:
-            c.unacknowledged = rio_unacknowledged(c.fd)
+        # What the peer has taken since the last look is progress, also if no byte could be sent now.
+        if l.idle >= 0 and peer_took(c.fd, &c.unacknowledged) and c.events == POLLOUT:
+            conn_progress(l, c)
         conn_wait_for(l, c, POLLOUT)
         return
     if c.phase == ECHOING:

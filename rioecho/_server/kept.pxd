@@ -10,6 +10,7 @@ from rioecho._core.budget cimport (
     share_add,
     share_favour_no_more,
     share_give,
+    share_may_have,
     share_reserve_room,
     share_room,
     share_take,
@@ -94,7 +95,8 @@ cdef inline void loop_gauge(loop_t *l) noexcept nogil:
         l.chunk = CHUNK
     else:
         l.chunk = CHUNK_MIN
-        l.look = min(l.look, l.now + MEMORY_LOOK * 1_000_000)
+        if share_may_have(&l.memory, CHUNK):
+            l.look = min(l.look, l.now + MEMORY_LOOK * 1_000_000)
 
 
 cdef inline void loop_favour_no_more(loop_t *l) noexcept nogil:

@@ -30,9 +30,17 @@ from rioecho._server.connection cimport (
     conn_wait_for,
     conn_write,
 )
-from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LINGERING, PAUSED, echo_due
+from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LINGERING, OPENING, PAUSED, echo_due
 from rioecho._server.hosts cimport CLAIM_GRANTED, CLAIM_REFUSED, claim, hosts_claim
-from rioecho._server.kept cimport conn_drop_rest, conn_held, conn_keep, conn_rest, conn_room, conn_shrink
+from rioecho._server.kept cimport (
+    conn_drop_rest,
+    conn_held,
+    conn_is_silent,
+    conn_keep,
+    conn_rest,
+    conn_room,
+    conn_shrink,
+)
 from rioecho._server.loop cimport (
     CHUNK_REPORTED,
     LENGTHS_MAX,
@@ -44,6 +52,7 @@ from rioecho._server.loop cimport (
     loop_t,
     reason,
     ENDED,
+    STOPPED,
     BROKEN,
     NO_HEADER,
     CROWDED,
@@ -246,6 +255,8 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
     if n < 0 and err == EINTR:
         return
     if rio_rare(n < 0 and not would_block(err)):
+        if c.phase != ECHOING and c.why <= STOPPED and conn_is_silent(c):
+            c.phase = OPENING   # nothing has come from the peer, though the server is stopping
         conn_close(l, c, BROKEN, err)
         return
     if n < 0 and c.phase != DRAINING:

@@ -331,6 +331,18 @@ def test_a_client_that_sends_nothing_is_disconnected_soon_after_the_stop(engine)
     assert server.stats()["errors"] == 0
 
 
+@pytest.mark.sampled(2)
+def test_a_reset_after_the_stop_of_a_client_that_has_sent_nothing_is_no_error(engine):
+    with dial_to(EchoServer(engine=engine, drain_timeout=SECONDS)) as (server, sock):
+        until(lambda: server.stats()["accepted"] == 1)
+        server.stop()
+        assert receive_all(sock) == b""
+        reset(sock)
+        server.close()
+    assert server.stats()["closed"] == 1
+    assert server.stats()["errors"] == 0
+
+
 def test_the_queue_of_a_passed_socket_is_left_to_others(engine):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = EchoServer(None, sockets=[listener.dup()], engine=engine)

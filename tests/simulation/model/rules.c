@@ -1,0 +1,349 @@
+/* What must hold of every history, checked at each call that could break it. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "model.h"
+
+enum { AREA = 65536, BULK = 262144, LOOKS = 8 };
+enum { NAPS = 5 }; /* waits in a row that end without an event while there is no connection */
+enum { SPINS = 40, REPORTS = 1000 }; /* turns in a row without an effect, and those of which each reports some lines */
+
+int64_t turn_at;
+int is_turn_new;
+uint64_t moved;
+struct counts counts;
+
+static uint64_t moved_before;
+static int spins, naps;
+static int connections; /* number of those that the loop watched in its last wait */
+static size_t held; /* bytes received and not sent, of all connections */
+
+void rules_begin(void)
+{
+    memset(&counts, 0, sizeof counts);
+    turn_at = now;
+    moved = moved_before = 0;
+    spins = naps = 0;
+    held = 0;
+}
+
+/* The time that is allowed in addition to a deadline: that of calls and delays since, and rounding. */
+static int64_t slack(int64_t late_before)
+{
+    return late - late_before + 10 * MILLISECOND;
+}
+
+static int64_t drain_deadline(void)
+{
+    return stop_asked && plan.drain >= 0 ? stop_asked_at + plan.drain : NEVER;
+}
+
+static int64_t linger(void)
+{
+    return plan.drain >= 0 ? plan.drain : 30 * SECOND;
+}
+
+/* ---- progress and the idle timeout */
+
+void rule_begins(struct client *c)
+{
+    c->is_watched = 1;
+    c->progress_at = turn_at;
+    c->late_at = late;
+}
+
+void rule_progress(struct client *c)
+{
+    c->progress_at = turn_at;
+    c->late_at = late;
+}
+
+/* It is progress if the loop waits to send, and the next look will show it. */
+void rule_acknowledged(struct client *c)
+{
+    if (c->put < c->due && (int64_t)(c->put - c->acked) < c->asked) {
+        c->progress_at = now;
+        c->late_at = late;
+    }
+}
+
+/* ---- bytes */
+
+void rule_before_receive(struct client *c)
+{
+    if (!c->shut && c->put < c->due)
+        broken("client %d is read from while %zu bytes wait to be sent to it", c->number, c->due - c->put);
+}
+
+/* What the handlers of history.py do: they echo, but end the connection at some lines. */
+static void handle(struct client *c, size_t before)
+{
+    size_t i, start = c->due, end = c->due; /* of the line, and of what is answered */
+    int is_moody = plan.handled == 2 && !plan.raw;
+    if (plan.raw) {
+        c->due = c->heard;
+        return;
+    }
+    for (i = before; i < c->taken; i++) {
+        if (c->data[i] != '\n')
+            continue;
+        if (plan.max_line && i + 1 - start > plan.max_line)
+            break;
+        counts.lines++;
+        if (is_moody && !c->leaves && !c->aborts) {
+            if (c->data[start] == 'x') /* the handler raises: nothing of this call is answered */
+                c->is_wrong = c->leaves = 1, end = c->due;
+            else if (c->data[start] == 'z')
+                c->aborts = 1;
+            else
+                end = i + 1;
+            c->leaves |= c->data[start] == 'q';
+        }
+        if (!is_moody)
+            end = i + 1;
+        start = i + 1;
+    }
+    c->due = end;
+    if (!c->leaves && !c->aborts && plan.max_line && (i < c->taken || c->taken - start > plan.max_line))
+        c->leaves = c->is_wrong = 1;
+}
+
+/* The handler gets what is left at the end of input. */
+void rule_told_end(struct client *c)
+{
+    int first = c->due < c->heard && plan.handled == 2 && !plan.raw ? c->data[c->due] : 0;
+    if (c->leaves || c->aborts || c->shut)
+        return;
+    c->aborts = first == 'z';
+    c->leaves = first == 'q' || first == 'x';
+    c->is_wrong = first == 'x';
+    if (first != 'x')
+        c->due = c->heard;
+}
+
+void rule_received(struct client *c, size_t n)
+{
+    size_t i, before = c->taken, most = plan.raw ? BULK : AREA + (plan.max_line ? plan.max_line : SIZE_MAX / 2);
+    c->taken += n;
+    moved++;
+    if (c->shut)
+        return; /* it is discarded */
+    c->heard += n;
+    counts.bytes_in += (int64_t)n;
+    held += n;
+    if (c->put > c->due) /* a part of a line was sent back, as there was no memory for the rest */
+        c->due = c->put;
+    if (plan.handled) {
+        handle(c, before);
+    } else if (plan.raw) {
+        c->due = c->heard;
+    } else {
+        for (i = before; i < c->taken; i++)
+            if (c->data[i] == '\n') {
+                counts.lines++;
+                c->due = i + 1;
+            }
+        if (plan.max_line && c->heard - c->due >= plan.max_line)
+            c->due = c->heard;
+    }
+    rule_progress(c);
+    if (c->heard - c->put > most)
+        broken("client %d: %zu bytes are held", c->number, c->heard - c->put);
+    if (plan.handled && (stop_asked || conn_has_ended(c)))
+        return; /* a handler gets no part of a line: its rest is received, whatever the limit */
+    if (plan.max_memory && held > plan.max_memory + AREA + (size_t)plan.clients * 4096)
+        broken("%zu bytes are held of all clients", held);
+}
+
+void rule_send(struct client *c, const unsigned char *data, size_t at, size_t n)
+{
+    if (c->shut)
+        broken("client %d is sent bytes after the end", c->number);
+    if (n == 0)
+        return;
+    if (at + n > c->heard)
+        broken("client %d is sent bytes that it has not sent", c->number);
+    if (memcmp(data, c->data + at, n) != 0)
+        broken("client %d is sent wrong bytes, at %zu", c->number, at);
+    if (!plan.max_memory && !stop_asked && at + n > c->due)
+        broken("client %d is sent a part of a line", c->number);
+}
+
+void rule_sent(struct client *c, size_t n)
+{
+    c->put += n;
+    held -= n;
+    moved++;
+    rule_progress(c);
+}
+
+/* ---- the ends */
+
+static size_t whole(const struct client *c, size_t n)
+{
+    while (plan.handled && !plan.raw && n && c->data[n - 1] != '\n')
+        n--;
+    return n;
+}
+
+void rule_shutdown(struct client *c)
+{
+    if (c->shut)
+        broken("client %d: a second shutdown", c->number);
+    if (!stop_asked && !c->leaves)
+        broken("client %d: shutdown while the server is not stopping", c->number);
+    if (c->put < (plan.handled ? c->due : c->heard)) /* without a handler, what is no whole line too */
+        broken("client %d: shutdown before %zu bytes are sent", c->number, c->due - c->put);
+    if (!c->leaves && c->put < whole(c, c->at_stop))
+        broken("client %d: shutdown after %zu bytes, but %zu had arrived at the stop", c->number, c->put, c->at_stop);
+}
+
+static int is_reset(int err)
+{
+    return err == ECONNRESET || err == EPIPE;
+}
+
+void rule_close(struct client *c)
+{
+    const char *why = NULL;
+    held -= c->heard - c->put;
+    if (this_thread == ACCEPTOR) {
+        counts.refused++;
+        if (!plan.per_host && !plan.scarce && now < drain_deadline())
+            broken("client %d is refused for no reason", c->number);
+        return;
+    }
+    counts.accepted++;
+    counts.closed++;
+    counts.bytes_out += (int64_t)c->put;
+    if (c->failed) {
+        why = "client %ld: closed for an error";
+        c->is_wrong = 0;
+        if (plan.handled && stop_asked && c->heard && !c->put && !c->is_wrong && is_reset(c->failed))
+            counts.unsure++; /* the loop does not remember that something had come */
+        else if (c->heard || !is_reset(c->failed))
+            counts.errors++;
+        else
+            counts.resets++;
+    } else if (c->told_end && (c->shut || c->put == c->heard)) {
+        why = "client %ld: closed for the end of input";
+        c->is_ended = !c->leaves;
+        counts.ended++;
+        counts.left += c->leaves;
+    } else if (c->aborts || (c->leaves && c->shut && turn_at >= c->shut_at + linger())) {
+        why = "client %ld: closed for its handler";
+        counts.left++;
+    } else if (now >= drain_deadline()) {
+        why = "client %ld: closed for the drain deadline";
+    } else if (!c->shut && plan.idle >= 0 && c->is_watched && turn_at - c->progress_at >= plan.idle / LOOKS * LOOKS) {
+        why = "client %ld: closed for the idle timeout";
+        counts.idle++;
+        c->is_wrong = 0;
+    } else if (c->shut_failed) {
+        why = "client %ld: closed for a lost connection";
+    }
+    if (c->is_wrong && now >= drain_deadline())
+        counts.unsure++; /* which of the two ends it is */
+    else
+        counts.errors += c->is_wrong;
+    if (why == NULL)
+        broken("client %d: closed for no reason; %ld ns after the last progress", c->number,
+               (long)(turn_at - c->progress_at));
+    note(why, c->number, 0, 0);
+}
+
+void rule_accept(struct client *c)
+{
+    int i, open = 0;
+    for (i = 0; i < plan.clients; i++)
+        open += clients[i].fd >= 0;
+    if (plan.limit && open >= plan.limit && !stop_asked)
+        broken("client %d is accepted beyond the limit", c->number);
+}
+
+void rule_queue_closed(void)
+{
+    int i;
+    for (i = 0; i < queued; i++)
+        if (queue[i]->connected_at < stop_asked_at && !plan.scarce && now < drain_deadline())
+            broken("client %d was in the queue at the stop, and is not served", queue[i]->number);
+}
+
+/* ---- waits of the loop */
+
+static void check_watch(const struct watch *w)
+{
+    struct client *c = w->file->client;
+    uint32_t wanted = !c->shut && c->put < c->due ? POLLOUT : POLLIN;
+    if (!c->is_watched)
+        rule_begins(c);
+    if (w->events == POLLRDHUP && plan.max_memory && c->heard > c->put && c->put >= c->due)
+        return; /* waits for memory */
+    if (w->events == POLLOUT && !c->shut && c->put < c->heard && (c->drained || (plan.max_memory && (stop_asked || conn_has_ended(c)))))
+        return; /* sends back what is no whole line, at the stop, or as there is no memory for the rest */
+    if (w->events != wanted)
+        broken("client %d: the loop waits for %#x, not for %#x", c->number, w->events, wanted);
+}
+
+static void check_deadlines(const struct client *c)
+{
+    if (c->shut && (!stop_asked || plan.drain >= 0) && now > c->shut_at + linger() + slack(c->linger_late))
+        broken("client %d lingers too long", c->number);
+    if (!c->shut && !stop_asked && plan.idle >= 0 &&
+        now > c->progress_at + plan.idle + plan.idle / LOOKS + slack(c->late_at))
+        broken("client %d is idle for too long", c->number);
+}
+
+void rule_wait(const struct watch *w, int n)
+{
+    static int64_t late_at_stop;
+    int i, open = 0;
+    for (i = 0; i < n; i++)
+        if (w[i].file != NULL && w[i].file->kind == CONN) {
+            check_watch(&w[i]);
+            check_deadlines(w[i].file->client);
+            open++;
+        }
+    connections = open;
+    for (i = 0; i < plan.clients; i++)
+        open -= clients[i].is_watched && clients[i].fd >= 0;
+    if (open)
+        broken("%d connections are not watched", -open);
+    if (!stop_asked)
+        late_at_stop = late;
+    else if (drain_deadline() != NEVER && now > drain_deadline() + SECOND + slack(late_at_stop))
+        broken("the drain deadline has passed");
+}
+
+void rule_waited(int found, int timeout, int64_t waited)
+{
+    turn_at = now;
+    is_turn_new = 1;
+    if (moved != moved_before || (timeout != 0 && found == 0 && waited >= MILLISECOND))
+        spins = 0;
+    else if (++spins > (plan.lines ? REPORTS : SPINS))
+        broken("the loop spins");
+    if (moved != moved_before || found || timeout == 0 || connections)
+        naps = 0;
+    else if (++naps > NAPS)
+        broken("the loop wakes up again and again without a connection");
+    moved_before = moved;
+}
+
+void rule_end(void)
+{
+    int i;
+    if (!stop_asked)
+        broken("the server has ended, and nobody has stopped it");
+    for (i = 0; i < plan.clients; i++) {
+        struct client *c = &clients[i];
+        if (c->fd >= 0)
+            broken("client %d: its connection is open", i);
+        if (c->saw_end && c->is_ended && c->read != c->put)
+            broken("client %d: %zu bytes are back, of %zu", i, c->read, c->put);
+    }
+    if (files_left())
+        broken("descriptors are open");
+}
