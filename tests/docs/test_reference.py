@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 import re
+import types
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,9 @@ def test_every_public_name_of_a_module_has_an_entry(name):
     text = "".join(page.read_text() for page in REFERENCE.glob("*.rst"))
     for each in public(module):
         value = getattr(module, each)
-        if callable(value):
+        if isinstance(value, types.GenericAlias):
+            assert re.search(rf"^\.\. data:: {each}$", text, re.MULTILINE), each
+        elif callable(value):
             assert id(value) in found, each
         else:
             assert re.search(rf"``[^`]*\b{each}\b[^`]*``", text), each
