@@ -130,7 +130,6 @@ def connect(
     ``TimeoutError`` when the timeout expires, and ``BlockingIOError`` if ``timeout`` is 0 and connecting would block.
     No descriptor stays open after an error.
     """
-    check_options("connect", rio_options, ("bufsize", "idle_timeout", "max_line", "wake_fd"))
     deadline = _deadline(timeout)
     if isinstance(host, tuple):
         host, port = _host_and_port(host, port)
@@ -141,6 +140,7 @@ def connect(
     else:
         raise TypeError(f"{_CONNECT}, not connect({type(host).__name__})")
     try:
+        check_options("connect", rio_options, ("bufsize", "idle_timeout", "max_line", "wake_fd"))
         return Rio(sock, timeout=timeout, closefd=True, **rio_options)
     except BaseException:
         sock.close()

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def check_options(function: str, options: Iterable[str], known: Collection[str]) -> None:
-    """Raise the ``TypeError`` of a function's own unknown argument, before anything is done."""
+    """Raise the ``TypeError`` of a function's own unknown argument, in its name."""
     for name in options:
         if name not in known:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
