@@ -76,6 +76,7 @@ def test_what_a_member_says_goes_to_all_others_with_its_name(chat):
     assert eve.readline() == b"bob: hi ann\n"
 
 
+@pytest.mark.long
 def test_a_member_that_leaves_or_says_too_much_does_not_disturb_the_others(chat):
     ann, bob, eve = chat(b"ann"), chat(b"bob"), chat(b"eve")
     meet(ann, bob, eve)

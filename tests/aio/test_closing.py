@@ -138,6 +138,7 @@ async def test_a_close_out_of_time_has_aborted(kind):
         assert not is_open(fd)
 
 
+@pytest.mark.long
 @by_kind
 async def test_the_timeout_of_the_rio_is_that_of_close(kind):
     async with joined(kind, ours={"timeout": 0.5}) as (rio, _peer):

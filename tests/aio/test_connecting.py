@@ -450,6 +450,7 @@ async def test_a_wrap_cancelled_in_any_turn_leaves_nothing():
             await rio.close()
 
 
+@pytest.mark.long
 async def test_each_address_gets_its_share_of_the_time():
     # A listener whose queue is full does not answer a connection request.
     listener = socket.socket()

@@ -239,6 +239,7 @@ async def sequence(live, ended, max_line):
             block.__exit__(None, None, None)
 
 
+@pytest.mark.long
 @deterministic
 @given(steps, steps, st.sampled_from([10, 30, 1 << 20]))
 def test_any_sequence_of_calls_returns_what_the_oracle_returns(run, live, ended, max_line):

@@ -170,6 +170,7 @@ async def test_a_result_is_not_kept_after_its_call(waits):
         assert sys.getrefcount(lines) == sys.getrefcount(nobody_elses)  # neither the call nor the await has it
 
 
+@pytest.mark.long
 async def test_reading_leaves_no_reference_behind():
     async def round_trips(n):
         for _ in range(n):

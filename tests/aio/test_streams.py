@@ -93,6 +93,7 @@ async def over_limit(reader, limit):
     return len(line) > limit
 
 
+@pytest.mark.long
 @given(st.sampled_from([3, 8, 1000]), STEPS)
 def test_a_stream_reader_gives_what_asyncios_gives_for_the_same_bytes(limit, steps):
     async def main():

@@ -67,6 +67,7 @@ async def settle(condition):
 KINDS = [("tcp", False), ("tcp", True), ("unix", False), ("unix", True)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "tls"), KINDS, ids=["tcp", "tcp-tls", "unix", "unix-tls"])
 async def test_lines_and_large_data_go_both_ways(kind, tls, contexts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a short path

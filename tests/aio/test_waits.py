@@ -13,6 +13,7 @@ from rioecho.aio.rio import open_rio
 from support.aio_wires import KINDS, connected, turns, until
 
 
+@pytest.mark.long
 async def test_the_timeout_is_for_the_whole_call_and_idle_for_a_silence():
     async with connected() as (rio, far):
         for options, message in [((0.15, None), "after 0.15"), ((None, 0.12), "idle"), ((5, 0.12), "idle")]:
@@ -73,6 +74,7 @@ async def test_a_shorter_timeout_after_a_longer_one_is_kept():
                 assert limit * 0.9 <= time.monotonic() - start < 5
 
 
+@pytest.mark.long
 async def test_thousands_of_calls_with_a_timeout_leave_one_timer():
     loop = asyncio.get_running_loop()
     if not hasattr(loop, "_scheduled"):
@@ -149,6 +151,7 @@ async def test_a_call_that_wants_more_than_bufsize_gets_it_and_gives_the_memory_
         assert rio.buffered == 0
 
 
+@pytest.mark.long
 async def test_the_end_of_the_input_behind_a_pause_comes_over_tls(tls_contexts, background):
     """TLS asks for memory once at the end of its input: all that it has must fit."""
     listener = socket.create_server(("127.0.0.1", 0))

@@ -173,6 +173,7 @@ async def test_flush_returns_although_another_task_goes_on_writing(kind):
 # ---- back-pressure
 
 
+@pytest.mark.long
 @by_kind
 async def test_an_echo_to_a_peer_that_never_reads_stays_bounded(kind):
     bufsize = 4096

@@ -316,6 +316,7 @@ def test_an_attribute_error_of_the_program_s_code_is_not_taken_for_one_of_the_ca
 # The kernel's time limit
 
 
+@pytest.mark.long
 def test_the_kernel_s_time_limit_of_a_socket_is_that_of_the_book_s_names(function, pair, on_alarm):
     def too_late(*_):
         raise AssertionError("the call waits without limit")

@@ -131,6 +131,7 @@ def test_wrong_number_of_arguments_prints_the_usage_and_exits_with_status_1(name
     assert run(command(name, *args)) == (1, b"", usage)
 
 
+@pytest.mark.long
 def test_port_in_use_exits_with_status_1_and_names_the_port(server):
     status, out, err = run(command("echoserveri.py", server.port))
     assert (status, out) == (1, b"")
@@ -148,6 +149,7 @@ def test_client_exits_with_status_1_if_no_server_listens():
     assert err.count(b"\n") == 1
 
 
+@pytest.mark.long
 def test_interrupt_ends_the_client_without_a_traceback(start, server):
     client = start(command("echoclient.py", "127.0.0.1", server.port))
     client.stdin.write(b"hello\n")

@@ -52,6 +52,7 @@ def counted(server, count):
 # All servers
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_client_of_the_book_receives_its_lines(server):
     text = b"one\n\n\xc3\xa4\xff\n" + b"x" * 8190 + b"\n" + b"y" * 20000 + b"\n"
@@ -94,6 +95,7 @@ def test_lines_that_arrive_together_are_all_echoed_before_more_is_sent(server):
         assert rio.readline() == b"four\n"
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_concurrent_clients_of_several_programs_receive_their_own_lines(server, start):
     clients = [start(command("echoclient.py", "127.0.0.1", server.port)) for _ in range(2)]
@@ -120,6 +122,7 @@ def test_wrong_number_of_arguments_prints_the_usage_and_exits_with_status_1(name
     assert run(command(name, *args)) == (1, b"", f"usage: {name} <port>\n".encode())
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_port_in_use_exits_with_status_1_and_names_the_port(server):
     status, out, err = run([*server.child.args[:-1], str(server.port)])
@@ -166,6 +169,7 @@ def wait_for_children(server, wanted):
     pytest.fail(f"the children's states are {states}, not {wanted}")
 
 
+@pytest.mark.long
 def test_processes_leave_no_zombie_when_many_end_at_once(serve):
     server = serve(PROCESSES)
     clients = [server.connect() for _ in range(8)]
@@ -184,6 +188,7 @@ def test_processes_leave_no_zombie_when_many_end_at_once(serve):
     assert server.end() == b""
 
 
+@pytest.mark.long
 def test_reset_by_a_client_ends_only_its_process_with_a_message(serve):
     server = serve(PROCESSES)
     with server.connect() as neighbour:

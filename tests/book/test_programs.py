@@ -54,12 +54,14 @@ def test_standard_input_is_copied_to_standard_output(name):
     assert run(typed(name), data) == (0, data, b"")
 
 
+@pytest.mark.long
 def test_statcheck_reports_type_and_access(folder):
     for path, said in ((folder, b"directory"), (folder / "foo.txt", b"regular"), ("/dev/null", b"other")):
         assert run(typed("statcheck", path)) == (0, b"type: %s, read: yes\n" % said, b"")
     assert run(typed("statcheck", folder / "none")) == (1, b"", b"Stat error: No such file or directory\n")
 
 
+@pytest.mark.long
 def test_readdir_finds_every_file(folder):
     status, out, err = run(typed("readdir", folder))
     assert (status, err) == (0, b"")
@@ -86,6 +88,7 @@ def test_addresses_are_converted():
     assert (status, err) == (1, b"inet_pton error: invalid dotted-decimal address\n")
 
 
+@pytest.mark.long
 def test_hostinfo_prints_the_addresses_of_a_name():
     assert run(typed("hostinfo", "localhost")) == (0, b"127.0.0.1\n", b"")
     status, out, err = run(typed("hostinfo", "no host"))

@@ -361,6 +361,7 @@ def test_client_that_does_not_read_times_out(limited_tiny, home):
         assert alive(tiny)
 
 
+@pytest.mark.long
 def test_client_that_does_not_close_times_out(limited_tiny):
     tiny = limited_tiny(LINGER=0.2)
     with tiny.connect() as rio:
@@ -425,6 +426,7 @@ def test_failing_cgi_program_is_reported_and_the_next_client_is_served(tiny, hom
     assert tiny.end() == b""
 
 
+@pytest.mark.long
 def test_endless_cgi_program_times_out(limited_tiny, home):
     program(home, "endless", "#!/bin/sh\nexec tail -f /dev/null\n")
     tiny = limited_tiny(CGI_TIMEOUT=0.3)
@@ -447,6 +449,7 @@ def test_cgi_program_ends_when_its_client_disconnects(tiny, home):
     assert alive(tiny)
 
 
+@pytest.mark.long
 def test_cgi_program_leaves_no_zombie(tiny):
     for _ in range(3):
         assert get(tiny, b"/cgi-bin/adder.py?1&2")[0] == 200

@@ -95,6 +95,7 @@ def whole(run):
 # ---- Runs ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_closed_loop_ends_with_a_table_and_a_histogram(address):
     out, err = measured(address, *SHORT)
@@ -117,6 +118,7 @@ def test_a_run_prints_a_line_per_second_on_stderr(target):
     assert 2 <= len(lines) <= 3, err  # one of them at the end
 
 
+@pytest.mark.long
 def test_json_on_stdout_is_the_only_output_there(target):
     out, _ = measured(target, *SHORT, "--json")
     run = json.loads(out)
@@ -127,6 +129,7 @@ def test_json_on_stdout_is_the_only_output_there(target):
     assert run["latency_us"] == run["latency_uncorrected_us"]
 
 
+@pytest.mark.long
 def test_json_in_a_file_leaves_the_table_on_stdout(target, tmp_path):
     path = tmp_path / "run.json"
     path.write_text("an old result that is longer " * 1000)
@@ -158,6 +161,7 @@ def test_an_open_loop_reports_both_latencies_and_the_requested_rate(target, tmp_
     assert len(rows["p99.9"]) == 4
 
 
+@pytest.mark.long
 def test_the_hdr_file_has_the_format_of_hdrhistogram(target, tmp_path):
     path = tmp_path / "run.hgrm"
     measured(target, *SHORT, "--hdr", path)
@@ -180,6 +184,7 @@ def test_targets_may_be_ipv6_addresses_names_and_unix_sockets(server, tmp_path):
         measured("--unix", "8000", *SHORT, cwd=tmp_path)
 
 
+@pytest.mark.long
 def test_the_server_received_the_bytes_that_are_counted(server, target):
     run = json.loads(measured(target, *SHORT, "-s", "100", "--warmup", "0", "--json")[0])
     assert server.stats()["bytes_in"] >= run["messages"] * 100
@@ -192,12 +197,14 @@ def test_the_soft_limit_of_descriptors_is_raised_for_the_connections(target):
     assert json.loads(out)["connections"] == 100
 
 
+@pytest.mark.long
 def test_an_ascii_output_gets_a_plain_histogram(target):
     out, _ = measured(target, *SHORT, environment={"PYTHONIOENCODING": "ascii"})
     assert "#" in out
     assert out.isascii()
 
 
+@pytest.mark.long
 def test_rich_and_matplotlib_are_imported_only_if_needed(target):
     code = f"""if True:
         import sys
@@ -211,6 +218,7 @@ def test_rich_and_matplotlib_are_imported_only_if_needed(target):
     measured(code=code)
 
 
+@pytest.mark.long
 def test_a_reader_that_closes_the_pipe_is_not_an_error(target):
     reader, writer = os.pipe()
     with Command(MODULE, target, *SHORT, stdout=writer) as bench:
@@ -221,6 +229,7 @@ def test_a_reader_that_closes_the_pipe_is_not_an_error(target):
         assert "Broken pipe" not in bench.err.text
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("stream", [">&-", "2>&-"])
 def test_a_closed_stream_does_no_harm(target, tmp_path, stream):
@@ -231,6 +240,7 @@ def test_a_closed_stream_does_no_harm(target, tmp_path, stream):
     whole(json.loads(path.read_text()))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_a_full_output_is_status_1(target):
     with open("/dev/full", "wb") as full, Command(MODULE, target, *SHORT, stdout=full) as bench:
@@ -239,6 +249,7 @@ def test_a_full_output_is_status_1(target):
         assert "Traceback" not in bench.err.text
 
 
+@pytest.mark.long
 def test_help_and_version_fit_a_terminal():
     for option in ("-h", "--version"):
         out, err = measured(option)
@@ -284,6 +295,7 @@ def test_a_terminal_gets_a_live_view_and_then_the_table(target):
     assert all(float(passed) <= float(whole) for passed, whole in times)
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_shows_the_cursor_again():
     pytest.importorskip("rich", reason="the extra 'bench' is not installed")
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -295,6 +307,7 @@ def test_a_second_ctrl_c_shows_the_cursor_again():
     assert screen.text.rfind("\x1b[?25h") > screen.text.rfind("\x1b[?25l") >= 0
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [(3, 10), (1, 1), (0, 0)])
 def test_the_live_view_fits_any_terminal(target, size):
@@ -328,6 +341,7 @@ def test_the_live_view_is_shown_while_json_is_written_to_a_pipe(target):
     assert "━" in screen.text
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("why", ["no rich", "a dumb terminal"])
 def test_a_terminal_without_a_live_view_gets_lines(target, tmp_path, why):

@@ -133,6 +133,7 @@ ENDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", ENDS)
 def test_a_connection_closed_by_the_server_is_status_1(how):
@@ -237,6 +238,7 @@ def test_a_server_that_stalls_beyond_the_end_of_a_short_run_is_status_1():
     assert status == 1
 
 
+@pytest.mark.long
 def test_a_refused_connection_is_status_1_and_only_the_json_is_printed():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))  # without listen()
@@ -269,6 +271,7 @@ def test_more_connections_than_descriptors_is_status_1(target):
     assert "open files" in complaint
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer needs terabytes of addresses"
 )
@@ -280,6 +283,7 @@ def test_more_threads_than_the_system_allows_is_status_1(target):
     assert complaint == "rioecho-bench: the system does not allow 4 threads"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_warnings_that_cannot_be_written_do_not_change_the_status(target):
     with open("/dev/full", "w") as full:

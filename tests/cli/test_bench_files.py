@@ -28,6 +28,7 @@ LIMITED_FILES = """if True:
 """
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_no_file_and_an_older_one_unchanged(target, tmp_path):
     new, old = tmp_path / "new.json", tmp_path / "old.hgrm"
     old.write_text("from before")
@@ -43,6 +44,7 @@ def test_a_full_disk_leaves_no_file_and_an_older_one_unchanged(target, tmp_path)
     assert old.read_text().split()[0] == "Value"
 
 
+@pytest.mark.long
 def test_a_symbolic_link_and_a_device_are_written_through(target, tmp_path):
     (tmp_path / "folder").mkdir()
     link = tmp_path / "link.json"
@@ -52,6 +54,7 @@ def test_a_symbolic_link_and_a_device_are_written_through(target, tmp_path):
     assert json.loads(link.read_text())["connections"] == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["run", "\u4e2d" * 83 + ".json"], ids=["no suffix", "as long as names may be"])
 def test_a_file_may_have_any_name(target, tmp_path, name):
     for _ in range(2):  # a new one, and one that exists
@@ -60,6 +63,7 @@ def test_a_file_may_have_any_name(target, tmp_path, name):
         assert os.listdir(tmp_path) == [name]
 
 
+@pytest.mark.long
 def test_a_plot_may_be_written_through_a_link_to_a_name_without_a_suffix(target, tmp_path):
     pytest.importorskip("matplotlib", reason="the extra 'bench' is not installed")
     link = tmp_path / "link.svg"
@@ -69,6 +73,7 @@ def test_a_plot_may_be_written_through_a_link_to_a_name_without_a_suffix(target,
     assert (tmp_path / "plot").read_text().startswith("<?xml")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/dev/fd/0"), reason="there is no /dev/fd")
 def test_an_open_descriptor_is_written_to(target, tmp_path):
     """Such as that of a shell's >(command)."""
@@ -84,6 +89,7 @@ def test_an_open_descriptor_is_written_to(target, tmp_path):
     assert "p99.9" in table
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to another user")
 def test_root_leaves_a_file_to_its_owner(target, tmp_path):
     path = tmp_path / "run.json"
@@ -96,6 +102,7 @@ def test_root_leaves_a_file_to_its_owner(target, tmp_path):
     assert json.loads(path.read_text())["connections"] == 2
 
 
+@pytest.mark.long
 def test_a_signal_while_the_results_are_written_does_not_lose_them(target, tmp_path):
     first, last = tmp_path / "run.json", tmp_path / "run.hgrm"
     reader, writer = os.pipe()
@@ -113,6 +120,7 @@ def test_a_signal_while_the_results_are_written_does_not_lose_them(target, tmp_p
     assert last.read_text().split()[0] == "Value"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 def test_a_disk_that_is_full_in_the_middle_of_the_json_on_stdout_is_status_1(target, tmp_path, unbuffered):
     environment = {"PYTHONUNBUFFERED": unbuffered, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -121,6 +129,7 @@ def test_a_disk_that_is_full_in_the_middle_of_the_json_on_stdout_is_status_1(tar
     assert (status, err) == (1, ["rioecho-bench: stdout: File too large"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 def test_a_full_non_blocking_pipe_gets_everything_when_it_is_read(unbuffered):
     reader, writer = os.pipe()
@@ -180,6 +189,7 @@ def test_what_is_refused_is_one_line_that_says_what_to_do(arguments, words):
     assert words in err[0]
 
 
+@pytest.mark.long
 def test_times_rates_and_sizes_have_units(target):
     arguments = ("-d", "150ms", "--warmup", "10ms", "-s", "1k", "--rate", "5k", "--stall-timeout", "3s", "--json")
     status, out, _ = ended(target, *arguments)
@@ -188,6 +198,7 @@ def test_times_rates_and_sizes_have_units(target):
     assert run["duration_s"] == pytest.approx(0.15)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract names")
 def test_an_abstract_unix_socket_is_a_target():
     name = f"rioecho-bench-{os.getpid()}"

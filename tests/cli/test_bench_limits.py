@@ -17,12 +17,14 @@ SHORT = ("-d", "0.2", "-c", "4", "-q")
 # ---- Limits ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_limits_that_are_met_are_status_0_and_quiet_prints_the_result_only(target):
     status, out, err = ended(target, *SHORT, "--max-p99", "5s", "--min-rate", "10")
     assert (status, err) == (0, [])
     assert out.startswith(f"{target}: 4 connections")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("limit", "words"),
     [
@@ -72,6 +74,7 @@ def test_a_comparison_fails_above_a_percentage(tmp_path, changes, fail_above, wo
     assert "rate/s" in out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -93,6 +96,7 @@ def test_a_run_that_failed_or_was_cut_short_is_a_warning_and_fails_a_checked_com
 # ---- Merged runs -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [(), ("--rate", "2k")], ids=["closed loop", "open loop"])
 def test_merged_runs_are_those_of_all_messages(target, tmp_path, options):
     paths = [tmp_path / name for name in ("a.json", "b.json")]
@@ -142,6 +146,7 @@ UNMERGEABLE = [
 ]
 
 
+@pytest.mark.long
 def test_runs_that_cannot_be_merged_are_a_usage_error(target, tmp_path):
     path, other = tmp_path / "a.json", tmp_path / "b.json"
     assert ended(target, *SHORT, "--json", path)[0] == 0

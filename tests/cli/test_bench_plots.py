@@ -76,6 +76,7 @@ def written(path):
     return struct.unpack(">II", data[16:24])
 
 
+@pytest.mark.long
 def test_the_percentile_axis_spaces_the_nines_equally():
     latency, _ = plots.draw_run(result(count=90_000)).axes
     assert (latency.get_xscale(), latency.get_yscale()) == ("log", "log")
@@ -168,6 +169,7 @@ def test_more_runs_than_colours_have_distinct_lines():
     assert len(styles) == 10
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["run.png", "run.svg", "run.PNG"])
 def test_the_suffix_selects_the_format_and_the_width_is_twice_that_of_a_readme(name, tmp_path):
@@ -177,6 +179,7 @@ def test_the_suffix_selects_the_format_and_the_width_is_twice_that_of_a_readme(n
     assert size is None or 1600 <= size[0] <= 2000
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(("name", "options"), [("run.png", ()), ("run.svg", ("--rate", "2000"))])
 def test_the_command_draws_a_run(address, tmp_path, name, options):
@@ -187,6 +190,7 @@ def test_the_command_draws_a_run(address, tmp_path, name, options):
     written(path)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "name", [r"$\frac$", "\u6e2c\u8a66", os.fsdecode(b"\xff")], ids=["dollars", "no glyph", "no text"]

@@ -175,11 +175,13 @@ def test_a_usage_error_is_one_line_and_status_2(unasked):
         assert wanted in complaint, line
 
 
+@pytest.mark.long
 def test_a_missing_target_is_one_line_and_status_2():
     assert "give HOST:PORT" in refused()
     assert "'localhost:8000' was parsed as the FILE of --json" in refused("--json", "localhost:8000")
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("option", ["--json", "--hdr", "--plot"])
 def test_a_file_that_cannot_be_written_is_an_error_before_the_run(unasked, tmp_path, option):

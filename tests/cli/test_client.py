@@ -28,6 +28,7 @@ def lines_server():
         yield running.addresses[0]
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_hundred_thousand_lines_are_returned_unchanged(server):
     data = b"".join(lines(100_000))
@@ -55,6 +56,7 @@ def test_any_input_is_returned_unchanged(server, data):
     assert output == data
 
 
+@pytest.mark.long
 def test_the_host_may_be_a_name_or_an_ipv6_address(lines_server):
     for host in ("localhost", "::1", "127.0.0.1"):
         assert piped((host, lines_server[1]), b"hello\n") == (0, b"hello\n", "")
@@ -142,6 +144,7 @@ def swallowed(sock, least):
     return total
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("data", "bound"), [(b"\0" * 4096, LIMIT), (b"x" * 4095 + b"\n", WINDOW)], ids=["without newlines", "lines"]

@@ -65,6 +65,7 @@ def test_a_close_before_the_whole_echo_is_status_1():
     assert "6 bytes" in complaint
 
 
+@pytest.mark.long
 def test_a_reset_while_sending_is_status_1_and_the_echo_so_far_is_written():
     def close(sock):
         data = receive(sock, 30_000)
@@ -142,6 +143,7 @@ def test_a_usage_error_is_one_line_and_status_2(arguments, words):
         assert client.out.text == ""
 
 
+@pytest.mark.long
 def test_help_and_version_fit_a_terminal():
     for option in ("--help", "--version"):
         with Command(MODULE, option) as client:
@@ -179,6 +181,7 @@ def test_a_connect_timeout_of_0_means_none(lines_server):
         assert client.out.text == "hello\n"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract names")
 def test_an_abstract_unix_socket_is_written_with_an_at_sign():
     name = f"rioecho-test-{os.getpid()}"
@@ -201,6 +204,7 @@ def test_an_abstract_unix_socket_is_written_with_an_at_sign():
         assert "@NAME" in client.complaint()
 
 
+@pytest.mark.long
 def test_ctrl_c_while_the_command_starts_is_no_traceback(lines_server):
     """At any moment after the interpreter has begun to import the command."""
     code = """if True:

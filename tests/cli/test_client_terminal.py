@@ -112,6 +112,7 @@ def test_ctrl_d_at_once_is_status_0(address):
         assert b"Traceback" not in terminal.screen.data
 
 
+@pytest.mark.long
 def test_ctrl_c_is_status_130_and_no_traceback(address):
     with Terminal(*address) as terminal:
         terminal.screen.wait_for("> ")

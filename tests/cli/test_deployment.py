@@ -84,6 +84,7 @@ def test_the_image_runs_as_a_user_without_rights_and_names_its_ports():
     assert options.host == ["*"]
 
 
+@pytest.mark.long
 @needs_commands
 @needs_metrics
 def test_the_health_check_of_the_image_passes_while_the_server_serves():
@@ -143,6 +144,7 @@ def test_haproxy_accepts_its_configuration():
     accept("haproxy", "-c", "-f", DEPLOY / "haproxy.cfg")
 
 
+@pytest.mark.long
 @needs_commands
 @needs_metrics
 def test_behind_haproxy_no_client_meets_a_server_that_has_stopped():

@@ -101,6 +101,7 @@ def test_an_invalid_argument_that_cannot_be_reported_is_status_2(full, unbuffere
         assert process.status() == 2
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_comparison_with_a_full_stdout_is_status_1(tmp_path, full, unbuffered):
     with EchoServer(host="127.0.0.1") as server:

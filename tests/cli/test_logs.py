@@ -285,6 +285,7 @@ def test_records_that_nobody_reads_are_dropped_and_counted_and_the_server_goes_o
     assert "server received 6 bytes" in [line["message"] for line in log[log.index(notice) :]]
 
 
+@pytest.mark.long
 def test_queued_records_are_written_once_the_log_is_read():
     """The descriptor may also be non-blocking, because another process has set O_NONBLOCK on the open file."""
     for blocking in (True, False):
@@ -407,6 +408,7 @@ def test_raw_framing_shows_only_bytes():
     assert match[6] != "0 B"
 
 
+@pytest.mark.long
 def test_the_last_line_is_logged_only_if_a_count_has_changed():
     with Server("-q", "--stats", "1000") as server:
         stop(server)
@@ -566,6 +568,7 @@ def screen(data):
     return rows
 
 
+@pytest.mark.long
 def test_on_a_terminal_the_line_is_drawn_in_place_and_the_log_goes_above_it():
     with on_a_terminal("--stats", "0.02") as server:
         server.err.wait_for("\rstats: 0 active, 0 accepted", 2)
@@ -613,6 +616,7 @@ def test_a_dumb_terminal_and_the_json_format_get_whole_lines(arguments, term):
         assert shown.count("\r") == shown.count("\r\n") == shown.count("stats: ") + len(events)
 
 
+@pytest.mark.long
 def test_a_verbose_log_and_the_live_line_do_not_mix():
     with on_a_terminal("-v", "--stats", "0.01") as server:
         send(server, b"\n" * 100, 30)

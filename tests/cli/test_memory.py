@@ -28,6 +28,7 @@ def swept(name, stride, folder):
     assert done.stdout.startswith(f"{name}: ")
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_some_failed_allocations_are_one_line_or_harmless(name, tmp_path):

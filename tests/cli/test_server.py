@@ -206,6 +206,7 @@ def test_netcat_and_socat_get_their_bytes_back(program, options):
             assert done.stdout == data
 
 
+@pytest.mark.long
 def test_an_idle_client_is_closed_after_the_idle_timeout():
     with Server("--idle-timeout", "0.1") as server, dial(server.address) as sock:
         assert receive_all(sock) == b""
@@ -245,6 +246,7 @@ def chat(server):
     return done
 
 
+@pytest.mark.long
 def test_a_log_that_cannot_be_written_does_not_stop_the_server():
     reader, writer = os.pipe()
     os.close(reader)

@@ -147,6 +147,7 @@ def test_the_interface_of_a_link_local_address_is_kept():
 # ---- unix sockets
 
 
+@pytest.mark.long
 @needs_abstract_names
 def test_an_abstract_name_is_listened_on_and_shown_with_an_at_sign():
     name = f"@rioecho-test-{os.getpid()}"
@@ -224,6 +225,7 @@ def test_a_usage_error_is_one_line_and_status_2(tmp_path, arguments, words):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.long
 def test_times_and_sizes_take_units():
     with Server("--max-line", "1k", "--idle-timeout", "300ms", "--max-memory", "1M", "--drain-timeout", "1m") as server:
         with dial(server.address) as sock:

@@ -110,6 +110,7 @@ def test_a_client_that_sends_nothing_does_not_stop_others():
         assert get(server.metrics_address, "/healthz")[0] == 200
 
 
+@pytest.mark.long
 @needs_package
 @needs_proc
 def test_a_crowd_that_sends_nothing_takes_few_descriptors_and_keeps_nobody_out():
@@ -127,6 +128,7 @@ def test_a_crowd_that_sends_nothing_takes_few_descriptors_and_keeps_nobody_out()
         assert get(place, "/healthz")[0] == 200
 
 
+@pytest.mark.long
 @needs_package
 @pytest.mark.skipif(sys.platform != "linux", reason="sets the limit of another process")
 def test_without_descriptors_a_client_waits_and_nothing_spins():
@@ -196,6 +198,7 @@ def test_a_port_in_use_is_one_line_and_status_1():
             assert f"cannot listen on 127.0.0.1 port {port} (metrics): " in command.complaint()
 
 
+@pytest.mark.long
 @needs_package
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_reads_the_metrics_of_the_command():

@@ -177,6 +177,7 @@ def test_a_stop_drains_a_passed_connection(way):
         assert server.status() == 0
 
 
+@pytest.mark.long
 def test_a_passed_connection_has_the_idle_timeout(way):
     with connection() as (client, accepted), passed_connection(way, accepted, "--idle-timeout", "100ms") as server:
         accepted.close()
@@ -226,6 +227,7 @@ def test_inetd_may_wait_with_a_listening_socket():
             server.drain(client)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed")
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="the sanitizer would be preloaded into it")
 @pytest.mark.parametrize("inetd", [[], ["--inetd"]])
@@ -296,6 +298,7 @@ def test_the_service_manager_is_told_ready_and_stopping(manager, engine):
         sock.recv(100)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["/no/such/socket", "relative", "@" + "x" * 200, "@"])
 def test_a_service_manager_that_cannot_be_told_is_a_warning(name):
     with Server(environment={"NOTIFY_SOCKET": name}) as server, dial(server.address) as client:

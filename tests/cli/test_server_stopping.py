@@ -194,6 +194,7 @@ def test_the_stop_is_logged_with_the_totals(engine):
     assert log[-1] == f"Stopped: {totals}"
 
 
+@pytest.mark.long
 def test_no_client_is_accepted_after_the_signal():
     with Server() as server, dial(server.address) as sock:
         ask(sock)

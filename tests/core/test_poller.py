@@ -135,6 +135,7 @@ def poll_one(fd, events):
     return dict(ready.poll(0)).get(fd, 0)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_the_pointer_is_returned_with_the_events(poller, pair):
     ours, theirs = pair

@@ -124,6 +124,7 @@ class Shell:
         self.process.stdout.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", SESSIONS, ids=ids(SESSIONS))
 def test_a_session_prints_what_the_page_shows(block, tmp_path):
     if not (COMMANDS / "rioecho-server").exists():

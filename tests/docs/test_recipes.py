@@ -71,6 +71,7 @@ def test_a_server_on_another_event_loop_reads_lines_in_any_pieces(loop, start):
         assert rio.readline() == b""
 
 
+@pytest.mark.long
 def test_the_tests_of_a_client_pass(pytester):
     program = (EXAMPLES / "test_ping.py").read_text()
     pytester.makepyfile(test_ping=program)

@@ -69,6 +69,7 @@ def check(result, plan):
     assert result.messages <= result.total_messages
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["event", "thread", "process"])
 @pytest.mark.parametrize("size", [1, 64, 1 << 20])
@@ -87,6 +88,7 @@ def test_a_result_adds_up_and_agrees_with_the_server(engine, size):
     assert result.histogram is result.histogram_uncorrected
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_threads_share_the_connections_and_the_rate(threads):
@@ -101,6 +103,7 @@ def test_threads_share_the_connections_and_the_rate(threads):
         assert result.histogram is not result.histogram_uncorrected
 
 
+@pytest.mark.long
 def test_a_unix_socket_is_a_target(tmp_path):
     with EchoServer(port=None, unix=tmp_path / "echo"):
         plan = dataclasses.replace(short(("x", 1)), target=f"unix:{tmp_path / 'echo'}")
@@ -110,11 +113,13 @@ def test_a_unix_socket_is_a_target(tmp_path):
         assert result.target == plan.target
 
 
+@pytest.mark.long
 def test_a_name_is_a_target():
     with EchoServer() as server:
         assert run(short(("localhost", server.addresses[0][1]))).messages > 0
 
 
+@pytest.mark.long
 def test_without_a_warm_up_everything_is_measured():
     with EchoServer() as server:
         result = run(short(server.addresses[0], warmup=0))
@@ -135,6 +140,7 @@ def test_the_samples_are_of_the_measured_time_and_their_number_is_bounded():
     ) <= result.messages * (1 + 1e-9)
 
 
+@pytest.mark.long
 def test_the_hgrm_file_has_the_format_of_hdrhistogram(tmp_path):
     with EchoServer() as server:
         result = run(short(server.addresses[0]))
@@ -157,6 +163,7 @@ def test_the_hgrm_file_has_the_format_of_hdrhistogram(tmp_path):
     assert re.fullmatch(r"#\[Buckets = +32, SubBuckets     = +2048\]", footer[2])
 
 
+@pytest.mark.long
 def test_a_result_warns_of_too_few_messages_and_of_a_missed_rate():
     def talk(sock):
         with contextlib.suppress(ConnectionError):
@@ -239,6 +246,7 @@ def test_a_stopped_test_returns_its_result_so_far():
     assert result.warnings[0].startswith("stopped early: ")
 
 
+@pytest.mark.long
 def test_the_threads_alternate_on_the_schedule():
     with EchoServer() as server:
         # Two per second: the second message is not due before the end.
@@ -278,6 +286,7 @@ def test_ctrl_c_raises_interrupted_with_the_result_so_far(child):
     assert issubclass(Interrupted, KeyboardInterrupt)
 
 
+@pytest.mark.long
 def test_ctrl_c_in_the_last_report_keeps_the_whole_result():
     def report(progress):
         raise KeyboardInterrupt

@@ -44,6 +44,7 @@ def echoed(server, times):
     return [int(n) for n in re.findall(r"end of input, (\d+) bytes echoed", server.err.text)]
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("framing", ["line", "raw"])
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
@@ -114,6 +115,7 @@ def test_a_server_that_dies_is_status_1_with_what_was_measured():
     )
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("transport", ["tcp", "unix"])
 @pytest.mark.parametrize("name", OTHERS)
@@ -130,6 +132,7 @@ def test_it_can_load_other_servers(start, name, transport, tmp_path):  # noqa: F
     assert child.poll() is None
 
 
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
 @pytest.mark.skipif(not ASYNCIO_ECHO.exists(), reason="the source tree is not available")
 @pytest.mark.parametrize("transport", ["tcp", "unix"])

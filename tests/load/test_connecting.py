@@ -90,6 +90,7 @@ def test_addresses_that_fail_at_once_are_tried_one_after_the_other(monkeypatch):
             assert connector.connect_all(None, 1.0, None)
 
 
+@pytest.mark.long
 @needs_ipv6
 def test_an_address_where_nobody_listens_leaves_its_connections_to_the_others():
     with EchoServer(host="127.0.0.1") as server:
@@ -97,6 +98,7 @@ def test_an_address_where_nobody_listens_leaves_its_connections_to_the_others():
         assert server.stats()["accepted"] == 4
 
 
+@pytest.mark.long
 def test_an_address_that_does_not_answer_uses_only_its_share_of_the_time(monkeypatch):
     with unanswered() as dead, EchoServer(host="127.0.0.1") as server:
         lookups(monkeypatch, dead, server.addresses[0])
@@ -108,6 +110,7 @@ def test_an_address_that_does_not_answer_uses_only_its_share_of_the_time(monkeyp
             assert {sock.getpeername() for sock in connector.sockets} == {server.addresses[0]}
 
 
+@pytest.mark.long
 def test_no_answer_in_time_is_an_error_that_says_how_many_were_connected_and_what_to_do(monkeypatch):
     with (
         unanswered() as dead,
@@ -169,6 +172,7 @@ def test_the_lack_of_local_ports_is_said_with_a_remedy():
         ]
 
 
+@pytest.mark.long
 def test_connects_that_the_network_drops_are_tried_side_by_side_and_given_up_together():
     code = f"""if True:
         from rioecho._load.connector import AT_ONCE
@@ -194,6 +198,7 @@ def test_connects_that_the_network_drops_are_tried_side_by_side_and_given_up_tog
         ]
 
 
+@pytest.mark.long
 def test_of_the_two_addresses_of_a_name_one_that_is_silent_uses_only_its_share(tmp_path):
     """Looked up in a file of hosts, and every packet to the first address is dropped."""
     hosts = tmp_path / "hosts"
@@ -217,6 +222,7 @@ def test_of_the_two_addresses_of_a_name_one_that_is_silent_uses_only_its_share(t
         assert process.out.text == "True True True\n"
 
 
+@pytest.mark.long
 def test_a_ramp_spreads_the_connects():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         times = []

@@ -30,6 +30,7 @@ def highest_equivalent(value):
     return (((value >> bits) + 1) << bits) - 1
 
 
+@pytest.mark.long
 @given(VALUES, PERCENTILES)
 def test_a_percentile_is_the_highest_equivalent_of_the_value_at_its_rank(values, p):
     h = counted(values)
@@ -79,6 +80,7 @@ def test_buckets_are_contiguous_and_hold_every_value(values, n):
     assert all(low <= high for low, high, _ in buckets)
 
 
+@pytest.mark.long
 @given(VALUES, st.integers(1, 10))
 def test_percentiles_rise_to_the_maximum_with_exact_counts(values, ticks):
     h = counted(values)

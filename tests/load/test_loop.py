@@ -76,6 +76,7 @@ def test_its_counts_agree_with_those_of_the_server(size, pipeline, poller):
             assert stats["lines"] == echoed
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", [1, 2, 64, 5000])
 def test_echoes_may_arrive_in_any_pieces(size):
@@ -132,6 +133,7 @@ def test_each_connection_begins_at_another_place_of_the_cycle():
 # ---- the schedule
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @each_poller
 def test_with_a_rate_nothing_is_sent_before_it_is_due(poller):
@@ -208,6 +210,7 @@ def test_the_uncorrected_latency_counts_from_the_send_even_if_an_older_message_i
     assert latencies(load, corrected=False).max > 800_000
 
 
+@pytest.mark.long
 def test_messages_that_were_due_and_never_sent_count():
     with peer(until_closed) as ends:
         load = loop(ends, rate=1000, duration=0.3, stall_timeout=0.4)
@@ -260,6 +263,7 @@ def test_a_phase_delays_the_first_message():
         assert load.counts()[1] == 0
 
 
+@pytest.mark.long
 def test_the_minimum_rate_sends_one_message_and_ends_in_time():
     with peer(echo) as ends:
         load = loop(ends, rate=2.0**-31, duration=0.4)
@@ -321,6 +325,7 @@ def test_a_stop_during_the_warm_up_measures_nothing():
         assert (load.counts()[0], load.measured_seconds, latencies(load).count) == (0, 0.0, 0)
 
 
+@pytest.mark.long
 def test_the_counts_can_be_read_during_the_run_and_only_grow():
     with peer(echo) as ends:
         load = loop(ends, pipeline=4, duration=0.2)
@@ -340,6 +345,7 @@ def test_it_runs_once():
             load.run()
 
 
+@pytest.mark.long
 def test_other_threads_run_during_the_run():
     with peer(echo) as ends:
         load = loop(ends, duration=0.2)

@@ -99,6 +99,7 @@ def test_a_reset_is_lost_with_its_errno_and_the_echoes_before_it_count():
             assert load.counts()[0] >= 1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @each_poller
 @pytest.mark.parametrize("rate", [None, 1000.0])

@@ -58,6 +58,7 @@ def echo_some(messages, end):
     return talk
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", [lambda sock: None, reset], ids=["close", "reset"])
 @pytest.mark.parametrize("rate", [None, 3000], ids=["closed loop", "open loop"])
 @pytest.mark.parametrize("threads", [1, 2])
@@ -154,6 +155,7 @@ def test_a_connection_may_be_lost_in_any_state(state, rate):
         assert result.histogram.count == rate - result.lost
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", [lambda sock: None, reset], ids=["close", "reset"])
 def test_a_connection_that_is_lost_after_the_end_of_the_time_is_not_waited_for(end):
     """Its messages in flight are lost, and not those of the other connection."""
@@ -219,6 +221,7 @@ def test_a_wrong_echo_ends_the_test_all_the_same():
     assert raised.value.result.reconnects == 1
 
 
+@pytest.mark.long
 def test_messages_due_while_the_connection_is_down_count_from_their_scheduled_time():
     closed = threading.Event()
 
@@ -240,6 +243,7 @@ def test_messages_due_while_the_connection_is_down_count_from_their_scheduled_ti
     assert result.messages + result.lost == pytest.approx(1000, abs=100)
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_come_back_stalls_the_test_and_the_reason_is_given():
     with EchoServer() as server:
         target = f"127.0.0.1:{server.addresses[0][1]}"
@@ -302,6 +306,7 @@ def test_a_server_that_is_restarted_loses_nothing_it_has_received():
 # ---- the loop itself
 
 
+@pytest.mark.long
 @each_poller
 def test_the_loop_reports_a_lost_connection_once_and_continues_on_another_socket(poller):
     def talk(one, two):

@@ -196,6 +196,7 @@ def different(life):
     return {label: (stdlib[label], ours[label]) for label in stdlib if stdlib[label] != ours[label]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("life", LIVES)
 def test_a_file_lives_as_the_standard_librarys_does(life):
     wanted = [labels for lives, labels in WANTED_IN_LIVES.values() if re.fullmatch(lives, life)]

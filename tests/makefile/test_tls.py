@@ -31,6 +31,7 @@ def site(request, server_context):
         yield server
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_https_bodies_are_sent_and_received_over_one_connection(site, client_context):
     client = http.client.HTTPSConnection("127.0.0.1", site.port, timeout=LONG, context=client_context)

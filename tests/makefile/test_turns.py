@@ -168,6 +168,7 @@ def test_detach_waits_for_a_reader_and_loses_nothing(stream, background):
         assert leftover == b"more"
 
 
+@pytest.mark.long
 def test_over_tls_close_waits_too(encrypted, makefile, background):
     near, far = encrypted
     file = makefile(near, "rb")

@@ -300,6 +300,7 @@ def test_a_row_with_a_wrong_echo_fails_and_does_not_end_the_run(benchmarks, caps
     assert "failed: wrong echo" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_row_of_aio_runs(tmp_path):
     done = run("aio, asyncio: readlines1()", "--pairs", 2, "--json", tmp_path / "out.json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -307,6 +308,7 @@ def test_a_row_of_aio_runs(tmp_path):
     assert min(figure for pair in row["pairs"] for figure in pair) > 0
 
 
+@pytest.mark.long
 def test_a_row_of_the_reader_runs_and_is_written(tmp_path):
     done = run("read(1024)", "--pairs", 2, "--json", tmp_path / "out.json", "--results", tmp_path / "out.md")
     assert (done.returncode, done.stderr) == (0, "")
@@ -374,6 +376,7 @@ def test_a_row_of_a_server_runs(tmp_path, word):
         assert row.get("verdict") in ("ok", "missed") or row == {"skipped": "uvloop is not installed"}
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "complaint"),

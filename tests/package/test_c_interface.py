@@ -103,6 +103,7 @@ def pair():
         yield left, right
 
 
+@pytest.mark.long
 @needs_compiler
 def test_an_outside_module_reads_lines_with_the_book_s_functions(outside, pair) -> None:
     ours, theirs = pair
@@ -247,6 +248,7 @@ def test_the_kernel_s_time_limit_of_a_write_is_minus_one_with_eagain(outside, pa
     assert time.monotonic() - start >= 0.1
 
 
+@pytest.mark.long
 @needs_compiler
 def test_signals_do_not_renew_the_kernel_s_time_limit(outside, pair, on_alarm) -> None:
     ours, _ = pair
@@ -266,6 +268,7 @@ def test_a_socket_without_a_limit_is_waited_for_although_another_direction_has_o
     sending.join(20)
 
 
+@pytest.mark.long
 @needs_compiler
 def test_the_example_counts_lines_of_any_length(tmp_path: Path, pair) -> None:
     example = compile_outside((EXAMPLES / "count_lines.pyx").read_text(), tmp_path)

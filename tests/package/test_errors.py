@@ -53,6 +53,7 @@ def test_woken_is_no_other_kind_of_error():
 # written()
 
 
+@pytest.mark.long
 def test_written_continues_a_write_after_a_timeout():
     data = bytes(range(256)) * 10_000
     ours, theirs = socket.socketpair()

@@ -72,6 +72,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 @needs_sources
 def test_the_sdist_contains_the_sources_and_the_tests_and_nothing_generated(
     tree: Path, sdist: Path, tmp_path: Path
@@ -169,6 +170,7 @@ def test_the_error_of_an_unbuilt_source_tree_names_the_remedy(tmp_path: Path) ->
     assert "pip install -e ." in done.stderr
 
 
+@pytest.mark.long
 @needs_sources
 def test_the_build_refuses_another_implementation_of_python_in_one_line() -> None:
     pretended = "import runpy, sys; sys.implementation.name = 'pypy'; runpy.run_path('setup.py', run_name='__main__')"
@@ -178,6 +180,7 @@ def test_the_build_refuses_another_implementation_of_python_in_one_line() -> Non
     assert line.startswith("rioecho needs CPython")
 
 
+@pytest.mark.long
 @needs_sources
 def test_the_build_refuses_an_unknown_variant_and_names_the_known_ones() -> None:
     environment = os.environ | {"RIOECHO_BUILD": "fast"}

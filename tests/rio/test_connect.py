@@ -442,6 +442,7 @@ def test_timeout_becomes_the_timeout_of_each_call_on_the_rio(host, listener):
             assert rio.readline() == b"half a line, and the rest\n"
 
 
+@pytest.mark.long
 def test_connecting_takes_no_longer_than_the_timeout(full_listener):
     host, port = full_listener.getsockname()
     start = time.monotonic()
@@ -451,6 +452,7 @@ def test_connecting_takes_no_longer_than_the_timeout(full_listener):
     assert caught.value.errno == errno.ETIMEDOUT
 
 
+@pytest.mark.long
 def test_timeout_limits_all_addresses_together(full_listener, resolves):
     host, port = full_listener.getsockname()
     resolves(*[host] * 100)
@@ -592,6 +594,7 @@ def test_invalid_option_does_not_leave_the_unix_connection_open(unix_listener):
         connect(unix_listener.getsockname(), closefd=True)
 
 
+@pytest.mark.long
 def test_connecting_to_a_busy_unix_socket_takes_no_longer_than_the_timeout(full_unix_listener):
     path = full_unix_listener.getsockname()
     start = time.monotonic()
@@ -638,6 +641,7 @@ def test_signals_do_not_make_connect_return_an_unconnected_unix_socket(full_unix
         assert rio.writen(b"connected\n") == 10
 
 
+@pytest.mark.long
 def test_signals_do_not_renew_the_timeout_for_a_busy_unix_socket(full_unix_listener, on_alarm):
     calls = []
 
@@ -739,6 +743,7 @@ def test_address_that_does_not_answer_leaves_time_for_the_next(full_listener, re
             assert rio.readline() == b""
 
 
+@pytest.mark.long
 @needs_ipv6
 def test_address_that_refuses_at_once_leaves_its_share_to_the_next(full_listener, resolves):
     port = full_listener.getsockname()[1]

@@ -186,6 +186,7 @@ def test_an_object_without_settimeout_takes_no_timeout_and_keeps_its_bytes():
     assert rio.readline(timeout=None) == b"line\n"
 
 
+@pytest.mark.long
 def test_an_object_waits_by_its_own_timeout_which_is_put_back():
     source = Timed(b"ha", None, b"lf\n", b"next\n")
     rio = Rio(source, timeout=0.3)

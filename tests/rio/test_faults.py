@@ -20,6 +20,7 @@ def test_a_system_call_that_is_interrupted_or_transfers_one_byte_is_no_error_of_
     assert "a tied echo" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 def test_no_failed_allocation_loses_a_byte_or_a_descriptor():
     pytest.importorskip("_testcapi", reason="this Python has no _testcapi module")

@@ -231,6 +231,7 @@ def outcome(file, name, argument):
     return getattr(file, name)(argument)
 
 
+@pytest.mark.long
 @settings(max_examples=EXAMPLES)
 @given(
     content=st.text("xyz\n", max_size=40).map(str.encode),

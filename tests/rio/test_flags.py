@@ -427,6 +427,7 @@ class Held(SocketLike):
         return super().recv_into(*args)
 
 
+@pytest.mark.long
 @needs_fork
 @forks
 def test_the_child_of_a_fork_is_not_kept_waiting_by_a_write_of_the_parent_that_reads_ahead(stream, background):
@@ -584,6 +585,7 @@ def check_properties(rio):
         assert 0 <= answer <= 1 << 20, (look, answer)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["socket", "makefile", "tls", "tls makefile"])
 def test_properties_are_valid_while_other_threads_read_write_and_close(request, background, monkeypatch, kind):

@@ -90,6 +90,7 @@ def run(paramiko, sshd):
     client.close()
 
 
+@pytest.mark.long
 def test_a_channel_is_read_and_written_through_its_own_methods(run):
     channel = run("cat")
     rio = Rio(channel, timeout=REST)
@@ -119,6 +120,7 @@ def test_a_channel_that_was_closed_takes_no_output(run):
     assert rio.readline() == b""
 
 
+@pytest.mark.long
 def test_a_full_window_ends_a_write_in_time_and_the_rest_can_be_sent(run, background):
     channel = run("sleep 0.3; cat")
     rio = Rio(channel, timeout=REST)
@@ -132,6 +134,7 @@ def test_a_full_window_ends_a_write_in_time_and_the_rest_can_be_sent(run, backgr
     channel.close()
 
 
+@pytest.mark.long
 def test_one_reader_and_one_writer_share_a_channel(run, background):
     channel = run("cat")
     rio = Rio(channel, timeout=REST)

@@ -40,6 +40,7 @@ def write(rio, name, arguments):
     return data
 
 
+@pytest.mark.long
 @deterministic
 @given(
     reading_steps,

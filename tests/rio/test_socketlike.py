@@ -300,6 +300,7 @@ def test_without_a_limit_the_timeout_is_not_set(ends, wrap):
     assert source.set_to == []
 
 
+@pytest.mark.long
 def test_an_object_that_others_made_non_blocking_is_polled(ends, wrap, background):
     sock = wrap(Counting)
     os.set_blocking(sock.fileno(), False)
@@ -338,6 +339,7 @@ def test_an_object_that_was_set_by_another_meanwhile_keeps_that(ends, wrap, back
 # ---- both directions
 
 
+@pytest.mark.long
 def test_output_that_is_stuck_keeps_no_line_from_a_read_and_the_wait_costs_no_time(ends, wrap, background):
     rio = Rio(wrap(Counting), bufsize=1 << 20)
     rio.write(b"x" * 1_000_000)

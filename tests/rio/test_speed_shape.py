@@ -51,6 +51,7 @@ def test_the_cost_per_byte_does_not_depend_on_the_length_of_the_line(stream, bac
     assert cost(work, 16 << 20) < 16 * cost(work, 1 << 16)  # scanning all of it again costs hundreds of times as much
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "drain",

@@ -104,6 +104,7 @@ def test_a_read_in_a_signal_handler_that_interrupted_a_read_raises(pair, call, o
     assert len(met) == 1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("call", WRITERS.values(), ids=WRITERS)
 def test_a_write_in_a_signal_handler_that_interrupted_a_write_raises(pair, wire, call, on_alarm, background):

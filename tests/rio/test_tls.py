@@ -310,6 +310,7 @@ def send_signals_to_itself(stop):
 any_thread = pytest.mark.skipif(sys.platform != "linux", reason="see _rio/tls.pyx")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("threads", "send_buffer"),
     [
@@ -473,6 +474,7 @@ def test_a_signal_handler_that_raises_ends_a_read_and_loses_nothing(cut, alarm, 
         assert rio.readline() == b"the beginning and the end\n"
 
 
+@pytest.mark.long
 def test_a_handler_in_a_read_of_a_file_does_not_wait_for_a_write_that_waits_for_the_read(tls, on_alarm, background):
     near, far = tls
     file = rioecho.makefile(near, "rwb")

@@ -42,6 +42,7 @@ class Named:
         return self.sock.fileno()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", [lambda sock: sock.fileno(), Named], ids=["int", "an object with fileno()"])
 def test_the_kernels_limits_of_a_socket_are_the_timeouts_of_reading_and_writing(stream, source):
     limit(stream.near, socket.SO_RCVTIMEO, 0.1)
@@ -79,6 +80,7 @@ def test_a_read_ends_when_no_byte_comes_for_the_idle_timeout(pair):
     assert rio.readline() == b"held and more\n"
 
 
+@pytest.mark.long
 def test_a_peer_that_drips_renews_the_idle_timeout_and_not_the_timeout(stream, background):
     stop = threading.Event()
 
@@ -266,6 +268,7 @@ def test_two_peers_that_both_send_first_go_on_with_read_ahead(stream, background
     thread.join(20)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "call",
     [

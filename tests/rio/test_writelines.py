@@ -8,6 +8,7 @@ import pytest
 from rioecho import ConcurrentCall, Rio
 
 
+@pytest.mark.long
 def test_writelines_has_one_timeout_for_all_items(background):
     a, b = socket.socketpair()
     with a, b:

@@ -177,6 +177,7 @@ def test_signal_handlers_run_and_the_echo_continues(stream, framing, on_alarm):
     assert stream.take() == b"from the handler\n"
 
 
+@pytest.mark.long
 def test_signals_do_not_restart_the_timeout(stream, on_alarm):
     on_alarm(lambda signum, frame: None, 0.01, 0.01)
     with pytest.raises(TimeoutError):

@@ -193,6 +193,7 @@ def test_no_thread_is_left_running(engine):
     assert set(threading.enumerate()) == before
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_several_servers_run_in_one_process(framing):
     with (

@@ -264,6 +264,7 @@ def test_each_client_gets_back_what_is_due_whatever_the_others_do(loop_with, fra
 # ---- back-pressure
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_client_that_does_not_read_is_stopped_by_back_pressure(loop_with, framing, kind):
     with loop_with(framing) as run:
@@ -284,6 +285,7 @@ def test_a_client_that_does_not_read_is_stopped_by_back_pressure(loop_with, fram
         assert run.next_closing() == ("deaf", "end of input", 0, sent)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer keeps freed memory")
 def test_a_connection_holds_at_most_a_line_and_a_chunk_and_nothing_once_all_is_sent(loop_with, framing):
@@ -486,6 +488,7 @@ def test_bytes_sent_after_the_half_close_are_discarded_without_a_reset(loop_with
     assert run.counts()["bytes_in"] == 15
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_clients_that_stay_are_disconnected_at_the_drain_deadline(loop_with, kind):
     with loop_with(drain=0.2) as run:
@@ -507,6 +510,7 @@ def test_clients_that_stay_are_disconnected_at_the_drain_deadline(loop_with, kin
     assert run.counts()["errors"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_client_that_never_stops_sending_is_disconnected_at_the_drain_deadline(loop_with, framing):
     with loop_with(framing, drain=0.2) as run:
@@ -547,6 +551,7 @@ def test_without_a_drain_timeout_the_loop_waits_for_the_last_client(loop_with):
         assert run.next_closing()[:2] == ("a", "server stopped")
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_client_that_reads_late_gets_everything_it_had_sent(loop_with, framing):
     with loop_with(framing) as run:
@@ -559,6 +564,7 @@ def test_a_client_that_reads_late_gets_everything_it_had_sent(loop_with, framing
         assert run.next_closing() == ("late", "server stopped", 0, sent)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_client_that_had_half_closed_gets_everything(loop_with):
     with loop_with() as run:
@@ -571,6 +577,7 @@ def test_a_client_that_had_half_closed_gets_everything(loop_with):
         assert run.next_closing() == ("late", "server stopped", 0, sent)
 
 
+@pytest.mark.long
 def test_a_connection_adopted_after_the_stop_is_drained(loop_with, kind):
     with loop_with() as run:
         first = run.client("first")
@@ -824,6 +831,7 @@ def test_a_reset_is_reported_with_its_errno(loop_with):
     assert run.counts()["errors"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_reset_of_a_client_that_does_not_read_is_reported(loop_with):
     with loop_with() as run:
@@ -1036,6 +1044,7 @@ def test_new_connections_are_not_confused_with_closed_ones(loop_with):
             old = new
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_closed_connection_that_another_process_holds_causes_no_events(loop_with):
     with loop_with() as run:
@@ -1063,6 +1072,7 @@ def test_a_closed_connection_that_another_process_holds_causes_no_events(loop_wi
         assert time.process_time() - time_before < 0.15  # the loop sleeps
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @each_poller
 def test_a_forked_child_that_holds_every_descriptor_does_no_harm(child, poller):

@@ -40,6 +40,7 @@ def sweep(engine, allocator, tmp_path, *, step, width):
     return int(done.stdout.split()[2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("allocator", ["python", "libc"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_failed_allocation_closes_at_most_one_connection(engine, allocator, tmp_path):

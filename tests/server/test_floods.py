@@ -42,6 +42,7 @@ FLOOD = """if True:
 FLOODS = [(engine, family) for engine in ("iterative", "process", "thread", "event") for family in ("unix", "tcp")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("engine", "family"),
     [pytest.param(*flood, marks=[] if flood == ("event", "unix") else pytest.mark.slow) for flood in FLOODS],

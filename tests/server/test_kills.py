@@ -26,6 +26,7 @@ CLIENTS = """if True:
 """
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_killed_clients_affect_only_their_own_connections(engine):
@@ -44,6 +45,7 @@ def test_killed_clients_affect_only_their_own_connections(engine):
     assert stats["bytes_out"] <= stats["bytes_in"]
 
 
+@pytest.mark.long
 @needs_proc
 def test_a_killed_child_affects_only_its_connection_and_is_counted_as_an_error(caplog):
     caplog.set_level("INFO", "rioecho.server")
@@ -119,6 +121,7 @@ def test_children_whose_parent_is_killed_drain_and_exit():
         until(lambda: all(map(gone, orphans)), "the end of the children")
 
 
+@pytest.mark.long
 @needs_proc
 def test_children_whose_parent_is_killed_do_not_outlive_the_drain_timeout():
     with Server("-q", "--engine", "process", "--drain-timeout", "0.3") as server, contextlib.ExitStack() as stack:

@@ -15,6 +15,7 @@ FEW_DESCRIPTORS = """if True:
 """
 
 
+@pytest.mark.long
 def test_a_program_is_warned_of_too_few_descriptors_only_for_a_limit_that_it_has_asked_for():
     with Command(None, "asked", code=FEW_DESCRIPTORS) as command:
         assert command.status() == 0
@@ -72,6 +73,7 @@ def test_a_thousand_lines_in_one_write_are_echoed_with_a_small_max_line(engine):
         ask(sock, data)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("high", [False, True])
 def test_without_descriptors_accepting_pauses_without_spinning_and_resumes(high):

@@ -250,6 +250,7 @@ def test_close_lingers_so_that_a_peer_that_still_sends_gets_the_answer(recorder)
         assert server.stats()["errors"] == 0
 
 
+@pytest.mark.long
 def test_a_linger_ends_at_the_drain_timeout(recorder):
     with connected(recorder, drain_timeout=0.2) as (server, sock, conn):
         conn.close()
@@ -401,6 +402,7 @@ def test_without_a_descriptor_left_the_socket_is_an_error_and_not_taken_for_ende
         assert conn.get_extra_info("sockname") == sock.getpeername()
 
 
+@pytest.mark.long
 def test_sockets_are_asked_for_while_connections_end(recorder):
     looked = queue.SimpleQueue()
 

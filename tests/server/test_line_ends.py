@@ -85,6 +85,7 @@ def test_close_lingers_so_that_the_peer_receives_the_answer(life):
         assert receive_all(client) == b"z" * 200_000
 
 
+@pytest.mark.long
 def test_a_peer_that_does_not_close_is_cut_off_at_the_drain_timeout(life):
     with serve(life.handler(lambda conn, lines: conn.close()), drain_timeout=0.3) as server:  # noqa: SIM117
         with dial(server.addresses[0]) as client:
@@ -182,6 +183,7 @@ def test_all_is_answered_before_the_close_after_a_half_close(life):
         assert life.lost() is None
 
 
+@pytest.mark.long
 def test_an_idle_connection_ends_at_its_timeout(life):
     with serve(life.handler(), idle_timeout=0.2) as server, dial(server.addresses[0]) as client:
         client.sendall(b"beginning")

@@ -324,6 +324,7 @@ def test_handlers_close_each_other(recorder):
 # ---- lives
 
 
+@pytest.mark.long
 def test_a_handler_that_nobody_else_refers_to_lives_as_long_as_its_connection():
     class Handler:
         def lines_received(self, lines):

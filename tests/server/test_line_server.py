@@ -232,6 +232,7 @@ def test_the_stop_answers_whole_lines_and_not_the_beginning_of_another(recorder)
         assert take(recorder.lost) is None
 
 
+@pytest.mark.long
 def test_the_drain_timeout_is_told_as_a_timeout_error(recorder):
     with serving(recorder, drain_timeout=0.3) as server, dial(server.addresses[0]):
         take(recorder.made).conn.write(b"x" * (32 << 20))
@@ -443,6 +444,7 @@ def test_a_handler_and_its_lines_are_freed_at_the_end():
         until(lambda: gc.collect() * 0 == 0 and reference() is None)
 
 
+@pytest.mark.long
 def test_a_handler_is_kept_while_its_connection_is_open():
     class Handler:
         def lines_received(self, lines):

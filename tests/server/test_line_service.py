@@ -110,6 +110,7 @@ def test_more_than_max_per_host_are_refused_without_a_handler(life):
         life.silent()
 
 
+@pytest.mark.long
 def test_at_max_memory_a_connection_with_a_whole_line_is_still_served(life):
     with serve(life.handler(), max_memory=1 << 20, max_line=0) as server, dial(server.addresses[0]) as hog:
         hog.setblocking(False)
@@ -151,6 +152,7 @@ def test_at_the_stop_the_beginning_of_a_line_is_not_handled(life):
     assert b"beginning" not in [line for kind, line in iter_events(life) if kind == "input"]
 
 
+@pytest.mark.long
 def test_the_stop_takes_no_longer_than_the_drain_timeout(life):
     clients = []
     begun = []

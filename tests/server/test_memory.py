@@ -81,6 +81,7 @@ def crowded(run, n=8):
 # ---- the limit
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_partial_lines_use_no_more_than_the_limit_and_others_are_served(loop_with):
     limit = 600_000
@@ -112,6 +113,7 @@ def test_lines_that_do_not_fit_together_are_all_echoed(loop_with):
     assert run.memory.used == 0
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_waiting_connection_resumes_when_memory_is_free(loop_with):
     with loop_with(1_200_000) as run, crowded(run, 4) as (*clients, last):
@@ -125,6 +127,7 @@ def test_a_waiting_connection_resumes_when_memory_is_free(loop_with):
         sending.result()
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_the_reset_of_a_waiting_connection_is_noticed(loop_with):
     with loop_with(600_000) as run, crowded(run) as clients:
@@ -216,6 +219,7 @@ def test_every_engine_keeps_to_the_limit_and_serves_the_others(engine):
     assert server.memory.used == 0
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_every_engine_notices_the_reset_of_a_waiting_connection(engine):
     with EchoServer(engine=engine, max_memory=300_000) as server:
@@ -230,6 +234,7 @@ def test_every_engine_notices_the_reset_of_a_waiting_connection(engine):
         until(lambda: server.memory.used == 0)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_every_engine_closes_a_waiting_connection_at_its_idle_timeout(engine):
     with EchoServer(engine=engine, max_memory=100_000, idle_timeout=1) as server:
@@ -243,6 +248,7 @@ def test_every_engine_closes_a_waiting_connection_at_its_idle_timeout(engine):
             sock.close()
 
 
+@pytest.mark.long
 @needs_proc
 def test_the_memory_of_a_killed_child_is_returned():
     before = children(os.getpid())
@@ -377,6 +383,7 @@ def test_every_line_of_a_flood_is_reported(loop_with):
     assert run.counts()["lines"] == len(data) + 500
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_connection_that_waits_while_lines_are_reported_is_not_idle(loop_with):
     """The lines of another one are reported for longer than its time to be idle."""

@@ -111,6 +111,7 @@ def test_in_mixed_traffic_of_well_behaved_clients_bytes_out_equals_bytes_in(kind
     assert stats["errors"] <= 40 - sum(client.end in (FINISH, LEAVE) for client in crowd.clients)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_stop_at_any_time_loses_nothing_that_was_acknowledged(kind, framing):
     chance = random.Random(f"{kind} {framing}")

@@ -82,6 +82,7 @@ def test_no_error_of_a_log_handler_ends_the_echo_of_datagrams(error):
     assert handler.records
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no"), RuntimeError("no")], ids=repr)
 def test_an_error_that_passes_pauses_the_echo_of_datagrams(error):
     """Only a broken socket ends it."""
@@ -159,6 +160,7 @@ def test_a_connection_that_goes_with_a_cycle_is_closed_and_counted():
         assert sock.recv(10) == b""
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.skipif(sys.platform != "linux", reason="sets the limit of another process")
 @pytest.mark.parametrize("engine", ["process", "event"])

@@ -53,6 +53,7 @@ def test_a_header_is_not_echoed_and_its_address_is_logged(engine, name, caplog):
     assert (stats["bytes_in"], stats["bytes_out"], stats["lines"], stats["errors"]) == (24, 24, 2, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["v1 TCP4", "v1 UNKNOWN", "v2 TCP6", "v2 TCP4 with TLVs", "v2 LOCAL"])
 def test_a_header_may_be_split_at_every_byte(engine, name):
     header, _ = HEADERS[name]
@@ -161,6 +162,7 @@ def test_a_check_of_a_load_balancer_is_no_error_and_is_not_logged(engine, header
     assert [message for message in caplog.messages if "Connected" in message or "Closed" in message] == []
 
 
+@pytest.mark.long
 def test_the_stop_ends_a_connection_whose_header_is_incomplete(engine, caplog):
     with EchoServer(engine=engine, proxy_protocol=True) as server, dial(server.addresses[0]) as sock:
         sock.sendall(version_1()[:-1])

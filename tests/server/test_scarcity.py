@@ -117,6 +117,7 @@ def test_without_descriptors_clients_wait_until_others_disconnect(engine):
         assert "Traceback" not in server.err.text
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ["process", "thread", "event"])
 def test_without_descriptors_waiting_clients_are_served_after_sigterm(engine):
@@ -177,6 +178,7 @@ def test_without_processes_clients_wait_until_others_disconnect(engine):
         assert "Traceback" not in server.err.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("engine", ["process", "event"])
 def test_without_threads_the_command_prints_one_line_and_exits_with_1(engine, n):

@@ -57,6 +57,7 @@ def test_bytes_that_had_arrived_are_echoed_to_a_client_that_reads_late(engine):
     assert server.stats()["bytes_out"] == server.stats()["bytes_in"] == len(back) + 15
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_client_connected_but_not_yet_accepted_is_served(engine):
     """The kernel has acknowledged its bytes, so they must not be lost."""
@@ -84,6 +85,7 @@ def test_waiting_clients_are_served_before_the_iterative_server_stops():
         assert receive_all(second) == b"I can wait\n"
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_client_that_never_closes_is_disconnected_at_the_drain_deadline(engine):
     start = time.monotonic()
@@ -95,6 +97,7 @@ def test_a_client_that_never_closes_is_disconnected_at_the_drain_deadline(engine
     assert server.stats()["closed"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_flooding_client_is_disconnected_at_the_drain_deadline(engine, framing, reads):
@@ -318,6 +321,7 @@ def test_a_client_that_has_just_connected_gets_its_echo_although_it_sends_after_
                 assert receive_all(each) == b"late\n"
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_a_client_that_sends_nothing_is_disconnected_soon_after_the_stop(engine):
     with dial_to(EchoServer(engine=engine, drain_timeout=SECONDS)) as (server, sock):
@@ -331,6 +335,7 @@ def test_a_client_that_sends_nothing_is_disconnected_soon_after_the_stop(engine)
     assert server.stats()["errors"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 def test_a_reset_after_the_stop_of_a_client_that_has_sent_nothing_is_no_error(engine):
     with dial_to(EchoServer(engine=engine, drain_timeout=SECONDS)) as (server, sock):

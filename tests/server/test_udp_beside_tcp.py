@@ -77,6 +77,7 @@ def test_a_datagram_socket_may_be_passed_together_with_the_listener_of_the_same_
         ask_by_datagram(address)
 
 
+@pytest.mark.long
 def test_datagrams_are_echoed_after_the_end_of_a_passed_connection():
     near, far = socket.socketpair()
     datagrams = socket.socket(type=socket.SOCK_DGRAM)

@@ -62,6 +62,7 @@ def test_every_rule_holds_in_thousands_of_histories(simulate, first):
     held(simulate("--seed", first, "--count", 5000 if "RIOECHO_BUILD" not in os.environ else 500))
 
 
+@pytest.mark.long
 def test_a_seed_repeats_its_history(simulate):
     hashes = {re.search(r"hash (\w+)", simulate("--seed", 300, "--count", 40)[1])[1] for _ in range(3)}
     assert len(hashes) == 1

@@ -56,6 +56,7 @@ def compared(environment, tmp_path):
     return run_both
 
 
+@pytest.mark.long
 def test_a_test_that_passes_with_the_stock_files_alone_is_broken(compared):
     result = compared(
         """

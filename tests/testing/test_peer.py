@@ -98,6 +98,7 @@ def test_a_client_that_has_come_and_gone_before_the_end_is_still_judged():
     assert peer.received == b"help!"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sent", "ending", "expected"),
     [

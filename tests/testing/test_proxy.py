@@ -93,6 +93,7 @@ def test_reset_after_nothing_resets_at_once(peer):
         client.recv(1)
 
 
+@pytest.mark.long
 def test_the_pieces_are_at_most_so_large_and_each_waits_for_the_delay():
     with Peer(send(b"x" * 100)) as peer, Proxy(peer, cut=10, delay=0.01) as proxy, dial(proxy.address) as client:
         started = time.monotonic()
@@ -107,6 +108,7 @@ def test_the_bandwidth_is_not_exceeded():
         assert time.monotonic() - started >= 0.1
 
 
+@pytest.mark.long
 def test_the_same_bytes_are_changed_however_the_data_comes():
     def changed(seed, sizes):
         flow, left = Faults(seed, 7, None, None, None, 0.01).flow(1, "to"), DATA
@@ -137,6 +139,7 @@ def test_the_same_bytes_are_changed_however_the_data_comes():
     assert b"".join(one) != b"".join(changed(6, whole))
 
 
+@pytest.mark.long
 def test_corrupt_changes_about_so_many_bytes_and_none_to_itself():
     with Peer(send(DATA)) as peer:
         back = [through(peer, b"", corrupt=0.1, seed=seed) for seed in (1, 1, "one")]
