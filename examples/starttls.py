@@ -1,7 +1,11 @@
-"""STARTTLS from both sides. Usage: ``starttls.py CERTIFICATE``.
+r"""STARTTLS from both sides. Usage: ``starttls.py CERTIFICATE``.
 
-CERTIFICATE is a PEM file with the certificate of localhost and its key. The client is blocking, and the server is on
-asyncio. Each refuses what has come in the clear behind the agreement.
+CERTIFICATE is a PEM file with the certificate of localhost and its key. This makes one, ``both.pem``:
+
+    openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=localhost \
+        -addext subjectAltName=DNS:localhost -keyout both.pem -out both.pem
+
+The client is blocking, and the server is on asyncio. Each refuses what has come in the clear behind the agreement.
 """
 
 import asyncio
@@ -11,8 +15,11 @@ import sys
 from rioecho import Rio, aio, connect
 
 
-def secured(address, context, timeout=10):
-    """Connect, begin TLS by STARTTLS, and return a Rio over TLS that owns the connection."""
+def secured(address, context, hostname, timeout=10):
+    """Connect, begin TLS by STARTTLS, and return a Rio over TLS that owns the connection.
+
+    The certificate of the server has to be for ``hostname``.
+    """
     rio = connect(address, timeout=timeout)
     try:
         rio.writen(b"STARTTLS\r\n")
@@ -26,7 +33,7 @@ def secured(address, context, timeout=10):
         if rest:
             raise ConnectionError(f"{len(rest)} bytes came in the clear before TLS began")
         sock.settimeout(timeout)  # for the handshake
-        sock = context.wrap_socket(sock, server_hostname="localhost")
+        sock = context.wrap_socket(sock, server_hostname=hostname)
     return Rio(sock, timeout=timeout, closefd=True)
 
 
@@ -52,7 +59,7 @@ async def main(certificate):
     theirs.load_verify_locations(certificate)
 
     def talk(address):
-        with secured(address, theirs) as rio:
+        with secured(address, theirs, "localhost") as rio:
             rio.writen(b"over TLS\n")
             return rio.readline()
 
@@ -61,4 +68,6 @@ async def main(certificate):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: starttls.py CERTIFICATE")
     asyncio.run(main(sys.argv[1]))

@@ -98,6 +98,10 @@ cdef class Rio(Writer):
     been decrypted, and that byte is 0xC1 (which UTF-8 does not contain), it is lost, because the ssl module then does
     not tell that it has read anything.
 
+    ``ConnectionResetError`` is raised once, after the whole lines, or the bytes asked for, that had come. The bytes
+    that came before it can still be read, and then the input is at its end: a last line without a newline, or what
+    ``read()`` returns, is then cut, not whole. Do not repeat the call; close the connection.
+
     One reader and one writer may use a Rio at the same time, in two threads. A second call on the same side raises
     ``ConcurrentCall`` and has no effect.
 

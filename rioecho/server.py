@@ -6,7 +6,7 @@ What they have in common is ``_server/service.py``.
 from __future__ import annotations
 
 from rioecho._core.options import check_options
-from rioecho._server.arguments import integer, limit
+from rioecho._server.arguments import check_handler, integer, limit
 from rioecho._server.lineconnection import Connection as Connection
 from rioecho._server.listeners import passed_sockets as passed_sockets
 from rioecho._server.service import MAX_CONNECTIONS as MAX_CONNECTIONS
@@ -89,6 +89,7 @@ class LineServer(Service):
 
     With ``framing="raw"`` it is ``data_received(data)``, and the function is called as ``handler(data)``. They return
     bytes, an iterable of bytes, or None for no answer; the answer to all lines that one read brought is sent as one.
+    A coroutine function is a ``TypeError``; ``rioecho.aio.start_server()`` is for those.
 
     The connections of a worker are served in one thread, so its handlers are never called at the same time, and one
     that blocks delays the others. A handler that raises is logged with its traceback and ends its own connection only.
@@ -112,11 +113,7 @@ class LineServer(Service):
         write_limit: int = 1 << 20,
         **options: Unpack[_Options],
     ) -> None:
-        if not callable(handler):
-            raise TypeError(f"handler must be a class or a function, not {type(handler).__name__}")
-        method = "data_received" if framing == "raw" else "lines_received"
-        if isinstance(handler, type) and not callable(getattr(handler, method, None)):
-            raise TypeError(f"the class {handler.__name__} has no method {method}(), which framing={framing!r} calls")
+        check_handler(handler, "data_received" if framing == "raw" else "lines_received")
         for name in ("engine", "udp"):
             if name in options:
                 raise TypeError(f"LineServer has no argument {name!r}: its handlers are called by the event engine")

@@ -24,8 +24,8 @@ def stream_of(source: Any) -> Any:
     A file object with a buffer is flushed, and accepted if it then holds nothing: it cannot be read from, or it can
     tell its position, which is the descriptor's. A Rio is accepted if it holds nothing.
 
-    Raises ``TypeError`` for an object that carries messages, which a read would cut, and ``ValueError`` for one that
-    may hold bytes or that changes them (a ``GzipFile``); and the errors of ``flush()``.
+    Raises ``TypeError`` for an address, and for an object that carries messages, which a read would cut; ``ValueError``
+    for one that may hold bytes or that changes them (a ``GzipFile``); and the errors of ``flush()``.
     """
     if isinstance(source, int):
         return source
@@ -48,6 +48,11 @@ def stream_of(source: Any) -> Any:
         file = file.buffer if isinstance(file, io.TextIOWrapper) else file.raw
         if hasattr(file, "read_buffered"):
             return _empty_rio(file)
+    if isinstance(file, (tuple, str, bytes)) and not (hasattr(file, "fileno") or hasattr(file, "recv")):
+        raise TypeError(
+            f"a byte stream is required, not a {type(file).__name__}: to connect use connect(host, port) or "
+            "connect(path)"
+        )
     return file
 
 

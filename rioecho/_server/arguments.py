@@ -1,15 +1,56 @@
-"""Checks of the arguments of a server."""
+"""Checks of the arguments of a server, its handler among them."""
 
 from __future__ import annotations
 
 import math
 import operator
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     _Number = TypeVar("_Number", int, float)
+
+
+#: The methods of a handler object besides the one that gets the input.
+_OPTIONAL = ("connection_made", "connection_lost")
+#: The flags of the code of ``async def``: CO_COROUTINE and CO_ASYNC_GENERATOR. The module inspect is slow to import.
+_ASYNCHRONOUS = 0x80 | 0x200
+_ADVICE = "for async handlers use rioecho.aio.start_server()"
+
+
+def check_handler(handler: Any, method: str) -> None:
+    """Raise ``TypeError`` if it can be seen that calling the handler of a LineServer would fail.
+
+    ``method`` is the name of the method that gets the input.
+    """
+    if not callable(handler):
+        raise TypeError(f"handler must be a class or a function, not {type(handler).__name__}")
+    if not isinstance(handler, type):
+        if _is_asynchronous(handler):
+            raise TypeError(f"handler is a coroutine function, which a LineServer cannot call: {_ADVICE}")
+        return
+    if not callable(getattr(handler, method, None)):
+        framing = "raw" if method == "data_received" else "line"
+        raise TypeError(f"the class {handler.__name__} has no method {method}(), which framing={framing!r} calls")
+    for name in (method, *_OPTIONAL):
+        called = getattr(handler, name, None)
+        if callable(called) and _is_asynchronous(called):
+            raise TypeError(
+                f"the class {handler.__name__} has a coroutine function {name}(), which a LineServer cannot call: "
+                f"{_ADVICE}"
+            )
+
+
+def _is_asynchronous(function: Any) -> bool:
+    """Report whether a callable is defined by ``async def``: it makes a coroutine or an asynchronous generator."""
+    while isinstance(function, partial):
+        function = function.func
+    for called in (function, type(function).__call__):  # the latter is that of an object
+        if getattr(getattr(called, "__code__", None), "co_flags", 0) & _ASYNCHRONOUS:
+            return True
+    return False
 
 
 def integer(name: str, value: int) -> int:

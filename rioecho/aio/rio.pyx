@@ -74,7 +74,7 @@ cdef class Rio(Connection):
     ``MemoryError``, every byte received is still held, in order, and the next call continues where this one stopped. In
     ``frame()`` that is true of several reads together: if the block ends by an exception, a cancellation included, what
     was held at its beginning is held again. Lines that came before the connection was lost are returned before the
-    error is raised.
+    error is raised; each further call raises it again, and ``read_buffered()`` returns what is left.
 
     One task may read while another one writes. A second one on the same side gets ``ConcurrentCall``, without effect;
     ``write()``, ``read_buffered()`` and ``unread()`` are possible beside any call. A Rio belongs to its event loop: use

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import errno
 import os
+import re
 import resource
 import select
 import signal
@@ -21,13 +22,15 @@ from rioecho._core.limits import OWN_DESCRIPTORS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from _typeshed import SupportsWrite
 
 FAILED, USAGE_ERROR = 1, 2
 #: Seconds to wait for the reader of a non-blocking stdout.
 PATIENCE = 5.0
+#: What an argument begins with that is a value, and not an option: a negative number, with a unit or without.
+NEGATIVE = re.compile(r"-\.?[0-9]")
 
 #: The errors of a failed allocation: CPython sometimes loses a MemoryError and raises SystemError instead.
 NO_MEMORY = (MemoryError, SystemError)
@@ -44,11 +47,20 @@ class Parser(argparse.ArgumentParser):
     help_text = ""
     _undelivered = 0
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # By default "-1" is a value, whose type says what is wrong with it, but "-1k" an option without its value.
+        self._negative_number_matcher = NEGATIVE
+
     def format_help(self) -> str:
         return self.help_text or super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        complain(self.prog, f"{message} (try {self.prog} --help)")
+        self.refuse(f"{message} (try {self.prog} --help)")
+
+    def refuse(self, message: str) -> NoReturn:
+        """Exit with a usage error that the help says nothing about, such as that of a file."""
+        complain(self.prog, message)
         self.exit(USAGE_ERROR)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:

@@ -77,7 +77,7 @@ example: {PROG} localhost:8000 -c 100 --rate 20k --max-p99 1ms --json a
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog=PROG)
     p.help_text = HELP
     option = p.add_argument
@@ -152,10 +152,13 @@ def _measure(arguments: Sequence[str], signals: Signals) -> int:
             ramp=options.ramp,
             reconnect=options.reconnect,
         )
-        json_file = None if options.json == STDOUT else options.json
-        results.check_all_writable({"--json": json_file, "--hdr": options.hdr, "--plot": options.plot})
     except ValueError as error:
         p.error(str(error))
+    json_file = None if options.json == STDOUT else options.json
+    try:
+        results.check_all_writable({"--json": json_file, "--hdr": options.hdr, "--plot": options.plot})
+    except ValueError as error:
+        p.refuse(str(error))
     plots.refuse_undrawable(PROG, options.plot)
     allow_descriptors(plan.connections + 2 * plan.threads)
     result, status, failure = _run(plan, signals, quiet=options.quiet)

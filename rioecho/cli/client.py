@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
         usage="%(prog)s [options] (HOST PORT | --unix PATH)",
         description="Send lines to an echo server, compare each echo with its line, and print it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,  # the examples have a line each
-        epilog=f"examples: {PROG} localhost 8000\n          {PROG} localhost 8000 < big.txt > same.txt",
+        epilog="exit status: 1 connection, 2 usage, 3 wrong echo, 130 Ctrl-C\n"
+        f"examples: {PROG} localhost 8000\n          {PROG} localhost 8000 < big.txt > same.txt",
     )
     p.add_argument("host", nargs="?", metavar="HOST", help="name or address of the server")
     p.add_argument("port", nargs="?", type=port, metavar="PORT", help="TCP port of the server")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import operator
@@ -27,7 +26,7 @@ MISSED = 4
 SAME = {"message_bytes": "bytes per message", "pipeline": "messages in flight"}
 
 
-def read_all(p: argparse.ArgumentParser, paths: Sequence[str], least: int, what: str) -> list[tuple[str, Run]]:
+def read_all(p: Parser, paths: Sequence[str], least: int, what: str) -> list[tuple[str, Run]]:
     """Read results of --json; return each with a printable name. Exits with a usage error if that is not possible."""
     if len(paths) < least:
         p.error(f"give two or more results of --json to {what}")
@@ -36,9 +35,9 @@ def read_all(p: argparse.ArgumentParser, paths: Sequence[str], least: int, what:
         try:
             runs.append((name, results.read(path)))
         except OSError as error:
-            p.error(f"{path}: {reason(error)}")
+            p.refuse(f"{path}: {reason(error)}")
         except ValueError as error:
-            p.error(f"{path} is not a result of --json: {error}")
+            p.refuse(f"{path} is not a result of --json: {error}")
     return runs
 
 
@@ -60,7 +59,7 @@ def flaws(runs: Sequence[tuple[str, Run]]) -> list[str]:
 # ---- compare
 
 
-def comparison_parser(prog: str, help_text: str) -> argparse.ArgumentParser:
+def comparison_parser(prog: str, help_text: str) -> Parser:
     p = Parser(prog=prog)
     p.help_text = help_text
     p.add_argument("files", metavar="FILE", nargs="*")
@@ -69,14 +68,14 @@ def comparison_parser(prog: str, help_text: str) -> argparse.ArgumentParser:
     return p
 
 
-def compare(p: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+def compare(p: Parser, arguments: Sequence[str]) -> int:
     """Print the comparison of several runs; return the exit status."""
     options = p.parse_args(arguments)
     runs = read_all(p, options.files, 2, "compare")
     try:
         results.check_all_writable({"--plot": options.plot})
     except ValueError as error:
-        p.error(str(error))
+        p.refuse(str(error))
     plots.refuse_undrawable(p.prog, options.plot)
     flawed = flaws(runs)
     for warning in (*flawed, *differences(runs)):
@@ -112,7 +111,7 @@ def worse(runs: Sequence[tuple[str, Run]], fraction: float) -> list[str]:
 # ---- merge
 
 
-def merge_parser(prog: str, help_text: str) -> argparse.ArgumentParser:
+def merge_parser(prog: str, help_text: str) -> Parser:
     p = Parser(prog=prog)
     p.help_text = help_text
     p.add_argument("files", metavar="FILE", nargs="*")
@@ -120,7 +119,7 @@ def merge_parser(prog: str, help_text: str) -> argparse.ArgumentParser:
     return p
 
 
-def merge(p: argparse.ArgumentParser, arguments: Sequence[str], width: int, blocks: str, bars: int) -> int:
+def merge(p: Parser, arguments: Sequence[str], width: int, blocks: str, bars: int) -> int:
     """Print the sum of runs that were made at the same time; return the exit status."""
     options = p.parse_args(arguments)
     runs = read_all(p, options.files, 2, "merge")
@@ -132,7 +131,7 @@ def merge(p: argparse.ArgumentParser, arguments: Sequence[str], width: int, bloc
         results.check_all_writable({"--json": json_file})
         merged, corrected = add(runs)
     except ValueError as error:
-        p.error(str(error))
+        p.refuse(str(error))
     for warning in (*flaws(runs), *_apart(runs)):
         complain(p.prog, f"warning: {warning}")
     status = 0

@@ -64,6 +64,7 @@ Echo what clients send, on loopback unless --host is given (units: 500ms, 64k).
   --metrics [HOST:]P   serve the counts over HTTP; --stats S: log them each S s
   --log-format F       text or json; -v: lengths of lines too; -q: warnings only
   -h, --version        show this help; show the version
+exit status: 0 stopped, 1 failed, 2 usage, 128+N: a second signal, 130 Ctrl-C
 example: {PROG} 7 --host '*' --raw --udp     RFC 862, on the network
 """
 

@@ -163,6 +163,7 @@ def test_runs_that_cannot_be_merged_are_a_usage_error(target, tmp_path):
         complaints = bench.err.text.splitlines()
     for complaint, (_, words) in zip(complaints, UNMERGEABLE, strict=True):
         assert complaint.startswith(f"rioecho-bench: {words}"), complaint
+        assert "--help" not in complaint
     assert ended("merge", path, old)[0] == 2
     assert ended("merge", path)[0] == 2
     other.symlink_to(path)

@@ -91,6 +91,7 @@ def test_a_file_that_is_not_a_result_is_named(tmp_path, content, words):
         assert bench.status() == 2
         assert str(path) in bench.complaint()
         assert words in bench.complaint()
+        assert "--help" not in bench.complaint()  # which says nothing about the file
         assert bench.out.text == ""
 
 
@@ -111,7 +112,12 @@ def test_a_usage_error_of_a_comparison_is_status_2(arguments):
     with Command(MODULE, "compare", *arguments) as bench:
         assert bench.status() == 2
         assert bench.complaint().startswith("rioecho-bench: ")
+        assert "(try rioecho-bench --help)" in bench.complaint()
         assert bench.out.text == ""
+
+
+def test_a_negative_percentage_is_named():
+    assert "'-1%' is not a percentage of 0 or more" in refused("compare", "--fail-above", "-1%")
 
 
 # ---- Errors before a run ---------------------------------------------------------------------------------------------
@@ -144,6 +150,9 @@ WRONG = [
     (("-d", "nan"), "nan"),
     (("-d", "inf"), "inf"),
     (("-d", "-1"), "-1"),
+    (("-d", "-1s"), "'-1s' is not a number of seconds above 0"),
+    (("-s", "-4k"), "'-4k' is not a size"),
+    (("--rate", "-1.5k"), "'-1.5k' is not a number of messages per second above 0"),
     (("-s", "0"), "message_bytes"),
     (("-s", "1.5"), "1.5"),
     (("--pipeline", "0"), "pipeline"),
@@ -186,7 +195,8 @@ def test_a_missing_target_is_one_line_and_status_2():
 @pytest.mark.parametrize("option", ["--json", "--hdr", "--plot"])
 def test_a_file_that_cannot_be_written_is_an_error_before_the_run(unasked, tmp_path, option):
     missing = tmp_path / "nowhere" / "x.png"
-    assert f"{option} {missing}: No such file or directory" in refused(unasked, option, missing)
+    complaint = f"rioecho-bench: {option} {missing}: No such file or directory"
+    assert refused(unasked, option, missing) == complaint
     folder = tmp_path / "folder.png"
     folder.mkdir()
     assert "Is a directory" in refused(unasked, option, folder)

@@ -133,6 +133,7 @@ def test_an_unknown_host_is_status_1():
         (("localhost", "1", "2"), "2"),
         (("localhost", "1", "--unix", "/x"), "not both"),
         (("--connect-timeout", "-1", "localhost", "1"), "-1"),
+        (("--connect-timeout", "-1s", "localhost", "1"), "'-1s' is not a number of seconds"),
         (("--magic",), "--magic|HOST"),
     ],
 )
@@ -163,6 +164,12 @@ def test_a_reader_that_closes_the_pipe_is_not_an_error(lines_server):
             client.stdin.write(b"hello\n" * 100_000)
         assert client.status() == 0
         assert client.err.text == ""
+
+
+def test_the_help_has_the_exit_statuses():
+    with Command(MODULE, "--help") as client:
+        assert client.status() == 0
+        assert "exit status: 1 connection, 2 usage, 3 wrong echo, 130 Ctrl-C" in client.out.text
 
 
 def test_the_examples_of_the_help_have_a_line_each():

@@ -113,6 +113,9 @@ def test_an_unknown_host_is_one_line_and_status_1():
         (("0", "--drain-timeout", "inf"), "inf"),
         (("0", "--max-line", "1.5"), "1.5"),
         (("0", "--max-line", "9" * 30), "max-line|max_line"),
+        (("0", "--max-line", "-1k"), "'-1k' is not a size"),
+        (("0", "--idle-timeout", "-.5s"), "'-.5s' is not a number of seconds"),
+        (("-8000x",), "'-8000x' is not a port"),
         (("0", "-v", "-q"), "-q"),
         (("0", "--raw", "--framing", "line"), "--framing"),
         (("0", "--magic"), "--magic"),
@@ -136,6 +139,10 @@ def test_the_help_fits_a_terminal_of_24_lines():
     text = printed("--help")
     assert max(map(len, text.splitlines())) <= 80
     assert len(text.splitlines()) < 24
+
+
+def test_the_help_has_the_exit_statuses():
+    assert "exit status: 0 stopped, 1 failed, 2 usage, 128+N" in printed("--help")
 
 
 def test_the_help_explains_0():

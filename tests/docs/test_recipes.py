@@ -4,7 +4,9 @@
 
 import asyncio
 import importlib.util
+import re
 import runpy
+import shutil
 import ssl
 from pathlib import Path
 
@@ -23,6 +25,35 @@ def test_both_sides_of_starttls_talk_over_tls(certificate):
     assert run(command("starttls.py", certificate)) == (0, b"b'over TLS\\n'\n", b"")
 
 
+def test_the_command_of_starttls_makes_its_certificate(tmp_path):
+    if not shutil.which("openssl"):
+        pytest.skip("the openssl command is not installed")
+    (making,) = re.findall(r"^    (openssl .*(?:\n {8}.*)*)", (EXAMPLES / "starttls.py").read_text(), re.MULTILINE)
+    status, _, complaint = run(["/bin/sh", "-c", making], cwd=tmp_path)
+    assert status == 0, complaint
+    assert run(command("starttls.py", tmp_path / "both.pem")) == (0, b"b'over TLS\\n'\n", b"")
+
+
+@pytest.mark.parametrize("arguments", [(), ("a.pem", "b.pem")], ids=len)
+def test_starttls_without_its_argument_prints_its_usage(arguments):
+    assert run(command("starttls.py", *arguments)) == (1, b"", b"usage: starttls.py CERTIFICATE\n")
+
+
+def test_the_client_of_starttls_checks_the_name_that_it_is_given(certificate):
+    program = runpy.run_path(str(EXAMPLES / "starttls.py"))
+    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cafile=certificate)
+    ours.load_cert_chain(certificate)
+
+    async def connect_to(name):
+        async with aio.start_server(program["server_with"](ours), "127.0.0.1", 0) as server:
+            rio = await asyncio.to_thread(program["secured"], server.sockets[0].getsockname(), theirs, name)
+            rio.close()
+
+    asyncio.run(connect_to("localhost"))
+    with pytest.raises(ssl.SSLCertVerificationError, match="example"):
+        asyncio.run(connect_to("mail.example.org"))
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [(b"220 go on\r\n250 injected\r\n", "14 bytes came in the clear"), (b"454 no\r\n", "454 no"), (b"", "b''")],
@@ -33,7 +64,7 @@ def test_the_client_of_starttls_refuses_what_was_injected_and_what_is_no_agreeme
         Peer(expect(b"STARTTLS\r\n"), send(answer), close()) as server,
         pytest.raises(ConnectionError, match=message),
     ):
-        program["secured"](server.address, ssl.create_default_context())
+        program["secured"](server.address, ssl.create_default_context(), "localhost")
 
 
 def test_the_server_of_starttls_refuses_what_was_injected(certificate):

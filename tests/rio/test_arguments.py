@@ -149,6 +149,22 @@ def test_an_invalid_descriptor_is_rejected(fd):
         Rio(fd)
 
 
+@pytest.mark.parametrize("make", [Rio, rioecho.echo], ids=["Rio", "echo"])
+@pytest.mark.parametrize("address", [("localhost", 1), ("::1", 1, 0, 0), "localhost:1", "/path", b"path"], ids=repr)
+def test_an_address_instead_of_a_descriptor_is_rejected_with_the_function_that_connects(make, address):
+    with pytest.raises(TypeError, match=rf"not a {type(address).__name__}: to connect use connect\(host, port\)"):
+        make(address)
+
+
+def test_a_tuple_with_a_descriptor_is_no_address(stream):
+    class Pair(tuple):
+        def fileno(self):
+            return stream.near.fileno()
+
+    stream.far.sendall(b"one\n")
+    assert Rio(Pair((1, 2)), timeout=5).readline() == b"one\n"
+
+
 def test_options_are_keyword_only(stream):
     with pytest.raises(TypeError):
         Rio(stream.near, 8192)

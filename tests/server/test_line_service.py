@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -297,3 +298,56 @@ def test_a_class_without_the_method_is_refused(framing):
 
     with pytest.raises(TypeError):
         serve(Wrong, framing=framing).close()
+
+
+async def shout(lines):
+    return lines
+
+
+class AsynchronousCall:
+    async def __call__(self, lines):
+        return lines
+
+
+async def generated(lines):
+    for line in lines:
+        yield line
+
+
+@pytest.mark.parametrize("framing", ["line", "raw"])
+@pytest.mark.parametrize(
+    "handler",
+    [shout, generated, AsynchronousCall(), AsynchronousCall().__call__, partial(shout), partial(AsynchronousCall())],
+    ids=["function", "generator", "object", "method", "partial", "partial of an object"],
+)
+def test_a_coroutine_function_as_the_handler_is_refused(framing, handler):
+    with pytest.raises(TypeError, match=r"coroutine function.*rioecho\.aio\.start_server\(\)"):
+        serve(handler, framing=framing).close()
+
+
+@pytest.mark.parametrize("name", ["connection_made", "received", "connection_lost"])
+@pytest.mark.parametrize("framing", ["line", "raw"])
+def test_a_class_with_a_coroutine_function_that_would_be_called_is_refused(framing, name):
+    called = "data_received" if framing == "raw" else "lines_received"
+    name = called if name == "received" else name
+
+    async def method(self, what):
+        return None
+
+    handler = type("Late", (), {called: lambda self, what: None, name: method})
+    with pytest.raises(TypeError, match=rf"Late has a coroutine function {name}\(\).*rioecho\.aio\.start_server\(\)"):
+        serve(handler, framing=framing).close()
+
+
+def test_a_class_may_have_coroutine_functions_that_the_server_does_not_call():
+    class Mixed:
+        def lines_received(self, lines):
+            return lines
+
+        async def data_received(self, data):
+            return None
+
+        async def __call__(self, lines):
+            return None
+
+    serve(Mixed).close()
