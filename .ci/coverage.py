@@ -77,7 +77,9 @@ def main() -> None:
     print(f"\n{'file':36}{'lines':>8}{'missed':>8}{'%':>8}")
     for name, lines, missed in table:
         print(f"{name:36}{lines:8}{missed:8}{100 - 100 * missed / max(lines, 1):8.2f}")
-    if 100 - 100 * missed / max(lines, 1) < minimum:
+    if not lines:
+        sys.exit(f"no counts are in {tree / 'build'}")
+    if 100 - 100 * missed / lines < minimum:
         sys.exit(f"less than {minimum} % of the lines were executed: test what is new, or remove it")
 
 

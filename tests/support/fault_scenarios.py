@@ -335,7 +335,7 @@ def surviving(make_server, data):
             fault.arm()
             whole = [served(address, data), served(address, data)]
             fault.disarm()
-            assert whole.count(False) <= (fault.error not in PASSING)
+            assert whole.count(False) <= (fault.error not in (*PASSING, errno.EINVAL))  # splice(2) may be refused
             assert served(address, data)
         stats = server.stats()
         assert stats["accepted"] == stats["closed"] == 3
