@@ -16,7 +16,7 @@ cdef class TextReader:
     cdef bytes sep             # what a line ends in; None if in any newline
     cdef bint translate        # whether each newline is read as "\n"
     # The state of reading beside the buffer of the Rio. The flag `reading` of the Rio guards it.
-    cdef str rest              # the end of a replacement for invalid bytes that a sized read has cut; no CR ends it
+    cdef str rest              # the end of a replacement that a sized read has cut; no CR received ends it
     cdef bint after_cr         # the last character read was a CR, and an LF that follows belongs to the same newline
     cdef bint plain            # whether neither of these two is set
     cdef size_t seen           # the kinds of newlines read, as in _core/characters.pxd

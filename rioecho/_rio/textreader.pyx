@@ -23,7 +23,7 @@ from rioecho._core.characters cimport (
     newlines_in,
     span_characters,
 )
-from rioecho._core.posix cimport rio_assert, rio_flag_closed
+from rioecho._core.posix cimport rio_flag_closed
 from rioecho._core.utf8 cimport is_ascii
 from rioecho._rio.decoding cimport UTF8, charset, decode, decode_begun
 from rioecho._rio.input cimport consume, enter, leave_reading
@@ -332,8 +332,9 @@ cdef class TextReader:
         if have > most:
             rest = text[most:] if rest is None else text[most:] + rest
             text = text[:most]
-            if rest.endswith("\r"):   # its LF may be in the buffer, or still to come: leave it there too
-                rio_assert(off > 0 and buffer_start(&rio.inp)[off - 1] == c'\r')
+            # The LF of a CR may be in the buffer, or still to come: leave the CR there too. That of an error handler's
+            # own text has none.
+            while off and rest.endswith("\r") and buffer_start(&rio.inp)[off - 1] == c'\r':
                 rest = rest[: len(rest) - 1]
                 off -= 1
         self.book(rio, off, rest, eof)

@@ -48,7 +48,8 @@ def _is_asynchronous(function: Any) -> bool:
     while isinstance(function, partial):
         function = function.func
     for called in (function, type(function).__call__):  # the latter is that of an object
-        if getattr(getattr(called, "__code__", None), "co_flags", 0) & _ASYNCHRONOUS:
+        flags = getattr(getattr(called, "__code__", None), "co_flags", 0)
+        if isinstance(flags, int) and flags & _ASYNCHRONOUS:
             return True
     return False
 

@@ -106,18 +106,21 @@ cdef inline void conn_handle(loop_t *l, conn_t *c, size_t n) noexcept nogil:
         why = OPEN
     else:
         loop_attach(l)
-        why = l.handler.received(l.handler.self, c, NULL, 0, NULL, 0, before + n)
+        why = l.handler.received(l.handler.self, c, NULL, 0, l.area, 0, before + n)
     conn_settle(l, c, why, l.area + due, n - due)
 
 
 cdef inline void conn_handle_last(loop_t *l, conn_t *c) noexcept nogil:
-    """Give the line that EOF has ended to the handler."""
+    """Give the line that EOF has ended, if any, to the handler, and send what was written to the connection."""
     cdef size_t n = conn_rest(c)
+    cdef const char *first = NULL
     cdef reason why
-    if l.lengths != NULL:
-        conn_report(l, n)
+    if n:
+        first = buffer_start(&c.kept.b) + c.kept.ready
+        if l.lengths != NULL:
+            conn_report(l, n)
     loop_attach(l)
-    why = l.handler.received(l.handler.self, c, buffer_start(&c.kept.b) + c.kept.ready, n, NULL, 0, 0)
+    why = l.handler.received(l.handler.self, c, first, n, l.area, 0, 0)
     conn_drop_rest(c)
     conn_settle(l, c, why, NULL, 0)
 

@@ -18,7 +18,8 @@ cdef class Output:
     cdef void send_early(self, conn_t *c) noexcept
     cdef void begin(self, loop_t *loop) noexcept
     cdef void end(self) noexcept
-    cdef int post(self, Connection conn) except -1
+    cdef int enlist(self, Connection conn) except -1
+    cdef void tell(self) noexcept
     cdef int append(self, Connection conn, object data) except -1
     cdef int append_answer(self, Connection conn, object answer) except -1
     cdef bint append_all(self, Connection conn, list items) except -1

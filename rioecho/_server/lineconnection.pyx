@@ -49,6 +49,8 @@ from rioecho._server.accepted import source_name
 
 
 cdef extern from "Python.h":
+    enum:
+        PY_SSIZE_T_MAX
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t i) nogil   # borrowed, unlike that of cpython.list
 
 
@@ -66,6 +68,20 @@ cdef bytes bytes_of(object data):
         return PyBytes_FromStringAndSize(<const char *>view.buf, view.len)
     finally:
         PyBuffer_Release(&view)
+
+
+cdef size_t size_from(list items, Py_ssize_t first) noexcept:
+    """Return the size of the bytes objects from the first one on, at most PY_SSIZE_T_MAX."""
+    cdef size_t n = 0, size
+    cdef PyObject *item
+    for i in range(first, PyList_GET_SIZE(items)):
+        item = PyList_GET_ITEM(items, i)
+        if PyBytes_CheckExact(<object>item):
+            size = PyBytes_GET_SIZE(<object>item)
+            if size > <size_t>PY_SSIZE_T_MAX - n:
+                return PY_SSIZE_T_MAX
+            n += size
+    return n
 
 
 @cython.no_gc_clear   # as its subclass
@@ -101,19 +117,24 @@ cdef class Output:
         self.h.has_objects = False
         self.wake.close()
 
-    cdef int post(self, Connection conn) except -1:
-        """Have the loop look at what is asked of a connection."""
+    cdef int enlist(self, Connection conn) except -1:
+        """Put a connection in the list of posts. The caller is in a critical section of both, changes what is asked of
+        the connection behind this call, which may raise MemoryError, and then calls ``tell()``.
+        """
+        if not conn.is_posted:
+            self.posted.append(conn)
+            conn.is_posted = True
+        return 0
+
+    cdef void tell(self) noexcept:
+        """Have the loop look at the list of posts."""
         cdef bint was_told
         with cython.critical_section(self):
-            if not conn.is_posted:
-                self.posted.append(conn)
-                conn.is_posted = True
             was_told = rio_bool_get(&self.h.posts)   # and looks before it waits again
             rio_bool_set(&self.h.posts, True)
         # A forked child has no loop, and the pipe is its parent's.
         if not was_told and PyThread_get_thread_ident() != self.thread and not self.in_child():
             self.wake.notify()
-        return 0
 
     cdef int append(self, Connection conn, object data) except -1:
         """Append bytes to the output of the loop, behind what other threads have written to the connection."""
@@ -162,7 +183,7 @@ cdef class Output:
                 if size > room - n:
                     buffer_added(out, n)
                     n = 0
-                    if buffer_reserve(out, buffer_held(out) + size) < 0:
+                    if buffer_reserve(out, buffer_held(out) + size_from(items, i)) < 0:
                         buffer_drop_last(out, buffer_held(out) - before)
                         raise MemoryError
                     room = buffer_room(out)
@@ -251,18 +272,19 @@ cdef class Connection:
             self.must_fit(n)
             output.append(self, data)
             return n
-        with cython.critical_section(self):
+        with cython.critical_section(self, output):
             self.must_be_open()
             if self.wish != OPEN:
                 raise ConnectionError("the connection has been closed")
             if n == 0:
                 return 0
             self.must_fit(n)
+            output.enlist(self)
             if self.queue is None:
                 self.queue = []
             self.queue.append(data)
             rio_atomic_add(&self.outlet.unsent, n)
-        output.post(self)
+        output.tell()
         return n
 
     cdef int must_be_open(self) except -1:
@@ -296,12 +318,16 @@ cdef class Connection:
         self.ask(ABORTED)
 
     cdef int ask(self, reason wish) except -1:
-        with cython.critical_section(self):
+        cdef Output output = self.output
+        cdef bint is_post = not self.in_its_call()
+        with cython.critical_section(self, output):
             if self.wish == wish or self.wish == ABORTED or (self.is_over and self.c == NULL):
                 return 0
+            if is_post:
+                output.enlist(self)
             self.wish = wish
-        if not self.in_its_call():
-            self.output.post(self)
+        if is_post:
+            output.tell()
         return 0
 
     def get_extra_info(self, str name not None, default=None):
@@ -327,7 +353,6 @@ cdef class Connection:
     cdef object duplicate(self):
         """Make the socket of get_extra_info(). Returns None if the connection has ended."""
         cdef int fd = -1, err = 0
-        cdef bint is_late
         if not outlet_lock(&self.outlet):
             return None
         if self.c != NULL and self.c.fd >= 0:
@@ -343,15 +368,17 @@ cdef class Connection:
         except BaseException:
             close(fd)
             raise
-        # If the connection has ended since, it would not close this socket.
-        is_late = not outlet_lock(&self.outlet) or self.c == NULL
-        if not is_late:
-            self.sock = sock
+        # Python code ran since: another thread may have made one, or the connection have ended, which would not close
+        # this one. What is under the lock runs no Python code, and frees no object.
+        kept = None
+        if outlet_lock(&self.outlet) and self.c != NULL:
+            if self.sock is None:
+                self.sock = sock
+            kept = self.sock
         outlet_unlock(&self.outlet)
-        if not is_late:
-            return sock
-        sock.close()
-        return None
+        if kept is not sock:
+            sock.close()
+        return kept
 
 
 cdef object path_of(int fd):

@@ -11,6 +11,7 @@ from rioecho._core.fdio cimport fd_read, rio_fd, would_block
 from rioecho._core.posix cimport (
     RIO_SOURCE_UNKNOWN,
     rio_atomic_add,
+    rio_bool_get,
     rio_rare,
     rio_socket_error,
     rio_source,
@@ -129,10 +130,11 @@ cdef inline void conn_finish(loop_t *l, conn_t *c, bint eof) noexcept nogil:
     """
     c.ended = True
     if rio_rare(l.handler != NULL):
-        if eof and conn_rest(c):
+        if not eof:
+            conn_drop_rest(c)
+        if conn_rest(c) or rio_bool_get(&l.handler.posts):   # which may be of this connection
             l.handler.handle_last(l, c)
             return
-        conn_drop_rest(c)
     elif c.kept != NULL:
         c.kept.ready = conn_held(c)
         if l.lengths != NULL:
@@ -263,6 +265,8 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         return
     # EOF, or while draining the end of the bytes that have arrived.
     if rio_rare(c.phase >= LINGERING):
-        conn_close(l, c, <reason>c.why if c.phase == LINGERING else NO_HEADER if conn_is_in_header(c) else ENDED, 0)
-        return
+        if c.phase == LINGERING or l.handler == NULL or not rio_bool_get(&l.handler.posts) or conn_is_in_header(c):
+            conn_close(l, c, <reason>c.why if c.phase == LINGERING else NO_HEADER if conn_is_in_header(c) else ENDED, 0)
+            return
+        c.phase = ECHOING   # it has sent nothing, but something may have been written to it
     conn_finish(l, c, n == 0)

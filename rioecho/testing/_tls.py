@@ -60,7 +60,7 @@ class TlsEnd:
             data = bytes(self._early[:size])
             del self._early[:size]
             return data
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # it waits, or the client has gone: what it sent before can be read
             self._flush()  # an answer of the protocol
         while True:
             try:

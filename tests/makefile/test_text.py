@@ -1,5 +1,6 @@
 """Files in text mode give what the standard library's give, for any bytes, any chunking and any sequence of calls."""
 
+import codecs
 import contextlib
 import csv
 import functools
@@ -119,6 +120,25 @@ def test_a_newline_behind_a_replacement_that_a_sized_read_cuts_stays_whole(newli
             calls = [("read", size), (method, 2), ("next",), ("readlines", 1)]
             for cuts in ([], range(len(data))):
                 assert outcome_in_pieces(data, cuts, calls, **options) == outcome_of_stdlib(data, calls, **options)
+
+
+@pytest.mark.parametrize("newline", [None, "", "\n", "\r", "\r\n"])
+def test_several_crs_behind_a_replacement_that_a_sized_read_cuts_stay_whole(newline):
+    options = {"encoding": "utf-8", "newline": newline, "errors": "backslashreplace"}
+    for crs, end, size in itertools.product(range(2, 5), (b"rest", b"\nrest"), range(6)):
+        data = b"\xff" + b"\r" * crs + end
+        calls = [("read", size), ("read", 1), ("readline", 1), ("read", 2), ("next",)]
+        for cuts in ([], range(len(data))):
+            assert outcome_in_pieces(data, cuts, calls, **options) == outcome_of_stdlib(data, calls, **options)
+
+
+def test_a_replacement_may_end_in_a_cr_of_its_own():
+    codecs.register_error("rioecho.test.cr", lambda error: ("ab\r", error.end))
+    options = {"encoding": "utf-8", "newline": "", "errors": "rioecho.test.cr"}
+    for size in range(1, 4):
+        calls = [("read", size)] * 6
+        # Only the kinds of newlines seen differ: this CR is none that was received.
+        assert outcome_in_pieces(b"\xffZ", [], calls, **options)[0] == outcome_of_stdlib(b"\xffZ", calls, **options)[0]
 
 
 def test_a_cr_and_an_lf_with_ignored_bytes_between_them_are_two_newlines():

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from support.handlers import a_recorder, serving, take
-from support.peers import Running, acknowledged, ask, dial, exchange, receive, receive_all
+from support.peers import SECONDS, Running, acknowledged, ask, dial, exchange, receive, receive_all
 from support.procfs import until
 
 MANY = 32 << 20  # bytes that no pair of socket buffers holds
@@ -421,3 +421,89 @@ def test_sockets_are_asked_for_while_connections_end(recorder):
                 assert take(looked) is not None
                 assert exchange(sock, b"x\n") == b"x\n"
         looking.result()
+
+
+def test_two_threads_that_ask_for_the_socket_at_once_get_the_same(recorder, monkeypatch):
+    """A thread makes one while another, which has begun first, is in the constructor of its own."""
+    made, others = [], []
+
+    def making(**options):
+        first, sock = not made, socket.socket(**options)
+        made.append(sock)
+        if first:
+            thread = threading.Thread(target=lambda: others.append(conn.get_extra_info("socket")))
+            thread.start()
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+        return sock
+
+    monkeypatch.setattr("rioecho._server.lineconnection.socket", making)
+    with connected(recorder) as (_, sock, conn):
+        assert [conn.get_extra_info("socket")] == others
+        ask(sock)
+    assert len(made) == 2
+    assert all(each.fileno() == -1 for each in made)
+
+
+def test_what_was_written_to_a_connection_is_sent_although_its_input_ends_in_the_same_turn(recorder):
+    """The order in one turn: a write by the handler of another connection, the end of the input, the posts."""
+    blocked, others, lost = threading.Event(), [], queue.Queue()
+
+    class Handler(recorder):
+        def lines_received(self, lines):
+            if lines == [b"block\n"]:
+                blocked.set()
+                take(go_on)
+            elif lines == [b"tell\n"]:
+                others.append(theirs.write(b"news\n"))
+
+        def connection_lost(self, reason):
+            lost.put((self.conn, reason))
+
+    go_on = queue.Queue()
+    with serving(Handler) as server, contextlib.ExitStack() as stack:
+        blocking, telling, told = (stack.enter_context(dial(server.addresses[0])) for _ in range(3))
+        conns = [take(Handler.made).conn for _ in range(3)]
+        (theirs,) = (conn for conn in conns if conn.peer == told.getsockname())
+        blocking.sendall(b"block\n")
+        assert blocked.wait(SECONDS)
+        telling.sendall(b"tell\n")
+        acknowledged(telling)
+        told.shutdown(socket.SHUT_WR)
+        acknowledged(told)
+        go_on.put(None)
+        assert receive_all(told) == b"news\n"
+        assert others == [5]
+        assert take(lost) == (theirs, None)
+
+
+@pytest.mark.parametrize("call", ["close", "abort", "write"])
+def test_a_call_that_found_no_memory_is_made_again(recorder, call):
+    testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcapi module")
+    with connected(recorder) as (_, sock, conn):
+        failed = 0
+        for k in range(8):
+            if call != "write" and failed:
+                break
+            method = getattr(conn, call)
+            arguments = (b"line\n",) if call == "write" else ()
+            testcapi.set_nomemory(k, k + 1)
+            try:
+                method(*arguments)
+            except MemoryError:
+                failed += 1
+            else:
+                break
+            finally:
+                testcapi.remove_mem_hooks()
+        assert failed
+        if call == "write":
+            assert receive(sock, 5) == b"line\n"
+            ask(sock)  # nothing has been written twice
+        elif call == "close":
+            conn.close()
+            assert receive_all(sock) == b""
+        else:
+            conn.abort()
+            with pytest.raises(ConnectionResetError):
+                receive(sock, 1)
