@@ -64,7 +64,8 @@ struct client {
     int number, is_unix, host;
     /* The server's socket. */
     int fd;            /* -1: not accepted, or closed */
-    int is_accepted, is_nonblocking, is_reset_at_close;
+    int order;         /* in which it was accepted: 1, 2 ... */
+    int is_nonblocking, is_reset_at_close;
     unsigned char *data; /* all that the client sends */
     size_t total;
     size_t sent;       /* bytes of data that the client has sent ... */

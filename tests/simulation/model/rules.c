@@ -17,6 +17,7 @@ struct counts counts;
 
 static uint64_t moved_before;
 static int spins, naps;
+static int accepted; /* number of connections that were accepted */
 static int connections; /* number of those that the loop watched in its last wait */
 static size_t held; /* bytes received and not sent, of all connections */
 
@@ -25,7 +26,7 @@ void rules_begin(void)
     memset(&counts, 0, sizeof counts);
     turn_at = now;
     moved = moved_before = 0;
-    spins = naps = 0;
+    spins = naps = accepted = 0;
     held = 0;
 }
 
@@ -45,10 +46,32 @@ static int64_t linger(void)
     return plan.drain >= 0 ? plan.drain : 30 * SECOND;
 }
 
+/* ---- the limit of each address */
+
+/* The other open connections of its address: those that the loop serves, or those that were accepted before. */
+static int others_of_host(const struct client *c, int is_watched)
+{
+    int i, n = 0;
+    for (i = 0; i < plan.clients; i++) {
+        const struct client *other = &clients[i];
+        n += other != c && other->fd >= 0 && !other->is_unix && other->host == c->host &&
+             (is_watched ? other->is_watched : other->order < c->order);
+    }
+    return n;
+}
+
+/* The accept loop admits one after the other, so all that were accepted before are counted. */
+static int is_over_host_limit(const struct client *c)
+{
+    return plan.per_host && !c->is_unix && others_of_host(c, 0) >= plan.per_host;
+}
+
 /* ---- progress and the idle timeout */
 
 void rule_begins(struct client *c)
 {
+    if (plan.per_host && !c->is_unix && others_of_host(c, 1) >= plan.per_host)
+        broken("client %d is served beyond the limit of its address", c->number);
     c->is_watched = 1;
     c->progress_at = turn_at;
     c->late_at = late;
@@ -211,7 +234,7 @@ void rule_close(struct client *c)
     held -= c->heard - c->put;
     if (this_thread == ACCEPTOR) {
         counts.refused++;
-        if (!plan.per_host && !plan.scarce && now < drain_deadline())
+        if (!is_over_host_limit(c) && !plan.scarce && now < drain_deadline())
             broken("client %d is refused for no reason", c->number);
         return;
     }
@@ -257,6 +280,7 @@ void rule_close(struct client *c)
 void rule_accept(struct client *c)
 {
     int i, open = 0;
+    c->order = ++accepted;
     for (i = 0; i < plan.clients; i++)
         open += clients[i].fd >= 0;
     if (plan.limit && open >= plan.limit && !stop_asked)
