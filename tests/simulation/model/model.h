@@ -76,6 +76,7 @@ struct client {
     size_t put;        /* bytes that the server has sent ... */
     size_t acked;      /* ... that the client's kernel has ... */
     size_t read;       /* ... that the client has read */
+    size_t most_held;  /* the most bytes that it has held since it held none */
     size_t at_stop;    /* what had arrived at the stop */
     size_t in_room, out_room, window, pipe; /* sizes of the buffers: received, to be sent, of the client, its own to send */
     int fin_sent, fin_arrived;

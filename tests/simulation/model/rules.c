@@ -6,8 +6,8 @@
 
 #include "model.h"
 
-enum { AREA = 65536, BULK = 262144, LOOKS = 8 };
-enum { NAPS = 5 }; /* waits in a row that end without an event while there is no connection */
+enum { AREA = 65536, BULK = 262144, KEPT = 128, LOOKS = 8 };
+enum { NAPS = 5 }; /* waits that pass without an event and without an effect, besides the looks at idle connections */
 enum { SPINS = 40, REPORTS = 1000 }; /* turns in a row without an effect, and those of which each reports some lines */
 
 int64_t turn_at;
@@ -17,6 +17,7 @@ struct counts counts;
 
 static uint64_t moved_before;
 static int spins, naps;
+static int64_t moved_at; /* time of the last effect */
 static int accepted; /* number of connections that were accepted */
 static int connections; /* number of those that the loop watched in its last wait */
 static size_t held; /* bytes received and not sent, of all connections */
@@ -24,7 +25,7 @@ static size_t held; /* bytes received and not sent, of all connections */
 void rules_begin(void)
 {
     memset(&counts, 0, sizeof counts);
-    turn_at = now;
+    turn_at = moved_at = now;
     moved = moved_before = 0;
     spins = naps = accepted = 0;
     held = 0;
@@ -92,6 +93,22 @@ void rule_acknowledged(struct client *c)
     }
 }
 
+/* ---- memory */
+
+/* Whether the loop may find no memory for a read, and look for it every few milliseconds. A buffer grows to no more than
+ * twice the bytes that it holds, and may keep that size until it is empty; at most a half of the limit is in reserve. */
+static int is_memory_short(void)
+{
+    size_t used = 0;
+    int i;
+    if (!plan.max_memory || !held)
+        return 0;
+    for (i = 0; i < plan.clients; i++)
+        if (clients[i].fd >= 0 && clients[i].heard > clients[i].put)
+            used += 2 * clients[i].most_held + KEPT;
+    return used + AREA + plan.max_memory / 2 > plan.max_memory;
+}
+
 /* ---- bytes */
 
 void rule_before_receive(struct client *c)
@@ -156,6 +173,8 @@ void rule_received(struct client *c, size_t n)
     c->heard += n;
     counts.bytes_in += (int64_t)n;
     held += n;
+    if (c->heard - c->put > c->most_held)
+        c->most_held = c->heard - c->put;
     if (c->put > c->due) /* a part of a line was sent back, as there was no memory for the rest */
         c->due = c->put;
     if (plan.handled) {
@@ -198,6 +217,8 @@ void rule_sent(struct client *c, size_t n)
 {
     c->put += n;
     held -= n;
+    if (c->put == c->heard)
+        c->most_held = 0;
     moved++;
     rule_progress(c);
 }
@@ -341,18 +362,28 @@ void rule_wait(const struct watch *w, int n)
         broken("the drain deadline has passed");
 }
 
+/* The most waits that may have ended by now for nothing since the last effect. */
+static int64_t naps_allowed(void)
+{
+    int64_t looks = plan.idle >= 0 && connections ? 1 + (now - moved_at) / (plan.idle / LOOKS) : 0;
+    return NAPS + looks * connections;
+}
+
 void rule_waited(int found, int timeout, int64_t waited)
 {
+    int is_over = !found && timeout > 0 && waited >= timeout * MILLISECOND;
     turn_at = now;
     is_turn_new = 1;
     if (moved != moved_before || (timeout != 0 && found == 0 && waited >= MILLISECOND))
         spins = 0;
     else if (++spins > (plan.lines ? REPORTS : SPINS))
         broken("the loop spins");
-    if (moved != moved_before || found || timeout == 0 || connections)
+    if (moved != moved_before || is_memory_short()) {
         naps = 0;
-    else if (++naps > NAPS)
-        broken("the loop wakes up again and again without a connection");
+        moved_at = now;
+    } else if (is_over && ++naps > naps_allowed()) {
+        broken("the loop wakes up again and again for nothing");
+    }
     moved_before = moved;
 }
 

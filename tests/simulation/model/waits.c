@@ -133,7 +133,6 @@ int watch_change(int what, int fd, struct epoll_event *event)
     struct file *f = file_of(fd, "epoll_ctl");
     struct watch *w = watch_of(fd);
     int i;
-    moved++;
     if (what == EPOLL_CTL_ADD) {
         if (f->kind == CONN)
             rule_begins(f->client);
