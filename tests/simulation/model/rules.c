@@ -264,13 +264,13 @@ void rule_close(struct client *c)
     counts.bytes_out += (int64_t)c->put;
     if (c->failed) {
         why = "client %ld: closed for an error";
-        c->is_wrong = 0;
         if (plan.handled && stop_asked && c->heard && !c->put && !c->is_wrong && is_reset(c->failed))
             counts.unsure++; /* the loop does not remember that something had come */
         else if (c->heard || !is_reset(c->failed))
             counts.errors++;
         else
             counts.resets++;
+        c->is_wrong = 0; /* it is one end */
     } else if (c->told_end && (c->shut || c->put == c->heard)) {
         why = "client %ld: closed for the end of input";
         c->is_ended = !c->leaves;
