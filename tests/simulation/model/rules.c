@@ -358,7 +358,7 @@ void rule_wait(const struct watch *w, int n)
         broken("%d connections are not watched", -open);
     if (!stop_asked)
         late_at_stop = late;
-    else if (drain_deadline() != NEVER && now > drain_deadline() + SECOND + slack(late_at_stop))
+    else if (drain_deadline() != NEVER && now > drain_deadline() + slack(late_at_stop))
         broken("the drain deadline has passed");
 }
 
