@@ -43,7 +43,9 @@ def held(result):
     """Check that every rule held, and return the totals of the histories."""
     status, output = result
     assert status == 0, output[-8000:]
-    return {name: int(n) for name, n in re.findall(r"(\w+) (\d+)[,\n]", output)}
+    totals = re.search(r"^\d+ histories: (.+)$", output, re.MULTILINE)
+    assert totals, output[-8000:]
+    return {name: int(n) for name, n in (total.split() for total in totals[1].split(", "))}
 
 
 def test_every_rule_holds_in_every_history(simulate):
