@@ -34,8 +34,8 @@ async def test_idle_is_counted_from_when_it_is_set_while_a_call_waits():
     async with connected() as (rio, _):
         task = asyncio.create_task(rio.readline())
         await asyncio.sleep(0.03)
+        start = time.monotonic()  # not after it is set: this thread may be put off in between
         rio.idle_timeout = 0.02
-        start = time.monotonic()
         with pytest.raises(TimeoutError, match="idle"):
             await task
         assert time.monotonic() - start >= 0.018
