@@ -64,6 +64,7 @@ def meet(*members):
             done += member.readline().endswith(b": done\n")
 
 
+@pytest.mark.long
 def test_what_a_member_says_goes_to_all_others_with_its_name(chat):
     ann, bob, eve = chat(b"ann"), chat(b"bob"), chat(b"eve")
     meet(ann, bob, eve)

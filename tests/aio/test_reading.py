@@ -14,6 +14,7 @@ from support.properties import given, st
 from support.sequences import BLOCKS, READS, chunks, deterministic, step
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bufsize", [1, 4, 65536])
 @pytest.mark.parametrize("way", WAYS[:-1])
 @pytest.mark.parametrize("kind", KINDS)

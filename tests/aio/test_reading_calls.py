@@ -271,6 +271,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="without memory the sanitizer aborts")
 @pytest.mark.skipif(bool(resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY), reason="limited already")

@@ -234,6 +234,7 @@ async def test_drain_waits_until_the_peer_reads():
 # ---- start_tls
 
 
+@pytest.mark.long
 async def test_start_tls_of_both_sides_keeps_reader_and_writer(contexts):
     server_tls, client_tls = contexts
 

@@ -291,6 +291,7 @@ async def test_a_wrong_timeout_takes_nothing():
         assert await peer.readline() == b"kept\n"
 
 
+@pytest.mark.long
 @by_kind
 async def test_idle_output_is_a_timeout(kind):
     async with joined(kind, ours={"idle_timeout": 0.1}) as (rio, peer):

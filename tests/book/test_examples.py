@@ -22,6 +22,7 @@ def server(serve):
     return server
 
 
+@pytest.mark.long
 def test_server_and_client_of_the_book_work_together(server):
     text = b"one\n\n\xc3\xa4\xff\n" + b"x" * 8190 + b"\n"
     assert run(command("echoclient.py", "127.0.0.1", server.port), text) == (0, text, b"")
@@ -30,6 +31,7 @@ def test_server_and_client_of_the_book_work_together(server):
     assert server.end() == b""
 
 
+@pytest.mark.long
 def test_line_longer_than_maxline_is_echoed_in_pieces(server):
     text = b"y" * 20000 + b"\n"
     assert run(command("echoclient.py", "127.0.0.1", server.port), text) == (0, text, b"")

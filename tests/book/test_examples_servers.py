@@ -204,6 +204,7 @@ def test_reset_by_a_client_ends_only_its_process_with_a_message(serve):
     assert server.end() == b""
 
 
+@pytest.mark.long
 def test_process_of_a_client_outlives_the_server_and_does_not_listen(serve):
     server = serve(PROCESSES)
     with server.connect() as rio:
@@ -243,6 +244,7 @@ def test_select_echoes_an_unterminated_last_line_and_reuses_the_client_s_slot(se
     assert server.end() == b""
 
 
+@pytest.mark.long
 def test_select_exits_with_a_message_if_a_descriptor_is_too_high(serve):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 1100:
@@ -293,6 +295,7 @@ def test_prethreaded_serves_a_fixed_number_of_clients_and_the_next_when_one_leav
     assert server.end() == b""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [THREADS, PRETHREADED])
 def test_concurrent_threads_do_not_interleave_their_output(serve, name):
     server = serve(name)

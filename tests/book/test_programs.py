@@ -96,6 +96,7 @@ def test_hostinfo_prints_the_addresses_of_a_name():
     assert err.startswith(b"Getaddrinfo error: ")
 
 
+@pytest.mark.long
 def test_server_of_the_basic_calls_echoes_and_lets_its_port_be_used_again_at_once(serve, start):
     server = serve("sockets_server")
     with server.connect() as rio:
@@ -108,6 +109,7 @@ def test_server_of_the_basic_calls_echoes_and_lets_its_port_be_used_again_at_onc
     accepting(again, "127.0.0.1", server.port)
 
 
+@pytest.mark.long
 def test_tiny_as_typed_serves_static_and_dynamic_content(serve, tmp_path):
     home = shutil.copytree(EXAMPLES / "tiny-home", tmp_path / "home")
     server = serve("tiny_typed", cwd=home)

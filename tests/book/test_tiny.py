@@ -131,6 +131,7 @@ def test_slash_serves_the_home_page(tiny):
     assert (status, headers["content-type"], body) == (200, "text/html", (HOME / "home.html").read_bytes())
 
 
+@pytest.mark.long
 def test_cgi_program_adds(tiny):
     status, headers, body = curl(tiny, "/cgi-bin/adder.py?15000&213")
     assert (status, headers["server"], headers["content-type"]) == (200, "Tiny Web Server", "text/html")
@@ -139,6 +140,7 @@ def test_cgi_program_adds(tiny):
     assert tiny.end() == b""
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("arguments", ["", "?", "?1", "?a&b", "?1&2&3", "?" + "9" * 5000 + "&1"])
 def test_the_cgi_program_explains_its_arguments(tiny, arguments):

@@ -101,6 +101,7 @@ def of_another_connection():
     return answer
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("answer", "offset"),
@@ -116,6 +117,7 @@ def test_a_wrong_echo_is_status_3(answer, offset):
     )
 
 
+@pytest.mark.long
 def test_the_result_before_a_wrong_echo_is_shown(tmp_path):
     path = tmp_path / "run.json"
     with serving(flipped) as address:
@@ -253,18 +255,21 @@ def test_a_refused_connection_is_status_1_and_only_the_json_is_printed():
     assert run["error"] == complaint.removeprefix("rioecho-bench: ")
 
 
+@pytest.mark.long
 def test_an_unknown_host_is_status_1():
     status, out, complaint = failed("no-such-host.invalid:1")
     assert (status, out) == (1, "")
     assert "no-such-host.invalid" in complaint
 
 
+@pytest.mark.long
 def test_a_missing_unix_socket_is_status_1(tmp_path):
     status, out, complaint = failed("--unix", tmp_path / "none")
     assert (status, out) == (1, "")
     assert "none" in complaint
 
 
+@pytest.mark.long
 def test_more_connections_than_descriptors_is_status_1(target):
     status, _, complaint = failed(target, "-c", "100", "-d", "1", prelude="ulimit -n 64")
     assert status == 1
@@ -354,6 +359,7 @@ def test_the_json_of_an_interrupted_run_is_complete(target):
     assert run["duration_s"] < 55
 
 
+@pytest.mark.long
 def test_ctrl_c_during_connect_is_status_130():
     with (
         unanswered() as dead,

@@ -166,6 +166,7 @@ def test_a_full_non_blocking_pipe_that_nobody_reads_is_status_1(target):
 # ---- Refusals --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -40,6 +40,7 @@ def test_a_missed_limit_is_one_line_and_status_4_after_the_result(target, limit,
     assert json.loads(out)["messages"] > 0
 
 
+@pytest.mark.long
 def test_a_failed_run_is_status_1_whatever_the_limits(target):
     status, _, err = ended("127.0.0.1:1", *SHORT, "--min-rate", "900M")
     assert (status, len(err)) == (1, 1)
@@ -56,6 +57,7 @@ def written(folder, **runs):
     return paths
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "fail_above", "words"),
     [
@@ -174,6 +176,7 @@ def test_runs_that_cannot_be_merged_are_a_usage_error(target, tmp_path):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dates", "words"),
     [
@@ -201,6 +204,7 @@ def test_merged_runs_without_a_moment_in_common_are_a_warning(tmp_path, dates, w
     assert (status, err) == (0, [f"rioecho-bench: warning: {words}{rest}"] if words else [])
 
 
+@pytest.mark.long
 def test_dates_that_cannot_be_compared_are_not(tmp_path):
     more = {"histogram": Histogram().to_json(), "reconnects": 0, "lost": 0}
     dates = ("2026-01-01T00:00:00+00:00", "2026-01-01", "yesterday", None, 5, ["2026"], "9999-12-31T23:59:59+00:00")

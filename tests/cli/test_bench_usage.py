@@ -22,6 +22,7 @@ def compared(*arguments):
 # ---- Comparisons -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_runs_are_compared(tmp_path):
     paths = [tmp_path / "before.json", tmp_path / "after.json"]
     for path, connections in zip(paths, (50, 100), strict=True):
@@ -34,6 +35,7 @@ def test_runs_are_compared(tmp_path):
     assert err == "rioecho-bench: warning: the runs differ in connections: 50, 100\n"
 
 
+@pytest.mark.long
 def test_runs_of_the_same_name_are_shown_with_their_directories(tmp_path):
     paths = [tmp_path / folder / "run.json" for folder in ("a", "b")]
     for path in paths:
@@ -44,6 +46,7 @@ def test_runs_of_the_same_name_are_shown_with_their_directories(tmp_path):
     assert err == ""
 
 
+@pytest.mark.long
 def test_control_characters_in_file_names_are_escaped(tmp_path):
     paths = [tmp_path / name for name in ("a\x1b[31m.json", "b\nc.json", os.fsdecode(b"\xff.json"))]
     try:
@@ -57,6 +60,7 @@ def test_control_characters_in_file_names_are_escaped(tmp_path):
     assert [line.split()[0] for line in (out.splitlines()[i] for i in (1, 2, 4))] == names
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("content", "words"),
@@ -95,6 +99,7 @@ def test_a_file_that_is_not_a_result_is_named(tmp_path, content, words):
         assert bench.out.text == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("other", [{}, {"duration_s": "long"}, {"duration_s": None}], ids=repr)
 def test_an_interrupted_run_of_unknown_length_is_a_warning(tmp_path, other):
     path, half = tmp_path / "a.json", tmp_path / "b.json"
@@ -172,6 +177,7 @@ WRONG = [
 WRONG_TARGETS = ["", "localhost", "localhost:", ":8000", "localhost:http", "localhost:65536", "localhost:0", "::1:8000"]
 
 
+@pytest.mark.long
 def test_a_usage_error_is_one_line_and_status_2(unasked):
     lines = [[unasked, *arguments] for arguments, _ in WRONG] + [[target] for target in WRONG_TARGETS]
     words = [words for _, words in WRONG] + ["target"] * len(WRONG_TARGETS)
@@ -209,12 +215,14 @@ def test_a_directory_without_permission_is_an_error_before_the_run(unasked, tmp_
     assert "Permission denied" in refused(unasked, "--json", tmp_path / "x")
 
 
+@pytest.mark.long
 def test_two_results_in_one_file_are_an_error(unasked, tmp_path):
     assert "--json and --hdr are the same file" in refused(
         unasked, "--json", tmp_path / "x", "--hdr", tmp_path / "." / "x"
     )
 
 
+@pytest.mark.long
 def test_a_plot_without_matplotlib_is_an_error_before_the_run(unasked, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError('not installed')")
     complaint = refused(unasked, "--plot", tmp_path / "x.png", environment={"PYTHONPATH": str(tmp_path)})

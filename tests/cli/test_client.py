@@ -205,6 +205,7 @@ def test_waiting_for_the_server_is_reported_once(monkeypatch):
     assert reported == [LIMIT]
 
 
+@pytest.mark.long
 def test_a_line_as_long_as_the_limit_is_sent_whole():
     line = b"x" * (LIMIT - 1) + b"\n"
 

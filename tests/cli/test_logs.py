@@ -605,6 +605,7 @@ def test_the_live_line_fits_the_terminal_and_is_complete_at_the_end():
     assert empty == "\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("arguments", "term"), [([], "dumb"), (["--log-format", "json"], "xterm")])
 def test_a_dumb_terminal_and_the_json_format_get_whole_lines(arguments, term):
     with on_a_terminal("--stats", "0.02", *arguments, term=term) as server:

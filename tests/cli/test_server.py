@@ -82,6 +82,7 @@ def unprivileged():
     return f'exec {" ".join(drop)} "$@"'
 
 
+@pytest.mark.long
 def test_a_privileged_port_is_one_line_and_status_1():
     status, line = refused(1, prelude=unprivileged())
     assert status == 1
@@ -275,6 +276,7 @@ def test_a_stdout_that_nobody_reads_is_one_line_and_status_1():
         assert "ready" in server.complaint()
 
 
+@pytest.mark.long
 def test_closed_standard_streams_do_no_harm(tmp_path):
     """The first files that it opens must not get their numbers and receive its output."""
     path = str(tmp_path / "socket")

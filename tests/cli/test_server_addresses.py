@@ -119,6 +119,7 @@ INTERFACE = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("unshare") is None or shutil.which("ip") is None, reason="needs unshare and ip")
 def test_the_interface_of_a_link_local_address_is_kept():
     """In a network namespace with an interface of its own."""

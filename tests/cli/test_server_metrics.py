@@ -158,6 +158,7 @@ FORKED = """if True:
 """
 
 
+@pytest.mark.long
 @needs_package
 def test_a_forked_child_that_closes_its_copy_leaves_the_metrics_alone(child):
     assert child(FORKED) == "ok\n\n"
@@ -189,6 +190,7 @@ def test_an_invalid_place_is_refused(place):
         EchoServer(metrics=place)
 
 
+@pytest.mark.long
 @needs_package
 def test_a_port_in_use_is_one_line_and_status_1():
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -76,6 +76,7 @@ def test_the_queue_of_a_passed_socket_is_left_to_the_next_instance(engine):
             assert {outcome for _, outcome in visitors.visits} == {"served"}
 
 
+@pytest.mark.long
 def test_what_waits_in_the_queue_of_a_passed_socket_is_not_accepted_at_the_stop(engine):
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
@@ -91,6 +92,7 @@ def test_what_waits_in_the_queue_of_a_passed_socket_is_not_accepted_at_the_stop(
         assert receive_all(second) == b"for the next\n"
 
 
+@pytest.mark.long
 def test_the_file_of_a_passed_unix_socket_outlives_the_server(tmp_path):
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -250,6 +252,7 @@ def test_systemd_passes_each_connection_with_accept_yes(tmp_path, inetd):
             process.communicate(timeout=SECONDS)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("socat"), reason="socat is not installed")
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="other programs are not sanitized")
 def test_socat_passes_each_connection_as_inetd_does(tmp_path):

@@ -146,6 +146,7 @@ def test_signals_within_a_second_are_one_stop(number, second, engine):
         assert server.err.text == ""
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("timeout") is None, reason="timeout(1) is not installed")
 def test_timeout_1_ends_the_server_in_good_order():
     """GNU timeout passes a signal on to the command and then to its process group, within microseconds."""

@@ -84,6 +84,7 @@ def test_every_block_is_of_a_language_that_is_run():
     assert SESSIONS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", PROGRAMS, ids=ids(PROGRAMS))
 def test_a_program_prints_what_its_comments_say(block, child):
     expected = [comment.split(": ")[0] for comment in re.findall(r"print\(.*\)  # (.*)", block.code)]

@@ -21,6 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 pytest_plugins = ["pytester"]
 
 
+@pytest.mark.long
 def test_both_sides_of_starttls_talk_over_tls(certificate):
     assert run(command("starttls.py", certificate)) == (0, b"b'over TLS\\n'\n", b"")
 

@@ -145,6 +145,7 @@ def test_too_few_descriptors_are_an_error_that_says_how_many_were_connected_and_
     assert same == "True"
 
 
+@pytest.mark.long
 def test_the_lack_of_local_ports_is_said_with_a_remedy():
     few = "echo 40000 40003 > /proc/sys/net/ipv4/ip_local_port_range"
     kept = "echo 0 > /proc/sys/net/ipv4/tcp_tw_reuse"  # else a port in TIME_WAIT may be used again after a second
@@ -295,6 +296,7 @@ def test_the_wait_for_the_last_attempts_after_an_error_uses_no_processor_time(tm
         assert time.thread_time() - used < 0.5
 
 
+@pytest.mark.long
 def test_no_descriptor_is_left_open_after_any_end(monkeypatch):
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("there is no /proc")

@@ -40,6 +40,7 @@ def test_a_percentile_is_the_highest_equivalent_of_the_value_at_its_rank(values,
     assert exact <= round(h.percentile(p) * 1000) <= exact + exact / 1000
 
 
+@pytest.mark.long
 @given(VALUES)
 def test_count_mean_minimum_and_maximum_are_exact(values):
     h = counted(values)
@@ -52,6 +53,7 @@ def test_count_mean_minimum_and_maximum_are_exact(values):
     assert h.stddev * 1000 == pytest.approx(exact, rel=0.01, abs=max(values) / 1000)
 
 
+@pytest.mark.long
 @given(VALUES, VALUES)
 def test_add_merges_two_histograms_and_since_subtracts_one(first, second):
     both, earlier = counted(first), counted(first)

@@ -220,6 +220,7 @@ def test_messages_that_were_due_and_never_sent_count():
     assert latencies(load).percentile(50) >= 100_000
 
 
+@pytest.mark.long
 def test_messages_released_and_never_sent_count():
     def talk(end):
         assert select.select([end], [], [], SECONDS)[0]  # the measurement has begun

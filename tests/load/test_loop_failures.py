@@ -133,6 +133,7 @@ def test_messages_in_flight_at_the_end_are_awaited_and_then_stalled():
         assert load.measured_seconds == pytest.approx(2, abs=1e-6)
 
 
+@pytest.mark.long
 def test_an_echo_after_the_end_counts_with_its_latency():
     def talk(end):
         data = receive(end, 64)

@@ -11,6 +11,7 @@ import rioecho
 from support.conversations import LONG, contexts  # noqa: F401, a fixture
 
 
+@pytest.mark.long
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("mode", ["rb", "wb", "rwb", "r", "w", "rw"])
 def test_over_tls_the_rules_are_the_same(encrypted, makefile, mode):

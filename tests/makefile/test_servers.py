@@ -31,6 +31,7 @@ class BoundedTransport(xmlrpc.client.Transport):
         return connection
 
 
+@pytest.mark.long
 def test_xmlrpc_calls_return_what_they_were_given():
     with serving(xmlrpc.server.SimpleXMLRPCRequestHandler, XmlRpcServer) as server:
         url, transport = f"http://127.0.0.1:{server.port}/RPC2", BoundedTransport(use_builtin_types=True)
@@ -72,6 +73,7 @@ def test_a_stream_request_handler_echoes_lines_with_every_buffer_size(rbufsize, 
         assert file.readline() == b""
 
 
+@pytest.mark.long
 def test_a_threading_server_serves_many_clients_at_once(background):
     barrier = threading.Barrier(10, timeout=LONG)
 

@@ -187,6 +187,7 @@ def decoded(makefile, data, errors):
                 return error.encoding, error.object[error.start : error.end], error.reason
 
 
+@pytest.mark.long
 @EXAMPLES
 def test_a_text_with_random_changes_reads_as_in_the_standard_library(examples):
     texts = st.lists(

@@ -202,6 +202,7 @@ def test_a_goal_names_processor_time_and_page_faults_are_per_operation(benchmark
     assert (result["time_ratio"], result["cpu_ratio"], faults_of(result)) == (2.0, 0.5, "16.0/0")
 
 
+@pytest.mark.long
 def test_a_meter_counts_only_between_start_and_stop(benchmarks):
     from measure import Meter
 

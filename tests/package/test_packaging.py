@@ -141,6 +141,7 @@ def test_importing_rioecho_loads_nothing_heavy() -> None:
     assert heavy.intersection(loaded) == set()
 
 
+@pytest.mark.long
 def test_aio_is_an_attribute_of_the_package_and_loads_asyncio_when_it_is_asked_for() -> None:
     code = "import sys, rioecho; print('asyncio' in sys.modules, rioecho.aio.Rio.__name__, 'asyncio' in sys.modules)"
     assert child(code) == ["False", "Rio", "True"]

@@ -255,6 +255,7 @@ def test_default_timeout_of_the_socket_module_has_no_effect(host, listener):
         os.close(server)
 
 
+@pytest.mark.long
 def test_signal_handler_that_raises_while_connecting_leaks_no_descriptor(full_listener, on_alarm):
     interrupted(on_alarm, lambda: open_clientfd(*full_listener.getsockname()))
 
@@ -511,6 +512,7 @@ def test_invalid_port_does_not_make_the_host_a_path(port):
         connect("localhost", port)
 
 
+@pytest.mark.long
 def test_signal_handler_that_raises_in_connect_leaks_no_descriptor(full_listener, on_alarm):
     interrupted(on_alarm, lambda: connect(*full_listener.getsockname(), timeout=LONG))
 

@@ -222,6 +222,7 @@ FAULTS = """if True:
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators return memory at other times")
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD", "release") != "release", reason="counts of the release build")
 @pytest.mark.parametrize("method", ["read", "readinto"])

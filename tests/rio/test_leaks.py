@@ -128,6 +128,7 @@ OPERATIONS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 def test_an_operation_leaks_neither_memory_nor_descriptors(child, operation):

@@ -207,6 +207,7 @@ class Untimed:
         self.recv, self.send = sock.recv, sock.send
 
 
+@pytest.mark.long
 def test_a_source_that_waits_itself_is_woken_and_has_an_idle_timeout(stream, bell):
     near = Timed(fileno=os.dup(fileno(stream.near)))
     with near:

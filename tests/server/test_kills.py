@@ -136,6 +136,7 @@ def test_children_whose_parent_is_killed_do_not_outlive_the_drain_timeout():
             assert receive_all(sock) == b""
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])

@@ -52,6 +52,7 @@ def test_a_client_that_only_sends_uses_little_memory_and_others_are_served(engin
         assert peak_memory(server.pid) - before < 3 * (2 << 20)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["thread", "event"])
 def test_an_endless_line_uses_no_more_memory_than_max_line(engine):
     with Server("-q", "--engine", engine, "--max-line", 1 << 20) as server, dial(server.address) as sock:

@@ -147,6 +147,7 @@ def test_threads_write_whole_pieces_in_their_own_order(recorder):
 # ---- write_limit
 
 
+@pytest.mark.long
 def test_a_write_that_exceeds_the_limit_is_refused_whole(recorder):
     with connected(recorder, write_limit=1000) as (_, sock, conn):
         assert conn.write(b"x" * MANY) == MANY  # one larger write is taken when nothing waits
@@ -217,6 +218,7 @@ def test_close_in_a_call_takes_effect_after_its_answer(recorder):
             conn.write(b"late")
 
 
+@pytest.mark.long
 def test_close_of_another_thread_sends_what_was_written_before_it(recorder):
     with connected(recorder) as (_, sock, conn):
         conn.write(b"x" * MANY)

@@ -202,6 +202,7 @@ def test_nc_sends_statistics_and_bad_lines_are_counted(listen):
     assert server.wait(LONG) == 0
 
 
+@pytest.mark.long
 def test_statsd_flushes_each_interval_and_starts_anew(listen):
     server = listen("statsd.py", 0.05)
     with client(server) as rio:

@@ -336,6 +336,7 @@ def test_a_handler_that_nobody_else_refers_to_lives_as_long_as_its_connection():
             ask(sock)
 
 
+@pytest.mark.long
 def test_a_server_that_is_dropped_in_a_cycle_with_its_handler_is_freed():
     class Handler(Recorder):
         server = None
@@ -352,6 +353,7 @@ def test_a_server_that_is_dropped_in_a_cycle_with_its_handler_is_freed():
 # ---- options of the socket
 
 
+@pytest.mark.long
 @needs_proc
 def test_a_close_that_waits_for_the_peer_delays_no_other_thread(recorder):
     """SO_LINGER, which is that of the listening socket, has close(2) wait for seconds while the peer does not read."""
@@ -394,6 +396,7 @@ def test_a_handler_runs_a_command(recorder):
 # ---- a busy thread
 
 
+@pytest.mark.long
 def test_a_busy_thread_and_the_server_both_go_on(recorder):
     stop = threading.Event()
 

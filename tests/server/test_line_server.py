@@ -243,6 +243,7 @@ def test_the_drain_timeout_is_told_as_a_timeout_error(recorder):
 # ---- back-pressure
 
 
+@pytest.mark.long
 def test_a_connection_is_not_read_from_while_its_answers_wait(recorder):
     with serving(recorder) as server, dial(server.addresses[0]) as sock:
         handler = take(recorder.made)

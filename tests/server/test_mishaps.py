@@ -68,6 +68,7 @@ def test_a_forked_child_that_closes_its_copy_leaves_the_server_alone(child, engi
     assert child(code, engine).split() == ["2", "2", "21", "21"]
 
 
+@pytest.mark.long
 def test_a_server_whose_engine_cannot_start_prints_no_ready_line():
     with Server("--workers", "50", prelude="ulimit -n 40", ready=False) as server:
         assert server.status() == 1

@@ -264,6 +264,7 @@ addresses = four_bytes | mapped | sixteen_bytes
 ports = st.integers(0, 65_535) | st.sampled_from([0, 1023, 1024, *OWN])
 
 
+@pytest.mark.long
 @deterministic
 @given(addresses, ports)
 def test_the_guard_agrees_with_the_standard_library_about_addresses(address, port):

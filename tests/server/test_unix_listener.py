@@ -80,6 +80,7 @@ def test_a_stale_socket_is_replaced(path, unix):
     assert os.listdir(os.path.dirname(path)) == ["socket"]
 
 
+@pytest.mark.long
 def test_the_socket_of_a_server_killed_just_now_is_replaced(path, unix):
     code = (
         "import os, sys; from rioecho._server.listeners import UnixListener; UnixListener(sys.argv[1]); os.kill(0, 9)"
