@@ -68,6 +68,11 @@ cdef inline void bulk_end(loop_t *l, const conn_t *c) noexcept nogil:
         l.bulked[<unsigned int>c.fd % BULK_SLOTS] = NULL
 
 
+cdef inline bint bulk_is_refused(int err) noexcept nogil:
+    """Report whether splice(2) is not to be had: of this socket, or in this process. read(2) and send(2) are."""
+    return err == EINVAL or err == ENOSYS or err == EPERM or err == EOPNOTSUPP
+
+
 cdef inline ssize_t bulk_receive(loop_t *l, conn_t *c, int *err) noexcept nogil:
     """Move what has arrived into the pipe, as much as fits. Returns the number of bytes, or -1 with the errno.
 
@@ -77,7 +82,7 @@ cdef inline ssize_t bulk_receive(loop_t *l, conn_t *c, int *err) noexcept nogil:
     if n < BULK_LEAST:
         err[0] = errno
         bulk_end(l, c)
-        if n < 0 and (err[0] == EINVAL or err[0] == ENOSYS or err[0] == EPERM or err[0] == EOPNOTSUPP):
+        if n < 0 and bulk_is_refused(err[0]):
             return 0
     return n
 

@@ -17,7 +17,16 @@ from rioecho._core.posix cimport (
     rio_source,
     rio_source_of_peer,
 )
-from rioecho._server.bulk cimport bulk_begin, bulk_drop, bulk_is_due, bulk_keep, bulk_receive, bulk_send
+from rioecho._server.bulk cimport (
+    bulk_begin,
+    bulk_drop,
+    bulk_end,
+    bulk_is_due,
+    bulk_is_refused,
+    bulk_keep,
+    bulk_receive,
+    bulk_send,
+)
 from rioecho._server.connection cimport (
     conn_close,
     conn_drop_header,
@@ -111,7 +120,9 @@ cdef inline bint conn_echo_bulk(loop_t *l, conn_t *c) noexcept nogil:
     conn_progress(l, c)
     if put < <size_t>n:
         rio_atomic_add(&l.counts.bytes_out, <uint64_t>put - <uint64_t>n)
-        if err != EINTR and not would_block(err):
+        if bulk_is_refused(err):
+            bulk_end(l, c)   # the buffer is sent without it
+        elif err != EINTR and not would_block(err):
             bulk_drop(l, n - put)
             conn_close(l, c, BROKEN, err)
             return True
