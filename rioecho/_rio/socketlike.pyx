@@ -33,6 +33,27 @@ from rioecho._rio.registry cimport register, registered
 from rioecho._rio.transport cimport OWN_TIMEOUT, RECORD
 
 
+cdef extern from "rioecho/_core/signals.h":
+    """
+    /* SIGPIPE is blocked while any send of this thread is in progress: one may be suspended, as that of a greenlet is,
+     * while others begin and end. */
+    static __thread rio_sigpipe rio_pipe_guard;
+    static __thread size_t rio_pipe_sends;
+    static inline void rio_pipe_hold(void)
+    {
+        if (rio_pipe_sends++ == 0)
+            rio_sigpipe_block(&rio_pipe_guard);
+    }
+    static inline void rio_pipe_release(void)
+    {
+        if (--rio_pipe_sends == 0)
+            rio_sigpipe_restore(&rio_pipe_guard);
+    }
+    """
+    void pipe_hold "rio_pipe_hold"() noexcept
+    void pipe_release "rio_pipe_release"() noexcept
+
+
 cdef enum:
     CO_COROUTINE = 0x80      # in co_flags of a function's code, as in module inspect
     READ = 0
@@ -314,7 +335,11 @@ cdef class SocketLike(Transport):
         name = type(self.source).__name__
         if self.put is None:
             raise AttributeError(f"{name} has no send()")
-        result = self.put(data)
+        pipe_hold()
+        try:
+            result = self.put(data)
+        finally:
+            pipe_release()
         if result is None:
             raise TypeError(f"send() of {name} returned None, not the number of bytes that it has sent")
         put = result

@@ -57,6 +57,11 @@ def test_the_drop_in_works_in_a_process_whose_socket_module_is_replaced(green):
     green("patched")
 
 
+@pytest.mark.long
+def test_no_sigpipe_reaches_the_process_while_several_greenlets_send(green):
+    green("sigpipe")
+
+
 @pytest.mark.slow
 def test_tls_sockets_of_the_library_let_other_greenlets_run(green, certificate):
     green("tls", certificate)

@@ -53,6 +53,26 @@ def test_no_sigpipe_reaches_the_process(child, kind, mask):
     assert child(SIGPIPE, kind, mask) == "alive\n"
 
 
+def test_no_sigpipe_reaches_the_process_from_a_send_written_in_python(child):
+    code = """if True:
+        import signal, socket
+        from rioecho import Rio
+
+        class Own(socket.socket):
+            def send(self, data, *flags):
+                return super().send(data, *flags)
+
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        near, far = socket.socketpair()
+        far.close()
+        try:
+            Rio(Own(fileno=near.detach())).writen(b"x")
+        except BrokenPipeError:
+            print(signal.SIGPIPE in signal.sigpending() | signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    """
+    assert child(code) == "False\n"
+
+
 def test_an_earlier_sigpipe_stays_pending(child):
     code = """if True:
         import os, signal

@@ -5,6 +5,7 @@ greenlet that counts, and would stop counting if a Rio blocked the thread.
 """
 
 import random
+import signal
 import socket
 import ssl
 import sys
@@ -255,6 +256,27 @@ def patched(green):
     assert a.fileno() == -1
     assert b.recv(1) == b""
     b.close()
+
+
+def sigpipe(green):
+    """The sends of two greenlets wait at the same time, and each meets the end of its peer."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    pairs = [[green.socket(fileno=end.detach()) for end in socket.socketpair()] for _ in range(2)]
+    failed = []
+
+    def send(near):
+        expect((BrokenPipeError, ConnectionResetError), Rio(near).writen, bytes(1 << 24))
+        failed.append(near)
+
+    sending = [green.spawn(send, near) for near, _ in pairs]
+    for _, far in pairs:
+        assert Rio(far).readexactly(1 << 20, timeout=LONG)
+    for thread, (near, far) in zip(sending, pairs, strict=True):
+        assert near not in failed
+        far.close()
+        green.wait(thread)
+        expect(BrokenPipeError, Rio(near).writen, b"x")
+    assert signal.SIGPIPE not in signal.sigpending() | signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def tls(green):
