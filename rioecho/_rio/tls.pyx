@@ -124,7 +124,7 @@ cdef class Tls(TlsTurns):
         except SSLWantWriteError:
             want[0] = POLLOUT
         except SSLEOFError:
-            if self.is_at_end():
+            if self.ended or self.is_at_end():   # ended: by an error, after which OpenSSL reads no more
                 self.ended = True
                 if not self.source.suppress_ragged_eofs:
                     raise

@@ -727,3 +727,15 @@ def test_a_frame_interrupted_at_every_byte_is_read_whole_over_tls(tls):
         far.sendall(message[k : k + 1])
     assert reply(REST) == b"hello\r\n"
     assert rio.buffered == 0
+
+
+def test_after_an_error_of_openssl_the_input_is_at_its_end(tls):
+    near, far = tls
+    rio = Rio(near, timeout=REST)
+    far.sendall(b"line\npart")
+    assert rio.readline() == b"line\n"
+    with socket.socket(fileno=os.dup(far.fileno())) as clear:
+        clear.sendall(b"what is no record")
+    with pytest.raises(ssl.SSLError):
+        rio.readline()
+    assert [rio.readline(), rio.readline(), rio.read()] == [b"part", b"", b""]
