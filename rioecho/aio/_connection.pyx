@@ -75,6 +75,12 @@ cdef class Connection(Output):
         self.begin_output("start_tls")
         if not self.is_socket:
             raise TypeError("start_tls: TLS needs a socket")
+        from ssl import SSLContext
+        # What asyncio would refuse only when the transport is TLS's, so that the connection would be lost.
+        if not isinstance(context, SSLContext):
+            raise TypeError(f"start_tls: context must be an ssl.SSLContext, not {type(context).__name__}")
+        if not isinstance(server_hostname, (str, bytes, type(None))):
+            raise TypeError(f"start_tls: server_hostname must be a str, not {type(server_hostname).__name__}")
         if not server_side and not server_hostname and getattr(context, "check_hostname", False):
             # ssl.SSLObject, unlike SSLSocket, would check no name, and any trusted certificate would do.
             raise ValueError("start_tls: check_hostname requires server_hostname")

@@ -145,6 +145,17 @@ async def test_a_certificate_that_is_not_trusted_aborts():
         await peer.close()
 
 
+@pytest.mark.parametrize("arguments", [("context",), (None,), (5,), (True,)], ids=repr)
+async def test_what_is_no_context_changes_nothing(arguments):
+    async with joined() as (rio, peer):
+        with pytest.raises(TypeError, match="SSLContext"):
+            await rio.start_tls(*arguments, server_hostname="localhost")
+        with pytest.raises(TypeError, match="server_hostname"):
+            await rio.start_tls(tls_contexts()[1], server_hostname=5)
+        assert not rio.closed
+        await secure(rio, peer)
+
+
 async def test_a_peer_that_speaks_no_tls_aborts():
     async with beside() as (rio, other):
         fd = rio.get_extra_info("socket").fileno()
