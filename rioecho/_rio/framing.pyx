@@ -267,9 +267,11 @@ cdef class Framing(Input):
 
 
 cdef bytes one_separator(object sep):
-    if not isinstance(sep, (bytes, bytearray, memoryview)):
-        raise TypeError(f"sep must be bytes, not {type(sep).__name__}")
-    sep = bytes(sep)
+    if type(sep) is not bytes:
+        try:
+            sep = bytes(memoryview(sep))   # bytes() of an int would be so many zeros
+        except TypeError:
+            raise TypeError(f"sep must be bytes-like, or a tuple of such, not {type(sep).__name__}") from None
     if not sep:
         raise ValueError("sep must not be empty")
     return sep

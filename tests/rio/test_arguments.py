@@ -1,5 +1,6 @@
 """Invalid arguments, and calls on a closed Rio: a clear ValueError or TypeError, with nothing changed."""
 
+import array
 import enum
 import inspect
 import io
@@ -195,7 +196,9 @@ def test_objects_with_an_index_method_are_sizes(stream):
     assert rio.readexactly(n=4) == b"efgh"
 
 
-@pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4]], ids=short_repr)
+@pytest.mark.parametrize(
+    "data", [b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4], array.array("B", b"abc")], ids=short_repr
+)
 def test_any_bytes_like_object_can_be_written_and_be_a_separator(stream, data):
     rio = Rio(stream.near, timeout=5)
     assert (rio.write(data), rio.writen(data)) == (3, 3)
@@ -204,6 +207,8 @@ def test_any_bytes_like_object_can_be_written_and_be_a_separator(stream, data):
     assert stream.take_exactly(12) == b"abc" * 4
     stream.feed(b"--abc--")
     assert rio.readuntil(data) == b"--abc"
+    stream.feed(b"==abc==")
+    assert rio.readuntil((b"?", data)) == b"--==abc"
 
 
 @pytest.mark.parametrize("make", [bytearray, lambda n: memoryview(bytearray(n))], ids=["bytearray", "memoryview"])
