@@ -372,7 +372,10 @@ def makefile(
     else:  # as the standard library's function does it, without the half a microsecond of its other steps
         raw_mode, reading, writing = usual
         raw = socket.SocketIO(sock, raw_mode)
-        sock._io_refs += 1  # type: ignore[attr-defined]
+        try:
+            sock._io_refs += 1  # type: ignore[attr-defined]
+        except AttributeError:
+            raise TypeError(f"makefile() makes a file of a socket.socket, not of a {type(sock).__name__}") from None
     try:
         size = 65536 if buffering is None or buffering < 0 else buffering
         if not binary:

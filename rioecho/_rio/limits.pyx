@@ -32,6 +32,11 @@ cdef enum:
     BRIEFLY = 1000   # nanoseconds that a source that waits itself may wait where it should not wait
 
 
+cdef str fate(const rio_call *call):
+    """Say where the bytes of a call are whose time is over."""
+    return "characters_written counts those accepted" if call.writing else "the bytes received are kept"
+
+
 cdef class Limits(Channel):
     def __cinit__(self):
         self.timeout_ns = self.idle_ns = self.wake_fd = -1
@@ -179,17 +184,17 @@ cdef class Limits(Channel):
 
     cdef int give_up(self, rio_call *call) except -1:
         if call.timeout == 0:
-            raise BlockingIOError(EAGAIN, "the call would block and its timeout is 0; buffered bytes are kept")
+            raise BlockingIOError(EAGAIN, f"the call would block and its timeout is 0; {fate(call)}")
         raise self.timed_out(call)
 
     cdef object timed_out(self, rio_call *call):
         """Return the error of a call whose timeout has expired; for a file with the text that programs compare."""
         if call.idle >= 0 and call.idle_end and (call.timeout < 0 or call.idle_end < call.deadline):
             return TimeoutError(
-                f"idle: no byte {'went' if call.writing else 'came'} for {call.idle / 1e9:g} s; buffered bytes are kept"
+                f"idle: no byte {'went' if call.writing else 'came'} for {call.idle / 1e9:g} s; {fate(call)}"
             )
         if not call.per_wait:
-            return TimeoutError(f"timed out after {call.timeout / 1e9:g} s; buffered bytes are kept")
+            return TimeoutError(f"timed out after {call.timeout / 1e9:g} s; {fate(call)}")
         if self.transport is None:
             return TimeoutError("timed out")
         return TimeoutError(self.transport.timed_out(rio_flag_mine(&self.writing)))

@@ -19,7 +19,7 @@ A cancellation or a timeout loses no received byte: the next call continues. ``h
     connect                make one as a client (connecting.py)
     start_server           make one for each client (serving.py)
     wrap                   make one of a connected socket, a pipe's end or a descriptor (wrapping.py)
-    streams                the drop-in for asyncio's streams (streams.py), which is imported on its own
+    streams                the drop-in for asyncio's streams (streams.py), imported at its first use
 """
 
 from rioecho.aio.connecting import connect
@@ -28,3 +28,13 @@ from rioecho.aio.serving import start_server
 from rioecho.aio.wrapping import wrap
 
 __all__ = ["Rio", "connect", "start_server", "wrap"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rioecho.aio import streams as streams
+else:  # with a __getattr__, a type checker would accept any name
+
+    def __getattr__(name: str) -> object:
+        if name == "streams":
+            return __import__("rioecho.aio.streams", fromlist=[name])
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)

@@ -156,7 +156,7 @@ cdef class Input(Arrival):
         if not again:
             call.timeout = self.timeout_ns if call.given is ... else to_nanoseconds(call.given)
             if call.timeout == 0:
-                raise BlockingIOError(EAGAIN, "the call would wait and its timeout is 0; buffered bytes are kept")
+                raise BlockingIOError(EAGAIN, "the call would wait and its timeout is 0; the bytes received are kept")
             self.before_wait()
             if self.reader is not None:   # the transport has run what began a call
                 self.exclude(None)
@@ -207,8 +207,8 @@ cdef class Input(Arrival):
 
     cdef int raise_late(self, Call call) except -1:
         if self.idle_ns >= 0 and self.came + self.idle_ns < call.deadline:
-            raise TimeoutError(f"idle: no byte came for {self.idle_ns / 1e9:g} s; buffered bytes are kept")
-        raise TimeoutError(f"timed out after {call.timeout / 1e9:g} s; buffered bytes are kept")
+            raise TimeoutError(f"idle: no byte came for {self.idle_ns / 1e9:g} s; the bytes received are kept")
+        raise TimeoutError(f"timed out after {call.timeout / 1e9:g} s; the bytes received are kept")
 
     cdef int arm(self, int64_t when) except -1:
         """See to it that ``tick()`` is called at that time, or before."""

@@ -51,6 +51,8 @@ async def _wrap(thing: Any, rio_options: dict[str, Any]) -> Rio:
     open_rio(loop, **rio_options)  # checks them
     if isinstance(thing, bool):
         raise TypeError("a descriptor is an int, not a bool")
+    if isinstance(thing, Rio):
+        raise TypeError("this is a Rio of asyncio already")
     if isinstance(thing, socket.socket):
         return await _wrap_socket(loop, thing, rio_options)
     if not isinstance(thing, int):

@@ -410,6 +410,16 @@ async def test_what_wrap_refuses_is_still_the_callers(tmp_path):
     os.close(null)
 
 
+async def test_a_rio_of_asyncio_cannot_be_wrapped():
+    mine, other = socket.socketpair()
+    with other:
+        async with aio.wrap(mine) as rio:
+            with pytest.raises(TypeError, match="already"):
+                await aio.wrap(rio)
+            other.send(b"line\n")
+            assert await rio.readline() == b"line\n"
+
+
 async def test_a_blocking_rio_is_handed_over():
     mine, other = socket.socketpair()
     with other:

@@ -4,6 +4,8 @@ import asyncio
 import gc
 import inspect
 import struct
+import subprocess
+import sys
 import warnings
 from collections.abc import Coroutine
 
@@ -16,6 +18,12 @@ DATA = b"one\ntwo two\n\nfour"
 
 
 # ---- the same as asyncio's
+
+
+def test_the_module_is_an_attribute_of_the_package_at_once():
+    code = "import rioecho; print(rioecho.aio.streams.StreamReader)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "StreamReader" in done.stdout
 
 
 def test_the_classes_are_asyncios_and_their_names_are_those_of_asyncio_streams():

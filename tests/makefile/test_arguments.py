@@ -31,6 +31,12 @@ def test_the_signature_is_that_of_the_standard_library():
     assert parameters(rioecho.makefile) == parameters(STDLIB)
 
 
+@pytest.mark.parametrize("thing", [5, None, io.BytesIO()], ids=["an int", "None", "a file"])
+def test_what_is_no_socket_is_a_type_error(thing):
+    with pytest.raises(TypeError, match=r"socket\.socket"):
+        rioecho.makefile(thing, "rb")
+
+
 # ---- modes
 
 
