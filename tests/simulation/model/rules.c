@@ -193,10 +193,25 @@ void rule_received(struct client *c, size_t n)
     rule_progress(c);
     if (c->heard - c->put > most)
         broken("client %d: %zu bytes are held", c->number, c->heard - c->put);
-    if (plan.handled && (stop_asked || conn_has_ended(c)))
-        return; /* a handler gets no part of a line: its rest is received, whatever the limit */
     if (plan.max_memory && held > plan.max_memory + AREA + (size_t)plan.clients * 4096)
         broken("%zu bytes are held of all clients", held);
+}
+
+/* A handler gets no part of a line. One that has come to its end, or to the stop, is held until there is memory for the
+ * rest, and no event is waited for. */
+static int waits_unwatched(const struct client *c)
+{
+    return plan.handled && !plan.raw && (stop_asked || conn_has_ended(c)) && !c->shut && c->heard > c->put &&
+           c->put >= c->due && is_memory_short();
+}
+
+/* It is dropped if the line has no room even in the reserve. */
+static int may_drop_part(const struct client *c)
+{
+    size_t reserve = plan.max_memory / 2;
+    if (plan.max_line && plan.max_line + AREA < reserve)
+        reserve = plan.max_line + AREA;
+    return plan.handled && !plan.raw && plan.max_memory && c->heard - c->put + 2 * 4096 > reserve;
 }
 
 /* A part of a line is sent back once no more of it will come: at the end of input there may be no memory to read it. */
@@ -248,7 +263,7 @@ void rule_shutdown(struct client *c)
         broken("client %d: shutdown while the server is not stopping", c->number);
     if (c->put < (plan.handled ? c->due : c->heard)) /* without a handler, what is no whole line too */
         broken("client %d: shutdown before %zu bytes are sent", c->number, c->due - c->put);
-    if (!c->leaves && c->put < whole(c, c->at_stop))
+    if (!c->leaves && c->put < whole(c, c->at_stop) && !may_drop_part(c))
         broken("client %d: shutdown after %zu bytes, but %zu had arrived at the stop", c->number, c->put, c->at_stop);
 }
 
@@ -295,6 +310,9 @@ void rule_close(struct client *c)
         c->is_wrong = 0;
     } else if (c->shut_failed) {
         why = "client %ld: closed for a lost connection";
+    } else if (conn_has_ended(c) && may_drop_part(c)) {
+        why = "client %ld: closed for its line, which has no room";
+        counts.errors++;
     }
     if (c->is_wrong && now >= drain_deadline())
         counts.unsure++; /* which of the two ends it is */
@@ -352,18 +370,22 @@ static void check_deadlines(const struct client *c)
 void rule_wait(const struct watch *w, int n)
 {
     static int64_t late_at_stop;
-    int i, open = 0;
+    int i;
+    char seen[CLIENTS_MAX] = {0};
+    connections = 0;
     for (i = 0; i < n; i++)
         if (w[i].file != NULL && w[i].file->kind == CONN) {
             check_watch(&w[i]);
-            check_deadlines(w[i].file->client);
-            open++;
+            seen[w[i].file->client->number] = 1;
+            connections++;
         }
-    connections = open;
-    for (i = 0; i < plan.clients; i++)
-        open -= clients[i].is_watched && clients[i].fd >= 0;
-    if (open)
-        broken("%d connections are not watched", -open);
+    for (i = 0; i < plan.clients; i++) {
+        int is_served = clients[i].is_watched && clients[i].fd >= 0;
+        if (is_served)
+            check_deadlines(&clients[i]);
+        if (seen[i] != is_served && !(is_served && waits_unwatched(&clients[i])))
+            broken("client %d is%s watched", i, is_served ? " not" : "");
+    }
     if (!stop_asked)
         late_at_stop = late;
     else if (drain_deadline() != NEVER && now > drain_deadline() + slack(late_at_stop))
