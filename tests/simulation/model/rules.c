@@ -6,7 +6,7 @@
 
 #include "model.h"
 
-enum { AREA = 65536, BULK = 262144, KEPT = 128, LOOKS = 8 };
+enum { LOOKS = 8 };
 enum { NAPS = 5 }; /* waits that pass without an event and without an effect, besides the looks at idle connections */
 enum { SPINS = 40, REPORTS = 1000 }; /* turns in a row without an effect, and those of which each reports some lines */
 
@@ -20,7 +20,6 @@ static int spins, naps;
 static int64_t moved_at; /* time of the last effect */
 static int accepted; /* number of connections that were accepted */
 static int connections; /* number of those that the loop watched in its last wait */
-static size_t held; /* bytes received and not sent, of all connections */
 
 void rules_begin(void)
 {
@@ -28,11 +27,11 @@ void rules_begin(void)
     turn_at = moved_at = now;
     moved = moved_before = 0;
     spins = naps = accepted = 0;
-    held = 0;
+    memory_begin();
 }
 
 /* The time that is allowed in addition to a deadline: that of calls and delays since, and rounding. */
-static int64_t slack(int64_t late_before)
+int64_t slack(int64_t late_before)
 {
     return late - late_before + 10 * MILLISECOND;
 }
@@ -93,22 +92,6 @@ void rule_acknowledged(struct client *c)
     }
 }
 
-/* ---- memory */
-
-/* Whether the loop may find no memory for a read, and look for it every few milliseconds. A buffer grows to no more than
- * twice the bytes that it holds, and may keep that size until it is empty; at most a half of the limit is in reserve. */
-static int is_memory_short(void)
-{
-    size_t used = 0;
-    int i;
-    if (!plan.max_memory || !held)
-        return 0;
-    for (i = 0; i < plan.clients; i++)
-        if (clients[i].fd >= 0 && clients[i].heard > clients[i].put)
-            used += 2 * clients[i].most_held + KEPT;
-    return used + AREA + plan.max_memory / 2 > plan.max_memory;
-}
-
 /* ---- bytes */
 
 void rule_before_receive(struct client *c)
@@ -165,16 +148,14 @@ void rule_told_end(struct client *c)
 
 void rule_received(struct client *c, size_t n)
 {
-    size_t i, before = c->taken, most = plan.raw ? BULK : AREA + (plan.max_line ? plan.max_line : SIZE_MAX / 2);
+    size_t i, before = c->taken;
     c->taken += n;
     moved++;
     if (c->shut)
         return; /* it is discarded */
     c->heard += n;
     counts.bytes_in += (int64_t)n;
-    held += n;
-    if (c->heard - c->put > c->most_held)
-        c->most_held = c->heard - c->put;
+    memory_received(c, n);
     if (c->put > c->due) /* a part of a line was sent back, as there was no memory for the rest */
         c->due = c->put;
     if (plan.handled) {
@@ -191,35 +172,6 @@ void rule_received(struct client *c, size_t n)
             c->due = c->heard;
     }
     rule_progress(c);
-    if (c->heard - c->put > most)
-        broken("client %d: %zu bytes are held", c->number, c->heard - c->put);
-    if (plan.max_memory && held > plan.max_memory + AREA + (size_t)plan.clients * 4096)
-        broken("%zu bytes are held of all clients", held);
-}
-
-/* A handler gets no part of a line. One that has come to its end, or to the stop, is held until there is memory for the
- * rest, and no event is waited for. */
-static int waits_unwatched(const struct client *c)
-{
-    return plan.handled && !plan.raw && (stop_asked || conn_has_ended(c)) && !c->shut && c->heard > c->put &&
-           c->put >= c->due && is_memory_short();
-}
-
-/* It is dropped if the line has no room even in the reserve. */
-static int may_drop_part(const struct client *c)
-{
-    size_t reserve = plan.max_memory / 2;
-    if (plan.max_line && plan.max_line + AREA < reserve)
-        reserve = plan.max_line + AREA;
-    return plan.handled && !plan.raw && plan.max_memory && c->heard - c->put + 2 * 4096 > reserve;
-}
-
-/* A part of a line is sent back once no more of it will come: at the end of input there may be no memory to read it. */
-static int may_send_part(const struct client *c)
-{
-    if (plan.handled)
-        return 0;
-    return c->drained || c->put > c->due || ((stop_asked || conn_has_ended(c)) && is_memory_short());
 }
 
 void rule_send(struct client *c, const unsigned char *data, size_t at, size_t n)
@@ -232,16 +184,17 @@ void rule_send(struct client *c, const unsigned char *data, size_t at, size_t n)
         broken("client %d is sent bytes that it has not sent", c->number);
     if (memcmp(data, c->data + at, n) != 0)
         broken("client %d is sent wrong bytes, at %zu", c->number, at);
-    if (at + n > c->due && !may_send_part(c))
-        broken("client %d is sent a part of a line", c->number);
+    if (at + n > c->due && at + n > c->part_due) {
+        if (!may_send_part(c))
+            broken("client %d is sent a part of a line", c->number);
+        c->part_due = at + n; /* if there is no room to send, it is sent later, when there may be memory */
+    }
 }
 
 void rule_sent(struct client *c, size_t n)
 {
     c->put += n;
-    held -= n;
-    if (c->put == c->heard)
-        c->most_held = 0;
+    memory_sent(c, n);
     moved++;
     rule_progress(c);
 }
@@ -265,6 +218,7 @@ void rule_shutdown(struct client *c)
         broken("client %d: shutdown before %zu bytes are sent", c->number, c->due - c->put);
     if (!c->leaves && c->put < whole(c, c->at_stop) && !may_drop_part(c))
         broken("client %d: shutdown after %zu bytes, but %zu had arrived at the stop", c->number, c->put, c->at_stop);
+    memory_closed(c); /* what is no whole line is dropped */
 }
 
 static int is_reset(int err)
@@ -275,7 +229,7 @@ static int is_reset(int err)
 void rule_close(struct client *c)
 {
     const char *why = NULL;
-    held -= c->heard - c->put;
+    memory_closed(c);
     if (this_thread == ACCEPTOR) {
         counts.refused++;
         if (!is_over_host_limit(c) && !plan.scarce && now < drain_deadline())
@@ -383,7 +337,9 @@ void rule_wait(const struct watch *w, int n)
         int is_served = clients[i].is_watched && clients[i].fd >= 0;
         if (is_served)
             check_deadlines(&clients[i]);
-        if (seen[i] != is_served && !(is_served && waits_unwatched(&clients[i])))
+        if (seen[i])
+            clients[i].unwatched_at = 0;
+        if (seen[i] != is_served && !(is_served && may_be_unwatched(&clients[i])))
             broken("client %d is%s watched", i, is_served ? " not" : "");
     }
     if (!stop_asked)
