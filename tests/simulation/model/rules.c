@@ -86,7 +86,7 @@ void rule_progress(struct client *c)
 /* It is progress if the loop waits to send, and the next look will show it. */
 void rule_acknowledged(struct client *c)
 {
-    if (c->put < c->due && (int64_t)(c->put - c->acked) < c->asked) {
+    if ((c->put < c->due || c->put < c->part_due) && (int64_t)(c->put - c->acked) < c->asked) {
         c->progress_at = now;
         c->late_at = late;
     }
