@@ -57,10 +57,12 @@ def test_every_rule_holds_in_every_history(simulate):
     "seed",
     [
         20970,  # the peer takes bytes between two sends that fail, and is not idle
-        41733,  # a handler's part of a line, whose input has ended, waits for memory a little longer than it is short
+        # A handler's part of a line, whose input has ended, waits for memory a little longer than it is short.
+        pytest.param(41733, marks=pytest.mark.long),
         80949,  # at the stop, handlers wait for the rest of more lines than there is memory for
-        82480,  # a part of a line for which there was no memory is sent when there is
-        116700,  # and the peer takes a little of it from time to time
+        # A part of a line for which there was no memory is sent when there is, and the peer takes a little at a time.
+        pytest.param(82480, marks=pytest.mark.long),
+        pytest.param(116700, marks=pytest.mark.long),
     ],
 )
 def test_every_rule_holds_in_a_history_that_broke_one(simulate, seed):
