@@ -18,6 +18,7 @@ struct counts counts;
 static uint64_t moved_before;
 static int spins, naps;
 static int64_t moved_at; /* time of the last effect */
+static int64_t late_at_stop;
 static int accepted; /* number of connections that were accepted */
 static int connections; /* number of those that the loop watched in its last wait */
 
@@ -27,6 +28,7 @@ void rules_begin(void)
     turn_at = moved_at = now;
     moved = moved_before = 0;
     spins = naps = accepted = 0;
+    late_at_stop = 0;
     memory_begin();
 }
 
@@ -323,7 +325,6 @@ static void check_deadlines(const struct client *c)
 
 void rule_wait(const struct watch *w, int n)
 {
-    static int64_t late_at_stop;
     int i;
     char seen[CLIENTS_MAX] = {0};
     connections = 0;
