@@ -59,6 +59,18 @@ cdef class Rio(Writer):
     """Rio(fd, *, bufsize=65536, timeout=..., idle_timeout=None, max_line=1048576, wake_fd=None, closefd=False)\n--\n
     A buffered reader and writer over a POSIX file descriptor that never loses a byte, whatever interrupts it.
 
+    Read
+        a line: ``readline()``, iteration; all lines that have come: ``readlines1()``; through a separator:
+        ``readuntil()``; a length and its payload: ``readframe()``; several of these or nothing: ``with rio.frame()``;
+        n bytes: ``read()``, ``readexactly()``, ``readinto()``; what has come: ``read1()``, ``readinto1()``.
+    Look, skip, put back
+        ``peek()``, ``fill()``, ``has_line()``, ``buffered``, ``read_buffered()``; ``skip()``, ``skipline()``;
+        ``unread()``.
+    Write
+        all of it now: ``writen()``; buffered: ``write()``, ``writelines()``, ``flush()``; the end: ``write_eof()``.
+    End
+        ``close()``, ``with rio``; to take the descriptor and the bytes held elsewhere: ``detach()``.
+
     ``fd``
         An int, or an object with ``fileno()`` (a socket, a pipe, a file, a terminal), which is kept alive. An object
         that moves its bytes itself is used through its own methods: an ``ssl.SSLSocket``, a subclass of

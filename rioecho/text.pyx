@@ -48,8 +48,9 @@ cdef class TextFile(TextWriter):
     ``buffer`` is the ``Rio``. It may be read and written between calls of the text file: no text is held back, except
     that a sized read may have cut the replacement for an invalid byte.
 
-    One difference remains: newlines are found in the bytes, so a CR and an LF are two newlines if there are bytes
-    between them, even if the error handler "ignore" drops these.
+    Two differences remain, because newlines are found in the bytes. A CR and an LF are two newlines if there are bytes
+    between them, even if the error handler "ignore" drops these. A newline in the replacement of an error handler that
+    was registered with ``codecs.register_error()`` is not translated, and a line need not end there.
     """
 
     cdef dict __dict__

@@ -99,6 +99,7 @@ cdef struct load_t:
     char *area            # CHUNK bytes, to receive into
     hist_t *since_sent
     hist_t *since_due     # the same histogram if there is no schedule
+    hist_t *lateness      # how long after they were due messages were released; NULL if there is no schedule
     int64_t used          # processor time in nanoseconds
     int64_t lasted        # nanoseconds
     bint reconnect        # a lost connection does not end the load

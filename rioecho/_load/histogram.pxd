@@ -72,6 +72,24 @@ cdef inline void hist_record(hist_t *h, int64_t nanoseconds, uint64_t n) noexcep
     hist_record_row(h, value, value, n)
 
 
+cdef inline void hist_record_falling(hist_t *h, int64_t high, double step, uint64_t n) noexcept nogil:
+    """Count n values: the first is high, and each one after it lower by step; below 0 they count as 0.
+
+    There may be billions of them, so all that have the same index are recorded at once.
+    """
+    cdef uint64_t i = 0, some
+    cdef int64_t value, least
+    while i < n:
+        value = max(high - <int64_t>(<double>i * step), <int64_t>0)
+        least = <int64_t>hist_lowest(hist_index(<uint64_t>value))
+        some = min(n - i, <uint64_t>(<double>(value - least) / step) + 1)
+        # The last value is at least `least`, except for rounding errors.
+        hist_record_row(
+            h, <uint64_t>value, <uint64_t>max(high - <int64_t>(<double>(i + some - 1) * step), least), some
+        )
+        i += some
+
+
 cdef inline void hist_add(hist_t *to, const hist_t *h) noexcept nogil:
     """Add the counts of another histogram, which may be recorded into at the same time."""
     cdef size_t i

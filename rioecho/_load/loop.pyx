@@ -169,6 +169,8 @@ cdef class LoadLoop:
         self.first, self.step = first, step
         self.l.since_sent = hist_new()
         self.l.since_due = hist_new() if self.l.interval > 0 else self.l.since_sent
+        if self.l.interval > 0:
+            self.l.lateness = hist_new()
         self.l.area = <char *>PyMem_RawMalloc(CHUNK)
         self.l.conns = <load_conn *>PyMem_RawCalloc(self.l.n, sizeof(load_conn))
         self.rings = <sent_t *>PyMem_RawCalloc(self.l.n * pipeline, sizeof(sent_t))
@@ -204,6 +206,7 @@ cdef class LoadLoop:
         if self.l.since_due != self.l.since_sent:
             PyMem_RawFree(self.l.since_due)
         PyMem_RawFree(self.l.since_sent)
+        PyMem_RawFree(self.l.lateness)
 
     def run(self, start=None):
         """Run the load in this thread; return ``(outcome, connection, number, errno)``.
@@ -360,3 +363,13 @@ cdef class LoadLoop:
         still in flight or due: the time until its echo or, if there was none, its age when the loop ended.
         """
         histogram.take(self.l.since_due if corrected else self.l.since_sent)
+
+    def add_lateness_to(self, Histogram histogram not None):
+        """Add the lateness of the loop itself to a histogram: nothing without a rate. May be called in any thread.
+
+        It is the time after which a message that was due was released for sending, because this thread was busy or did
+        not run. The wait for room in the pipeline is not part of it. There is a value for each message that was due in
+        the measured time.
+        """
+        if self.l.lateness != NULL:
+            histogram.take(self.l.lateness)

@@ -48,7 +48,8 @@ class Result:
     (``mean p50 p90 p99 p99.9 max``, in microseconds) count from the scheduled time of a message; the uncorrected ones
     count from when it was sent. Without a rate both are the same. The latencies include the messages still in flight at
     the end: the time until their echo or, if there was none, their age when the test ended; they do not include the
-    messages that are ``lost``.
+    messages that are ``lost``. The part of a latency that is the load generator's own, which was busy or did not run,
+    is shown by ``late_p99_us`` (in microseconds; 0.0 without a rate).
     """
 
     target: str
@@ -64,6 +65,7 @@ class Result:
     errors: int  #: number of threads whose load failed; 0 unless this is the ``result`` of an error
     latency_us: dict[str, float]
     latency_uncorrected_us: dict[str, float]
+    late_p99_us: float  #: 99th percentile of the time after which the generator released messages that were due
     reconnects: int  #: number of lost connections that were established again
     lost: int  #: number of messages that were sent, at least in part, on a lost connection, and never echoed
     version: str  #: of rioecho

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SAMPLES, SAMPLE_SECONDS = 200, 0.1
 STOP_SECONDS = 0.05  # between two checks of `stop`
 BUSY = 0.95  # fraction of a processor's time, or of the requested rate
+LATE_US = 1000.0  # a generator that is late by less is not worth a warning
 
 
 class Outcome(NamedTuple):
@@ -59,6 +60,7 @@ def nothing(plan: Plan, date: str) -> Result:
         errors=0,
         latency_us=latencies(empty),
         latency_uncorrected_us=latencies(empty),
+        late_p99_us=0.0,
         reconnects=0,
         lost=0,
         warnings=[],
@@ -246,6 +248,12 @@ class Runner:
             loop.add_to(merged, corrected=corrected)
         return merged
 
+    def _lateness(self) -> Histogram:
+        merged = Histogram()
+        for loop in self.loops:
+            loop.add_lateness_to(merged)
+        return merged
+
     def _counted(self) -> list[int]:
         """Return the numbers of messages measured, echoed and in flight."""
         return [sum(column) for column in zip(*(loop.counts() for loop in self.loops), strict=True)]
@@ -293,6 +301,7 @@ class Runner:
         measured, echoed, missing = self._counted()
         corrected = self._merged()
         uncorrected = corrected if plan.rate is None else self._merged(corrected=False)
+        late_p99 = self._lateness().percentile(99)
         rate = measured / duration if duration else 0.0
         return replace(
             nothing(plan, self.date),
@@ -303,18 +312,21 @@ class Runner:
             errors=sum(outcome.kind != "done" for outcome in outcomes),
             latency_us=latencies(corrected),
             latency_uncorrected_us=latencies(uncorrected),
+            late_p99_us=round(late_p99, 3),
             histogram=corrected,
             histogram_uncorrected=uncorrected,
             samples=self.samples,
             reconnects=self.reconnects,
             lost=self._lost(),
             interrupted=stopped and duration < plan.duration,
-            warnings=self._warnings(corrected.count, duration, measured, missing, stopped=stopped),
+            warnings=self._warnings(corrected, late_p99, duration, measured, missing, stopped=stopped),
             total_messages=echoed,
         )
 
-    def _warnings(self, count: int, duration: float, measured: int, missing: int, *, stopped: bool) -> list[str]:
-        plan, warnings = self.plan, []
+    def _warnings(
+        self, corrected: Histogram, late_p99: float, duration: float, measured: int, missing: int, *, stopped: bool
+    ) -> list[str]:
+        plan, warnings, count, p99 = self.plan, [], corrected.count, corrected.percentile(99)
         if stopped and duration < plan.duration:
             warnings.append(f"stopped early: {duration:.1f} s of {plan.duration:g} s were measured")
         if lost := self._lost():
@@ -330,4 +342,9 @@ class Runner:
             warnings.append(f"the rate was not reached: {reached:.12g} of {plan.rate:.12g} messages per second")
         elif plan.rate is None and min(loop.busy for loop in self.loops) > BUSY:
             warnings.append("the load generator used all of a processor: the server may be faster than this result")
+        if late_p99 >= max(LATE_US, p99 / 2):
+            warnings.append(
+                f"the load generator was late itself, by {late_p99 / 1000:.1f} ms at the 99th percentile: "
+                "the latencies include that"
+            )
         return warnings

@@ -33,7 +33,7 @@ from rioecho._load.connection cimport (
     load_t,
     sent_t,
 )
-from rioecho._load.histogram cimport hist_index, hist_lowest, hist_record, hist_record_row
+from rioecho._load.histogram cimport hist_record, hist_record_falling
 
 
 cdef enum:
@@ -53,6 +53,8 @@ cdef inline void load_schedule_due(load_t *l, int64_t now) noexcept nogil:
         return
     # A late loop does several rounds at once.
     n = reached - l.issued
+    if now >= l.begin:
+        hist_record_falling(l.lateness, now - l.start - <int64_t>(<double>l.issued * l.interval), l.interval, n)
     for i in range(min(n, <uint64_t>l.n)):
         c = &l.conns[(l.issued + i) % l.n]
         c.owed += (n - i - 1) // l.n + 1
@@ -133,22 +135,9 @@ cdef inline bint load_attend(load_t *l) noexcept nogil:
 
 
 cdef inline void conn_count_owed(load_t *l, const load_conn *c) noexcept nogil:
-    """Record the messages that were due and never sent.
-
-    There may be billions of them, so all that have the same index in the histogram are recorded at once.
-    """
+    """Record the messages that were due and never sent."""
     cdef double step = <double>l.n * l.interval   # from one message of the connection to the next
-    cdef uint64_t k = c.back + c.in_flight
-    cdef uint64_t left = c.owed, some
-    cdef int64_t age, least
-    while left:
-        age = max(l.end - load_due(l, c, k), <int64_t>0)
-        least = <int64_t>hist_lowest(hist_index(<uint64_t>age))
-        some = min(left, <uint64_t>(<double>(age - least) / step) + 1)
-        # The last age is at least `least`, except for rounding errors.
-        hist_record_row(l.since_due, <uint64_t>age, <uint64_t>max(l.end - load_due(l, c, k + some - 1), least), some)
-        k += some
-        left -= some
+    hist_record_falling(l.since_due, l.end - load_due(l, c, c.back + c.in_flight), step, c.owed)
 
 
 cdef inline void load_count_missing(load_t *l, int64_t now) noexcept nogil:

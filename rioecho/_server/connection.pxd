@@ -11,7 +11,7 @@ from libc.string cimport memchr
 
 from rioecho._core.buffer cimport buffer_consume, buffer_start
 from rioecho._core.fdio cimport FD_SOCKET, rio_fd, would_block
-from rioecho._core.poller cimport poller_modify, poller_remove
+from rioecho._core.poller cimport poller_add, poller_modify, poller_remove
 from rioecho._core.posix cimport (
     O_RDWR,
     POLLIN,
@@ -25,7 +25,7 @@ from rioecho._core.posix cimport (
     shutdown,
 )
 from rioecho._server.bulk cimport bulk_end
-from rioecho._server.echo cimport ECHOING, LINGERING, OPENING, PAUSED, echo_send, peer_took
+from rioecho._server.echo cimport ECHOING, HALTED, LINGERING, OPENING, echo_send, peer_took
 from rioecho._server.hosts cimport hosts_release
 from rioecho._server.kept cimport conn_keep_nothing, conn_ready, conn_shrink, conn_wait_for_memory, conn_wait_no_more
 from rioecho._server.loop cimport (
@@ -40,6 +40,7 @@ from rioecho._server.loop cimport (
     outlet_lock,
     outlet_unlock,
     reason,
+    waits_for_memory,
     OPEN,
     ENDED,
     STOPPED,
@@ -78,7 +79,8 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
     cdef int fd = c.fd
     conn_check(l, c)
     rio_assert(l.active > 0)
-    poller_remove(&l.poller, fd)
+    if c.events != HALTED:
+        poller_remove(&l.poller, fd)
     bulk_end(l, c)
     if rio_rare(c.extras != NULL and c.extras.outlet != NULL):
         outlet_lock(c.extras.outlet)   # nobody duplicates the descriptor now or later
@@ -113,19 +115,28 @@ cdef inline void conn_close(loop_t *l, conn_t *c, reason why, int err) noexcept 
 
 cdef inline void conn_wait_for_other(loop_t *l, conn_t *c, short events) noexcept nogil:
     """Change the events that a connection waits for."""
-    cdef int err = poller_modify(&l.poller, c.fd, events, c)
+    cdef int err
+    if c.events == HALTED:
+        err = poller_add(&l.poller, c.fd, events, c)
+    elif events == HALTED:
+        err = poller_remove(&l.poller, c.fd)
+    else:
+        err = poller_modify(&l.poller, c.fd, events, c)
     if rio_rare(err):
         conn_close(l, c, BROKEN, err)
         return
-    if events == PAUSED:
-        conn_wait_for_memory(l, c)
-    elif c.events == PAUSED:
+    if not waits_for_memory(events):
         conn_wait_no_more(c)
+    elif not waits_for_memory(c.events):
+        conn_wait_for_memory(l, c)
     c.events = events
 
 
 cdef inline void conn_wait_for(loop_t *l, conn_t *c, short events) noexcept nogil:
-    """Wait for input, for room in the socket buffer, or (PAUSED) for memory; a reset is reported during each."""
+    """Wait for input, for room in the socket buffer, or (PAUSED, HALTED) for memory.
+
+    A reset is reported during each, but not with HALTED: the hang-up of a peer would be reported again and again.
+    """
     if rio_rare(c.events != events):
         conn_wait_for_other(l, c, events)
 

@@ -24,6 +24,8 @@ cdef enum:
 cdef extern from "rioecho/_core/compat.h" nogil:
     # The events of a connection that waits for memory: EOF and reset.
     short PAUSED "POLLRDHUP"
+    # The same once its input has ended or the server is stopping: none, it is not watched.
+    short HALTED "POLLNVAL"
 
 
 cdef enum phase:

@@ -99,6 +99,8 @@ cdef inline void conn_handle(loop_t *l, conn_t *c, size_t n) noexcept nogil:
                 conn_report(l, n)
         if before:
             first = buffer_start(&c.kept.b) + c.kept.ready
+            if c == l.favoured:
+                l.fulfilled = True
         loop_attach(l)
         why = l.handler.received(l.handler.self, c, first, before, l.area, due, n - due)
         conn_drop_rest(c)

@@ -8,6 +8,7 @@ from libc.string cimport memcpy, memmove
 
 from rioecho._core.budget cimport (
     share_add,
+    share_favour,
     share_favour_no_more,
     share_give,
     share_may_have,
@@ -97,6 +98,15 @@ cdef inline void loop_gauge(loop_t *l) noexcept nogil:
         l.chunk = CHUNK_MIN
         if share_may_have(&l.memory, CHUNK):
             l.look = min(l.look, l.now + MEMORY_LOOK * 1_000_000)
+
+
+cdef inline bint loop_favour(loop_t *l, conn_t *c, size_t cap) noexcept nogil:
+    """Claim the reserve for a connection whose buffer has cap bytes. Reports whether that succeeded."""
+    if l.favoured != NULL or not share_favour(&l.memory, cap):
+        return False
+    l.favoured = c
+    l.fulfilled = l.handler == NULL   # without one, only a whole line is sent
+    return True
 
 
 cdef inline void loop_favour_no_more(loop_t *l) noexcept nogil:
@@ -227,5 +237,5 @@ cdef inline void conn_shrink(loop_t *l, conn_t *c) noexcept nogil:
         conn_keep_nothing(l, c)
     else:
         held_shrink(&l.memory, &c.kept.b)
-        if c == l.favoured:   # the line that needed the reserve has been sent
+        if c == l.favoured and l.fulfilled:   # the line that needed the reserve has been sent
             loop_favour_no_more(l)

@@ -13,7 +13,7 @@ from rioecho._core.poller cimport poller_t
 from rioecho._core.posix cimport rio_assert, rio_atomic_add, rio_atomic_claim, rio_atomic_load
 from rioecho._server.hosts cimport host_t, hosts_t
 from rioecho._server.proxy cimport proxy_t
-from rioecho._server.echo cimport CHUNK, ECHOING, LINGERING, OPENING, PAUSED
+from rioecho._server.echo cimport CHUNK, ECHOING, HALTED, LINGERING, OPENING, PAUSED
 
 
 cdef extern from "<sched.h>" nogil:
@@ -96,7 +96,7 @@ cdef struct conn_t:
     int64_t deadline     # of the next check for progress
     uint64_t bytes_out
     int fd
-    short events         # the events waited for; PAUSED: waiting for memory
+    short events         # the events waited for; PAUSED, HALTED: waiting for memory
     short err            # errno that it was closed for, or 0
     unsigned char phase
     unsigned char why    # the reason that it is closed for
@@ -133,6 +133,7 @@ cdef struct loop_t:
     conn_t all           # head of the list of connections
     conn_t lingering     # head of the list of those that linger, though the server is not stopping
     conn_t *favoured     # the connection that may use the reserve of the budget, or NULL
+    bint fulfilled       # whether its line is whole: once that is sent, another one may use the reserve
     kept_t waiting       # head of the list of those that wait for memory, the longest wait first
     conn_t *gone         # closed connections to be reported
     conn_t *again        # closed connections whose report failed for lack of memory
@@ -217,6 +218,11 @@ cdef inline void outlet_unlock(outlet_t *o) noexcept nogil:
 # ---- the list of connections
 
 
+cdef inline bint waits_for_memory(short events) noexcept nogil:
+    """Report whether these are the events of a connection that waits for memory."""
+    return events == PAUSED or events == HALTED
+
+
 cdef inline void conn_check(const loop_t *l, const conn_t *c) noexcept nogil:
     """Assert the invariants of a connection in the list, between any two of its steps."""
     rio_assert(c.prev.next == c and c.next.prev == c)
@@ -225,7 +231,7 @@ cdef inline void conn_check(const loop_t *l, const conn_t *c) noexcept nogil:
     # An invalid descriptor that was adopted is closed before the first step.
     rio_assert(c.why < REASONS_N and (c.fd >= 0 or c.phase == OPENING))
     rio_assert(c.kept == NULL or (c.kept.owner == c and c.kept.ready <= c.kept.b.w - c.kept.b.r))
-    rio_assert(c.kept == NULL or c.kept.next == NULL or (c.events == PAUSED and c.kept.prev.next == c.kept))
+    rio_assert(c.kept == NULL or c.kept.next == NULL or (waits_for_memory(c.events) and c.kept.prev.next == c.kept))
 
 
 cdef inline void conn_append(loop_t *l, conn_t *c) noexcept nogil:

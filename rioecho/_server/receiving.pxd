@@ -5,10 +5,10 @@ from libc.errno cimport EINTR, ENOMEM
 from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memmove
 
-from rioecho._core.budget cimport share_favour
 from rioecho._core.buffer cimport buffer_consume, buffer_start
 from rioecho._core.fdio cimport fd_read, rio_fd, would_block
 from rioecho._core.posix cimport (
+    POLLIN,
     RIO_SOURCE_UNKNOWN,
     rio_atomic_add,
     rio_bool_get,
@@ -40,7 +40,7 @@ from rioecho._server.connection cimport (
     conn_wait_for,
     conn_write,
 )
-from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LINGERING, OPENING, PAUSED, echo_due
+from rioecho._server.echo cimport CHUNK, DRAINING, ECHOING, HALTED, LINGERING, OPENING, PAUSED, echo_due
 from rioecho._server.hosts cimport CLAIM_GRANTED, CLAIM_REFUSED, claim, hosts_claim
 from rioecho._server.kept cimport (
     conn_drop_rest,
@@ -50,6 +50,7 @@ from rioecho._server.kept cimport (
     conn_rest,
     conn_room,
     conn_shrink,
+    loop_favour,
 )
 from rioecho._server.loop cimport (
     CHUNK_REPORTED,
@@ -61,6 +62,7 @@ from rioecho._server.loop cimport (
     conn_t,
     loop_t,
     reason,
+    waits_for_memory,
     ENDED,
     STOPPED,
     BROKEN,
@@ -155,28 +157,37 @@ cdef inline void conn_finish(loop_t *l, conn_t *c, bint eof) noexcept nogil:
 
 cdef inline bint conn_is_ending(const conn_t *c) noexcept nogil:
     """Report, of a connection that is readable, whether its peer or the server has ended the input."""
-    return c.phase == DRAINING or c.events == PAUSED   # PAUSED: only EOF or an error can have ended that
+    return c.phase == DRAINING or waits_for_memory(c.events)   # only EOF or an error can have ended that
 
 
 cdef inline void conn_pause(loop_t *l, conn_t *c) noexcept nogil:
     """Wait for memory, with a connection that holds the beginning of a line and may not read more of it."""
+    cdef bint ending = conn_is_ending(c)
     cdef int err
-    if not conn_is_ending(c):
-        if l.favoured == NULL and share_favour(&l.memory, c.kept.b.cap):
-            l.favoured = c   # it reads in the next turn
+    if ending:
+        err = rio_socket_error(c.fd)
+        if err:
+            conn_close(l, c, BROKEN, err)
+            return
+        if l.handler == NULL:
+            # Every byte received is echoed before the close, even without a newline. Send the buffer now rather than
+            # wait for memory: the connections that have it may be waiting for more themselves.
+            c.kept.ready = conn_held(c)
+            if l.lengths != NULL:
+                conn_report(l, c.kept.ready)
+            conn_write(l, c)
+            return
+        # A handler gets no part of a line, so the rest is waited for.
+    if ending and c == l.favoured:
+        # Not even the reserve has room for the line. Without it, there is room for those of others.
+        if c.phase == DRAINING:
+            conn_finish(l, c, False)
         else:
-            conn_wait_for(l, c, PAUSED)
-        return
-    err = rio_socket_error(c.fd)
-    if err:
-        conn_close(l, c, BROKEN, err)
-        return
-    # Every byte received is echoed before the close, even without a newline. Send the buffer now rather than wait for
-    # memory: the connections that have it may be waiting for more themselves.
-    c.kept.ready = conn_held(c)
-    if l.lengths != NULL:
-        conn_report(l, c.kept.ready)
-    conn_write(l, c)
+            conn_close(l, c, BROKEN, ENOMEM)
+    elif loop_favour(l, c, 0 if ending else c.kept.b.cap):
+        conn_wait_for(l, c, POLLIN)   # it reads in the next turn
+    else:
+        conn_wait_for(l, c, HALTED if ending else PAUSED)
 
 
 cdef inline ssize_t conn_open(loop_t *l, conn_t *c, size_t n) noexcept nogil:
@@ -242,10 +253,8 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
         before = conn_held(c)
         room = conn_room(l, c)
         if rio_rare(room == 0):
-            if l.handler == NULL or not conn_is_ending(c):
-                conn_pause(l, c)
-                return
-            room = CHUNK_MIN   # a handler gets no part of a line, and there is not much more to come
+            conn_pause(l, c)
+            return
     elif rio_rare(l.bulk != 0) and bulk_is_due(l, c) and conn_echo_bulk(l, c):
         return
     n = fd_read(&f, l.area, min(room, most), &err)

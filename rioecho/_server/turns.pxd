@@ -4,13 +4,24 @@
 from libc.errno cimport EINTR
 from libc.stdint cimport INT64_MAX, int64_t
 
-from rioecho._core.budget cimport share_favour, share_room
+from rioecho._core.budget cimport share_room
 from rioecho._core.fdio cimport deadline_after, fd_ready, milliseconds_until
 from rioecho._core.poller cimport READY_MAX, poller_add, poller_broken, poller_remove, poller_wait, ready_t
 from rioecho._core.posix cimport POLLIN, read, rio_assert, rio_bool_get, rio_monotonic_ns, rio_rare, rio_wait_ns
 from rioecho._server.connection cimport conn_close, conn_header, conn_wait_for, conn_write
-from rioecho._server.echo cimport CHUNK, CHUNK_MIN, DRAINING, ECHOING, LOOKS, MEMORY_LOOK, OPENING, patience, peer_took
-from rioecho._server.kept cimport conn_is_silent, conn_ready, loop_gauge, loop_spares_free
+from rioecho._server.echo cimport (
+    CHUNK,
+    CHUNK_MIN,
+    DRAINING,
+    ECHOING,
+    HALTED,
+    LOOKS,
+    MEMORY_LOOK,
+    OPENING,
+    patience,
+    peer_took,
+)
+from rioecho._server.kept cimport conn_is_silent, conn_ready, loop_favour, loop_gauge, loop_spares_free
 from rioecho._server.loop cimport (
     conn_append,
     conn_look_later,
@@ -70,7 +81,7 @@ cdef inline void loop_drain(loop_t *l) noexcept nogil:
 
 
 cdef inline bint loop_drain_some(loop_t *l) noexcept nogil:
-    """Read once from each connection that may have more input; report whether one is left that may.
+    """Read once from each connection that may have more input; report whether one is left that may, and need not wait.
 
     A connection drains once something has come from it, and the others when the patience is over.
     """
@@ -98,7 +109,7 @@ cdef inline bint loop_drain_some(loop_t *l) noexcept nogil:
         c = following
     c = l.all.next
     while c != &l.all and not more:
-        more = c.phase == DRAINING and conn_ready(c) == 0
+        more = c.phase == DRAINING and conn_ready(c) == 0 and c.events != HALTED
         c = c.next
     return more
 
@@ -145,8 +156,7 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
         l.look = min(l.look, l.lingering.next.deadline)
     while k != &l.waiting:
         following = k.next
-        if l.favoured == NULL and share_favour(&l.memory, k.b.cap):
-            l.favoured = k.owner
+        if loop_favour(l, k.owner, k.b.cap):
             conn_wait_for(l, k.owner, POLLIN)
         elif room >= CHUNK_MIN:
             room -= min(room, <size_t>CHUNK)

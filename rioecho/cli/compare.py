@@ -153,6 +153,7 @@ def add(runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], Histogram]:
         try:
             for key in ("threads", "duration_s", "errors", "reconnects", "lost"):
                 results.check_number(key, run.get(key))
+            results.check_number("late_p99_us", run.get("late_p99_us", 0.0))  # older results have none
             if not isinstance(run.get("target"), str):
                 raise ValueError("target is not a text")
         except ValueError as error:
@@ -189,6 +190,7 @@ def add(runs: Sequence[tuple[str, Run]]) -> tuple[dict[str, Any], Histogram]:
         "errors": _sum(data, "errors"),
         "latency_us": latencies(corrected),
         "latency_uncorrected_us": latencies(uncorrected),
+        "late_p99_us": max(run.get("late_p99_us", 0.0) for run in data),
         "reconnects": _sum(data, "reconnects"),
         "lost": _sum(data, "lost"),
         "version": first.get("version"),

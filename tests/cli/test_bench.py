@@ -30,6 +30,7 @@ FIELDS = {
     "errors",
     "latency_us",
     "latency_uncorrected_us",
+    "late_p99_us",
     "reconnects",
     "lost",
     "version",

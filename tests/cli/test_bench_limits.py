@@ -119,6 +119,7 @@ def test_merged_runs_are_those_of_all_messages(target, tmp_path, options):
         both.add(Histogram.from_json(run_["histogram"]))
     assert merged["histogram"] == both.to_json()
     assert merged["latency_us"]["p99"] == pytest.approx(both.percentile(99), abs=0.001)
+    assert merged["late_p99_us"] == max(run["late_p99_us"] for run in runs)
     assert merged["latency_us"]["max"] == max(run["latency_us"]["max"] for run in runs)
     assert ("histogram_uncorrected" in merged) == bool(options)
     # A merged run is a result like any other.
@@ -141,7 +142,7 @@ UNMERGEABLE = [
         for name, value in [
             *(("threads", value) for value in ("many", None, True, [1], -1, math.nan, math.inf)),
             *(("duration_s", value) for value in ("long", math.nan)),
-            *(("errors", None), ("reconnects", {}), ("lost", 1 << 64)),
+            *(("errors", None), ("reconnects", {}), ("lost", 1 << 64), ("late_p99_us", -1)),
             *(("target", value) for value in (None, 7, ["localhost:1"])),
         ]
     ),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import rioecho
+
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 MODULES = (
     "rioecho",
@@ -82,6 +84,14 @@ def test_every_public_name_of_a_module_has_an_entry(name):
             assert id(value) in found, each
         else:
             assert re.search(rf"``[^`]*\b{each}\b[^`]*``", text), each
+
+
+def test_help_of_rio_begins_with_its_methods_by_group():
+    groups = inspect.getdoc(rioecho.Rio).partition("``fd``\n")[0]
+    named = set(re.findall(r"(\w+)\(\)", groups)) - {"rio"}
+    methods = {name for name in dir(rioecho.Rio) if name[0] != "_" and callable(getattr(rioecho.Rio, name))}
+    formal = {"fileno", "isatty", "readable", "readlines", "seek", "seekable", "tell", "truncate", "writable"}
+    assert named == methods - formal
 
 
 def test_every_entry_and_each_public_member_of_a_class_has_a_docstring():

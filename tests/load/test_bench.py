@@ -21,7 +21,7 @@ from support.peers import SECONDS, Running, answering, receive, reset
 
 SHOWN = [
     "target connections message_bytes pipeline threads duration_s rate_asked messages rate mb_per_s errors",
-    "latency_us latency_uncorrected_us reconnects lost version date interrupted error histogram",
+    "latency_us latency_uncorrected_us late_p99_us reconnects lost version date interrupted error histogram",
 ]
 LATENCIES = ["mean", "p50", "p90", "p99", "p99.9", "max"]
 
@@ -62,6 +62,7 @@ def check(result, plan):
         assert latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p99.9"] <= latency["max"]
         assert latency["max"] == pytest.approx(h.max)
         assert result.messages <= h.count
+    assert 0 <= result.late_p99_us <= (result.histogram.max if plan.rate else 0)
     for at, rate, p99 in result.samples:
         assert 0 < at <= plan.duration + 1e-6
         assert rate >= 0

@@ -95,6 +95,25 @@ def test_a_suspended_server_shows_in_the_corrected_latencies_and_hardly_in_the_u
     assert corrected["p99.9"] > corrected["p99"] > corrected["p90"] > 500_000
     assert uncorrected["max"] > 900_000
     assert uncorrected["p99"] < corrected["p99"] / 3
+    assert run["late_p99_us"] < corrected["p99"] / 2
+    assert "late itself" not in command.err.text
+
+
+@pytest.mark.long
+def test_a_suspended_load_test_says_that_it_was_late_itself():
+    with Server("--host", "127.0.0.1", "-v") as server:
+        arguments = ["-c", "1", "-d", "1", "--warmup", "0", "--rate", "1000", "--json"]
+        with Command("rioecho.cli.bench", f"127.0.0.1:{server.address[1]}", *arguments) as command:
+            server.err.wait_for("server received")
+            command.signal(signal.SIGSTOP)
+            time.sleep(0.4)
+            command.signal(signal.SIGCONT)
+            assert command.status() == 0, command.err.text
+            run = json.loads(command.out.text)
+    assert run["late_p99_us"] > 300_000
+    warning = r"rioecho-bench: warning: the load generator was late itself, by (\d+\.\d) ms at the 99th percentile: .+"
+    (late,) = re.findall(warning, command.err.text)
+    assert float(late) == pytest.approx(run["late_p99_us"] / 1000, abs=0.051)
 
 
 @pytest.mark.slow

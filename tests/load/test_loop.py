@@ -15,7 +15,7 @@ from conftest import open_descriptors
 
 from rioecho import EchoServer
 from rioecho._load.loop import LoadLoop, messages, monotonic_ns
-from support.loads import connected, echo, latencies, loop, peer, until_closed
+from support.loads import connected, echo, latencies, lateness, loop, peer, until_closed
 from support.peers import SECONDS, Running, receive
 from support.pollers import each_poller
 
@@ -173,6 +173,26 @@ def test_connections_alternate_on_the_schedule():
     assert max(counts) <= 10
 
 
+@pytest.mark.long
+def test_the_lateness_of_the_loop_counts_from_when_each_message_was_due():
+    with peer(echo) as ends:
+        load = loop(ends, rate=1000, duration=0.3)
+        assert load.run(monotonic_ns() - 200_000_000)[0] == "done"
+    late = lateness(load)
+    assert late.count == 300
+    assert late.max >= 200_000
+    # 200 of them were due at the first look, the last one just then. None was released after the end.
+    assert 49_000 < late.percentile(50) <= 151_000
+    assert late.percentile(90) > 169_000
+
+
+def test_without_a_rate_no_message_is_late():
+    with peer(echo) as ends:
+        load = loop(ends, duration=0.02)
+        assert load.run()[0] == "done"
+    assert lateness(load).count == 0
+
+
 @pytest.mark.slow
 def test_a_stall_shows_in_the_corrected_latencies_and_hardly_in_the_uncorrected():
     def talk(end):
@@ -194,6 +214,8 @@ def test_a_stall_shows_in_the_corrected_latencies_and_hardly_in_the_uncorrected(
     assert uncorrected.percentile(99) < 250_000
     assert uncorrected.max >= 500_000
     assert corrected.count >= uncorrected.count  # messages that were due and could not be sent before the end
+    assert lateness(load).count == 1000
+    assert lateness(load).percentile(99) < corrected.percentile(99) / 2  # the loop was not late: its peer was
 
 
 @pytest.mark.slow

@@ -141,6 +141,14 @@ def test_a_replacement_may_end_in_a_cr_of_its_own():
         assert outcome_in_pieces(b"\xffZ", [], calls, **options)[0] == outcome_of_stdlib(b"\xffZ", calls, **options)[0]
 
 
+@pytest.mark.parametrize("replacement", ["\r", "\n", "\r\n", "a\rb"])
+def test_a_newline_in_the_replacement_of_a_registered_error_handler_is_text(replacement):
+    codecs.register_error("rioecho.test.newline", lambda error: (replacement, error.end))
+    options = {"encoding": "utf-8", "errors": "rioecho.test.newline"}
+    read = outcome_in_pieces(b"x\xffy\nz\xff\r\n", [], [("next",)] * 3, **options)[0]
+    assert read == [f"x{replacement}y\n", f"z{replacement}\n", ""]
+
+
 def test_a_cr_and_an_lf_with_ignored_bytes_between_them_are_two_newlines():
     options = {"encoding": "utf-8", "errors": "ignore"}
     assert outcome_in_pieces(b"a\r\xff\nb", [], [("next",)] * 3, **options)[0] == ["a\n", "\n", "b"]

@@ -8,6 +8,7 @@ import socket
 import time
 
 from rioecho._server.eventloop import EventLoop
+from rioecho._server.handling import Handling
 from support.peers import SECONDS, Running
 
 CHUNK = 65_536  # maximum number of bytes that the loop receives at once
@@ -43,6 +44,7 @@ class Loop:
 
     ``closings`` lists the arguments of the calls of on_closed, and ``closed_then`` the count of closed connections at
     each call, which is the same for connections closed in one turn. ``next_closing()`` waits for the next call.
+    ``handler``: a function of the lines received, or None for an echo.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Loop:
         drain=SECONDS,
         on_line=None,
         memory=None,
+        handler=None,
     ):
         self.on_closed = self._on_closed  # what is called; to be put into its place before the end
         self.closings = []
@@ -71,6 +74,7 @@ class Loop:
             on_closed=lambda *closing: self.on_closed(*closing),
             on_line=on_line,
             memory=memory,
+            handling=handler and Handling(handler, raw=framing == "raw", max_line=max_line, write_limit=1 << 20),
             poller=poller,
         )
 

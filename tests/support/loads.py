@@ -69,6 +69,12 @@ def latencies(load, *, corrected=True):
     return h
 
 
+def lateness(load):
+    h = Histogram()
+    load.add_lateness_to(h)
+    return h
+
+
 @contextlib.contextmanager
 def peer(talk, pairs=1):
     """Run ``talk(*ends)`` in a thread with one end of each socket pair; yield the other ends. Closes all ends."""

@@ -6,6 +6,7 @@
  *   files.c      descriptors, pipes, and the readiness of each
  *   waits.c      poll(2) and epoll(7)
  *   rules.c      what must hold
+ *   memory.c     the memory limit
  *   calls.c      the functions of the C library in front of it
  *
  * Times are nanoseconds on the monotonic clock. All state is used by the thread whose turn it is, and by no other.
@@ -73,6 +74,7 @@ struct client {
     size_t taken;      /* ... that the server has read ... */
     size_t heard;      /* ... before it had closed its sending side */
     size_t due;        /* the bytes that are to be echoed without waiting for more */
+    size_t part_due;   /* the same, of a part of a line that there was no memory for the rest of */
     size_t put;        /* bytes that the server has sent ... */
     size_t acked;      /* ... that the client's kernel has ... */
     size_t read;       /* ... that the client has read */
@@ -98,7 +100,7 @@ struct client {
     int is_ended;      /* it was closed after the end of input, with everything sent */
     int is_watched;    /* the loop has begun to serve it */
     int asked;         /* the number of unacknowledged bytes that it was told last, or -1 */
-    int64_t connected_at, progress_at, late_at, shut_at, linger_late;
+    int64_t connected_at, progress_at, late_at, shut_at, linger_late, unwatched_at, late_unwatched;
     /* Its script. */
     enum ending ending;
     int abrupt;        /* it ends whatever it has sent and read */
@@ -211,6 +213,19 @@ void rule_queue_closed(void);
 void rule_wait(const struct watch *w, int n);
 void rule_waited(int found, int timeout, int64_t waited);
 void rule_end(void);
+
+int64_t slack(int64_t late_before); /* the time that is allowed in addition to a deadline */
+
+/* ---- memory */
+
+void memory_begin(void);
+void memory_received(struct client *c, size_t n);
+void memory_sent(struct client *c, size_t n);
+void memory_closed(const struct client *c);
+int is_memory_short(void);
+int may_send_part(const struct client *c);
+int may_drop_part(const struct client *c);
+int may_be_unwatched(struct client *c);
 
 /* ---- waits */
 

@@ -6,7 +6,7 @@
 
 #include "model.h"
 
-enum { AREA = 65536, BULK = 262144, KEPT = 128, LOOKS = 8 };
+enum { LOOKS = 8 };
 enum { NAPS = 5 }; /* waits that pass without an event and without an effect, besides the looks at idle connections */
 enum { SPINS = 40, REPORTS = 1000 }; /* turns in a row without an effect, and those of which each reports some lines */
 
@@ -18,9 +18,9 @@ struct counts counts;
 static uint64_t moved_before;
 static int spins, naps;
 static int64_t moved_at; /* time of the last effect */
+static int64_t late_at_stop;
 static int accepted; /* number of connections that were accepted */
 static int connections; /* number of those that the loop watched in its last wait */
-static size_t held; /* bytes received and not sent, of all connections */
 
 void rules_begin(void)
 {
@@ -28,11 +28,12 @@ void rules_begin(void)
     turn_at = moved_at = now;
     moved = moved_before = 0;
     spins = naps = accepted = 0;
-    held = 0;
+    late_at_stop = 0;
+    memory_begin();
 }
 
 /* The time that is allowed in addition to a deadline: that of calls and delays since, and rounding. */
-static int64_t slack(int64_t late_before)
+int64_t slack(int64_t late_before)
 {
     return late - late_before + 10 * MILLISECOND;
 }
@@ -87,26 +88,10 @@ void rule_progress(struct client *c)
 /* It is progress if the loop waits to send, and the next look will show it. */
 void rule_acknowledged(struct client *c)
 {
-    if (c->put < c->due && (int64_t)(c->put - c->acked) < c->asked) {
+    if ((c->put < c->due || c->put < c->part_due) && (int64_t)(c->put - c->acked) < c->asked) {
         c->progress_at = now;
         c->late_at = late;
     }
-}
-
-/* ---- memory */
-
-/* Whether the loop may find no memory for a read, and look for it every few milliseconds. A buffer grows to no more than
- * twice the bytes that it holds, and may keep that size until it is empty; at most a half of the limit is in reserve. */
-static int is_memory_short(void)
-{
-    size_t used = 0;
-    int i;
-    if (!plan.max_memory || !held)
-        return 0;
-    for (i = 0; i < plan.clients; i++)
-        if (clients[i].fd >= 0 && clients[i].heard > clients[i].put)
-            used += 2 * clients[i].most_held + KEPT;
-    return used + AREA + plan.max_memory / 2 > plan.max_memory;
 }
 
 /* ---- bytes */
@@ -165,16 +150,14 @@ void rule_told_end(struct client *c)
 
 void rule_received(struct client *c, size_t n)
 {
-    size_t i, before = c->taken, most = plan.raw ? BULK : AREA + (plan.max_line ? plan.max_line : SIZE_MAX / 2);
+    size_t i, before = c->taken;
     c->taken += n;
     moved++;
     if (c->shut)
         return; /* it is discarded */
     c->heard += n;
     counts.bytes_in += (int64_t)n;
-    held += n;
-    if (c->heard - c->put > c->most_held)
-        c->most_held = c->heard - c->put;
+    memory_received(c, n);
     if (c->put > c->due) /* a part of a line was sent back, as there was no memory for the rest */
         c->due = c->put;
     if (plan.handled) {
@@ -191,20 +174,6 @@ void rule_received(struct client *c, size_t n)
             c->due = c->heard;
     }
     rule_progress(c);
-    if (c->heard - c->put > most)
-        broken("client %d: %zu bytes are held", c->number, c->heard - c->put);
-    if (plan.handled && (stop_asked || conn_has_ended(c)))
-        return; /* a handler gets no part of a line: its rest is received, whatever the limit */
-    if (plan.max_memory && held > plan.max_memory + AREA + (size_t)plan.clients * 4096)
-        broken("%zu bytes are held of all clients", held);
-}
-
-/* A part of a line is sent back once no more of it will come: at the end of input there may be no memory to read it. */
-static int may_send_part(const struct client *c)
-{
-    if (plan.handled)
-        return 0;
-    return c->drained || c->put > c->due || ((stop_asked || conn_has_ended(c)) && is_memory_short());
 }
 
 void rule_send(struct client *c, const unsigned char *data, size_t at, size_t n)
@@ -217,16 +186,17 @@ void rule_send(struct client *c, const unsigned char *data, size_t at, size_t n)
         broken("client %d is sent bytes that it has not sent", c->number);
     if (memcmp(data, c->data + at, n) != 0)
         broken("client %d is sent wrong bytes, at %zu", c->number, at);
-    if (at + n > c->due && !may_send_part(c))
-        broken("client %d is sent a part of a line", c->number);
+    if (at + n > c->due && at + n > c->part_due) {
+        if (!may_send_part(c))
+            broken("client %d is sent a part of a line", c->number);
+        c->part_due = at + n; /* if there is no room to send, it is sent later, when there may be memory */
+    }
 }
 
 void rule_sent(struct client *c, size_t n)
 {
     c->put += n;
-    held -= n;
-    if (c->put == c->heard)
-        c->most_held = 0;
+    memory_sent(c, n);
     moved++;
     rule_progress(c);
 }
@@ -248,8 +218,9 @@ void rule_shutdown(struct client *c)
         broken("client %d: shutdown while the server is not stopping", c->number);
     if (c->put < (plan.handled ? c->due : c->heard)) /* without a handler, what is no whole line too */
         broken("client %d: shutdown before %zu bytes are sent", c->number, c->due - c->put);
-    if (!c->leaves && c->put < whole(c, c->at_stop))
+    if (!c->leaves && c->put < whole(c, c->at_stop) && !may_drop_part(c))
         broken("client %d: shutdown after %zu bytes, but %zu had arrived at the stop", c->number, c->put, c->at_stop);
+    memory_closed(c); /* what is no whole line is dropped */
 }
 
 static int is_reset(int err)
@@ -260,7 +231,7 @@ static int is_reset(int err)
 void rule_close(struct client *c)
 {
     const char *why = NULL;
-    held -= c->heard - c->put;
+    memory_closed(c);
     if (this_thread == ACCEPTOR) {
         counts.refused++;
         if (!is_over_host_limit(c) && !plan.scarce && now < drain_deadline())
@@ -295,6 +266,9 @@ void rule_close(struct client *c)
         c->is_wrong = 0;
     } else if (c->shut_failed) {
         why = "client %ld: closed for a lost connection";
+    } else if (conn_has_ended(c) && may_drop_part(c)) {
+        why = "client %ld: closed for its line, which has no room";
+        counts.errors++;
     }
     if (c->is_wrong && now >= drain_deadline())
         counts.unsure++; /* which of the two ends it is */
@@ -351,19 +325,24 @@ static void check_deadlines(const struct client *c)
 
 void rule_wait(const struct watch *w, int n)
 {
-    static int64_t late_at_stop;
-    int i, open = 0;
+    int i;
+    char seen[CLIENTS_MAX] = {0};
+    connections = 0;
     for (i = 0; i < n; i++)
         if (w[i].file != NULL && w[i].file->kind == CONN) {
             check_watch(&w[i]);
-            check_deadlines(w[i].file->client);
-            open++;
+            seen[w[i].file->client->number] = 1;
+            connections++;
         }
-    connections = open;
-    for (i = 0; i < plan.clients; i++)
-        open -= clients[i].is_watched && clients[i].fd >= 0;
-    if (open)
-        broken("%d connections are not watched", -open);
+    for (i = 0; i < plan.clients; i++) {
+        int is_served = clients[i].is_watched && clients[i].fd >= 0;
+        if (is_served)
+            check_deadlines(&clients[i]);
+        if (seen[i])
+            clients[i].unwatched_at = 0;
+        if (seen[i] != is_served && !(is_served && may_be_unwatched(&clients[i])))
+            broken("client %d is%s watched", i, is_served ? " not" : "");
+    }
     if (!stop_asked)
         late_at_stop = late;
     else if (drain_deadline() != NEVER && now > drain_deadline() + slack(late_at_stop))

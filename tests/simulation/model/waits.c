@@ -134,7 +134,7 @@ int watch_change(int what, int fd, struct epoll_event *event)
     struct watch *w = watch_of(fd);
     int i;
     if (what == EPOLL_CTL_ADD) {
-        if (f->kind == CONN)
+        if (f->kind == CONN && !f->client->is_watched) /* otherwise it has waited for memory */
             rule_begins(f->client);
         if (w != NULL)
             return fails(EEXIST);
