@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SAMPLES, SAMPLE_SECONDS = 200, 0.1
 STOP_SECONDS = 0.05  # between two checks of `stop`
 BUSY = 0.95  # fraction of a processor's time, or of the requested rate
-LATE_US = 1000.0  # a generator that is late by less is not worth a warning
+LATE_US = 10_000.0  # a generator that is late by less may be waiting for its turn on a busy machine: no warning
 
 
 class Outcome(NamedTuple):
