@@ -109,6 +109,21 @@ static inline int rio_pipe(int *ends)
 /* Mark a condition as rarely true, so that the compiler moves its code out of the hot path. */
 #define rio_rare(condition) __builtin_expect(!!(condition), 0)
 
+/* Return the value of an int, an exact one. -1 may be an error, with an exception set, as of PyLong_AsSsize_t(), which
+ * takes a multiple of the time for the sizes that calls usually have: those of one digit. */
+static inline Py_ssize_t rio_int_value(PyObject *exact)
+{
+    PyLongObject *n = (PyLongObject *)exact;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (PyUnstable_Long_IsCompact(n))
+        return PyUnstable_Long_CompactValue(n);
+#else
+    if (Py_SIZE(n) == 1)
+        return (Py_ssize_t)n->ob_digit[0];
+#endif
+    return PyLong_AsSsize_t(exact);
+}
+
 static inline void rio_set_errno(int err)
 {
     errno = err; /* Cython can read errno but not set it */
