@@ -154,6 +154,7 @@ cdef extern from "rioecho/_core/memory.h" nogil:
 cdef extern from "rioecho/_core/memory.h":
     object rio_taken(PyObject *object)   # NULL: raises the exception that is set
     bytes rio_bytes_taken "rio_taken"(PyObject *object)
+    list rio_list_taken "rio_taken"(PyObject *object)
     # NULL, with an exception set, if there is no memory.
     PyObject *rio_bytes_new "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t n) noexcept
     PyObject *rio_int_new "PyLong_FromSsize_t"(Py_ssize_t n) noexcept
