@@ -389,7 +389,7 @@ cdef inline size_t whole_lines(const char *data, size_t n, uint64_t *lines) noex
         return 0
     end = <size_t>(last - data) + 1
     while i < end:
-        stop = min(end, i + 255)
+        stop = min(end, i + 240)   # at most 255; a multiple of 16, the size of a vector, so that nothing is left of it
         few = 0
         while i < stop:
             few += data[i] == c'\n'

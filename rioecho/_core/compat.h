@@ -106,8 +106,35 @@ static inline int rio_pipe(int *ends)
 #endif
 }
 
-/* Mark a condition as rarely true, so that the compiler moves its code out of the hot path. */
+/* Mark a condition as rarely true, so that the compiler moves its code out of the hot path. If it is told that this is
+ * certain, it also inlines nothing there, which would count against inlining the same function in the hot path. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9
+#define RIO_HAS_PROBABILITY
+#elif defined(__has_builtin)
+#if __has_builtin(__builtin_expect_with_probability)
+#define RIO_HAS_PROBABILITY
+#endif
+#endif
+#ifdef RIO_HAS_PROBABILITY
+#define rio_rare(condition) __builtin_expect_with_probability(!!(condition), 0, 1.0)
+#else
 #define rio_rare(condition) __builtin_expect(!!(condition), 0)
+#endif
+
+/* Return the value of an int, an exact one. -1 may be an error, with an exception set, as of PyLong_AsSsize_t(), which
+ * takes a multiple of the time for the sizes that calls usually have: those of one digit. */
+static inline Py_ssize_t rio_int_value(PyObject *exact)
+{
+    PyLongObject *n = (PyLongObject *)exact;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (PyUnstable_Long_IsCompact(n))
+        return PyUnstable_Long_CompactValue(n);
+#else
+    if (Py_SIZE(n) == 1)
+        return (Py_ssize_t)n->ob_digit[0];
+#endif
+    return PyLong_AsSsize_t(exact);
+}
 
 static inline void rio_set_errno(int err)
 {

@@ -11,8 +11,8 @@ from libc.stdint cimport int64_t
 from rioecho._core.fdio cimport rio_fd
 
 
-cdef extern from "Python.h":
-    Py_ssize_t PyLong_AsSsize_t(object n) noexcept   # -1 may be an error; callers check only then
+cdef extern from "rioecho/_core/compat.h":
+    Py_ssize_t rio_int_value(object n) noexcept   # -1 may be an error; callers check only then
 
 
 cdef object TooLarge
@@ -22,7 +22,7 @@ cdef inline Py_ssize_t to_limit(object n, object name) except -2:
     """Convert a size argument; None and any negative number mean "no limit" and give -1."""
     cdef Py_ssize_t size
     if PyLong_CheckExact(n):   # the usual case, which needs fewer calls than the general one
-        size = PyLong_AsSsize_t(n)
+        size = rio_int_value(n)
         if size >= 0:
             return size
         if not PyErr_Occurred():

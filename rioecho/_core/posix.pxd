@@ -151,6 +151,15 @@ cdef extern from "rioecho/_core/memory.h" nogil:
     char *rio_bytes_resize(char *data, Py_ssize_t n)
 
 
+cdef extern from "rioecho/_core/memory.h":
+    object rio_taken(PyObject *object)   # NULL: raises the exception that is set
+    bytes rio_bytes_taken "rio_taken"(PyObject *object)
+    list rio_list_taken "rio_taken"(PyObject *object)
+    # NULL, with an exception set, if there is no memory.
+    PyObject *rio_bytes_new "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t n) noexcept
+    PyObject *rio_int_new "PyLong_FromSsize_t"(Py_ssize_t n) noexcept
+
+
 cdef extern from "rioecho/_core/sockets.h" nogil:
     void rio_no_sigpipe(int fd)
     int rio_accept(int listener, sockaddr_storage *peer)

@@ -1,6 +1,6 @@
 # The input buffer, its flag and its frames; see _rio/input.pyx.
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
 from libc.stdint cimport SIZE_MAX
 
 from rioecho._core.buffer cimport buffer_consume, buffer_held, buffer_start, rio_buffer
@@ -9,6 +9,8 @@ from rioecho._core.posix cimport (
     RIO_HAS_GIL,
     rio_assert,
     rio_bool_get,
+    rio_bytes_new,
+    rio_bytes_taken,
     rio_flag,
     rio_flag_fence,
     rio_flag_mine,
@@ -108,6 +110,19 @@ cdef inline void consume(Input self, size_t n) noexcept:
 
 cdef inline bytes take(Input self, size_t n):
     """Return the first n bytes of the input buffer and remove them."""
-    cdef bytes result = PyBytes_FromStringAndSize(buffer_start(&self.inp), n)
-    consume(self, n)
-    return result
+    cdef PyObject *result = rio_bytes_new(buffer_start(&self.inp), n)
+    if result != NULL:
+        consume(self, n)
+    return rio_bytes_taken(result)
+
+
+cdef inline bytes take_and_leave(Input self, size_t n):
+    """End a call by ``take()``.
+
+    For a call in which nothing else can raise: it needs no ``try``, whose preparations cost the calls that succeed.
+    """
+    cdef PyObject *result = rio_bytes_new(buffer_start(&self.inp), n)
+    if result != NULL:
+        consume(self, n)
+    leave_reading(self)
+    return rio_bytes_taken(result)

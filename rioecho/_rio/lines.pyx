@@ -18,7 +18,7 @@ from rioecho._core.buffer cimport (
 )
 from rioecho._core.posix cimport rio_flag_closed
 from rioecho._rio.framing cimport MORE
-from rioecho._rio.input cimport consume, enter, leave_reading, take
+from rioecho._rio.input cimport consume, enter, leave_reading, take, take_and_leave
 from rioecho._rio.limits cimport rio_call
 from rioecho._rio.reader cimport Reader
 from rioecho._core.convert cimport check_timeout, to_limit
@@ -43,18 +43,11 @@ cdef class LineReader(Reader):
         the next call continues.
         """
         cdef size_t n
-        cdef Py_ssize_t most
         check_timeout(timeout)
         enter(self, &self.reading)
-        try:
-            if limit is MINUS_ONE or (most := to_limit(limit, "limit")) < 0:
-                if find_line(&self.inp, self.line_limit, &n) != FOUND:
-                    n = self.wait_line(self.line_limit, False, timeout)
-            elif find_line(&self.inp, most, &n) != FOUND:
-                n = self.wait_line(most, True, timeout)
-            return take(self, n)
-        finally:
-            leave_reading(self)
+        if limit is MINUS_ONE and find_line(&self.inp, self.line_limit, &n) == FOUND:
+            return take_and_leave(self, n)
+        return self.read_line(limit, timeout)
 
     def __iter__(self):
         if rio_flag_closed(&self.reading):
@@ -65,14 +58,12 @@ cdef class LineReader(Reader):
         """Return the next line, as ``readline()`` does. Raises ``StopIteration`` at EOF."""
         cdef size_t n
         enter(self, &self.reading)
-        try:
-            if find_line(&self.inp, self.line_limit, &n) != FOUND:
-                n = self.wait_line(self.line_limit, False, ...)
-                if n == 0:
-                    raise StopIteration
-            return take(self, n)
-        finally:
-            leave_reading(self)
+        if find_line(&self.inp, self.line_limit, &n) == FOUND:
+            return take_and_leave(self, n)
+        line = self.read_line(MINUS_ONE, ...)
+        if not line:
+            raise StopIteration
+        return line
 
     def readlines1(self, *, timeout=...):
         """Return a list of all complete lines in the buffer; if there are none, wait for the first.
@@ -154,6 +145,22 @@ cdef class LineReader(Reader):
             while n == MORE:
                 n = self.skipline_end(self.fill_towards(&call, c"\n", SIZE_MAX) == 0)
             return self.drop(n)
+        finally:
+            leave_reading(self)
+
+    cdef bytes read_line(self, object limit, object timeout):
+        """End a call of ``readline()`` that has begun. Without a limit, the buffer was searched for a line before."""
+        cdef size_t n
+        cdef Py_ssize_t most
+        try:
+            if limit is MINUS_ONE:
+                n = self.wait_line(self.line_limit, False, timeout)
+            elif (most := to_limit(limit, "limit")) < 0:
+                if find_line(&self.inp, self.line_limit, &n) != FOUND:
+                    n = self.wait_line(self.line_limit, False, timeout)
+            elif find_line(&self.inp, most, &n) != FOUND:
+                n = self.wait_line(most, True, timeout)
+            return take(self, n)
         finally:
             leave_reading(self)
 

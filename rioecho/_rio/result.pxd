@@ -3,7 +3,7 @@
 # continues in it. The buffer's own memory is put aside in the meantime.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport SIZE_MAX
 
 from rioecho._core.buffer cimport (
@@ -17,7 +17,7 @@ from rioecho._core.buffer cimport (
     buffer_trim,
     rio_buffer,
 )
-from rioecho._core.posix cimport rio_bytes_end, rio_bytes_give, rio_bytes_object, rio_bytes_resize
+from rioecho._core.posix cimport rio_bytes_end, rio_bytes_give, rio_bytes_object, rio_bytes_resize, rio_bytes_taken
 
 
 cdef enum:
@@ -57,7 +57,6 @@ cdef inline bytes result_end(rio_buffer *b, rio_buffer *aside, size_t n):
     """Remove the first n held bytes and return the object that they fill; None, with nothing changed, if none."""
     cdef char *data = b.data
     cdef size_t more = buffer_held(b) - n
-    cdef bytes result
     if not result_begun(b) or n < CUT_MIN or (more and buffer_reserve(aside, more) < 0):
         return None
     if more:
@@ -68,8 +67,6 @@ cdef inline bytes result_end(rio_buffer *b, rio_buffer *aside, size_t n):
             buffer_consume(aside, more)
             return None
     rio_bytes_end(data, n)
-    result = <bytes>rio_bytes_object(data)
-    Py_DECREF(result)   # the reference of the buffer
     buffer_clear(b)
     buffer_move(b, aside)
-    return result
+    return rio_bytes_taken(rio_bytes_object(data))   # the reference of the buffer

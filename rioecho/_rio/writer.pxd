@@ -17,6 +17,7 @@ cdef int put_each(object file, object items, put_function put) except -1
 cdef class Writer(Sender):
     cdef int check_writable(self) except -1
     cdef int begin_writing(self, rio_call *call, object timeout, size_t ahead) except -1
+    cdef object put_noted(self, object data, object read_ahead)
     cdef object put_object(self, object data, size_t *taken, size_t ahead)
     cdef object put_item(self, rio_call *call, object item, size_t *taken)
     cdef int put(self, const char *data, size_t n, size_t *taken) except -1

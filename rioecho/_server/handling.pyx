@@ -9,7 +9,7 @@ import os
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.list cimport PyList_GET_SIZE, PyList_New
+from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport Py_DECREF, PyObject
 from libc.errno cimport ECONNABORTED
 from libc.stdint cimport SIZE_MAX
@@ -22,6 +22,8 @@ from rioecho._core.posix cimport (
     rio_assert,
     rio_atomic_add,
     rio_bool_set,
+    rio_bytes_new,
+    rio_list_taken,
     rio_source,
     rio_source_of_peer,
 )
@@ -48,7 +50,7 @@ from rioecho._server.engine import log_line
 
 
 cdef extern from "Python.h":
-    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t n) noexcept   # NULL: no memory
+    PyObject *new_list "PyList_New"(Py_ssize_t n) noexcept   # NULL, with an exception set, if there is no memory
     void PyList_SET_ITEM(list items, Py_ssize_t i, PyObject *item) noexcept   # takes the reference
 
 
@@ -70,15 +72,13 @@ cdef void release(PyObject **items, Py_ssize_t n) noexcept:
 
 cdef list list_of(PyObject **items, Py_ssize_t n):
     """Return a list of n objects. The references to them are given up, whether there is memory for the list or not."""
-    cdef list made
-    try:
-        made = PyList_New(n)
-    except MemoryError:
+    cdef PyObject *made = new_list(n)
+    if made == NULL:
         release(items, n)
-        raise
-    for i in range(n):
-        PyList_SET_ITEM(made, i, items[i])
-    return made
+    else:
+        for i in range(n):
+            PyList_SET_ITEM(<list>made, i, items[i])
+    return rio_list_taken(made)
 
 
 # ---- the functions of handler_t, which the loop calls with the GIL
@@ -283,16 +283,18 @@ cdef class Handling(Output):
                     self.too_long = size
                     end = data
                     break
-                made[count] = new_bytes(data, size)
+                made[count] = rio_bytes_new(data, size)
                 if made[count] == NULL:
                     release(made, count)
-                    raise MemoryError
+                    return rio_list_taken(NULL)
                 data += size
                 count += 1
-            if lines is None:
-                lines = list_of(made, count)   # of the right size at once, and not grown line by line
-            else:
+            if lines is not None:
                 lines.extend(list_of(made, count))
+            elif data == end:
+                return list_of(made, count)   # of the right size at once, and not grown line by line
+            else:
+                lines = list_of(made, count)
         return [] if lines is None else lines
 
     cdef bint lost(self, conn_t *c) noexcept:

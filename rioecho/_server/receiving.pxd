@@ -86,7 +86,7 @@ cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexce
                 conn_report_lines(l, before, due - before)
             else:
                 conn_report(l, n)
-        if before:
+        if rio_rare(before != 0):
             put = conn_send(l, c, buffer_start(&c.kept.b), before, l.area, due - before)
         else:
             put = conn_send(l, c, l.area, due, NULL, 0)
@@ -98,7 +98,7 @@ cdef inline void conn_echo(loop_t *l, conn_t *c, size_t before, size_t n) noexce
     if put - from_kept < n and rio_rare(conn_keep(l, c, l.area + put - from_kept, n - put + from_kept) < 0):
         conn_close(l, c, BROKEN, ENOMEM)
         return
-    if due and c.kept != NULL:
+    if due and rio_rare(c.kept != NULL):
         c.kept.ready = due - put
         if c.kept.ready == 0:
             conn_shrink(l, c)
@@ -249,7 +249,7 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
             conn_progress(l, c)   # the wait is not the connection's
             return
         most = CHUNK_REPORTED
-    if c.kept != NULL:
+    if rio_rare(c.kept != NULL):
         before = conn_held(c)
         room = conn_room(l, c)
         if rio_rare(room == 0):

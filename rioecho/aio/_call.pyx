@@ -221,7 +221,7 @@ cdef int go_on(Call self, PyObject **result, bint again) except -1:
 
 
 cdef inline int give(Call self, object answer, PyObject **result) except -1:
-    if self.iterates and not answer:
+    if self.iterates and not <bytes>answer:
         raise StopAsyncIteration
     Py_INCREF(answer)
     result[0] = <PyObject *>answer

@@ -196,6 +196,25 @@ def test_objects_with_an_index_method_are_sizes(stream):
     assert rio.readexactly(n=4) == b"efgh"
 
 
+@pytest.mark.parametrize("digits", [15, 29, 30, 31, 59, 60, 61])  # an int has digits of 15 or 30 bits
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_a_size_of_any_number_of_digits_is_the_number_of_bytes(stream, digits, more):
+    rio = Rio(stream.near, timeout=5)
+    stream.feed(b"line\nrest")
+    stream.end()
+    assert rio.readline(2**digits + more) == b"line\n"
+    assert rio.read(2**digits + more) == b"rest"
+
+
+@pytest.mark.parametrize("n", [-1, -2, -(2**15), -(2**30) + 1, -(2**30), -(2**60), -(2**63), -(10**30)])
+def test_any_negative_size_is_no_limit(stream, n):
+    rio = Rio(stream.near, timeout=5)
+    stream.feed(b"line\nrest")
+    stream.end()
+    assert rio.readline(n) == b"line\n"
+    assert rio.read(n) == b"rest"
+
+
 @pytest.mark.parametrize(
     "data", [b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4], array.array("B", b"abc")], ids=short_repr
 )

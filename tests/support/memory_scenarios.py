@@ -128,27 +128,32 @@ def taking_in(make, put):
     return scenario
 
 
-def writing(k):
-    ours, theirs = socket.socketpair()
-    rio = Rio(ours, bufsize=64)
-    pieces = [DATA[start : start + 50] for start in range(0, len(DATA), 50)]
-    failed = False
-    _testcapi.set_nomemory(k, k + 1)
-    for piece in pieces:
-        while piece:
-            try:
-                rio.write(piece)
-                break
-            except MemoryError as error:
-                _testcapi.remove_mem_hooks()
-                failed = True
-                piece = piece[error.characters_written :]
-    _testcapi.remove_mem_hooks()
-    rio.flush()
-    ours.close()
-    assert Rio(theirs).read() == DATA
-    theirs.close()
-    return failed
+def writing(size, bufsize=64, failures=1):
+    """Return the scenario of writing pieces of ``size`` bytes, in which so many allocations in a row fail."""
+
+    def scenario(k):
+        ours, theirs = socket.socketpair()
+        rio = Rio(ours, bufsize=bufsize)
+        pieces = [DATA[start : start + size] for start in range(0, len(DATA), size)]
+        failed = False
+        _testcapi.set_nomemory(k, k + failures)
+        for piece in pieces:
+            while piece:
+                try:
+                    rio.write(piece)
+                    break
+                except MemoryError as error:
+                    _testcapi.remove_mem_hooks()
+                    failed = True
+                    piece = piece[error.characters_written :]
+        _testcapi.remove_mem_hooks()
+        rio.flush()
+        ours.close()
+        assert Rio(theirs).read() == DATA
+        theirs.close()
+        return failed
+
+    return scenario
 
 
 def tls_contexts(folder):
@@ -227,7 +232,8 @@ SCENARIOS = {
     "Feed.feed": taking_in(Feed, Feed.feed),
     "socket-like": reading(lambda rio: rio.readline(), kind=SocketLike),
     "socket-like, timeout": reading(lambda rio: rio.readline(timeout=30.5), kind=SocketLike),
-    "write": writing,
+    "write": writing(50),
+    "write, a length that is allocated": writing(300, bufsize=4096, failures=2),
     "echo": echoing,
 }
 
