@@ -204,10 +204,12 @@ def test_a_poller_that_somebody_closes_ends_a_server_and_tells_its_handlers():
     before = pollers_of_this_process()
     server = serve(life.handler(answer))
     server.start()
-    with dial(server.addresses[0]) as lingering, dial(server.addresses[0]) as other:
+    with contextlib.ExitStack() as stack:
+        lingering = stack.enter_context(dial(server.addresses[0]))
         lingering.sendall(b"quit\n")
         assert receive_all(lingering) == b"bye\n"
         assert life.lost() is None
+        other = stack.enter_context(dial(server.addresses[0]))
         life.next("made")
         null = os.open(os.devnull, os.O_RDONLY)
         for fd in pollers_of_this_process() - before:
