@@ -441,6 +441,7 @@ def test_a_loop_that_is_dropped_while_its_thread_runs_ends_it(pipe):
         assert os.read(pipe[0], 10) == b"e"
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("end", ["join", "del"])
 def test_a_forked_child_neither_ends_the_thread_nor_waits_for_it(end, pipe):
     with peer(echo) as ends:
