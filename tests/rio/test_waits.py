@@ -361,8 +361,9 @@ def test_write_eof_of_what_has_no_sending_side_of_its_own_is_unsupported(wire):
 
 
 @pytest.mark.skipif(not hasattr(os, "eventfd"), reason="eventfd(2) is Linux only")
-def test_an_eventfd_takes_the_bytes_of_a_write_together():
+@pytest.mark.parametrize("timeout", [None, SOON])
+def test_an_eventfd_takes_the_bytes_of_a_write_together(timeout):
     fd = os.eventfd(0)
-    with Rio(fd, closefd=True) as rio:
+    with Rio(fd, closefd=True, timeout=timeout) as rio:
         assert rio.writen((5).to_bytes(8, sys.byteorder)) == 8
         assert int.from_bytes(rio.readexactly(8), sys.byteorder) == 5
