@@ -239,6 +239,34 @@ outside_programs() { # as root, install the programs that tests use; without the
         echo "note: apt-get could not install ${missing[*]}: some tests will be skipped"
 }
 
+# ---- kqueue ----------------------------------------------------------------------------------------------------------
+
+has_libkqueue() { pkg-config --exists libkqueue 2>/dev/null; } # Debian has no package of it: no step installs it
+
+use_libkqueue() { # for the builds of the rest of the calling script or subshell
+    CFLAGS="-DRIOECHO_KQUEUE $(pkg-config --cflags libkqueue)"
+    # LD_RUN_PATH would have no effect: a Python of pyenv links with an -rpath of its own.
+    LDFLAGS="-Wl,--no-as-needed $(pkg-config --libs libkqueue) -Wl,-rpath,$(pkg-config --variable=libdir libkqueue)"
+    export CFLAGS LDFLAGS
+}
+
+tests_of_kqueue() { # PYTEST...: run the tests of all that waits with kqueue(2), by a command that takes pytest's arguments
+    local left_out=()
+    if [[ $(uname) == Linux ]]; then
+        # libkqueue reads and so clears the error of a socket (SO_ERROR), which kqueue(2) does not: a reset is then an EOF.
+        left_out=(
+            --deselect "tests/server/test_event_loop.py::test_a_reset_is_reported_with_its_errno[kqueue]"
+            --deselect "tests/server/test_event_loop.py::test_the_counts_are_exact[kqueue-tcp]"
+            --deselect "tests/server/test_memory.py::test_the_reset_of_a_waiting_connection_is_noticed[kqueue]"
+        )
+    fi
+    "$@" -m "not slow" ${left_out[@]+"${left_out[@]}"} -k kqueue tests/core/test_poller.py \
+        tests/server/test_{event_loop,memory,workers}.py tests/load
+    # test_workers.py creates a first kqueue when it is imported: libkqueue keeps two descriptors of the last one.
+    RIOECHO_POLLER=kqueue "$@" -m "not slow" ${left_out[@]+"${left_out[@]}"} -k event \
+        tests/server/test_{workers,echo,stopping,limits}.py
+}
+
 # ---- Sanitizers ------------------------------------------------------------------------------------------------------
 
 must_be_instrumented() { # SYMBOL: require it in each extension module of the current environment

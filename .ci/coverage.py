@@ -1,11 +1,11 @@
-"""Print which lines of the compiled sources were not executed, and how many were: ``coverage.py TREE MINIMUM``.
+"""Print which lines of the compiled sources were not executed, and how many were: ``coverage.py MINIMUM TREE...``.
 
-TREE has the folder ``build`` of what was built with RIOECHO_BUILD=coverage; the counts are there. The exit status is 1
-if less than MINIMUM per cent of the lines were executed.
+In each TREE is what was built with RIOECHO_BUILD=coverage: the package, or modules that tests compile with its .pxd
+files. The counts are there. The exit status is 1 if less than MINIMUM per cent of the lines were executed.
 
-A Cython line stands for all the C code that was made of it in any module: the code of a .pxd file is compiled into each
-module that uses it. It counts as executed if any of that code was. Lines of a header count only if a module calls their
-function, and those of a method that only raises NotImplementedError not at all.
+A Cython line stands for all the C code that was made of it in any module of any tree: the code of a .pxd file is
+compiled into each module that uses it. It counts as executed if any of that code was. Lines of a header count only if a
+module calls their function, and those of a method that only raises NotImplementedError not at all.
 """
 
 import json
@@ -18,6 +18,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parents[1]
 MARKER = re.compile(r'\s*/\* "(rioecho/[^"]+)":([0-9]+)$')  # Cython's comment before the C code of a line
+HEADER = re.compile(r"(?:^|/)(rioecho/(?!.*rioecho/).+\.h)$")  # as the package and as other modules include it
 
 
 def cython_lines(c_file: Path) -> dict[int, tuple[str, int]]:
@@ -41,9 +42,10 @@ def counts_of(module: Path) -> Iterator[tuple[tuple[str, int], int]]:
     for result in map(json.loads, done.stdout.splitlines()):
         for file in result["files"]:
             name = file["file"]
+            header = HEADER.search(name)
             made_of = cython_lines(Path(result["current_working_directory"], name)) if name.endswith(".c") else {}
             for line in file["lines"]:
-                place = (name, line["line_number"]) if name.startswith("rioecho/") else made_of.get(line["line_number"])
+                place = (header[1], line["line_number"]) if header else made_of.get(line["line_number"])
                 if place:
                     yield place, line["count"]
 
@@ -59,11 +61,12 @@ def abstract(text: list[str]) -> Iterator[int]:
 
 
 def main() -> None:
-    tree, minimum = Path(sys.argv[1]), float(sys.argv[2])
+    minimum, trees = float(sys.argv[1]), [Path(tree) for tree in sys.argv[2:]]
     files: dict[str, Counter[int]] = defaultdict(Counter)
-    for module in (tree / "build").rglob("*.gcno"):
-        for (name, line), count in counts_of(module):
-            files[name][line] += count
+    for tree in trees:
+        for module in tree.rglob("*.gcno"):
+            for (name, line), count in counts_of(module):
+                files[name][line] += count
     table = []
     for name, counts in sorted(files.items()):
         text = (SOURCES / name).read_text().splitlines()
@@ -78,7 +81,7 @@ def main() -> None:
     for name, lines, missed in table:
         print(f"{name:36}{lines:8}{missed:8}{100 - 100 * missed / max(lines, 1):8.2f}")
     if not lines:
-        sys.exit(f"no counts are in {tree / 'build'}")
+        sys.exit(f"no counts are in {', '.join(map(str, trees))}")
     if 100 - 100 * missed / lines < minimum:
         sys.exit(f"less than {minimum} % of the lines were executed: test what is new, or remove it")
 

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import itertools
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -248,6 +249,24 @@ def often():
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def few_descriptors():
+    """Return a context manager in which only n descriptors are left, ``few_descriptors(n)``."""
+
+    @contextlib.contextmanager
+    def limited(n):
+        used = open_descriptors()
+        free = itertools.islice((number for number in itertools.count() if number not in used), n, None)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next(free), before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    return limited
 
 
 @pytest.fixture

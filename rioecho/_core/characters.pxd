@@ -5,6 +5,7 @@
 
 from libc.string cimport memchr, memcpy
 
+from rioecho._core.posix cimport rio_assert
 from rioecho._core.utf8 cimport starts_character
 
 
@@ -117,8 +118,8 @@ cdef inline size_t span_characters(
                 few += <signed char>data[j] >= first
         i += 64
         most -= few
-    if i and joined and most == 0 and data[i - 1] == c'\r' and data[i] == c'\n':
-        return i - 1   # the pair counts where its LF is
+    # A pair counts where its LF is. A block that ends between the two counts at most 63, so more are to be found then.
+    rio_assert(not (i and joined and most == 0 and data[i - 1] == c'\r' and data[i] == c'\n'))
     j = min(n, i + 3) if i and utf8 else 0
     while i < j and not starts_character(data[i]):
         i += 1   # the rest of the last character in the block

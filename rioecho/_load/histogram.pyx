@@ -160,18 +160,18 @@ cdef class Histogram:
     cdef size_t index_of(self, double p) except? 0:
         """Return the index of the value that p percent of the values do not exceed."""
         cdef uint64_t total, wanted, so_far = 0
-        cdef size_t i
+        cdef size_t i = 0
         if not 0 <= p <= 100:
             raise ValueError(f"a percentile is 0 to 100, not {p!r}")
         total = self.count
         # As in HdrHistogram: 99.9 percent of 1000 values are 999, although 99.9 is not exact in binary.
         wanted = <uint64_t>ceil(max(nextafter(p, -1.0), 0.0) * <double>total / 100)
         wanted = min(max(wanted, <uint64_t>1), total)
-        for i in range(<size_t>HIST_LEN):
+        while so_far + self.h.counts[i] < wanted:   # all counts together are at least `total`
             so_far += self.h.counts[i]
-            if so_far >= wanted:
-                return i
-        return HIST_LEN - 1
+            i += 1
+            rio_assert(i < HIST_LEN)
+        return i
 
     def percentile(self, double p):
         """Return the latency that p percent of the messages did not exceed, as HdrHistogram defines it.

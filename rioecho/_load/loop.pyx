@@ -196,7 +196,7 @@ cdef class LoadLoop:
         if not self.begun:
             return
         if self.joinable and getpid() == self.pid:   # a child after a fork has no such thread
-            rio_bool_set(&self.l.stopping, 2)
+            self.ask_to_stop(2)
             pthread_join(self.thread, NULL)
             close(self.l.wake_fd)
         poller_close(&self.l.poller)
@@ -307,8 +307,12 @@ cdef class LoadLoop:
         byte. A second call ends the wait at once. May be called in any thread, also before run().
         """
         if rio_bool_get(&self.l.stopping) < 2:
-            rio_bool_set(&self.l.stopping, rio_bool_get(&self.l.stopping) + 1)
-            rio_bool_set(&self.l.attention, True)
+            self.ask_to_stop(rio_bool_get(&self.l.stopping) + 1)
+
+    cdef void ask_to_stop(self, int calls) noexcept:
+        """Have the loop see ``calls`` calls of stop()."""
+        rio_bool_set(&self.l.stopping, calls)
+        rio_bool_set(&self.l.attention, True)   # the loop looks at the former only after this
 
     def lost(self):
         """Return the indices in ``fds`` of the connections lost since the last call.

@@ -75,9 +75,7 @@ cdef inline bint is_permitted(int verdict_fd) noexcept nogil:
     """Wait for the parent's answer to the address in the PROXY header; report whether it permits the connection."""
     cdef char verdict = 0
     cdef int ignored
-    while read(verdict_fd, &verdict, 1) < 0:
-        if errno != EINTR and not would_block(errno):
-            return False
+    while read(verdict_fd, &verdict, 1) < 0 and (errno == EINTR or would_block(errno)):
         fd_wait(verdict_fd, POLLIN, INT64_MAX, &ignored)
     return verdict == c'y'   # EOF: the parent has died
 

@@ -311,6 +311,9 @@ cdef class Handling(Output):
         try:
             if sock is not None:
                 sock.close()
+        except BaseException as raised:   # somebody has closed its descriptor
+            log_failure("The socket of %s cannot be closed", peer_name(c), raised)
+        try:
             if conn.is_made:
                 cause = conn.error if conn.error is not None else end_reason(<reason>c.why, c.err)
                 method = getattr(conn.handler, "connection_lost", None)

@@ -72,15 +72,12 @@ cdef bytes bytes_of(object data):
 
 cdef size_t size_from(list items, Py_ssize_t first) noexcept:
     """Return the size of the bytes objects from the first one on, at most PY_SSIZE_T_MAX."""
-    cdef size_t n = 0, size
+    cdef size_t n = 0
     cdef PyObject *item
     for i in range(first, PyList_GET_SIZE(items)):
         item = PyList_GET_ITEM(items, i)
         if PyBytes_CheckExact(<object>item):
-            size = PyBytes_GET_SIZE(<object>item)
-            if size > <size_t>PY_SSIZE_T_MAX - n:
-                return PY_SSIZE_T_MAX
-            n += size
+            n = min(n + <size_t>PyBytes_GET_SIZE(<object>item), <size_t>PY_SSIZE_T_MAX)   # neither is larger
     return n
 
 

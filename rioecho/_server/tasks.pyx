@@ -57,7 +57,6 @@ cdef class Task:
     cdef bint came           # it has begun
     cdef rio_flag started
     cdef rio_flag begun      # taken by the thread, or by the code that prevents it from beginning
-    cdef rio_flag ended
 
     def __cinit__(self, call, *arguments, name, WaitGroup group=None, tuple latches=()):
         self.call = call
@@ -117,9 +116,8 @@ cdef class Task:
         return True
 
     cdef void end(self) noexcept:
+        """Report the end. Called once, by the only one that took ``begun``, or by cancel()."""
         cdef Latch latch
-        if not rio_flag_take(&self.ended):
-            return
         self.call = self.arguments = None
         self.beginning.open_once()
         for latch in self.latches:
@@ -169,7 +167,5 @@ def _run(name, call, arguments):
             try:
                 threading.current_thread()._delete()
                 break
-            except MemoryError:
+            except Exception:   # no memory
                 continue
-            except Exception:
-                break

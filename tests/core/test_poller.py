@@ -9,6 +9,8 @@ import resource
 import select
 import signal
 import socket
+import sys
+import sysconfig
 import time
 
 import pytest
@@ -50,6 +52,9 @@ cdef class Poller:
 
     def add(self, int fd, short events, size_t data):
         check(poller_add(&self.p, fd, events, <void *>data))
+
+    def try_add(self, int fd, short events, size_t data):
+        return poller_add(&self.p, fd, events, <void *>data)
 
     def modify(self, int fd, short events, size_t data):
         check(poller_modify(&self.p, fd, events, <void *>data))
@@ -493,3 +498,42 @@ def test_the_descriptor_is_close_on_exec_and_closed_at_the_end(module):
     made.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+@pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "race", reason="the hook of allocations is not for it")
+def test_without_memory_nothing_is_added_and_nothing_is_lost(module, name, pair):
+    """Each allocation of the tables fails once."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED") or sys.version_info >= (3, 14):
+        pytest.skip("this Python has no hook for failing allocations in C")
+    testcapi = pytest.importorskip("_testcapi", reason="this Python has no hook for failing allocations")
+    errors = set()
+    for k in range(12):  # some are those of the call
+        made = module.Poller(name)
+        failed = None
+        testcapi.set_nomemory(k, k + 1)
+        try:
+            failed = made.try_add(pair[0].fileno(), OUT, 1)
+        except MemoryError:
+            pass
+        finally:
+            testcapi.remove_mem_hooks()
+        errors.add(failed)
+        if failed != 0:
+            made.add(pair[0].fileno(), OUT, 1)
+        made.add(pair[1].fileno(), OUT, 2)
+        assert sorted(made.wait()) == [(1, OUT), (2, OUT)]
+        made.close()
+    assert errors - {None} == ({0} if name == "epoll" else {0, errno.ENOMEM})
+
+
+def test_a_descriptor_that_is_not_open_is_refused_and_may_be_added_once_it_is(poller, name, pair, copies):
+    if name == "poll":
+        pytest.skip("poll(2) reports it as an event")
+    (fd,) = copies(pair[0].fileno(), 1)
+    os.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        poller.add(fd, IN | OUT, 1)
+    assert poller.wait() == []
+    assert copies(pair[0].fileno(), 1) == [fd]
+    poller.add(fd, OUT, 2)
+    assert poller.wait() == [(2, OUT)]

@@ -159,3 +159,9 @@ def test_percentiles_of_very_many_values_are_a_short_list(n):
     assert curve[-1] == (2.0, 100.0, n + 1)
     assert len(curve) < 400
     assert all(a[1] < b[1] for a, b in itertools.pairwise(curve))
+
+
+def test_since_refuses_what_is_no_earlier_state():
+    earlier, later = counted([1000, 2000]), counted([1000])
+    with pytest.raises(ValueError, match="not an earlier state"):
+        later.since(earlier)

@@ -430,3 +430,75 @@ def test_a_descriptor_that_is_not_a_socket_is_refused():
         loop([file])
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
         LoadLoop([1 << 20], messages(64), message_bytes=64, duration=1)
+
+
+# ---- its thread
+
+
+@pytest.fixture
+def pipe():
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def started(ends, pipe):
+    """Return a load loop that runs for a long time in a thread of its own, with something in flight."""
+    load = loop(ends, duration=10 * SECONDS)
+    load.start(wake_fd=pipe[1])
+    deadline = time.monotonic() + SECONDS
+    while not load.counts()[1]:
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    return load
+
+
+def test_a_loop_that_is_dropped_while_its_thread_runs_ends_it(pipe):
+    with peer(echo) as ends:
+        before = open_descriptors()
+        load = started(ends, pipe)
+        del load
+        assert open_descriptors() == before
+        assert os.read(pipe[0], 10) == b"e"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("end", ["join", "del"])
+def test_a_forked_child_neither_ends_the_thread_nor_waits_for_it(end, pipe):
+    with peer(echo) as ends:
+        load = started(ends, pipe)
+        pid = os.fork()
+        if pid == 0:
+            if end == "join":
+                load.join()
+            else:
+                del load
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert not load.ended
+        load.stop()
+        load.join()
+        assert load.outcome()[0] == "done"
+
+
+def test_without_a_descriptor_for_its_wake_fd_no_thread_is_started():
+    with peer(echo) as ends:
+        load = loop(ends)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            load.start(wake_fd=-1)
+        load.join()
+        assert not load.ended
+
+
+def test_without_a_stall_timeout_an_echo_may_take_any_time():
+    def talk(end):
+        data = receive(end, 64)
+        time.sleep(0.05)
+        end.sendall(data)
+        until_closed(end)
+
+    with peer(talk) as ends:
+        load = loop(ends, duration=0.01, stall_timeout=None)
+        assert load.run()[0] == "done"
+        assert load.counts()[1] == 1

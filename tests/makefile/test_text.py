@@ -112,6 +112,18 @@ def test_any_bytes_read_as_in_the_standard_library(encoding, examples):
     compare()
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("newline", NEWLINES)
+def test_sized_reads_of_a_long_text_end_at_the_same_characters(newline, encoding):
+    data = (b"x" * 63 + b"\r\n") * 6 + b"x\r\r\n" * 40 + b"y" * 200 + b"\r"
+    options = {"encoding": encoding, "newline": newline}
+    for n in (62, 63, 64, 65, 66, 127, 128, 129, 200):
+        calls = [("read", n)] * (len(data) // n + 2)
+        expected = outcome_of_stdlib(data, calls, **options)
+        for cuts in ([], [64], [65, 129], range(60, 140)):
+            assert outcome_in_pieces(data, cuts, calls, **options) == expected
+
+
 @pytest.mark.parametrize("newline", NEWLINES)
 def test_a_newline_behind_a_replacement_that_a_sized_read_cuts_stays_whole(newline):
     options = {"encoding": "utf-8", "newline": newline, "errors": "backslashreplace"}

@@ -1,5 +1,6 @@
 """A read of 0 bytes is the end of a terminal or of a FIFO only after a hang-up, or after ^D in canonical mode."""
 
+import errno
 import functools
 import os
 import random
@@ -291,3 +292,31 @@ def test_other_descriptors_end_as_before(kind, tmp_path):
         assert csapp.rio_readn(near, 5) == b""
     finally:
         os.close(near)
+
+
+BACKGROUND = """if True:
+    import os, pty, signal
+    from rioecho import Rio
+
+    told, tell = os.pipe()
+    pid, master = pty.fork()   # the child leads a session whose terminal is the pty
+    if pid == 0:
+        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+        if os.fork() == 0:
+            os.setpgid(0, 0)   # in the background
+            try:
+                Rio(0, timeout=20).readline()
+            except OSError as error:
+                os.write(tell, b"%d" % error.errno)
+            os._exit(0)
+        os.wait()
+        os._exit(0)
+    os.close(tell)
+    os.write(master, b"typed\\n")
+    print(os.read(told, 100).decode())
+    os.waitpid(pid, 0)
+"""
+
+
+def test_a_read_in_the_background_is_an_error_and_not_the_end_of_the_terminal(child):
+    assert child(BACKGROUND) == f"{errno.EIO}\n"

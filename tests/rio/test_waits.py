@@ -5,6 +5,7 @@ import io
 import os
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -54,6 +55,14 @@ def test_the_kernels_limits_of_a_socket_are_the_timeouts_of_reading_and_writing(
     assert 0.02 <= elapsed(rio.writen, b"x" * 10**7, timeout=0.02, match=r"0\.02 s") < SOON
     rio.timeout = 0.03
     assert 0.03 <= elapsed(rio.writen, b"x" * 10**7, match=r"0\.03 s") < SOON
+
+
+def test_a_limit_of_the_kernel_longer_than_the_clock_lasts_is_none_that_ends_a_wait(stream):
+    stream.near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 10**11, 0))
+    rio = Rio(stream.near.fileno())
+    assert rio.timeout > 10**9
+    threading.Timer(0.01, stream.far.sendall, [b"line\n"]).start()
+    assert rio.readline() == b"line\n"
 
 
 def test_an_explicit_timeout_replaces_the_kernels_limits(stream):
@@ -349,3 +358,12 @@ def test_write_eof_of_what_has_no_sending_side_of_its_own_is_unsupported(wire):
         with pytest.raises(io.UnsupportedOperation):
             rio.write_eof()
         rio.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="eventfd(2) is Linux only")
+@pytest.mark.parametrize("timeout", [None, SOON])
+def test_an_eventfd_takes_the_bytes_of_a_write_together(timeout):
+    fd = os.eventfd(0)
+    with Rio(fd, closefd=True, timeout=timeout) as rio:
+        assert rio.writen((5).to_bytes(8, sys.byteorder)) == 8
+        assert int.from_bytes(rio.readexactly(8), sys.byteorder) == 5

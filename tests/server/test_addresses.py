@@ -3,9 +3,11 @@
 import errno
 import os
 import socket
+import struct
 
 import pytest
 
+from rioecho._server.accepted import source_name
 from rioecho.server import EchoServer
 from support.peers import Running, ask, binary, dial, exchange, receive_all
 
@@ -173,3 +175,8 @@ def test_clients_of_both_families_are_served_concurrently():
 def client(address, i):
     with dial(address) as sock:
         return exchange(sock, binary(80_000, i))
+
+
+def test_the_interface_of_a_link_local_address_that_is_gone_is_named_by_its_number():
+    source = struct.pack("=16sIHBB", socket.inet_pton(socket.AF_INET6, "fe80::1"), 0x7FFFFFFF, 4321, 2, 0)
+    assert source_name(source) == "(fe80::1%2147483647, 4321)"

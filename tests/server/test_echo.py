@@ -5,13 +5,16 @@ import random
 import select
 import socket
 import ssl
+import tty
 
 import pytest
 
 from rioecho import ConcurrentCall, echo
+from rioecho._core.budget import MemoryBudget
 from rioecho._server.blocking import Echo
 from support.delivery import fileno
-from support.peers import SECONDS, SIZES, Running, binary, exchange, receive_all
+from support.peers import SECONDS, SIZES, Running, binary, exchange, receive, receive_all
+from support.procfs import until
 
 
 @pytest.fixture(params=["line", "raw"])
@@ -234,3 +237,48 @@ def test_an_echo_runs_once_at_a_time(stream, background):
     stream.far.shutdown(socket.SHUT_WR)
     thread.join(SECONDS)
     assert (running.bytes_out, running.unsent()) == (10, b"")
+
+
+def test_a_proxy_header_is_taken_off_even_if_nobody_is_told_of_it(stream):
+    running = Echo(stream.near, proxied=True)
+    stream.feed(b"PROXY TCP4 192.0.2.7 198.51.100.1 4321 7\r\none\n")
+    stream.far.shutdown(socket.SHUT_WR)
+    assert running.run() == 4
+    assert receive(stream.far, 4) == b"one\n"
+
+
+def test_an_echo_of_a_terminal_drains_at_the_stop_and_ends():
+    """There is no sending side to be closed, and nothing to linger for."""
+    (far, near), (stop, stopper) = os.openpty(), os.pipe()
+    tty.setraw(near)
+    os.write(far, b"one\ntwo")
+    os.write(stopper, b"s")
+    running = Echo(near, stop_fd=stop, drain_timeout=SECONDS)
+    assert running.run() == 7
+    assert running.draining
+    assert os.read(far, 100) == b"one\ntwo"
+    for fd in (far, near, stop, stopper):
+        os.close(fd)
+
+
+def test_what_waits_for_memory_at_the_half_close_is_echoed_and_reported_as_a_line():
+    budget, reported = MemoryBudget(60_000), []
+    pairs = [socket.socketpair() for _ in range(2)]
+    echoes = [Echo(near, memory=budget, on_line=reported.append, timeout=SECONDS) for _, near in pairs]
+    running = [Running(each.run) for each in echoes]
+    data = b"x" * 100_000  # fits into the socket buffer, and not into the memory
+    for far, _ in pairs:
+        far.settimeout(SECONDS)
+        far.sendall(data)
+    until(lambda: budget.used > 40_000)
+    for far, _ in pairs:
+        far.shutdown(socket.SHUT_WR)
+    for (far, near), each in zip(pairs, running, strict=True):
+        assert receive(far, len(data)) == data
+        assert each.result() == len(data)
+        near.close()
+        far.close()
+    assert sum(reported) == 2 * len(data)
+    assert len(reported) > 2
+    del echoes, running, each
+    until(lambda: budget.used == 0)

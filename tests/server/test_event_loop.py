@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import logging
 import os
 import queue
 import random
@@ -961,6 +962,48 @@ def test_exceptions_of_callbacks_are_logged_at_a_limited_rate_and_the_loop_conti
     ]
 
 
+def test_an_error_of_on_opened_is_logged_and_the_connection_is_served(caplog):
+    def on_opened(peer, source):
+        raise ZeroDivisionError("of a callback")
+
+    closings = queue.SimpleQueue()
+    loop, pipe = make(on_opened=on_opened, on_closed=lambda *closing: closings.put(closing))
+    far, near = socket.socketpair()
+    far.settimeout(SECONDS)
+    loop.adopt(near.detach(), "somebody")
+    loop.no_more()
+    running = Running(loop.run)
+    with far:
+        ask(far)
+    running.result()
+    loop.close()
+    for fd in pipe:
+        os.close(fd)
+    assert closings.get_nowait() == ("somebody", "end of input", 0, 15)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a callback of the event loop raised ZeroDivisionError: of a callback"
+    ]
+
+
+def test_a_log_that_raises_while_an_error_of_a_callback_is_logged_is_ignored(loop_with):
+    class Broken(logging.Handler):
+        records = 0
+
+        def emit(self, record):
+            self.records += 1
+            raise OSError("the disk is full")
+
+    log, broken = logging.getLogger("rioecho.server"), Broken()
+    log.addHandler(broken)
+    try:
+        with loop_with(on_line=lambda n: 1 / 0) as run:
+            ask(run.client())
+            ask(run.client())
+    finally:
+        log.removeHandler(broken)
+    assert broken.records == 1
+
+
 class Raising(list):
     """A list whose append() raises."""
 
@@ -1004,6 +1047,52 @@ def test_the_counts_are_exact(loop_with, kind):
         reset(second)
         until(lambda: run.counts()["closed"] == 2)
     assert run.counts() == {"closed": 2, "errors": 1, "bytes_out": 26, "bytes_in": 26, "lines": 3}
+
+
+@pytest.mark.long
+def test_lines_are_not_read_while_too_many_wait_for_their_report(loop_with):
+    """Their connections are not idle meanwhile, and every line is reported in the end."""
+    reported = []
+    run = loop_with(on_line=reported.append, idle=SECONDS)
+    clients = [run.client() for _ in range(40)]
+    for sock in clients:
+        sock.sendall(b"\n" * (CHUNK if sock is clients[0] else 4000))
+    with run:
+        for sock in clients:
+            sock.shutdown(socket.SHUT_WR)
+            receive_all(sock)
+    assert reported == [1] * (CHUNK + 39 * 4000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the descriptor of epoll(7) in /proc")
+def test_a_poller_that_somebody_closes_ends_the_loop_and_its_connections():
+    loop, pipe = make(poller="epoll")
+    far, near = socket.socketpair()
+    far.settimeout(SECONDS)
+    loop.adopt(near.detach())
+    epoll = max(fd for fd in map(int, os.listdir("/proc/self/fd")) if kind_of(fd) == "anon_inode:[eventpoll]")
+    running = Running(loop.run)
+    ask(far)
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, epoll)  # not only closed: the number must not be reused by a descriptor of the test
+    os.close(devnull)
+    with contextlib.suppress(ConnectionError):
+        far.sendall(b"x\n")  # ends the wait
+        receive_all(far)
+    with pytest.raises(OSError, match="Invalid argument"):
+        running.result()
+    assert loop.counts.now()["closed"] == 1
+    with pytest.raises(ValueError, match="no more connections"):
+        loop.adopt(pipe[0])
+    far.close()
+    loop.close()
+    for fd in pipe:
+        os.close(fd)
+
+
+def kind_of(fd):
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{fd}")
 
 
 # ---- reused descriptor numbers, and sockets that another process holds

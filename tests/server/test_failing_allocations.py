@@ -57,3 +57,64 @@ def test_no_failed_allocation_closes_more_than_one_connection(engine, allocator,
     elif allocator == "python" and platform.libc_ver()[0] == "glibc":
         step *= 7  # the other allocator's sweep has these allocations, too: Python's are calls of malloc() there
     assert sweep(engine, allocator, tmp_path, step=step, width=width) > 500 // step
+
+
+CONSTRUCTORS = """if True:
+    import _testcapi, os, socket
+    from rioecho._core.budget import MemoryBudget, Share
+    from rioecho._load.histogram import Histogram
+    from rioecho._load.loop import LoadLoop, messages
+    from rioecho._server.eventloop import EventLoop
+    from rioecho._server.hosts import HostTable
+
+    near, far = socket.socketpair()
+    stop, _ = os.pipe()
+    cycle, fds = messages(64), [near.fileno()]
+    budget = MemoryBudget(1 << 20)
+
+    def event_loop():
+        EventLoop(
+            "line", idle_timeout=1, max_line=0, drain_timeout=1, stop_fd=stop, on_closed=print, on_line=print,
+            memory=budget, poller="poll"
+        )
+
+    def load_loop():
+        LoadLoop(fds, cycle, message_bytes=64, duration=1, rate=1000, pipeline=4, poller="poll")
+
+    makers = {
+        "event loop": event_loop,
+        "load loop": load_loop,
+        "histogram": lambda: Histogram(),
+        "table of hosts": lambda: HostTable(1),
+        "share": lambda: Share(budget, 1),
+    }
+    for name, make in makers.items():
+        make()
+        before = os.listdir("/proc/self/fd")
+        failed = 0
+        k = 0
+        while True:
+            _testcapi.set_nomemory(k, k + 1)
+            try:
+                make()
+                fine = True
+            except MemoryError:
+                fine = False
+            except OSError as error:   # of the poller's tables
+                fine = False
+                assert error.errno == 12, error
+            _testcapi.remove_mem_hooks()
+            if fine:
+                break
+            failed += 1
+            k += 1
+        assert os.listdir("/proc/self/fd") == before, name
+        assert budget.used == 0, name
+        print(name, failed > 0)
+"""
+
+
+def test_an_object_that_finds_no_memory_releases_what_it_had(child):
+    require_failing_allocations()
+    printed = child(CONSTRUCTORS).splitlines()
+    assert printed == [f"{name} True" for name in ("event loop", "load loop", "histogram", "table of hosts", "share")]

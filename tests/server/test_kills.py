@@ -3,10 +3,17 @@
 import contextlib
 import os
 import signal
+import socket
 import time
 
 import pytest
 
+from rioecho._core.budget import Share
+from rioecho._core.counts import Counts
+from rioecho._server.accepted import AcceptCounts, adopt
+from rioecho._server.child import END, OPENED_NOW, Child
+from rioecho._server.children import Children
+from rioecho._server.notify import WakePipe
 from rioecho.server import EchoServer
 from support.crowd import TOLD, crowd_of, stretch
 from support.peers import SECONDS, Command, Server, acknowledged, ask, dial, receive_all
@@ -83,6 +90,97 @@ def test_the_server_keeps_serving_when_all_children_are_killed():
             ask(sock)
     stats = server.stats()
     assert (stats["accepted"], stats["closed"], stats["errors"]) == (31, 31, 30)
+
+
+@needs_proc
+def test_a_killed_child_that_the_system_has_waited_for_is_an_error(caplog):
+    """With SIGCHLD ignored no zombie is left, and how a child has ended is not known."""
+    caplog.set_level("INFO", "rioecho.server")
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        others = children(os.getpid())
+        with EchoServer(engine="process") as server:
+            with dial(server.addresses[0]) as sock:
+                ask(sock)
+                (victim,) = children(os.getpid()) - others
+                with dial(server.addresses[0]) as other:
+                    ask(other)
+                    os.kill(victim, signal.SIGKILL)
+                    assert receive_all(sock) == b""
+                    ask(other)
+            until(lambda: server.stats()["active"] == 0)
+        assert server.stats()["errors"] == 1
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert sum("its process exited" in message for message in caplog.messages) == 1
+    assert sum("end of input" in message for message in caplog.messages) == 1
+
+
+def a_fork():
+    """Return a Children, an accepted connection, its client, and a function that forks a child for it."""
+    kids, counts, stop = Children(), Counts(), WakePipe()
+    far, near = socket.socketpair()
+    accepted = adopt(near, AcceptCounts())
+
+    def fork(child):
+        kids.fork(
+            child,
+            accepted,
+            "line",
+            timeout=None,
+            max_line=0,
+            stop_fd=stop.fd,
+            drain_timeout=1,
+            tell_lines=False,
+            proxied=False,
+            counts=counts,
+            memory=Share(None, 0),
+        )
+
+    return kids, accepted, far, fork
+
+
+def test_a_child_whose_descriptor_somebody_has_closed_reports_the_error():
+    kids, accepted, far, fork = a_fork()
+    child = Child("somebody")
+    os.close(accepted.fileno())
+    fork(child)
+    while kids.next() is None:
+        pass
+    assert child.read_line() == END
+    counts = Counts()
+    kids.reap(child, counts, WakePipe())
+    assert child.reason == "Bad file descriptor"
+    assert counts.now()["errors"] == 1
+    far.close()
+
+
+def test_a_connection_is_given_to_one_child_only():
+    kids, _, far, fork = a_fork()
+    child = Child("somebody")
+    fork(child)
+    with pytest.raises(ValueError, match="taken already"):
+        fork(Child("nobody"))
+    with far:
+        far.settimeout(SECONDS)
+        ask(far)
+    while kids.next() is None:
+        pass
+    assert child.read_line() == OPENED_NOW
+    child.opened(None)
+    while kids.next() is None or child.read_line() != END:
+        pass
+    kids.reap(child, Counts(), WakePipe())
+    assert child.reason == "end of input"
+    assert not kids.any
+
+
+def test_without_descriptors_for_both_pipes_there_is_no_child(few_descriptors):
+    for left in range(4):
+        with few_descriptors(left), pytest.raises(OSError, match="Too many open files"):
+            Child("somebody", asks=True)
+    with few_descriptors(4):
+        Child("somebody", asks=True)
 
 
 @needs_proc

@@ -64,6 +64,38 @@ def test_close_in_connection_made_sends_the_greeting(life):
         assert life.next("lost") is None
 
 
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_the_end_in_connection_made_after_a_proxy_header(life, end):
+    def made(conn):
+        getattr(conn, end)()
+
+    with serve(life.handler(made=made), proxy_protocol=True) as server, dial(server.addresses[0]) as client:
+        client.sendall(b"PROXY UNKNOWN\r\nx\n")
+        assert not ended(client)
+        life.next("made")
+        assert isinstance(life.next("lost"), ConnectionAbortedError if end == "abort" else type(None))
+    life.silent()
+
+
+def test_close_of_a_connection_that_is_already_reset_is_an_orderly_end(life):
+    called, gone = threading.Event(), threading.Event()
+
+    def answer(conn, lines):
+        called.set()
+        assert gone.wait(SECONDS)
+        conn.close()
+
+    with serve(life.handler(answer)) as server:
+        with dial(server.addresses[0]) as client:
+            client.sendall(b"x\n")
+            assert called.wait(SECONDS)
+            reset(client)
+        gone.set()
+        assert life.lost() is None
+        until(lambda: server.stats()["active"] == 0)
+        assert server.stats()["errors"] == 0
+
+
 def test_close_from_another_thread_sends_what_was_written(life):
     data = os.urandom(1_000_000)
     with serve(life.handler()) as server, dial(server.addresses[0]) as client:
@@ -267,6 +299,15 @@ def test_a_wrong_proxy_header_ends_the_connection_without_a_handler(life):
         until(lambda: server.stats()["active"] == 0)
         until(lambda: server.stats()["closed"] == 1)
     assert "input" not in [kind for kind, _ in iter_events(life)]
+
+
+def test_the_representation_of_a_connection_names_its_peer_and_its_end(life):
+    with serve(life.handler()) as server, dial(server.addresses[0]) as client:
+        conn = life.next("made")
+        name = "({}, {})".format(*client.getsockname())
+        assert repr(conn) == f"<Connection {name}>"
+    assert life.lost() is None
+    assert repr(conn) == f"<Connection {name} over>"
 
 
 def test_extra_info_is_of_the_connection(life):

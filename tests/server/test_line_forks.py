@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -186,3 +187,20 @@ def test_a_handler_runs_a_process_of_multiprocessing(recorder):
     with serving(Handler) as server, dial(server.addresses[0]) as sock:
         ask(sock)
         ask(sock)
+
+
+@needs_compiler
+@pytest.mark.long
+def test_a_call_waits_for_the_lock_of_a_connection_that_another_thread_holds(recorder, outside):
+    entered, leave = os.pipe(), os.pipe()
+    with serving(recorder) as server, dial(server.addresses[0]) as sock:
+        conn = take(recorder.made).conn
+        holder = threading.Thread(target=outside.hold, args=(conn, entered[1], leave[0]))
+        holder.start()
+        os.read(entered[0], 1)
+        # Another process, because the wait, for no longer than a system call usually, does not give up the GIL.
+        with subprocess.Popen([sys.executable, "-c", f"import os; os.write({leave[1]}, b'x')"], pass_fds=leave[1:]):
+            assert conn.get_extra_info("socket").getpeername() == sock.getsockname()
+            holder.join()
+    for fd in (*entered, *leave):
+        os.close(fd)

@@ -13,8 +13,9 @@ import pytest
 
 from rioecho import LineServer
 from support.handlers import Recorder, a_recorder, serving, stuff, take
-from support.peers import Running, acknowledged, ask, dial, receive, receive_all, reset
+from support.peers import SECONDS, Running, acknowledged, ask, dial, receive, receive_all, reset
 from support.procfs import descriptors, needs_proc, until
+from support.proxies import version_1
 
 
 @pytest.fixture
@@ -135,6 +136,82 @@ def test_the_failure_of_a_function_is_logged_with_the_peer(failures, caplog, hea
         assert receive_all(sock) == b""
         until(failures)
     assert failures()[0].getMessage() == f"The handler of {name} failed"
+
+
+def test_the_failure_at_the_first_line_is_logged_with_the_address_of_the_proxy_header(failures, caplog):
+    def handler(lines):
+        raise ValueError
+
+    caplog.set_level(logging.INFO, "rioecho.server")
+    with serving(handler, proxy_protocol=True) as server, dial(server.addresses[0]) as sock:
+        sock.sendall(version_1() + b"bad\n")  # the header and the line are read together
+        assert receive_all(sock) == b""
+        until(failures)
+    assert failures()[0].getMessage() == "The handler of (192.0.2.7, 4321) failed"
+
+
+def test_the_failure_of_a_function_whose_client_has_gone_is_logged_without_a_name(failures):
+    gone, called = threading.Event(), threading.Event()
+
+    def handler(lines):
+        called.set()
+        assert gone.wait(SECONDS)
+        raise ValueError
+
+    with serving(handler) as server:
+        with dial(server.addresses[0]) as sock:
+            sock.sendall(b"x\n")
+            assert called.wait(SECONDS)
+            reset(sock)
+        gone.set()
+        until(failures)
+    assert failures()[0].getMessage() == "The handler of a connection failed"
+
+
+def test_a_handler_whose_connection_lost_cannot_be_got_is_logged(recorder, failures):
+    class Handler(recorder):
+        @property
+        def connection_lost(self):
+            raise ValueError
+
+    with serving(Handler) as server:
+        with dial(server.addresses[0]) as sock:
+            ask(sock)
+        until(failures)
+        with dial(server.addresses[0]) as sock:
+            ask(sock)
+    assert "failed when the connection was lost" in failures()[0].getMessage()
+
+
+def test_a_handler_is_told_of_the_end_although_its_socket_cannot_be_closed(recorder, failures):
+    """Somebody has closed the descriptor of the duplicate."""
+
+    class Handler(recorder):
+        def lines_received(self, lines):
+            os.close(self.conn.get_extra_info("socket").fileno())
+            return lines
+
+    with serving(Handler) as server:
+        with dial(server.addresses[0]) as sock:
+            ask(sock)
+        assert take(Handler.lost) is None
+    assert "Bad file descriptor" in str(failures()[0].exc_info[1])
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") in ("sanitize", "race"), reason="sanitizers abort at such a size")
+def test_an_answer_for_which_there_is_no_memory_ends_the_connection_and_none_of_it_is_sent(recorder, failures):
+    class Handler(recorder):
+        def lines_received(self, lines):
+            self.conn.write(b"written before\n")
+            return [b"first\n"] + [bytes(1 << 26)] * (1 << 22)  # 2 ** 48 bytes, which no machine has
+
+    with serving(Handler) as server:
+        with dial(server.addresses[0]) as sock:
+            sock.sendall(b"x\n")
+            assert receive_all(sock) == b"written before\n"
+        assert isinstance(take(Handler.lost), MemoryError)
+    assert failures()
 
 
 def test_what_was_answered_and_written_before_the_failure_is_sent(recorder):

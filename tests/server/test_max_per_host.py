@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import os
 import random
 import socket
 import struct
@@ -190,3 +191,22 @@ def test_connections_that_outlive_their_table_are_closed():
     for connection in held:
         connection.close()
         assert connection.fileno() == -1
+
+
+def test_a_forked_child_that_drops_its_copies_releases_nothing_of_the_parent():
+    table = HostTable(1)
+    held = connection_from(ipaddress.IPv4Address("192.0.2.7"))
+    assert held.admit(table)
+    pid = os.fork()
+    if pid == 0:
+        held.close()
+        again = connection_from(ipaddress.IPv4Address("192.0.2.7"))
+        status = 0 if not again.admit(table) else 1
+        del again, held, table
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    again = connection_from(ipaddress.IPv4Address("192.0.2.7"))
+    assert not again.admit(table)
+    held.close()
+    assert again.admit(table)
+    again.close()

@@ -16,7 +16,8 @@ import pytest
 from rioecho._server.accepted import AcceptCounts, accept
 from rioecho._server.udp import UdpEcho
 from rioecho.server import EchoServer
-from support.peers import SECONDS, Running, Server, ask, dial, processor_seconds
+from support.handlers import Life, serve
+from support.peers import SECONDS, Running, Server, ask, dial, processor_seconds, receive_all
 from support.procfs import until
 
 ENGINES = ["iterative", "process", "thread", "event"]
@@ -189,3 +190,47 @@ def test_a_limit_of_descriptors_below_their_number_is_a_pause(engine, monkeypatc
         for sock in clients:
             sock.close()
         assert server.status() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the descriptor of epoll(7) in /proc")
+def test_a_poller_that_somebody_closes_ends_a_server_and_tells_its_handlers():
+    """Also those whose connections linger, which have been told already."""
+    life = Life()
+
+    def answer(conn, lines):
+        conn.close()
+        return b"bye\n"
+
+    before = pollers_of_this_process()
+    server = serve(life.handler(answer))
+    server.start()
+    with contextlib.ExitStack() as stack:
+        lingering = stack.enter_context(dial(server.addresses[0]))
+        lingering.sendall(b"quit\n")
+        assert receive_all(lingering) == b"bye\n"
+        assert life.lost() is None
+        other = stack.enter_context(dial(server.addresses[0]))
+        life.next("made")
+        null = os.open(os.devnull, os.O_RDONLY)
+        for fd in pollers_of_this_process() - before:
+            os.dup2(null, fd)  # not only closed: nobody may get the number
+        os.close(null)
+        other.sendall(b"x\n")  # ends the wait; what comes of it is not certain
+        with pytest.raises(OSError, match="Invalid argument"):
+            Running(server.wait).result()
+        server.close()
+        for sock in (lingering, other):
+            with contextlib.suppress(ConnectionError):
+                assert receive_all(sock) in (b"", b"bye\n")
+    life.lost()
+    life.silent()
+    assert server.stats()["active"] == 0
+
+
+def pollers_of_this_process():
+    found = set()
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]":
+                found.add(fd)
+    return found

@@ -48,12 +48,15 @@ def test_waiting_for_a_group_ends_at_the_timeout():
 
 
 def test_a_cancelled_task_is_never_called_and_has_ended():
-    ended = Latch()
-    task = Task(pytest.fail, name="never", latches=(ended,))
+    ended, group = Latch(), WaitGroup()
+    task = Task(pytest.fail, name="never", group=group, latches=(ended,))
     assert task.cancel()
     assert not task.cancel()
     assert not task.start()
+    assert not task.begin()
     assert ended.is_open
+    group.close()
+    assert group.wait(0)
 
 
 def test_an_exception_ends_the_task_and_is_reported(monkeypatch):
@@ -163,6 +166,12 @@ def test_a_wake_pipe_wakes_drops_and_closes():
     pipe.close()
     assert pipe.fd == -1
     stop.close()
+
+
+def test_without_a_descriptor_there_is_no_wake_pipe(few_descriptors):
+    with few_descriptors(1), pytest.raises(OSError, match="Too many open files"):
+        WakePipe()
+    WakePipe().close()
 
 
 def test_a_stop_is_over_at_the_drain_deadline():

@@ -134,6 +134,13 @@ def test_a_lock_that_is_never_released_does_not_prevent_listening(path, unix, mo
         assert answers(path, unix(path).sock)
 
 
+def test_a_released_lock_cannot_be_taken(path):
+    with FolderLock(os.path.dirname(path)) as lock:
+        pass
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        lock.take()
+
+
 def test_the_path_is_not_touched_while_another_server_holds_the_lock(path, unix, monkeypatch):
     there = []
 

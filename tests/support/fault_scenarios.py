@@ -26,6 +26,7 @@ from rioecho._server.hosts import HostTable
 sys.path.append(str(Path(__file__).parents[1]))
 
 from support import faults
+from support.delivery import tcp_pair
 from support.faults import (
     ACCEPT,
     DATA,
@@ -375,11 +376,17 @@ def feed(sock, data):
 
 def adopting(fault):
     """Give a connection to an event loop, which takes it or leaves it to its owner."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = tcp_pair()
     tally, table = AcceptCounts(), HostTable(1)
     reader, writer = os.pipe()
     loop = EventLoop(
-        "line", idle_timeout=None, max_line=0, drain_timeout=5, stop_fd=reader, on_closed=lambda *closing: None
+        "line",
+        idle_timeout=None,
+        max_line=0,
+        drain_timeout=5,
+        stop_fd=reader,
+        on_closed=lambda *closing: None,
+        hosts=table,
     )
     connection = adopt(theirs, tally)
     assert connection.admit(table)
@@ -400,6 +407,11 @@ def adopting(fault):
         assert read_all(os.dup(ours.fileno())) == DATA
         assert (tally.accepted, tally.refused) == (1, 0)
     loop.close()
+    ours.close()
+    ours, theirs = tcp_pair()
+    connection = adopt(theirs, tally)
+    assert connection.admit(table)  # the claim of the first one was released
+    connection.close()
     ours.close()
     os.close(reader)
     os.close(writer)
@@ -470,6 +482,10 @@ for engine in ("iterative", "thread", "event"):
 SCENARIOS["a server of lines that may cut"] = (
     surviving(line_server, DATA + b"\n"),
     {RECV: PASSING + CUTTING, SEND: PASSING + CUTTING, EPOLL_CTL: WATCHING_FAULTS},
+)
+SCENARIOS["a server that waits to send"] = (
+    surviving(partial(EchoServer, engine="event", drain_timeout=10.0), DATA * 2000),
+    {EPOLL_CTL: WATCHING_FAULTS},
 )
 SCENARIOS["a server that splices"] = (
     surviving(bulk_server, DATA * 2000),

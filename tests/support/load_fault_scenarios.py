@@ -158,11 +158,20 @@ OPTIONS = {
 
 def main(step):
     honest, brief = start(serve_honestly), start(serve_briefly)
+    large = Plan(honest, connections=1, message_bytes=8 << 20, duration=DURATION, warmup=0, stall_timeout=5.0)
+
+    def blocked(fault):
+        """Run a load test whose messages do not fit into the socket buffers, so that it waits to send."""
+        result, error = attempt(large, fault)
+        assert error is None or error.errno in FATAL[EPOLL_CTL], error
+        assert error is not None or result.lost == 0
+
     scenarios = {
         "a load test, passing faults": (passing(honest, False), PASSING),
         "a load test": (fatal(honest, False), FATAL),
         "one that reconnects, passing faults": (passing(brief, True), PASSING),
         "one that reconnects": (fatal(brief, True), FATAL),
+        "one that waits to send": (blocked, {EPOLL_CTL: [errno.ENOMEM]}),
     }
     for name, (scenario, faults) in scenarios.items():
         sweep(name, scenario, faults, step=step)

@@ -37,6 +37,7 @@ SANITIZERS = {
     "sanitize": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
     "race": ["-fsanitize=thread"],
 }
+COUNTS = ["--coverage", "-fprofile-update=atomic"]
 CHECKS = {"boundscheck": True, "initializedcheck": True, "nonecheck": True}
 
 
@@ -57,6 +58,8 @@ def compile_outside(source: str, folder: Path, *, inner: bool = False):
         if VARIANT in SANITIZERS:
             flags = SANITIZERS[VARIANT]
             options |= {"extra_compile_args": ["-g", "-O1", *flags], "extra_link_args": flags}
+        if VARIANT == "coverage":
+            options |= {"extra_compile_args": ["-O0", "-g0", *COUNTS], "extra_link_args": COUNTS}
     (folder / "outside.pyx").write_text(source)
     (folder / "setup.py").write_text(SETUP.replace("OPTIONS", repr(options)).replace("DIRECTIVES", repr(directives)))
     # Cython searches for .pxd files along sys.path, on which the package may not be: an import hook may find it.

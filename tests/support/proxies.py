@@ -50,6 +50,8 @@ WRONG = {
     "a line": b"PROXI",
     "lower case": b"p",
     "another protocol": b"PROXY UDP4 192.0.2.7 198.51.100.1 1 2\r\n",
+    "another version of TCP": b"PROXY TCP5 192.0.2.7 198.51.100.1 1 2\r\n",
+    "more than TCP4": b"PROXY TCP44 192.0.2.7 198.51.100.1 1 2\r\n",
     "too few words": b"PROXY TCP4 192.0.2.7 198.51.100.1 1\r\n",
     "too many words": b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2 3\r\n",
     "two blanks": b"PROXY TCP4  192.0.2.7 198.51.100.1 1 2\r\n",

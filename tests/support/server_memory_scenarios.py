@@ -44,6 +44,7 @@ class Handler:
         self.made.append(self)
 
     def lines_received(self, lines):
+        self.conn.get_extra_info("socket")
         self.conn.write(lines[0])
         return lines[1:]
 
@@ -153,9 +154,9 @@ def run(engine, allocator, k, width, command, replies):
     """Run one server in which the k-th allocation fails. This thread must not need memory in the meantime."""
     if engine == "handler":
         del Handler.made[:]
-        server = LineServer(Handler, host="127.0.0.1", drain_timeout=SECONDS / 4)
+        server = LineServer(Handler, host="127.0.0.1", drain_timeout=SECONDS / 4, max_per_host=1000)
     else:
-        server = EchoServer(host="127.0.0.1", engine=engine, drain_timeout=SECONDS / 4)
+        server = EchoServer(host="127.0.0.1", engine=engine, drain_timeout=SECONDS / 4, max_per_host=1000)
     server.start()
     port = b"%d" % server.addresses[0][1]
     reply = bytearray(1)
