@@ -1,4 +1,4 @@
-"""A Rio over an ssl.SSLSocket that is not encrypted yet or no longer, or whose socket takes little, and code in OpenSSL."""
+"""A Rio over an ssl.SSLSocket before the handshake, after unwrap(), with little room, and under code in OpenSSL."""
 
 import os
 import socket

@@ -4,6 +4,7 @@ A MemoryError loses no data: the call is repeated and continues. While allocatio
 allocate memory, so it stores results in a list of fixed length.
 """
 
+import asyncio
 import os
 import shutil
 import socket
@@ -14,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 
 from rioecho import Feed, Rio, echo
+from rioecho.aio import streams
+from rioecho.aio.rio import open_rio
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -24,6 +27,9 @@ _testcapi = import_module("_testcapi")  # CPython's own test helpers
 DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(12)) + b"x" * 700 + b"\nthe rest"
 BUFFER = bytearray(300)
 LARGE = bytearray(len(DATA))
+FULL = bytes(1 << 22)  # more than a socket takes while nobody reads
+MANY = 150  # number of allocations that fail one after the other where nothing tells whether one has failed
+LOOP = asyncio.new_event_loop()  # it does not run
 LONGER = [b"%d" % i * 300 * i for i in range(1, 60)]  # pieces that a buffer has to grow for
 
 
@@ -128,6 +134,133 @@ def taking_in(make, put):
     return scenario
 
 
+def coming_in(put, width=1):
+    """Give pieces to a Rio of asyncio as a loop does. It keeps what there is no memory for, without an error.
+
+    ``width`` allocations fail. Nothing tells whether any has failed, so each is assumed to have.
+    """
+
+    def scenario(k):
+        rio, protocol = open_rio(LOOP, bufsize=64)
+        _testcapi.set_nomemory(k, k + width)
+        for piece in LONGER:
+            put(rio, protocol, piece)
+        held = None
+        while held is None:
+            try:
+                held = rio.read_buffered()
+            except MemoryError:
+                pass
+        _testcapi.remove_mem_hooks()
+        rio.abort()
+        assert held == b"".join(LONGER), k
+        return k < MANY
+
+    return scenario
+
+
+def by_copy(rio, protocol, piece):
+    while True:
+        try:
+            return protocol.data_received(piece)
+        except MemoryError:
+            pass
+
+
+def by_memory(rio, protocol, piece):
+    """Store a piece in the memory of the Rio, as far as it fits at once."""
+    at = 0
+    while at < len(piece):
+        try:
+            view = protocol.get_buffer(-1)
+        except MemoryError:
+            continue
+        n = min(len(view), len(piece) - at)
+        view[:n] = memoryview(piece)[at : at + n]
+        protocol.buffer_updated(n)
+        at += n
+
+
+def beside_a_view(rio, protocol, piece):
+    """Put bytes in front while the loop has a view of the memory, and take them back."""
+    while True:
+        try:
+            view = protocol.get_buffer(-1)
+            break
+        except MemoryError:
+            pass
+    while True:
+        try:
+            rio.unread(piece)
+            break
+        except MemoryError:
+            pass
+    del view
+    while True:
+        try:
+            held = rio.read_buffered()
+            break
+        except MemoryError:
+            pass
+    by_copy(rio, protocol, held[len(piece) :])
+    by_copy(rio, protocol, held[: len(piece)])
+
+
+def streaming(k):
+    """Give pieces to a StreamReader. The loop gets the error, so it is given the piece again."""
+    reader = streams.StreamReader(loop=LOOP)
+    protocol = streams.StreamReaderProtocol(reader, loop=LOOP)
+    _testcapi.set_nomemory(k, k + 2)
+    for piece in LONGER:
+        by_memory(None, protocol, piece)
+    _testcapi.remove_mem_hooks()
+    assert reader._buffer == b"".join(LONGER), k
+    return k < MANY
+
+
+def large(read):
+    """Read what fills most of a bytes object, which is then made smaller."""
+    data = bytes(range(250)) * 280
+
+    def scenario(k):
+        ours, theirs = socket.socketpair()
+        theirs.sendall(data)
+        theirs.close()
+        rio = Rio(ours, bufsize=64)
+        got = [b""] * 100
+        failed = patiently(got, lambda: read(rio), k)
+        ours.close()
+        assert b"".join(got) == data, k
+        return failed or k < 30  # most are made again, with less
+
+    return scenario
+
+
+def reading_ahead(k):
+    """Send more than a socket takes, and read ahead meanwhile. Without memory the write goes on without."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(DATA)
+    theirs.shutdown(socket.SHUT_WR)
+    rio = Rio(ours, bufsize=64, timeout=0.01)  # with 0 it would not read
+    taken = 0
+    failed = False
+    _testcapi.set_nomemory(k, k + 1)
+    try:
+        rio.writen(FULL, read_ahead=len(DATA) + 1)
+    except TimeoutError as error:
+        _testcapi.remove_mem_hooks()
+        taken = error.characters_written
+    except MemoryError as error:
+        _testcapi.remove_mem_hooks()
+        failed = True
+        taken = getattr(error, "characters_written", None)  # None: there was none for this number
+    assert rio.read() == DATA, k
+    ours.close()
+    assert len(Rio(theirs).read()) == taken or taken is None, k
+    theirs.close()
+    return failed or k < 30  # the write goes on where there is no memory to read ahead
+
+
 def writing(k):
     ours, theirs = socket.socketpair()
     rio = Rio(ours, bufsize=64)
@@ -213,11 +346,14 @@ def echoing(k):
 
 SCENARIOS = {
     "readline": reading(lambda rio: rio.readline()),
+    "readline, a buffer of 1 byte": reading(lambda rio: rio.readline(), 1),
     "read(7)": reading(lambda rio: rio.read(7)),
     "read(500)": reading(lambda rio: rio.read(500)),
     "read()": reading(lambda rio: rio.read()),
     "readexactly(500)": reading(lambda rio: rio.readexactly(min(500, rio.fill(500)))),
     "read(10**12)": reading(lambda rio: rio.read(10**12)),
+    "read(), much": large(lambda rio: rio.read()),
+    "read(69000)": large(lambda rio: rio.read(69_000)),
     "readinto": reading(readinto, 600),
     "readinto, more than the buffer": reading(line_and_readinto),
     "readlines1": reading(readlines1),
@@ -228,6 +364,13 @@ SCENARIOS = {
     "socket-like": reading(lambda rio: rio.readline(), kind=SocketLike),
     "socket-like, timeout": reading(lambda rio: rio.readline(timeout=30.5), kind=SocketLike),
     "write": writing,
+    "read_ahead": reading_ahead,
+    "asyncio, data_received": coming_in(by_copy),
+    "asyncio, data_received twice": coming_in(by_copy, 2),
+    "asyncio, get_buffer": coming_in(by_memory),
+    "asyncio, get_buffer without memory": coming_in(by_memory, 2),
+    "asyncio, unread": coming_in(beside_a_view),
+    "asyncio.streams": streaming,
     "echo": echoing,
 }
 
@@ -255,6 +398,7 @@ def main():
         assert made or name in OUT_OF_REACH, f"{name}: no allocation failed"
         assert set(os.listdir("/proc/self/fd")) == before, f"{name}: a descriptor is still open"
         print(f"{name}: {made}")
+    LOOP.close()
 
 
 if __name__ == "__main__":
