@@ -549,3 +549,17 @@ def test_overridden_methods_of_a_connection_are_called(counting, unwrap):
     else:
         socket.socket(fileno=peer.detach()).close()
     assert rio.read(timeout=REST) == b"the rest"
+
+
+def test_a_file_of_a_connection_has_the_timeout_of_its_socket(ends):
+    connection, peer = ends
+    connection.settimeout(0.01)
+    with rioecho.makefile(connection, "rwb") as file:
+        assert isinstance(file, Rio)
+        with pytest.raises(TimeoutError, match=r"^timed out$"):
+            file.readline()
+        peer.sendall(b"a line\n")
+        connection.settimeout(REST)
+        assert file.readline() == b"a line\n"
+        file.write(b"answer\n")
+    assert peer.recv(100) == b"answer\n"

@@ -1,4 +1,4 @@
-"""Rare ways in which a call of a Rio ends: errors that take no attributes, sockets without a peer, handlers that wait."""
+"""Rare ends of the calls of a Rio, and rare objects: without a time limit, without a wait, by thousands."""
 
 import ctypes
 import functools

@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 import ssl
+import sys
 import threading
 import time
 
@@ -14,6 +15,7 @@ import pytest
 
 import rioecho
 from rioecho import Rio
+from support.procfs import sleeps, until
 
 REST = 5  # seconds after which a test fails
 BIG = 1 << 22  # number of bytes, more than a socket takes while nobody reads
@@ -262,3 +264,40 @@ def test_a_read_that_begins_beside_a_write_with_less_time_waits_for_its_own(over
 
     background(answer)
     assert rio.readline(timeout=REST) == b"a line\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_thread_of_a_child_process_waits_as_long_as_it_is_told_though_the_main_thread_has_not_read(ends):
+    rio = Rio(Timed(ends[0]))
+    pid = os.fork()
+    if pid == 0:
+        status = []
+
+        def read():
+            for _ in range(2):
+                try:
+                    rio.readline(timeout=0.01)
+                except TimeoutError:
+                    status.append("timed out")
+
+        try:
+            thread = threading.Thread(target=read)
+            thread.start()
+            thread.join(REST)
+        finally:
+            os._exit(0 if status == ["timed out"] * 2 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_threads_that_read_one_file_of_an_object_take_turns(overridden, ends, background):
+    got = []
+    with rioecho.makefile(overridden, "rb") as file:
+        readers = [background(lambda: got.append(file.readline())) for _ in range(2)]
+        for reader in readers:
+            until(lambda reader=reader: sleeps(reader) or sleeps(reader, locked=True), "a reader to wait")
+        ends[1].sendall(b"one\n")
+        ends[1].sendall(b"two\n")
+        for reader in readers:
+            reader.join(REST)
+    assert sorted(got) == [b"one\n", b"two\n"]

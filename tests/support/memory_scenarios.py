@@ -145,12 +145,7 @@ def coming_in(put, width=1):
         _testcapi.set_nomemory(k, k + width)
         for piece in LONGER:
             put(rio, protocol, piece)
-        held = None
-        while held is None:
-            try:
-                held = rio.read_buffered()
-            except MemoryError:
-                pass
+        held = again(rio.read_buffered)
         _testcapi.remove_mem_hooks()
         rio.abort()
         assert held == b"".join(LONGER), k
@@ -159,22 +154,24 @@ def coming_in(put, width=1):
     return scenario
 
 
-def by_copy(rio, protocol, piece):
+def again(call, *arguments):
+    """Make a call until there is memory for it."""
     while True:
         try:
-            return protocol.data_received(piece)
+            return call(*arguments)
         except MemoryError:
-            pass
+            continue
+
+
+def by_copy(rio, protocol, piece):
+    again(protocol.data_received, piece)
 
 
 def by_memory(rio, protocol, piece):
     """Store a piece in the memory of the Rio, as far as it fits at once."""
     at = 0
     while at < len(piece):
-        try:
-            view = protocol.get_buffer(-1)
-        except MemoryError:
-            continue
+        view = again(protocol.get_buffer, -1)
         n = min(len(view), len(piece) - at)
         view[:n] = memoryview(piece)[at : at + n]
         protocol.buffer_updated(n)
@@ -182,26 +179,11 @@ def by_memory(rio, protocol, piece):
 
 
 def beside_a_view(rio, protocol, piece):
-    """Put bytes in front while the loop has a view of the memory, and take them back."""
-    while True:
-        try:
-            view = protocol.get_buffer(-1)
-            break
-        except MemoryError:
-            pass
-    while True:
-        try:
-            rio.unread(piece)
-            break
-        except MemoryError:
-            pass
+    """Put bytes in front while the loop has a view of the memory."""
+    view = again(protocol.get_buffer, -1)
+    again(rio.unread, piece)
     del view
-    while True:
-        try:
-            held = rio.read_buffered()
-            break
-        except MemoryError:
-            pass
+    held = again(rio.read_buffered)
     by_copy(rio, protocol, held[len(piece) :])
     by_copy(rio, protocol, held[: len(piece)])
 
