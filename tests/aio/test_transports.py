@@ -215,6 +215,19 @@ async def test_a_pipe_is_read_from_until_it_is_paused(pipe):
     await until(lambda: protocol.noted == ["end", "lost"])
 
 
+async def test_a_pipe_that_is_paused_in_the_turn_in_which_bytes_come_is_not_read_from(pipe):
+    transport, protocol = descriptor(pipe[0], reads=True)
+    os.write(pipe[1], b"one")
+    transport.pause_reading()
+    transport._ready()  # as a loop may call it that had seen the bytes before
+    assert protocol.data == b""
+    transport.resume_reading()
+    await until(lambda: protocol.data == b"one")
+    transport.close()
+    await until(lambda: protocol.noted == ["lost"])
+    os.close(pipe[1])
+
+
 async def test_what_is_written_while_a_pipe_is_full_follows_and_close_sends_it(pipe):
     transport, protocol = descriptor(pipe[1], writes=True)
     assert not transport.can_write_eof()

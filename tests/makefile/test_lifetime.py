@@ -4,6 +4,8 @@ import errno
 import gc
 import io
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -244,3 +246,29 @@ def test_the_text_layer_can_be_detached_and_replaced(stream):
     with io.TextIOWrapper(rio, "utf-8") as file:
         stream.feed("größe\n".encode())
         assert file.readline() == "größe\n"
+
+
+DROPPED = """if True:
+    import gc, rioecho, socket, sys
+    near, far = socket.socketpair()
+    file = {"rioecho": rioecho.makefile, "stdlib": socket.socket.makefile}[sys.argv[1]](near, sys.argv[2])
+    file.write(b"to nobody")
+    far.close()
+    del file
+    gc.collect()
+    near.close()
+    print("went on")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["wb", "rwb"])
+def test_in_development_mode_a_dropped_file_tells_of_an_error_where_that_of_the_standard_library_does(mode):
+    told = []
+    for makefile in ("rioecho", "stdlib"):
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-c", DROPPED, makefile, mode], capture_output=True, text=True, timeout=LONG
+        )
+        assert done.stdout == "went on\n", done.stderr
+        told.append("BrokenPipeError" in done.stderr)
+    assert told[0] == told[1]

@@ -29,6 +29,7 @@ BUFFER = bytearray(300)
 LARGE = bytearray(len(DATA))
 FULL = bytes(1 << 22)  # more than a socket takes while nobody reads
 MANY = 150  # number of allocations that fail one after the other where nothing tells whether one has failed
+FRONT = b"." * 5000
 LOOP = asyncio.new_event_loop()  # it does not run
 LONGER = [b"%d" % i * 300 * i for i in range(1, 60)]  # pieces that a buffer has to grow for
 
@@ -188,6 +189,22 @@ def beside_a_view(rio, protocol, piece):
     by_copy(rio, protocol, held[: len(piece)])
 
 
+def behind_a_move(rio, protocol, piece):
+    """Make the held bytes move after the loop has got a view of the memory behind them."""
+    view = again(protocol.get_buffer, -1)
+    n = min(len(view), len(piece))
+    view[:n] = memoryview(piece)[:n]
+    again(rio.unread, FRONT)
+    try:
+        protocol.buffer_updated(n)
+    except MemoryError:  # the loop would end the connection
+        by_copy(rio, protocol, piece[:n])
+    del view
+    held = again(rio.read_buffered)
+    by_copy(rio, protocol, held[len(FRONT) :])
+    by_copy(rio, protocol, piece[n:])
+
+
 def streaming(k):
     """Give pieces to a StreamReader. The loop gets the error, so it is given the piece again."""
     reader = streams.StreamReader(loop=LOOP)
@@ -304,6 +321,32 @@ def reading_tls(contexts):
     return scenario
 
 
+def sending_tls(contexts):
+    """Let a read send what was written before. Whatever fails, it is sent once."""
+
+    def scenario(k):
+        near, far = tls_pair(*contexts)
+        rio = Rio(near, bufsize=64)
+        rio.write(b"question")
+        failed = False
+        _testcapi.set_nomemory(k, k + 1)
+        try:
+            rio.readline(timeout=0)
+        except BlockingIOError:
+            _testcapi.remove_mem_hooks()
+        except MemoryError:
+            _testcapi.remove_mem_hooks()
+            failed = True
+        rio.flush()
+        near.close()
+        assert far.recv(100) == b"question", k
+        assert far.recv(100) == b"", k
+        far.close()
+        return failed
+
+    return scenario
+
+
 def echoing(k):
     ours, theirs = socket.socketpair()
     theirs.sendall(DATA)
@@ -352,6 +395,7 @@ SCENARIOS = {
     "asyncio, get_buffer": coming_in(by_memory),
     "asyncio, get_buffer without memory": coming_in(by_memory, 2),
     "asyncio, unread": coming_in(beside_a_view),
+    "asyncio, memory that has moved": coming_in(behind_a_move),
     "asyncio.streams": streaming,
     "echo": echoing,
 }
@@ -363,7 +407,9 @@ OUT_OF_REACH = {"readinto"} if sys.version_info >= (3, 14) else set()
 def main():
     with tempfile.TemporaryDirectory() as folder:
         contexts = tls_contexts(folder)
-    scenarios = SCENARIOS | ({"TLS": reading_tls(contexts)} if contexts else {})
+    scenarios = SCENARIOS | (
+        {"TLS": reading_tls(contexts), "TLS, output that a read sends": sending_tls(contexts)} if contexts else {}
+    )
     for name, scenario in scenarios.items():
         before = set(os.listdir("/proc/self/fd"))
         made = passed = 0
