@@ -1,6 +1,7 @@
 """A Rio over an ssl.SSLSocket before the handshake, after unwrap(), with little room, and under code in OpenSSL."""
 
 import os
+import select
 import socket
 import ssl
 
@@ -151,6 +152,9 @@ def test_a_socket_that_does_not_wait_still_does_not_after_calls_with_a_timeout(s
         rio.readline()
     far.sendall(b"a line\n")
     assert rio.readline(timeout=REST) == b"a line\n"
+    far.sendall(b"and more\n")
+    assert select.select([near], [], [], REST)[0]
+    assert rio.readline(timeout=0) == b"and more\n"
     assert near.gettimeout() == 0
 
 
