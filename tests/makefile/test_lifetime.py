@@ -262,13 +262,10 @@ DROPPED = """if True:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["wb", "rwb"])
-def test_in_development_mode_a_dropped_file_tells_of_an_error_where_that_of_the_standard_library_does(mode):
-    told = []
+def test_in_development_mode_a_dropped_file_that_only_writes_tells_of_an_error():
     for makefile in ("rioecho", "stdlib"):
         done = subprocess.run(
-            [sys.executable, "-X", "dev", "-c", DROPPED, makefile, mode], capture_output=True, text=True, timeout=LONG
+            [sys.executable, "-X", "dev", "-c", DROPPED, makefile, "wb"], capture_output=True, text=True, timeout=LONG
         )
         assert done.stdout == "went on\n", done.stderr
-        told.append("BrokenPipeError" in done.stderr)
-    assert told[0] == told[1]
+        assert "BrokenPipeError" in done.stderr
