@@ -25,6 +25,7 @@ from rioecho._core.buffer cimport (
     framing,
 )
 from rioecho._core.convert cimport to_limit, to_size
+from rioecho._core.posix cimport rio_assert
 from rioecho._rio.framing cimport MORE, to_frame_width
 from rioecho._rio.input cimport consume, enter, leave_reading, take
 
@@ -67,8 +68,7 @@ cdef class Fed(Framing):
     cdef int put(self, const char *data, size_t n) except -1:
         """Add a copy of n bytes behind those held, for a caller that has entered. On an error nothing was added."""
         cdef size_t held = buffer_held(&self.inp)
-        if n > SIZE_MAX - held:
-            raise MemoryError
+        rio_assert(n <= SIZE_MAX - held)   # both are sizes of objects that exist
         buffer_trim(&self.inp, held + n)
         if buffer_reserve(&self.inp, held + n) < 0:
             raise MemoryError

@@ -90,10 +90,7 @@ cdef set handler_codes():
     """Return the identities of the code objects of all signal handlers that are written in Python."""
     cdef set codes = set()
     for number in range(1, _signal.NSIG):
-        try:
-            handler = _signal.getsignal(number)
-        except ValueError:   # a number that the C library keeps for itself
-            continue
+        handler = _signal.getsignal(number)
         if not callable(handler):   # SIG_DFL, SIG_IGN and None
             continue
         for _ in range(WRAPPERS):

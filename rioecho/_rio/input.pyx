@@ -133,7 +133,8 @@ cdef class Input:
             self.end_frames(last, True)
 
     cdef void call_waiting(self) noexcept:
-        """Wake the threads that wait for their turn. Here is none: a second call is refused."""
+        """Wake the threads that wait for their turn. Only a subclass that lets them wait sets ``crowded``."""
+        raise NotImplementedError
 
     # ---- calls that wait for nothing
 

@@ -10,6 +10,9 @@ along what OpenSSL has done. Blocking signals in this thread does not prevent th
 one, even to a thread of a C library, and Python runs the handler here. So ``SSL_read()`` and ``SSL_write()`` are called
 as those methods call them, through cffi, whose functions are written in C: no handler runs between OpenSSL's return and
 the storing of its result. What handlers raise before it has moved nothing, and what they raise after it is kept.
+
+OpenSSL looks for the reason of a failure in the thread's queue of errors, which must be empty before each call, and
+pyOpenSSL leaves the errors of system calls in it.
 """
 
 import sys
@@ -83,6 +86,7 @@ cdef class PyOpenSsl(TlsTurns):
             read = openssl._lib.SSL_read
             muted = self.mute()
             try:
+                openssl._lib.ERR_clear_error()
                 got = read(ssl, memory, size)
                 if got <= 0:
                     got = self.read_nothing(self.reason(ssl, got), want)
@@ -161,6 +165,7 @@ cdef class PyOpenSsl(TlsTurns):
         cdef Py_ssize_t put
         openssl = sys.modules["OpenSSL.SSL"]
         ssl = self.source._ssl
+        openssl._lib.ERR_clear_error()
         put = openssl._lib.SSL_write(ssl, record, len(record))
         if put <= 0:
             self.set_begun(record)

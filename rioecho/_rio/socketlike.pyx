@@ -27,7 +27,7 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memcpy
 
 from rioecho._core.convert cimport to_nanoseconds
-from rioecho._core.posix cimport POLLIN, POLLOUT, rio_monotonic_ns
+from rioecho._core.posix cimport POLLIN, POLLOUT, rio_assert, rio_monotonic_ns
 from rioecho._rio.handlers cimport raised_by_handler, runs_handlers
 from rioecho._rio.registry cimport register, registered
 from rioecho._rio.transport cimport OWN_TIMEOUT, RECORD
@@ -174,8 +174,7 @@ cdef class Patience(Registered):
         cdef object timeout = None if limit == INT64_MAX else min(limit, <int64_t>DAY) / 1e9
         if timeout == self.current:
             return 0
-        if not self.settable:
-            raise ValueError(f"{type(self.source).__name__} has no settimeout(), so a call cannot have a time limit")
+        rio_assert(self.settable)   # else the callers leave the timeout alone
         self.altered = True
         self.changes += 1
         self.current = self   # unknown: what follows may raise before or after it has taken effect
@@ -302,9 +301,8 @@ cdef class SocketLike(Transport):
         cdef size_t changes
         cdef int64_t began
         cdef bytes copy
+        rio_assert(n > 0)   # nothing is ever half sent
         want[0] = 0
-        if n == 0:
-            return 0
         copy = PyBytes_FromStringAndSize(data, min(n, <size_t>STEP))
         if self.untimed:
             patience = OWN_TIMEOUT

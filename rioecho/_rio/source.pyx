@@ -208,9 +208,7 @@ cdef bint sets_any(object source, tuple methods) except -1:
     """Report whether any of these attributes is set on the object itself."""
     if (<PyObject *>source).ob_type.tp_dictoffset == 0:   # a plain socket; asking takes longer than the rest
         return False
-    instance = getattr(source, "__dict__", None)
-    if instance is None:
-        return False
+    instance = getattr(source, "__dict__", ())
     if type(instance) is dict:
         for name in methods:
             if name in <dict>instance:

@@ -43,7 +43,7 @@ cdef class Transport(Registered):
 
     cdef object timeout(self):
         """Return the source's own timeout in seconds; ``None`` for no limit."""
-        return None
+        raise NotImplementedError
 
     cdef str timed_out(self, bint writing):
         """Return the text of the source's own ``TimeoutError``."""
@@ -59,4 +59,4 @@ cdef class Transport(Registered):
 
     cdef size_t least_room(self) noexcept:
         """Return the size that a buffer for ``recv()`` should have, so that no byte stays where nobody looks for it."""
-        return 1
+        raise NotImplementedError

@@ -58,7 +58,7 @@ cdef class Arrival(Endpoint):
 
     cdef bint choked(self) noexcept:
         """Report whether so much output is unsent that nothing more is to be read."""
-        return False
+        raise NotImplementedError
 
     cdef object room(self, Py_ssize_t hint):
         """Return writable memory behind the held bytes; if there is none, in the spare."""

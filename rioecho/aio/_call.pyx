@@ -44,6 +44,7 @@ cdef class Awaited(Fed):
 
     cdef void finish(self, Call call) noexcept:
         """End a call that has waited. Its answer may have been taken: nothing can be raised any more."""
+        raise NotImplementedError
 
     cdef bint asleep(self, Call call) noexcept:
         """Report whether a call waits and was not woken, so that only another task can have sent to it."""
@@ -55,6 +56,7 @@ cdef class Awaited(Fed):
 
     cdef void read_on(self) noexcept:
         """Read from the transport again if less is held now. The answer of a call has been taken, as in finish()."""
+        raise NotImplementedError
 
 
 @cython.final

@@ -194,7 +194,7 @@ cdef class Input(Arrival):
 
     cdef int before_wait(self) except -1:
         """Send the buffered output before a call waits."""
-        return 0
+        raise NotImplementedError
 
     # ---- time
 

@@ -167,10 +167,11 @@ cdef class Output(Input):
             return 0
         while self.queued and not self.stalled and not self.lost and not self.transport.is_closing():
             self.transport.write(self.next_chunk())
-        if self.stalled and not self.lost:
-            self.held_back = self.bottom().get_write_buffer_size()
-        if not self.stalled and self.gone != self.given and not self.transport.is_closing():
-            self.gone = self.given
+        if not self.lost:   # write() may have said so at once
+            if self.stalled:
+                self.held_back = self.bottom().get_write_buffer_size()
+            elif self.gone != self.given and not self.transport.is_closing():
+                self.gone = self.given
         self.wake_drains()
         return self.steer()
 

@@ -63,7 +63,7 @@ cdef bint unlink(loan *block) noexcept nogil:
 cdef class Lender(Awaited):
     cdef size_t wanted(self, Py_ssize_t hint) noexcept:
         """Return for how many more bytes there is to be room, at least 1. ``hint`` is that of the loop."""
-        return 1
+        raise NotImplementedError
 
     cdef object lend(self, Py_ssize_t hint):
         """Return a view of writable memory behind the held bytes; None if there is no memory."""

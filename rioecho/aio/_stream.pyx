@@ -203,7 +203,6 @@ cdef class StreamBase(Holder):
             self.overrun(n != 0, n - 1 if n else held)
         except LimitOverrunError as error:
             raise ValueError(error.args[0])
-        return 0
 
     cdef ssize_t whole_until(self) except -1:
         cdef object longest

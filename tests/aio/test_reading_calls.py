@@ -63,10 +63,29 @@ async def test_it_looks_like_one():
         await turns(2)
         assert "Rio.readline" in repr(task)
         assert call.cr_await is not None
+        assert call.cr_suspended
         assert task.get_stack() == []
         far.feed(b"x\n")
         assert await task == b"x\n"
         assert call.cr_await is None
+        assert not call.cr_suspended
+
+
+@pytest.mark.parametrize(
+    "step", [next, lambda call: call.__next__(), lambda call: call.send(None)], ids=["next", "__next__", "send"]
+)
+async def test_each_way_to_go_on_gives_the_future_and_then_the_result(step):
+    async with connected() as (rio, far):
+        call = rio.readline()
+        future = step(call)
+        assert not future.done()
+        far.feed(b"line\n")
+        await until(future.done)
+        with pytest.raises(StopIteration) as stop:
+            step(call)
+        assert stop.value.value == b"line\n"
+        with pytest.raises(RuntimeError, match="cannot reuse"):
+            step(call)
 
 
 async def test_one_that_is_never_awaited_warns_and_one_that_is_closed_does_not():

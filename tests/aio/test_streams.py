@@ -42,6 +42,42 @@ async def test_nothing_is_added_behind_the_end():
         assert await reader.read() == b"ab"
 
 
+async def test_a_loop_that_stores_bytes_behind_the_end_is_an_error():
+    reader = streams.StreamReader()
+    protocol = streams.StreamReaderProtocol(reader, loop=asyncio.get_running_loop())
+    reader.feed_data(b"ab")
+    view = protocol.get_buffer(10)
+    view[:2] = b"cd"
+    protocol.eof_received()
+    with pytest.raises(AssertionError, match="after feed_eof"):
+        protocol.buffer_updated(2)
+    del view
+    assert await reader.read() == b"ab"
+
+
+async def test_too_many_bytes_without_a_separator_are_an_overrun_and_are_kept():
+    for reader in (streams.StreamReader(limit=4), asyncio.StreamReader(limit=4)):
+        reader.feed_data(b"123456789")
+        with pytest.raises(asyncio.LimitOverrunError) as caught:
+            await reader.readuntil(b"ab")
+        assert caught.value.consumed == 8
+        reader.feed_eof()
+        assert await reader.read() == b"123456789"
+
+
+async def test_a_call_that_what_it_waits_for_has_ended_is_an_error():
+    class Reader(streams.StreamReader):
+        async def _wait_for_data(self, name):
+            self.call.close()
+
+    reader = Reader()
+    reader.call = reader.readline()
+    with pytest.raises(RuntimeError, match="ended while it waited"):
+        await reader.call
+    reader.feed_data(b"line\n")
+    assert await reader.readline() == b"line\n"
+
+
 async def test_the_buffer_of_a_stream_reader_shows_its_bytes():
     reader = streams.StreamReader()
     reader.feed_data(b"ab")

@@ -4,6 +4,8 @@ import errno
 import gc
 import io
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -244,3 +246,26 @@ def test_the_text_layer_can_be_detached_and_replaced(stream):
     with io.TextIOWrapper(rio, "utf-8") as file:
         stream.feed("größe\n".encode())
         assert file.readline() == "größe\n"
+
+
+DROPPED = """if True:
+    import gc, rioecho, socket, sys
+    near, far = socket.socketpair()
+    file = {"rioecho": rioecho.makefile, "stdlib": socket.socket.makefile}[sys.argv[1]](near, sys.argv[2])
+    file.write(b"to nobody")
+    far.close()
+    del file
+    gc.collect()
+    near.close()
+    print("went on")
+"""
+
+
+@pytest.mark.long
+def test_in_development_mode_a_dropped_file_that_only_writes_tells_of_an_error():
+    for makefile in ("rioecho", "stdlib"):
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-c", DROPPED, makefile, "wb"], capture_output=True, text=True, timeout=LONG
+        )
+        assert done.stdout == "went on\n", done.stderr
+        assert "BrokenPipeError" in done.stderr

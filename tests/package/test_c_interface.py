@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal
 import socket
 import struct
 import termios
@@ -15,6 +16,7 @@ import pytest
 
 import rioecho
 from support.outside import compile_outside, needs_compiler
+from support.procfs import sleeps, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -127,6 +129,35 @@ def test_a_line_longer_than_maxlen_is_returned_in_pieces(outside, pair) -> None:
     assert book.readlineb(5) == b"efgh\0"
     assert book.readlineb(5) == b"ij\n\0"
     assert book.readlineb(5) == b"k\n\0"
+
+
+@needs_compiler
+def test_a_line_without_room_for_a_byte_is_minus_one_with_einval(outside, pair) -> None:
+    ours, theirs = pair
+    book = outside.Book(ours.fileno())
+    theirs.sendall(b"ab\n")
+    with pytest.raises(OSError, match="Invalid argument"):
+        book.readlineb(1)
+    assert book.readlineb(10) == b"ab\n\0"
+
+
+@needs_compiler
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+def test_a_signal_does_not_end_a_read_at_c_level(outside, pair) -> None:
+    ours, theirs = pair
+    results = []
+    thread = threading.Thread(target=lambda: results.append(outside.readn(ours.fileno(), 4)))
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        thread.start()
+        for data in (b"ab", b"cd"):
+            until(lambda: sleeps(thread), "the read to wait")
+            signal.pthread_kill(thread.ident, signal.SIGUSR1)
+            theirs.sendall(data)
+        thread.join(20)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert results == [b"abcd"]
 
 
 @needs_compiler

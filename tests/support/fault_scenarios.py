@@ -63,7 +63,7 @@ class Fault(faults.Fault):
             raise error
 
 
-def reading(make_pair, read):
+def reading(make_pair, read, bufsize=64):
     """Return a scenario that reads DATA, which has been sent completely, up to EOF."""
 
     def scenario(fault):
@@ -444,6 +444,10 @@ SCENARIOS = {
         "readinto": readinto,
     }.items()
 }
+SCENARIOS["readline from a socket, a buffer of 1 byte"] = (
+    reading(socket_pair, lambda rio: rio.readline(), 1),
+    {RECV: READING_FAULTS},
+)
 SCENARIOS |= {
     f"{name} to a {kind}": (writing(make, write), {call: WRITING_FAULTS, POLL: POLL_FAULTS})
     for kind, make, call in (("socket", socket_pair, SEND), ("pipe", os.pipe, WRITE))

@@ -4,6 +4,7 @@ A MemoryError loses no data: the call is repeated and continues. While allocatio
 allocate memory, so it stores results in a list of fixed length.
 """
 
+import asyncio
 import os
 import shutil
 import socket
@@ -14,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 
 from rioecho import Feed, Rio, echo
+from rioecho.aio import streams
+from rioecho.aio.rio import open_rio
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -24,6 +27,10 @@ _testcapi = import_module("_testcapi")  # CPython's own test helpers
 DATA = b"".join(b"%d " % i * (i % 7) + b"\n" for i in range(12)) + b"x" * 700 + b"\nthe rest"
 BUFFER = bytearray(300)
 LARGE = bytearray(len(DATA))
+FULL = bytes(1 << 22)  # more than a socket takes while nobody reads
+MANY = 150  # number of allocations that fail one after the other where nothing tells whether one has failed
+FRONT = b"." * 5000
+LOOP = asyncio.new_event_loop()  # it does not run
 LONGER = [b"%d" % i * 300 * i for i in range(1, 60)]  # pieces that a buffer has to grow for
 
 
@@ -128,6 +135,131 @@ def taking_in(make, put):
     return scenario
 
 
+def coming_in(put, width=1):
+    """Give pieces to a Rio of asyncio as a loop does. It keeps what there is no memory for, without an error.
+
+    ``width`` allocations fail. Nothing tells whether any has failed, so each is assumed to have.
+    """
+
+    def scenario(k):
+        rio, protocol = open_rio(LOOP, bufsize=64)
+        _testcapi.set_nomemory(k, k + width)
+        for piece in LONGER:
+            put(rio, protocol, piece)
+        held = again(rio.read_buffered)
+        _testcapi.remove_mem_hooks()
+        rio.abort()
+        assert held == b"".join(LONGER), k
+        return k < MANY
+
+    return scenario
+
+
+def again(call, *arguments):
+    """Make a call until there is memory for it."""
+    while True:
+        try:
+            return call(*arguments)
+        except MemoryError:
+            continue
+
+
+def by_copy(rio, protocol, piece):
+    again(protocol.data_received, piece)
+
+
+def by_memory(rio, protocol, piece):
+    """Store a piece in the memory of the Rio, as far as it fits at once."""
+    at = 0
+    while at < len(piece):
+        view = again(protocol.get_buffer, -1)
+        n = min(len(view), len(piece) - at)
+        view[:n] = memoryview(piece)[at : at + n]
+        protocol.buffer_updated(n)
+        at += n
+
+
+def beside_a_view(rio, protocol, piece):
+    """Put bytes in front while the loop has a view of the memory."""
+    view = again(protocol.get_buffer, -1)
+    again(rio.unread, piece)
+    del view
+    held = again(rio.read_buffered)
+    by_copy(rio, protocol, held[len(piece) :])
+    by_copy(rio, protocol, held[: len(piece)])
+
+
+def behind_a_move(rio, protocol, piece):
+    """Make the held bytes move after the loop has got a view of the memory behind them."""
+    view = again(protocol.get_buffer, -1)
+    n = min(len(view), len(piece))
+    view[:n] = memoryview(piece)[:n]
+    again(rio.unread, FRONT)
+    try:
+        protocol.buffer_updated(n)
+    except MemoryError:  # the loop would end the connection
+        by_copy(rio, protocol, piece[:n])
+    del view
+    held = again(rio.read_buffered)
+    by_copy(rio, protocol, held[len(FRONT) :])
+    by_copy(rio, protocol, piece[n:])
+
+
+def streaming(k):
+    """Give pieces to a StreamReader. The loop gets the error, so it is given the piece again."""
+    reader = streams.StreamReader(loop=LOOP)
+    protocol = streams.StreamReaderProtocol(reader, loop=LOOP)
+    _testcapi.set_nomemory(k, k + 2)
+    for piece in LONGER:
+        by_memory(None, protocol, piece)
+    _testcapi.remove_mem_hooks()
+    assert reader._buffer == b"".join(LONGER), k
+    return k < MANY
+
+
+def large(read):
+    """Read what fills most of a bytes object, which is then made smaller."""
+    data = bytes(range(250)) * 280
+
+    def scenario(k):
+        ours, theirs = socket.socketpair()
+        theirs.sendall(data)
+        theirs.close()
+        rio = Rio(ours, bufsize=64)
+        got = [b""] * 100
+        failed = patiently(got, lambda: read(rio), k)
+        ours.close()
+        assert b"".join(got) == data, k
+        return failed or k < 30  # most are made again, with less
+
+    return scenario
+
+
+def reading_ahead(k):
+    """Send more than a socket takes, and read ahead meanwhile. Without memory the write goes on without."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(DATA)
+    theirs.shutdown(socket.SHUT_WR)
+    rio = Rio(ours, bufsize=64, timeout=0.01)  # with 0 it would not read
+    taken = 0
+    failed = False
+    _testcapi.set_nomemory(k, k + 1)
+    try:
+        rio.writen(FULL, read_ahead=len(DATA) + 1)
+    except TimeoutError as error:
+        _testcapi.remove_mem_hooks()
+        taken = error.characters_written
+    except MemoryError as error:
+        _testcapi.remove_mem_hooks()
+        failed = True
+        taken = getattr(error, "characters_written", None)  # None: there was none for this number
+    assert rio.read() == DATA, k
+    ours.close()
+    assert len(Rio(theirs).read()) == taken or taken is None, k
+    theirs.close()
+    return failed or k < 30  # the write goes on where there is no memory to read ahead
+
+
 def writing(size, bufsize=64, failures=1):
     """Return the scenario of writing pieces of ``size`` bytes, in which so many allocations in a row fail."""
 
@@ -194,6 +326,32 @@ def reading_tls(contexts):
     return scenario
 
 
+def sending_tls(contexts):
+    """Let a read send what was written before. Whatever fails, it is sent once."""
+
+    def scenario(k):
+        near, far = tls_pair(*contexts)
+        rio = Rio(near, bufsize=64)
+        rio.write(b"question")
+        failed = False
+        _testcapi.set_nomemory(k, k + 1)
+        try:
+            rio.readline(timeout=0)
+        except BlockingIOError:
+            _testcapi.remove_mem_hooks()
+        except MemoryError:
+            _testcapi.remove_mem_hooks()
+            failed = True
+        rio.flush()
+        near.close()
+        assert far.recv(100) == b"question", k
+        assert far.recv(100) == b"", k
+        far.close()
+        return failed
+
+    return scenario
+
+
 def echoing(k):
     ours, theirs = socket.socketpair()
     theirs.sendall(DATA)
@@ -218,11 +376,14 @@ def echoing(k):
 
 SCENARIOS = {
     "readline": reading(lambda rio: rio.readline()),
+    "readline, a buffer of 1 byte": reading(lambda rio: rio.readline(), 1),
     "read(7)": reading(lambda rio: rio.read(7)),
     "read(500)": reading(lambda rio: rio.read(500)),
     "read()": reading(lambda rio: rio.read()),
     "readexactly(500)": reading(lambda rio: rio.readexactly(min(500, rio.fill(500)))),
     "read(10**12)": reading(lambda rio: rio.read(10**12)),
+    "read(), much": large(lambda rio: rio.read()),
+    "read(69000)": large(lambda rio: rio.read(69_000)),
     "readinto": reading(readinto, 600),
     "readinto, more than the buffer": reading(line_and_readinto),
     "readlines1": reading(readlines1),
@@ -234,6 +395,14 @@ SCENARIOS = {
     "socket-like, timeout": reading(lambda rio: rio.readline(timeout=30.5), kind=SocketLike),
     "write": writing(50),
     "write, a length that is allocated": writing(300, bufsize=4096, failures=2),
+    "read_ahead": reading_ahead,
+    "asyncio, data_received": coming_in(by_copy),
+    "asyncio, data_received twice": coming_in(by_copy, 2),
+    "asyncio, get_buffer": coming_in(by_memory),
+    "asyncio, get_buffer without memory": coming_in(by_memory, 2),
+    "asyncio, unread": coming_in(beside_a_view),
+    "asyncio, memory that has moved": coming_in(behind_a_move),
+    "asyncio.streams": streaming,
     "echo": echoing,
 }
 
@@ -244,7 +413,9 @@ OUT_OF_REACH = {"readinto"} if sys.version_info >= (3, 14) else set()
 def main():
     with tempfile.TemporaryDirectory() as folder:
         contexts = tls_contexts(folder)
-    scenarios = SCENARIOS | ({"TLS": reading_tls(contexts)} if contexts else {})
+    scenarios = SCENARIOS | (
+        {"TLS": reading_tls(contexts), "TLS, output that a read sends": sending_tls(contexts)} if contexts else {}
+    )
     for name, scenario in scenarios.items():
         before = set(os.listdir("/proc/self/fd"))
         made = passed = 0
@@ -261,6 +432,7 @@ def main():
         assert made or name in OUT_OF_REACH, f"{name}: no allocation failed"
         assert set(os.listdir("/proc/self/fd")) == before, f"{name}: a descriptor is still open"
         print(f"{name}: {made}")
+    LOOP.close()
 
 
 if __name__ == "__main__":
