@@ -145,6 +145,7 @@ POSTS = (
             if b"wait\\n" in lines:
                 called.set()
                 assert gate.wait(SECONDS)
+                return None   # all that is left to be sent is what the other thread wrote
             return lines
 
         def connection_lost(self, reason):

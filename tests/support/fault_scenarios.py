@@ -487,10 +487,6 @@ SCENARIOS["a server of lines that may cut"] = (
     surviving(line_server, DATA + b"\n"),
     {RECV: PASSING + CUTTING, SEND: PASSING + CUTTING, EPOLL_CTL: WATCHING_FAULTS},
 )
-SCENARIOS["a server that waits to send"] = (
-    surviving(partial(EchoServer, engine="event", drain_timeout=10.0), DATA * 2000),
-    {EPOLL_CTL: WATCHING_FAULTS},
-)
 SCENARIOS["a server that splices"] = (
     surviving(bulk_server, DATA * 2000),
     {SPLICE: [SHORT, errno.EINTR, errno.EAGAIN, errno.EINVAL, errno.ECONNRESET, errno.EPIPE, errno.ENOMEM]},
