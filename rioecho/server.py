@@ -50,7 +50,8 @@ class EchoServer(Service):
 
     ``sockets`` are sockets that others have opened, which the server takes over and closes (``passed_sockets()``). The
     clients in the listen queue of such a socket are left there at the stop, for the next process that has it. A
-    connected socket is served; with no other socket, serving ends when it is closed.
+    connected socket is served; with no other socket, serving ends when it is closed. If the constructor raises, the
+    sockets are still the caller's.
 
     ``engine`` is ``"event"``, ``workers`` event loops, each in a thread of its own and without the GIL (CS:APP 12.2);
     ``"thread"``, a thread for each connection (12.3.8); ``"process"``, a child process for each connection (12.1); or
