@@ -72,6 +72,9 @@ class EchoServer(Service):
     where the counts are served over HTTP in the OpenMetrics format, at ``/metrics``; ``/healthz`` fails from the stop
     on. The host may be such a name as ``host`` is. It needs the package prometheus-client (``rioecho[metrics]``).
 
+    The log is that of the logger ``rioecho.server``. Its handlers run in the server's threads: one that blocks stops
+    them, and ``close()`` with them. ``logging.handlers.QueueHandler`` does not block.
+
     As a context manager it serves in a thread of its own for the length of the block; ``async with`` does so too, and
     leaving the block does not block asyncio's loop, on which the clients may run. Raises ``OSError``, which names
     the address, if it cannot listen; ``ValueError`` or ``TypeError`` for an invalid argument.
