@@ -50,7 +50,8 @@ class EchoServer(Service):
 
     ``sockets`` are sockets that others have opened, which the server takes over and closes (``passed_sockets()``). The
     clients in the listen queue of such a socket are left there at the stop, for the next process that has it. A
-    connected socket is served; with no other socket, serving ends when it is closed.
+    connected socket is served; with no other socket, serving ends when it is closed. If the constructor raises, the
+    sockets are still the caller's.
 
     ``engine`` is ``"event"``, ``workers`` event loops, each in a thread of its own and without the GIL (CS:APP 12.2);
     ``"thread"``, a thread for each connection (12.3.8); ``"process"``, a child process for each connection (12.1); or
@@ -70,6 +71,9 @@ class EchoServer(Service):
     header is not echoed; a connection without one is closed. ``metrics`` is a port of 127.0.0.1, or ``(host, port)``,
     where the counts are served over HTTP in the OpenMetrics format, at ``/metrics``; ``/healthz`` fails from the stop
     on. The host may be such a name as ``host`` is. It needs the package prometheus-client (``rioecho[metrics]``).
+
+    The log is that of the logger ``rioecho.server``. Its handlers run in the server's threads: one that blocks stops
+    them, and ``close()`` with them. ``logging.handlers.QueueHandler`` does not block.
 
     As a context manager it serves in a thread of its own for the length of the block; ``async with`` does so too, and
     leaving the block does not block asyncio's loop, on which the clients may run. Raises ``OSError``, which names

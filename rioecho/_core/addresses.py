@@ -146,6 +146,10 @@ def parse_place(place: int | str | tuple[str, int]) -> tuple[str, int | str]:
         if (colon and not host) or not (digits.isascii() and digits.isdigit()):
             raise ValueError(f"{place!r} is not [HOST:]PORT")
         port = int(digits)
+    elif isinstance(place, tuple):
+        if len(place) != 2:
+            raise ValueError(f"{place!r} is not (host, port)")
+        host, port = place
     else:
-        host, port = place if isinstance(place, tuple) else ("", place)
+        host, port = "", place
     return check_host(host or "127.0.0.1"), check_port(port)

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from rioecho._core.addresses import parse_path
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 MAX_THREADS = 1024
 MAX_CONNECTIONS = 1 << 20
 MAX_MESSAGE_BYTES = 1 << 24
@@ -69,6 +73,8 @@ class Plan:
         check_number("stall_timeout", self.stall_timeout, MAX_SECONDS)
         check_number("warmup", self.warmup, MAX_SECONDS, least=True)
         check_number("ramp", self.ramp, MAX_SECONDS, least=True)
+        if not isinstance(self.reconnect, bool):
+            raise TypeError(f"reconnect must be True or False, not {type(self.reconnect).__name__}")
 
     @property
     def warmup_s(self) -> float:
@@ -109,9 +115,16 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
+def _unless_bool(value: Any) -> Any:
+    """Return the value of a number; raise ``TypeError`` for a bool, which is a mistake and would count as 0 or 1."""
+    if isinstance(value, bool):
+        raise TypeError
+    return value
+
+
 def _whole(name: str, value: int, most: int) -> None:
     try:
-        number = operator.index(value)
+        number = operator.index(_unless_bool(value))
     except TypeError:
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}") from None
     if not 1 <= number <= most:
@@ -120,7 +133,7 @@ def _whole(name: str, value: int, most: int) -> None:
 
 def check_number(name: str, value: float, most: float, *, least: bool = False) -> None:
     try:
-        wrong = not 0 <= value <= most or (value == 0 and not least)
+        wrong = not 0 <= _unless_bool(value) <= most or (value == 0 and not least)
     except TypeError:
         raise TypeError(f"{name} must be a number, not {type(value).__name__}") from None
     if wrong:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
+import socket
 from functools import partial
+
+from rioecho._server.passed import listens, was_connected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, TypeVar
 
     _Number = TypeVar("_Number", int, float)
@@ -52,6 +56,36 @@ def _is_asynchronous(function: Any) -> bool:
         if isinstance(flags, int) and flags & _ASYNCHRONOUS:
             return True
     return False
+
+
+def check_sockets(sockets: Iterable[socket.socket]) -> list[socket.socket]:
+    """Return the ``sockets`` of a server as a list. Raise ``TypeError`` or ``ValueError`` for what it cannot serve."""
+    if isinstance(sockets, socket.socket) or not hasattr(sockets, "__iter__"):
+        raise TypeError(f"sockets must be a sequence of sockets, not {type(sockets).__name__}")
+    passed = list(sockets)
+    for sock in passed:
+        if not isinstance(sock, socket.socket):
+            raise TypeError(f"sockets must be socket.socket objects, not {type(sock).__name__}")
+        if sock.fileno() < 0:
+            raise ValueError("one of the sockets is closed")
+        if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+            raise ValueError(f"one of the sockets is neither TCP, UDP nor unix: {sock!r}")
+        if sock.type == socket.SOCK_DGRAM:
+            continue
+        if sock.type != socket.SOCK_STREAM:
+            raise TypeError(f"a byte stream is required: one of the sockets carries packets: {sock!r}")
+        if not listens(sock) and not was_connected(sock):
+            raise ValueError(f"one of the sockets neither listens nor is connected: call listen() first: {sock!r}")
+    return passed
+
+
+def host_names(host: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the hosts of a server, which are checked when they are looked up."""
+    if isinstance(host, str):
+        return (host,)
+    if isinstance(host, bytes | bytearray) or not hasattr(host, "__iter__"):
+        raise TypeError(f"host must be a str or a sequence of them, not {type(host).__name__}")
+    return tuple(host)
 
 
 def integer(name: str, value: int) -> int:

@@ -29,7 +29,7 @@ def listen(
 
     Returns the listeners and the datagram sockets, those among the ``passed`` ones included; the caller owns both.
     Raises ``OSError``, which names the address, and ``ValueError`` if ``udp`` does not fit the other arguments; nothing
-    stays open then.
+    stays open then but the ``passed`` sockets, which are given back.
     """
     attempt = 0
     while True:
@@ -48,9 +48,9 @@ def listen(
             return listeners, [*listeners.datagrams, *udp_sockets([pair for pair in pairs if pair not in own])]
         except OSError as error:
             # With port 0, a port that is free for TCP may be in use for UDP: try another one.
-            listeners.close()
+            listeners.give_back()
             if port != 0 or passed or error.errno != errno.EADDRINUSE or attempt == LISTEN_ATTEMPTS:
                 raise
         except BaseException:
-            listeners.close()
+            listeners.give_back()
             raise

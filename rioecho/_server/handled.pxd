@@ -46,16 +46,20 @@ cdef inline void conn_send_early(loop_t *l, conn_t *c) noexcept nogil:
 
 
 cdef inline void conn_settle(loop_t *l, conn_t *c, reason why, const char *rest, size_t n) noexcept nogil:
-    """Send what the handler has written, keep n bytes, the beginning of a line, and go on, or close for a reason."""
+    """Send what the handler has written, keep n bytes, the beginning of a line, and go on, or close for a reason.
+
+    ABORTED sends nothing.
+    """
     cdef rio_buffer *out = &l.out
-    cdef size_t due = buffer_held(out)
+    cdef size_t written = buffer_held(out)
+    cdef size_t due = 0 if rio_rare(why == ABORTED) else written
     cdef ssize_t put = 0
     if due and conn_ready(c) == 0:
         put = conn_send(l, c, buffer_start(out), due, NULL, 0)
     if put >= 0 and <size_t>put < due and rio_rare(conn_keep_ready(l, c, buffer_start(out) + put, due - put) < 0):
         conn_close(l, c, BROKEN, ENOMEM)
         put = -1
-    buffer_consume(out, due)
+    buffer_consume(out, written)
     if out.cap > OUT_KEPT:
         buffer_free(out)
     if put < 0:

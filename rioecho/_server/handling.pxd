@@ -11,7 +11,7 @@ cdef class Handling(Output):
     cdef list taken               # the posts that the loop is working on, in reverse order
     cdef bint is_taking           # whether it is
     cdef size_t too_long          # length of the line that was too long in this call, or 0
-    cdef int enter(self, Connection conn) except -1
+    cdef bint enter(self, Connection conn) except -1
     cdef reason leave(self, conn_t *c, Connection conn, object error) noexcept
     cdef list split(self, const char *first, size_t before, const char *data, size_t n)
     cdef reason made(self, conn_t *c) noexcept

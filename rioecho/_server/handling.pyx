@@ -168,15 +168,20 @@ cdef class Handling(Output):
 
     # ---- the calls of handlers
 
-    cdef int enter(self, Connection conn) except -1:
-        """Begin a call of the handler of a connection, None if it has no object."""
+    cdef bint enter(self, Connection conn) except -1:
+        """Begin a call of the handler of a connection, None if it has no object. Call ``leave()`` in any case.
+
+        Returns False if the connection is to be closed, which another handler or thread has asked for: its own handler
+        gets no further input.
+        """
         rio_assert(self.current is None and buffer_held(&self.loop.out) == 0)
         self.too_long = 0
         if conn is not None:
             self.current = conn
             if conn.queue is not None:
                 self.append_queue(conn)   # it was written before what this call writes
-        return 0
+            return conn.wish == OPEN
+        return True
 
     cdef reason leave(self, conn_t *c, Connection conn, object error) noexcept:
         """End a call. Returns OPEN, or why the connection is to be closed."""
@@ -233,8 +238,9 @@ cdef class Handling(Output):
         cdef Connection conn = <Connection>c.peer if self.h.has_objects else None
         error = None
         try:
-            self.enter(conn)
-            if self.raw:
+            if not self.enter(conn):
+                what = None
+            elif self.raw:
                 what = PyBytes_FromStringAndSize(data, n)
             else:
                 what = self.split(first, before, data, n)

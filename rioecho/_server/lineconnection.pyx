@@ -248,9 +248,9 @@ cdef class Connection:
 
         In a call of the connection's own handler they are sent before what the call returns, and otherwise as soon as
         the peer takes them; in any case in the order of the calls. Raises ``ConnectionError`` after the end of the
-        connection, and after ``close()`` outside of such a call; ``BlockingIOError``, and nothing is written, if the
-        peer has not yet taken what was written before and it would be more than ``write_limit`` with this;
-        ``TypeError`` if ``data`` is not bytes-like.
+        connection, after ``abort()``, and after ``close()`` outside of such a call; ``BlockingIOError``, and nothing is
+        written, if the peer has not yet taken what was written before and it would be more than ``write_limit`` with
+        this; ``TypeError`` if ``data`` is not bytes-like.
         """
         cdef Output output = self.output
         cdef size_t n
@@ -287,6 +287,8 @@ cdef class Connection:
     cdef int must_be_open(self) except -1:
         if self.is_over:
             raise ConnectionError("the connection has ended")
+        if self.wish == ABORTED:
+            raise ConnectionError("the connection has been aborted")
         return 0
 
     cdef bint fits(self, size_t n) noexcept:
@@ -311,7 +313,7 @@ cdef class Connection:
         self.ask(FINISHED)
 
     def abort(self):
-        """Reset the connection at once; what is not sent is lost."""
+        """Reset the connection at once. What is not sent is lost, what the current call returns included."""
         self.ask(ABORTED)
 
     cdef int ask(self, reason wish) except -1:

@@ -1,6 +1,6 @@
 """The sockets of a server: TCP on every address of every host, unix sockets, and those passed in.
 
-After an error nothing stays open or on disk, and the message names the address.
+After an error nothing stays open or on disk but the sockets passed in, and the message names the address.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Listeners:
 
     They are TCP sockets on ``port`` of every address of ``hosts`` (see ``listen_sockets``), a unix socket at each of
     ``paths`` (see ``UnixListener``) and the ``passed`` sockets (see ``passed_sockets``), in this order. The passed
-    sockets are taken over: they are closed with the others, and after an error.
+    sockets are taken over: they are closed with the others. After an error they are given back.
 
     - ``sockets``: the listening stream sockets, to accept from;
     - ``shared``: the passed ones among them, whose listen queues belong to whoever passed them;
@@ -83,6 +83,7 @@ class Listeners:
         unix_mode: int | None = None,
     ) -> None:
         passed = list(passed)
+        self._passed = [(sock, sock.gettimeout()) for sock in passed]
         self._unix: list[UnixListener] = []
         self.sockets: list[socket.socket] = []
         self.addresses: list[tuple[str, int] | str] = []
@@ -100,10 +101,18 @@ class Listeners:
                 sock.setblocking(False)
             self.addresses += map(address_of, self.sockets)
         except BaseException:
-            self.close()
-            for sock in passed:
-                sock.close()
+            self.give_back()
             raise
+
+    def give_back(self) -> None:
+        """Close all sockets but the passed ones, which are the caller's again, and as blocking as they were."""
+        for sock, timeout in self._passed:
+            with contextlib.suppress(OSError):  # it was not open
+                sock.settimeout(timeout)
+        passed = {sock for sock, _ in self._passed}
+        self.sockets = [sock for sock in self.sockets if sock not in passed]
+        self.connected, self.datagrams = [], []
+        self.close()
 
     def hide(self) -> None:
         """Let no new client connect to the unix sockets, except passed ones, and remove their files.

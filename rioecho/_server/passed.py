@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import stat
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 FIRST_PASSED = 3
 #: The environment variables that describe the descriptors.
 PASSED_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
-#: Errors of a connection that was lost before anybody served it.
-LOST = (errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 #: The standard streams.
 STREAMS = (0, 1, 2)
 
@@ -107,7 +106,7 @@ def _take_over(fd: int, what: str, *, alone: bool) -> socket.socket:
             kind = "a listening or connected stream socket" if alone else "a listening stream socket"
             if sock.type != socket.SOCK_STREAM:
                 raise OSError(errno.EOPNOTSUPP, f"{what} {kind}")
-            if not listens(sock) and not (alone and _was_connected(sock)):
+            if not listens(sock) and not (alone and was_connected(sock)):
                 raise OSError(errno.EINVAL, f"{what} {kind}")
         sock.set_inheritable(False)
         sock.setblocking(False)
@@ -117,12 +116,14 @@ def _take_over(fd: int, what: str, *, alone: bool) -> socket.socket:
     return sock
 
 
-def _was_connected(sock: socket.socket) -> bool:
-    """Report whether a socket is connected, or was until its peer disconnected."""
+def was_connected(sock: socket.socket) -> bool:
+    """Report whether a stream socket is connected, or was until its peer disconnected. Its error stays pending."""
     try:
         sock.getpeername()
     except OSError:
-        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in LOST
+        ended = select.poll()
+        ended.register(sock, select.POLLIN)  # one that has never been connected is not readable
+        return any(events & select.POLLIN for _, events in ended.poll(0))
     return True
 
 

@@ -16,7 +16,7 @@ from rioecho._core.addresses import LISTENQ
 from rioecho._core.budget import MemoryBudget
 from rioecho._core.limits import shortages
 from rioecho._server.acceptor import Acceptor
-from rioecho._server.arguments import integer, limit
+from rioecho._server.arguments import check_sockets, host_names, integer, limit
 from rioecho._server.endpoints import listen
 from rioecho._server.engine import log, log_line
 from rioecho._server.engines import ENGINES
@@ -96,8 +96,8 @@ class Service:
             if unix is None:
                 raise ValueError("unix_mode is for a unix socket; pass its path")
         self._backlog = backlog
-        hosts = () if port is None else (host,) if isinstance(host, str) else tuple(host)
-        passed = list(sockets)
+        hosts = () if port is None else host_names(host)
+        passed = check_sockets(sockets)
         if port is not None and not hosts:
             raise ValueError("no host to listen on")
         if not hosts and unix is None and not passed:
@@ -106,18 +106,19 @@ class Service:
         self._active_at_stop: int | None = None  # the number of connections when the stop was requested
         self._closing = threading.RLock()  # a signal handler may call close() during close()
         with contextlib.ExitStack() as opened:
-            for sock in passed:
-                opened.callback(sock.close)
             self._metrics = None
             if metrics is not None:  # before anything is listened on: this imports a package, which takes time
                 from rioecho._server.metrics import Metrics
 
                 self._metrics = Metrics(metrics, self.stats, lambda: not self._life.stop.requested)
                 opened.callback(self._metrics.close)
-            self._listeners, datagrams = listen(hosts, port or 0, unix, unix_mode, passed, backlog, udp=udp)
-            opened.callback(self._listeners.close)
+            self._listeners, datagrams = listen(
+                hosts, 0 if port is None else port, unix, unix_mode, passed, backlog, udp=udp
+            )
             for sock in datagrams:
-                opened.callback(sock.close)
+                if sock not in self._listeners.datagrams:
+                    opened.callback(sock.close)
+            opened.callback(self._listeners.give_back)
             #: Notified when a connection and its descriptor have been closed.
             self.closings = WakePipe(armed=False)
             opened.callback(self.closings.close)
@@ -167,15 +168,9 @@ class Service:
         )
         #: The ``(host, port)`` of the metrics, or None.
         self.metrics_address = None if self._metrics is None else self._metrics.address
-        #: The ``(host, port)`` pairs that the server listens on.
-        self.addresses: list[tuple[str, int]] = []
-        #: The paths of the unix sockets that it listens on.
-        self.paths: list[str] = []
-        for address in self._listeners.addresses:
-            if isinstance(address, str):
-                self.paths.append(address)
-            else:
-                self.addresses.append(address)
+        places = self._listeners.addresses
+        self._addresses = [place for place in places if not isinstance(place, str)]
+        self._paths = [place for place in places if isinstance(place, str)]
 
     # ---- life cycle
 
@@ -258,9 +253,24 @@ class Service:
         return self._life.stop.time_left()
 
     @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """The ``(host, port)`` pairs that the server listens on."""
+        return list(self._addresses)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the unix sockets that the server listens on."""
+        return list(self._paths)
+
+    @property
     def address(self) -> Any:
-        """The first ``(host, port)`` that the server listens on; without TCP, the first path."""
-        return next(iter([*self.addresses, *self.paths]))
+        """The first ``(host, port)`` that the server listens on; without TCP, the first path.
+
+        Raises ``AttributeError`` if the server does not listen, as one of a connected socket alone.
+        """
+        for place in (*self._addresses, *self._paths):
+            return place
+        raise AttributeError("this server does not listen: it has no address")
 
     @property
     def host(self) -> str:
@@ -273,9 +283,9 @@ class Service:
         return self._first_address()[1]
 
     def _first_address(self) -> tuple[str, int]:
-        if not self.addresses:
+        if not self._addresses:
             raise AttributeError("this server does not listen on TCP: it has no host and no port")
-        return self.addresses[0]
+        return self._addresses[0]
 
     # ---- the steps of serving, in the server's own thread
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import resource
@@ -34,6 +35,9 @@ NEGATIVE = re.compile(r"-\.?[0-9]")
 
 #: The errors of a failed allocation: CPython sometimes loses a MemoryError and raises SystemError instead.
 NO_MEMORY = (MemoryError, SystemError)
+#: The error of using stdin or stdout, by descriptor, if it is closed or open for the opposite direction.
+UNOPENED = ("not open for reading", "not open for writing")
+
 #: The line printed if there is no memory to format another one.
 OUT_OF_MEMORY = b"out of memory\n"
 
@@ -71,7 +75,7 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # The one method through which argparse prints.
         if message and file is sys.stdout:
-            self._undelivered = put_out(self.prog, message)
+            self._undelivered = put_out(self.prog, message, optional=True)
         else:
             super()._print_message(message, file)
 
@@ -95,13 +99,14 @@ def reason(error: BaseException | str) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def put_out(prog: str, text: str) -> int:
+def put_out(prog: str, text: str, *, optional: bool = False) -> int:
     """Write text to stdout; return the exit status: all of it is written, or an error is reported.
 
-    A reader that has closed the pipe (``| head``) is not an error.
+    That nobody reads an ``optional`` text is not an error: stdout is closed, or the reader has closed the pipe
+    (``--help | head``).
     """
     if sys.stdout is None:
-        return 0
+        return 0 if optional else _report_loss(prog, f"stdout: {UNOPENED[1]}")
     try:
         try:
             fd = sys.stdout.fileno()
@@ -113,12 +118,16 @@ def put_out(prog: str, text: str) -> int:
         else:
             sys.stdout.flush()
             _write_all(fd, text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
-    except BrokenPipeError:
-        return 0
     except OSError as error:
-        complain(prog, f"stdout: {reason(error)}")
-        return FAILED
+        if optional and isinstance(error, BrokenPipeError):
+            return 0
+        return _report_loss(prog, f"stdout: {reason(error)}")
     return 0
+
+
+def _report_loss(prog: str, why: str) -> int:
+    complain(prog, why)
+    return FAILED
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -152,6 +161,13 @@ def open_standard_streams() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, mode)  # the lowest free number is this one
+
+
+def check_standard_streams() -> None:
+    """Raise ``OSError`` if stdin cannot be read from or stdout cannot be written to. For commands that use both."""
+    for fd, (name, opposite) in enumerate((("stdin", os.O_WRONLY), ("stdout", os.O_RDONLY))):
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == opposite:
+            raise OSError(errno.EBADF, f"{name}: {UNOPENED[fd]}")
 
 
 def allow_descriptors(connections: int) -> None:

@@ -264,7 +264,8 @@ def _deliver(result: Result, options: argparse.Namespace, *, whole: bool) -> int
         return status
     if options.json != STDOUT:
         lines = report(data, result.histogram.buckets(BARS), _width(), _blocks())
-        status |= put_out(PROG, "\n".join(lines) + "\n")
+        # If the JSON has the result, nobody need read the table.
+        status |= put_out(PROG, "\n".join(lines) + "\n", optional=options.json is not None)
     if options.hdr is not None:
         status |= results.write(PROG, options.hdr, result.write_hgrm)
     if options.plot is not None:

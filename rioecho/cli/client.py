@@ -8,7 +8,7 @@ import os
 
 from rioecho import IncompleteRead, Rio, __version__
 from rioecho._core.addresses import parse_path
-from rioecho.cli import Parser, complain, finish
+from rioecho.cli import Parser, check_standard_streams, complain, finish
 from rioecho.cli.terminal import Interruption, Readable
 from rioecho.cli.units import port, seconds
 from rioecho.client import EchoLostError, WrongEchoError, dial, pump
@@ -65,6 +65,7 @@ def _command(argv: Sequence[str] | None) -> int:
 
 def _run(where: tuple[Any, ...], timeout: float | None) -> int:
     try:
+        check_standard_streams()
         with dial(*where, timeout=timeout or None) as sock:
             if os.isatty(STDIN) and os.isatty(STDOUT):
                 _converse(Rio(sock, timeout=None))

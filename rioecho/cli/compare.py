@@ -138,7 +138,8 @@ def merge(p: Parser, arguments: Sequence[str], width: int, blocks: str, bars: in
     if options.json is not None:
         status |= results.put_json(p.prog, options.json, merged)
     if options.json != results.STDOUT:
-        status |= put_out(p.prog, "\n".join(report(merged, corrected.buckets(bars), width, blocks)) + "\n")
+        text = "\n".join(report(merged, corrected.buckets(bars), width, blocks)) + "\n"
+        status |= put_out(p.prog, text, optional=options.json is not None)
     return status
 
 

@@ -39,9 +39,11 @@ HINTS = {
     errno.EADDRINUSE: "; stop the server that listens there, or choose another address",
     errno.EEXIST: "; choose another path",
     errno.EADDRNOTAVAIL: "; use an address of this machine",
-    errno.EACCES: "; choose a port of 1024 or more, or a directory that you can write to",
+    errno.EACCES: "; choose a port of 1024 or more",
     socket.EAI_NONAME: "; check the name",
 }
+#: Advice for EACCES of a unix socket.
+PATH_HINT = "; choose a path in a directory that you can write to"
 
 HELP = f"""\
 usage: {PROG} [options] [PORT]
@@ -155,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             server.close()
             raise
     except OSError as error:
-        complain(PROG, f"{error.strerror or error}{HINTS.get(error.errno or 0, '')}")
+        complain(PROG, f"{error.strerror or error}{_hint(error, options.unix)}")
         leave(1)
     except (RuntimeError, MemoryError) as error:  # the system has no thread left, or no memory
         complain(PROG, str(error) or "out of memory")
@@ -221,6 +223,12 @@ def _server(p: Parser, options: argparse.Namespace, passed: list[socket.socket])
         metrics=options.metrics,
         unix_mode=options.unix_mode,
     )
+
+
+def _hint(error: OSError, path: str | None) -> str:
+    """Return advice for an error of listening, on the unix socket at ``path`` if there is one, or ``""``."""
+    about_path = path is not None and str(error.strerror).startswith(f"cannot listen on {shown_path(path)}:")
+    return PATH_HINT if about_path and error.errno == errno.EACCES else HINTS.get(error.errno or 0, "")
 
 
 def _set_up_signals() -> None:

@@ -27,7 +27,7 @@ class Faults:
         reset_after: int | None,
         corrupt: float,
     ) -> None:
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.cut = None if cut is None else limit("cut", integer("cut", cut), math.inf, minimum=1)
         self.delay = 0.0 if delay is None else limit("delay", delay, math.inf)
         self.bandwidth = None if bandwidth is None else limit("bandwidth", bandwidth, math.inf)
@@ -47,6 +47,13 @@ class Faults:
     def flow(self, client: int, direction: str) -> Flow:
         """Return the flow of a client, counted from 1, in a direction."""
         return Flow(self, f"{self.seed} {client} {direction}")
+
+
+def check_seed(seed: int | str) -> int | str:
+    """Return a seed, or raise ``TypeError``: others have no text that is the same in every run."""
+    if isinstance(seed, bool) or not isinstance(seed, int | str):
+        raise TypeError(f"seed must be an int or a str, not {type(seed).__name__}")
+    return seed
 
 
 class Flow:

@@ -9,6 +9,7 @@ import time
 
 from rioecho._server.arguments import integer, limit
 from rioecho.testing._conversation import LostError, StoppedError, UnmetError
+from rioecho.testing._faults import check_seed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def echo() -> Step:
 def garbage(n: int, seed: int | str = 0) -> Step:
     """Send n random bytes, which depend on the seed only."""
     n = limit("n", integer("n", n), math.inf)
+    check_seed(seed)
 
     def play(talk: Conversation) -> None:
         chance = random.Random(f"garbage {seed}")

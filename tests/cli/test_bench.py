@@ -220,14 +220,29 @@ def test_rich_and_matplotlib_are_imported_only_if_needed(target):
 
 
 @pytest.mark.long
-def test_a_reader_that_closes_the_pipe_is_not_an_error(target):
+@pytest.mark.parametrize("arguments", [(), ("--json",)], ids=["table", "JSON"])
+@pytest.mark.parametrize(
+    ("stream", "why"), [("", "Broken pipe"), (">&-", "not open for writing")], ids=["a reader that has gone", "closed"]
+)
+def test_a_result_that_nobody_can_read_is_one_line_and_status_1(target, stream, why, arguments):
     reader, writer = os.pipe()
-    with Command(MODULE, target, *SHORT, stdout=writer) as bench:
+    with Command(MODULE, target, *SHORT, "-q", *arguments, stdout=writer, prelude=stream) as bench:
+        os.close(writer)
+        os.close(reader)
+        assert bench.status() == 1
+        assert bench.err.text == f"rioecho-bench: stdout: {why}\n"
+
+
+@pytest.mark.long
+def test_a_table_that_nobody_reads_is_not_an_error_if_a_file_has_the_result(target, tmp_path):
+    path = tmp_path / "run.json"
+    reader, writer = os.pipe()
+    with Command(MODULE, target, *SHORT, "-q", "--json", path, stdout=writer) as bench:
         os.close(writer)
         os.close(reader)
         assert bench.status() == 0
-        assert "Traceback" not in bench.err.text
-        assert "Broken pipe" not in bench.err.text
+        assert bench.err.text == ""
+    whole(json.loads(path.read_text()))
 
 
 @pytest.mark.long

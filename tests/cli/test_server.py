@@ -86,7 +86,15 @@ def unprivileged():
 def test_a_privileged_port_is_one_line_and_status_1():
     status, line = refused(1, prelude=unprivileged())
     assert status == 1
-    assert "127.0.0.1 port 1: Permission denied" in line
+    assert line.endswith("127.0.0.1 port 1: Permission denied; choose a port of 1024 or more")
+
+
+@pytest.mark.long
+def test_a_path_that_may_not_be_written_is_one_line_with_advice_for_paths(tmp_path):
+    tmp_path.chmod(0o555)
+    status, line = refused("0", "--unix", tmp_path / "socket", prelude=unprivileged())
+    assert status == 1
+    assert line.endswith("socket: Permission denied; choose a path in a directory that you can write to")
 
 
 def test_an_unknown_host_is_one_line_and_status_1():

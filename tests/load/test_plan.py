@@ -67,6 +67,10 @@ def test_an_invalid_target_is_refused(text):
         ("connect_timeout", 0, ValueError),
         ("target", 8000, TypeError),
         ("target", None, TypeError),
+        *((name, True, TypeError) for name in ("connections", "pipeline", "threads", "rate", "duration", "warmup")),
+        ("reconnect", 5, TypeError),
+        ("reconnect", "no", TypeError),
+        ("reconnect", None, TypeError),
     ],
 )
 def test_an_error_names_the_wrong_value(name, value, error):

@@ -152,6 +152,108 @@ def test_abort_in_connection_made_resets(life):
     life.silent()
 
 
+@pytest.mark.parametrize("options", [{}, {"framing": "raw"}, {"workers": 2}], ids=["line", "raw", "two workers"])
+@pytest.mark.parametrize("kind", ["bytes", "list", "generator"])
+def test_what_is_written_or_answered_in_a_call_that_aborts_is_not_sent(kind, options, life):
+    writes = []
+
+    def answer(conn, _):
+        conn.write(b"before")
+        conn.abort()
+        for _ in range(2):
+            with pytest.raises(ConnectionError, match="aborted"):
+                conn.write(b"after")
+            conn.close()
+        writes.append(conn)
+        return {"bytes": b"never", "list": [b"never"], "generator": iter([b"never"])}[kind]
+
+    with serve(life.handler(answer), **options) as server, dial(server.addresses[0]) as client:
+        client.sendall(b"x\n")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert isinstance(life.lost(), ConnectionAbortedError)
+        assert len(writes) == 1
+        assert server.stats()["bytes_out"] == 0
+
+
+def test_a_generator_that_aborts_sends_nothing_of_what_it_yields(life):
+    def answer(conn, lines):
+        yield lines[0]
+        conn.abort()
+        yield lines[0]
+
+    with serve(life.handler(answer)) as server, dial(server.addresses[0]) as client:
+        client.sendall(b"x\n")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert isinstance(life.lost(), ConnectionAbortedError)
+        assert server.stats()["bytes_out"] == 0
+
+
+def test_abort_after_close_in_one_call_drops_the_answer(life):
+    def answer(conn, lines):
+        conn.close()
+        conn.abort()
+        return lines
+
+    with serve(life.handler(answer)) as server, dial(server.addresses[0]) as client:
+        client.sendall(b"x\n")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert isinstance(life.lost(), ConnectionAbortedError)
+        assert server.stats()["bytes_out"] == 0
+
+
+def test_abort_in_connection_made_drops_the_greeting(life):
+    def made(conn):
+        conn.write(b"hello\n")
+        conn.abort()
+
+    with serve(life.handler(made=made)) as server:
+        with pytest.raises(ConnectionResetError), dial(server.addresses[0]) as client:
+            client.recv(1)
+        assert isinstance(life.lost(), ConnectionAbortedError)
+        assert server.stats()["bytes_out"] == 0
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_a_connection_that_another_handler_has_ended_gets_no_further_input(end, life):
+    # Both connections become readable while the loop is in a call, and are then handled in the same turn.
+    waits, goes_on = threading.Event(), threading.Event()
+    conns, calls = [], []
+
+    def answer(conn, lines):
+        if lines == [b"wait\n"]:
+            waits.set()
+            assert goes_on.wait(SECONDS)
+            return lines
+        calls.append(conn)
+        for other in conns:
+            if other is not conn:
+                getattr(other, end)()
+        return b"first\n"
+
+    with serve(life.handler(answer, made=conns.append)) as server, dial(server.addresses[0]) as holder:
+        life.next("made")
+        with dial(server.addresses[0]) as one, dial(server.addresses[0]) as two:
+            for _ in range(2):
+                life.next("made")
+            del conns[0]  # of the holder
+            holder.sendall(b"wait\n")
+            assert waits.wait(SECONDS)
+            for client in (one, two):
+                client.sendall(b"x\n")
+            goes_on.set()
+            answers = set()
+            for client in (one, two):
+                try:
+                    answers.add(client.recv(100))
+                except ConnectionResetError:
+                    answers.add("reset")
+            assert answers == {b"first\n", "reset" if end == "abort" else b""}
+            assert len(calls) == 1
+
+
 def test_abort_with_data_waiting_resets(life):
     with serve(life.handler(), write_limit=100_000) as server, dial(server.addresses[0]) as client:
         conn = life.next("made")

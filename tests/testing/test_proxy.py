@@ -11,7 +11,7 @@ import time
 import pytest
 
 from rioecho import EchoServer
-from rioecho.testing import Peer, Proxy, echo, expect, half_close, reset, send, stall
+from rioecho.testing import Peer, Proxy, echo, expect, garbage, half_close, reset, send, stall
 from rioecho.testing._faults import Faults
 from support.event_loops import nothing_comes
 from support.peers import SECONDS, binary, dial, exchange, lines, receive, receive_all
@@ -227,6 +227,13 @@ def test_a_fault_that_makes_no_sense_is_refused(fault):
 def test_a_fault_of_another_type_is_refused(fault):
     with pytest.raises(TypeError, match=f"{next(iter(fault))} must be a"):
         Proxy(("127.0.0.1", 1), **fault)
+
+
+@pytest.mark.parametrize("seed", [1.5, None, b"one", True], ids=repr)
+def test_a_seed_that_is_neither_a_number_nor_a_text_is_refused(seed):
+    for make in (lambda: Proxy(("127.0.0.1", 1), seed=seed), lambda: garbage(10, seed)):
+        with pytest.raises(TypeError, match="seed must be an int or a str"):
+            make()
 
 
 @pytest.mark.parametrize(
