@@ -62,10 +62,11 @@ cdef class Accepted:
 
     def __cinit__(self, AcceptCounts tally not None):
         self.fd = -1
+        self.begun = True
         self.tally = tally
 
     def __dealloc__(self):
-        if self.fd >= 0:
+        if self.begun and self.fd >= 0:
             self.finish(True)
 
     cdef bint take(self) noexcept:

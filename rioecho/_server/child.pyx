@@ -52,6 +52,7 @@ cdef class Child:
     def __cinit__(self, str peer, *, bint asks=False):
         cdef int ends[2]
         self.fd = self.report_fd = self.verdict[0] = self.verdict[1] = -1
+        self.begun = True
         self.peer = peer
         if asks and rio_pipe(self.verdict) < 0:
             raise os_error(errno)
@@ -60,7 +61,8 @@ cdef class Child:
         self.fd, self.report_fd = ends[0], ends[1]
 
     def __dealloc__(self):
-        self.close_pipe()
+        if self.begun:
+            self.close_pipe()
 
     cdef void close_pipe(self) noexcept:
         cdef int i

@@ -20,15 +20,18 @@ cdef class FolderLock:
     """
 
     cdef int fd
+    cdef bint begun   # an object whose arguments are refused, or whose path a handler interrupts, has no descriptor
 
     def __cinit__(self, folder):
         cdef bytes path = os.fsencode(folder)
         self.fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        self.begun = True
         if self.fd < 0:
             raise os_error(errno)
 
     def __dealloc__(self):
-        self.release()
+        if self.begun:
+            self.release()
 
     cdef void release(self) noexcept:
         if self.fd >= 0:

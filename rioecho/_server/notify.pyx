@@ -109,13 +109,15 @@ cdef class WakePipe:
     def __cinit__(self, *, bint armed=True):
         cdef int ends[2]
         self.fd = self.writer = -1
+        self.begun = True
         self.armed = armed
         if rio_pipe(ends) < 0:
             raise os_error(errno)
         self.fd, self.writer = ends[0], ends[1]
 
     def __dealloc__(self):
-        self.close()
+        if self.begun:
+            self.close()
 
     cdef void notify(self) noexcept:
         with cython.critical_section(self):   # otherwise close() could free the number for an unrelated file

@@ -149,7 +149,7 @@ cdef class _Entry:
             self.task.end()
 
     def __dealloc__(self):
-        if rio_flag_take(&self.task.begun):
+        if self.task is not None and rio_flag_take(&self.task.begun):
             self.task.end()
 
 
