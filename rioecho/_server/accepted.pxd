@@ -14,7 +14,7 @@ cdef class AcceptCounts:
 
 
 cdef class Accepted:
-    cdef bint begun               # whether the fields below are set: an object whose arguments are refused is all zeros
+    cdef bint begun               # whether the next fields are set: an object whose arguments are refused is all zeros
     cdef int fd                   # -1 once closed or detached
     cdef public bint announced    # whether "Connected to" was logged
     cdef rio_flag owner           # free: the acceptor; taken: an engine

@@ -7,7 +7,7 @@ from rioecho._server.hosts cimport HostTable, host_t
 
 
 cdef class Child:
-    cdef bint begun          # whether the fields below are set: an object whose arguments are refused is all zeros
+    cdef bint begun          # whether the next fields are set: an object whose arguments are refused is all zeros
     cdef int fd              # reading end of the pipe for its reports, or -1
     cdef int report_fd       # writing end of that pipe, until the fork
     cdef int verdict[2]      # pipe for the answer to its PROXY header, or -1; with both ends open it raises no SIGPIPE

@@ -13,7 +13,7 @@ cdef class Latch:
 
 
 cdef class WakePipe:
-    cdef bint begun                # whether the fields below are set: an object whose arguments are refused is all zeros
+    cdef bint begun                # whether the next fields are set: an object whose arguments are refused is all zeros
     cdef readonly int fd           # the reading end, or -1
     cdef int writer                # the writing end, or -1
     cdef int armed                 # whether notifications are written

@@ -1,7 +1,7 @@
 """The constructors of all classes in C: one that fails closes nothing."""
 
-#: Calls each class with arguments that it refuses, and prints how many it has called. An object of C is freed, all of it
-#: zeros, if its arguments are refused: a field that is 0 then is no descriptor.
+#: Calls each class with arguments that it refuses, and prints how many calls that were. An object of C whose arguments
+#: are refused is freed, and is all zeros: a field that is 0 then is no descriptor.
 REFUSED = """if True:
     import contextlib, gc, importlib, inspect, os, pkgutil
     import rioecho
