@@ -363,6 +363,8 @@ def makefile(
     usual = _RAW_MODES.get(mode)
     if usual is None and not set(mode) <= {"r", "w", "b"}:
         raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
+    if not hasattr(sock, "_io_refs"):
+        raise TypeError(f"makefile() makes a file of a socket.socket, not of a {type(sock).__name__}")
     binary = "b" in mode
     if buffering == 0:
         return _makefile(sock, mode, 0, encoding=encoding, errors=errors, newline=newline)
@@ -372,10 +374,7 @@ def makefile(
     else:  # as the standard library's function does it, without the half a microsecond of its other steps
         raw_mode, reading, writing = usual
         raw = socket.SocketIO(sock, raw_mode)
-        try:
-            sock._io_refs += 1  # type: ignore[attr-defined]
-        except AttributeError:
-            raise TypeError(f"makefile() makes a file of a socket.socket, not of a {type(sock).__name__}") from None
+        sock._io_refs += 1  # type: ignore[attr-defined]
     try:
         size = 65536 if buffering is None or buffering < 0 else buffering
         if not binary:

@@ -258,6 +258,7 @@ def test_a_rio_is_not_made_directly():
         aio.Rio(3)
 
 
+@pytest.mark.long
 def test_importing_rioecho_does_not_import_asyncio():
     code = (
         "import sys, rioecho; assert 'asyncio' not in sys.modules; rioecho.aio.connect; assert 'asyncio' in sys.modules"

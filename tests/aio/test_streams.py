@@ -20,6 +20,7 @@ DATA = b"one\ntwo two\n\nfour"
 # ---- the same as asyncio's
 
 
+@pytest.mark.long
 def test_the_module_is_an_attribute_of_the_package_at_once():
     code = "import rioecho; print(rioecho.aio.streams.StreamReader)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

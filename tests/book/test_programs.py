@@ -153,6 +153,7 @@ THREADED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", THREADED)
 def test_threaded_program_prints_what_the_book_says(name):

@@ -243,6 +243,7 @@ def test_cgi_bin_elsewhere_in_the_uri_does_not_run_the_file(tiny, home):
     assert get(tiny, b"/run.sh")[2] == b"#!/bin/sh\necho I ran\n"
 
 
+@pytest.mark.long
 def test_links_and_dots_are_allowed_inside_the_directory(tiny, home):
     (home / "inside").symlink_to("page.html")
     (home / "..page").write_bytes(b"dots")
@@ -295,6 +296,7 @@ def test_end_of_input_inside_a_request_is_a_400(tiny, request_):
     assert alive(tiny)
 
 
+@pytest.mark.long
 def test_response_arrives_whole_although_the_body_of_the_request_is_unread(tiny, tmp_path):
     (tmp_path / "body").write_bytes(BINARY * 10)
     status, _, body = curl(tiny, "/", "--data-binary", f"@{tmp_path / 'body'}", "-H", "Expect:")

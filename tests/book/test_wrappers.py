@@ -525,6 +525,7 @@ def test_a_semaphore_counts_and_makes_threads_wait():
     assert not sem.acquire(blocking=False)
 
 
+@pytest.mark.long
 def test_a_mutex_protects_a_counter_of_two_threads():
     mutex = Sem_init(1)
     count = [0]

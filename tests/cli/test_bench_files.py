@@ -236,6 +236,7 @@ def test_a_plot_where_only_its_own_folder_is_writable_is_refused_before_the_run_
     assert (folder / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_too_few_descriptors_are_one_line_that_says_what_to_do(target):
     status, out, err = ended(target, "-c", "100", "-d", "1", prelude="ulimit -n 50")
     assert (status, out, len(err)) == (1, "", 1)

@@ -95,6 +95,7 @@ def test_the_percentile_axis_spaces_the_nines_equally():
     assert len(curve) <= plots.POINTS + 1
 
 
+@pytest.mark.long
 def test_the_labels_of_a_long_percentile_axis_do_not_overlap():
     run = RUN | {"messages": 5_000_000}
     latency = plots.draw_comparison([("a", run)]).axes[0]

@@ -111,6 +111,7 @@ def test_an_interrupted_run_of_unknown_length_is_a_warning(tmp_path, other):
     assert len(out.splitlines()) == 4
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("arguments", [(), ("a.json",), ("a.json", "b.json", "--rate", "5")])
 def test_a_usage_error_of_a_comparison_is_status_2(arguments):
@@ -121,6 +122,7 @@ def test_a_usage_error_of_a_comparison_is_status_2(arguments):
         assert bench.out.text == ""
 
 
+@pytest.mark.long
 def test_a_negative_percentage_is_named():
     assert "'-1%' is not a percentage of 0 or more" in refused("compare", "--fail-above", "-1%")
 

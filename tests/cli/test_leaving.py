@@ -46,6 +46,7 @@ def unused_port():
         yield sock.getsockname()[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", ["--help", "--version"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_help_text_that_cannot_be_written_is_one_line_and_status_1(name, option, full, unbuffered):
@@ -54,6 +55,7 @@ def test_a_help_text_that_cannot_be_written_is_one_line_and_status_1(name, optio
         assert process.complaint() == f"rioecho-{name}: stdout: No space left on device"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", ["--help", "--version"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_closed_pipe_as_the_output_of_help_is_not_an_error(name, option, left, unbuffered):
@@ -62,24 +64,28 @@ def test_a_closed_pipe_as_the_output_of_help_is_not_an_error(name, option, left,
         assert process.err.text == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_usage_error_that_cannot_be_written_is_status_2(name, full, unbuffered):
     with command(name, "--magic", unbuffered=unbuffered, stdout=full, stderr=full) as process:
         assert process.status() == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_status_1_if_neither_it_nor_the_error_can_be_written(name, full, unbuffered):
     with command(name, "--help", unbuffered=unbuffered, stdout=full, stderr=full) as process:
         assert process.status() == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "closed"), [("client", "2>&-"), ("bench", ">&-"), ("server", ">&- 2>&-")])
 def test_closed_streams_do_not_change_the_status(name, closed, unbuffered):
     with command(name, "--magic", unbuffered=unbuffered, prelude=closed) as process:
         assert process.status() == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stream", ["full", "left"])
 @pytest.mark.parametrize(("name", "form"), [("client", "127.0.0.1 {}"), ("bench", "127.0.0.1:{}")])
 def test_a_refused_connection_that_cannot_be_reported_is_status_1(name, form, stream, unused_port, request, unbuffered):
@@ -88,6 +94,7 @@ def test_a_refused_connection_that_cannot_be_reported_is_status_1(name, form, st
         assert process.status() == 1
 
 
+@pytest.mark.long
 def test_an_address_in_use_that_cannot_be_reported_is_status_1(full, unbuffered):
     with (
         EchoServer(host="127.0.0.1") as server,
@@ -96,6 +103,7 @@ def test_an_address_in_use_that_cannot_be_reported_is_status_1(full, unbuffered)
         assert process.status() == 1
 
 
+@pytest.mark.long
 def test_an_invalid_argument_that_cannot_be_reported_is_status_2(full, unbuffered):
     with command("server", "0", "--workers", "0", unbuffered=unbuffered, stderr=full) as process:
         assert process.status() == 2

@@ -70,6 +70,7 @@ def logged(code, *, log_format="json", **options):
 # ---- formats
 
 
+@pytest.mark.long
 def test_json_has_one_object_per_line():
     with Server("-v", "--log-format", "json") as server:
         with dial(server.address) as sock:
@@ -398,6 +399,7 @@ def test_the_text_of_the_statistics_is_readable_and_is_logged_despite_quiet(tmp_
     assert re.fullmatch(r"\S+ \S+", time_and_level)
 
 
+@pytest.mark.long
 def test_raw_framing_shows_only_bytes():
     with Server("-q", "--raw", "--stats", "1000") as server:
         send(server, b"\n" * 1000)
@@ -494,6 +496,7 @@ def test_an_interval_that_is_not_positive_is_refused(every):
         StatsLine(lambda: ZEROS, every)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -592,6 +595,7 @@ def test_on_a_terminal_the_line_is_drawn_in_place_and_the_log_goes_above_it():
     assert empty == ""
 
 
+@pytest.mark.long
 def test_the_live_line_fits_the_terminal_and_is_complete_at_the_end():
     with on_a_terminal("-q", "--stats", "0.02", columns=40) as server:
         with dial(server.address) as sock:

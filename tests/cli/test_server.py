@@ -31,6 +31,7 @@ def refused(*arguments, **options):
         return status, command.complaint()
 
 
+@pytest.mark.long
 def test_the_ready_line_names_both_loopback_addresses_and_one_port():
     with Server() as server:
         port = server.address[1]
@@ -43,12 +44,14 @@ def test_the_ready_line_names_both_loopback_addresses_and_one_port():
         assert server.out.text.count("\n") == 1
 
 
+@pytest.mark.long
 def test_the_ready_line_names_the_requested_hosts():
     with Server("--host", "::1", "--host", "127.0.0.1") as server:
         port = server.address[1]
         assert server.out.text == f"Listening on [::1]:{port}, 127.0.0.1:{port}\n"
 
 
+@pytest.mark.long
 def test_a_port_in_use_is_one_line_and_status_1():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -58,6 +61,7 @@ def test_a_port_in_use_is_one_line_and_status_1():
     assert f"127.0.0.1 port {port}: {os.strerror(errno.EADDRINUSE)}" in line
 
 
+@pytest.mark.long
 def test_a_port_in_use_in_one_family_is_an_error():
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
@@ -97,12 +101,14 @@ def test_a_path_that_may_not_be_written_is_one_line_with_advice_for_paths(tmp_pa
     assert line.endswith("socket: Permission denied; choose a path in a directory that you can write to")
 
 
+@pytest.mark.long
 def test_an_unknown_host_is_one_line_and_status_1():
     status, line = refused("--host", "no-such-host.invalid", 0)
     assert status == 1
     assert "no-such-host.invalid" in line
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -144,12 +150,14 @@ def printed(*arguments):
         return command.out.text
 
 
+@pytest.mark.long
 def test_the_help_fits_a_terminal_of_24_lines():
     text = printed("--help")
     assert max(map(len, text.splitlines())) <= 80
     assert len(text.splitlines()) < 24
 
 
+@pytest.mark.long
 def test_the_help_has_the_exit_statuses():
     assert "exit status: 0 stopped, 1 failed, 2 usage, 128+N" in printed("--help")
 
@@ -158,6 +166,7 @@ def test_the_help_explains_0():
     assert "0: never" in re.sub(r"\s+", " ", printed("--help"))
 
 
+@pytest.mark.long
 def test_the_version_is_the_package_version():
     assert printed("--version") == f"rioecho-server {rioecho.__version__}\n"
 
@@ -175,12 +184,14 @@ def talked_to(*arguments):
         return server.err.text, f"Connected to ({name[0]}, {name[1]})"
 
 
+@pytest.mark.long
 def test_connections_are_logged():
     text, connected = talked_to()
     assert text.count(connected + "\n") == 1
     assert "server received" not in text
 
 
+@pytest.mark.long
 def test_verbose_logs_the_length_of_every_line():
     text, connected = talked_to("-v")
     assert connected + "\n" in text
@@ -188,10 +199,12 @@ def test_verbose_logs_the_length_of_every_line():
     assert text.count("server received 14 bytes\n") == 1
 
 
+@pytest.mark.long
 def test_quiet_logs_no_normal_events():
     assert talked_to("-q")[0] == ""
 
 
+@pytest.mark.long
 def test_a_line_typed_piecemeal_as_telnet_sends_it_is_echoed_whole():
     with Server() as server, dial(server.address) as sock:
         for piece in (b"h", b"el", b"lo", b"\r"):
@@ -202,6 +215,7 @@ def test_a_line_typed_piecemeal_as_telnet_sends_it_is_echoed_whole():
         assert receive(sock, 7) == b"\xff\xf4\xff\xfd\x06\r\n"
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("options", [[], ["--raw"], ["--framing", "raw"], ["--engine", "iterative"]])
 @pytest.mark.parametrize(
@@ -229,6 +243,7 @@ def test_an_idle_client_is_closed_after_the_idle_timeout():
         server.err.wait_for("idle timeout")
 
 
+@pytest.mark.long
 def test_the_max_line_option_is_applied():
     with Server("--max-line", "10") as server, dial(server.address) as sock:
         ask(sock, b"0123456789")
@@ -300,6 +315,7 @@ def test_closed_standard_streams_do_no_harm(tmp_path):
         assert server.status() == 0
 
 
+@pytest.mark.long
 def test_a_log_line_has_one_time_and_one_level():
     logged, _ = talked_to("-v")
     line = next(line for line in logged.splitlines() if "Connected to" in line)

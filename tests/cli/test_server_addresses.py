@@ -46,6 +46,7 @@ def test_an_asterisk_is_every_address_of_both_families():
                 ask(sock)
 
 
+@pytest.mark.long
 @needs_ipv6
 def test_two_colons_are_every_ipv6_address_and_no_ipv4_one():
     with Server("--host", "::") as server:
@@ -95,6 +96,7 @@ LINK_LOCAL = """if True:
 """
 
 
+@pytest.mark.long
 @needs_ipv6
 @pytest.mark.skipif(sys.platform != "linux", reason="what other systems make of it is their own")
 def test_a_link_local_address_without_its_interface_is_explained():
@@ -204,6 +206,7 @@ def test_without_a_mode_the_umask_decides(tmp_path):
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o750
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -87,6 +87,7 @@ def test_checks_of_haproxy_are_logged_at_debug_only_and_are_no_errors(engine, op
         assert "errors" not in server.err.text.splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_a_connection_that_ends_before_its_first_byte_is_logged_at_debug_only(engine, how):
@@ -121,6 +122,7 @@ LIMITED = """if True:
 """
 
 
+@pytest.mark.long
 def test_fewer_descriptors_than_max_connections_are_reported_at_the_start():
     with Command(None, 100, 0, "--max-connections", 50, code=LIMITED) as server:
         server.out.wait_for("Listening")
@@ -128,6 +130,7 @@ def test_fewer_descriptors_than_max_connections_are_reported_at_the_start():
         assert server.err.text.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", ["0", "30"])
 def test_enough_descriptors_are_not_reported(limit):
     with Command(None, 100, 0, "--max-connections", limit, code=LIMITED) as server:
@@ -137,6 +140,7 @@ def test_enough_descriptors_are_not_reported(limit):
         assert "WARNING" not in server.err.text
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is read from /proc")
 def test_a_backlog_above_the_kernel_s_limit_is_reported_at_the_start():
     with open("/proc/sys/net/core/somaxconn") as file:
@@ -177,6 +181,7 @@ NO_THREADS = """if True:
 CLONE = {"x86_64": 56, "aarch64": 220}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in CLONE, reason="seccomp")
 @pytest.mark.parametrize("options", [[], ["--stats", "1"], ["--engine", "thread"], ["--engine", "process"], ["--udp"]])
 def test_no_thread_at_all_is_one_line_and_status_1(options):

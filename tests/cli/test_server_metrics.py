@@ -229,6 +229,7 @@ WITHOUT = """if True:
 """
 
 
+@pytest.mark.long
 def test_a_missing_package_is_one_line():
     with Command(None, "0", "--metrics", "0", code=WITHOUT) as command:
         assert command.status() == 1
@@ -252,6 +253,7 @@ INTERRUPTED = """if True:
 """
 
 
+@pytest.mark.long
 def test_a_signal_while_the_package_is_imported_leaves_no_socket_file(tmp_path):
     path = tmp_path / "socket"
     with Command(None, "--unix", path, "--metrics", "0", code=INTERRUPTED) as command:

@@ -127,6 +127,7 @@ def way(request):
     return request.param
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 def test_a_connected_socket_is_served_and_then_the_command_ends(way, engine):
     data = b"".join(lines(3000)) + b"and no newline"
@@ -140,6 +141,7 @@ def test_a_connected_socket_is_served_and_then_the_command_ends(way, engine):
             assert server.out.text == ""
 
 
+@pytest.mark.long
 def test_a_connected_unix_socket_is_served(way):
     client, accepted = socket.socketpair()
     with client, accepted, passed_connection(way, accepted) as server:
@@ -148,6 +150,7 @@ def test_a_connected_unix_socket_is_served(way):
         assert server.status() == 0
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "arguments", [["-v"], ["-v", "--log-format", "json"], ["--stats", "0.01"], ["--framing", "xml"]]
@@ -198,6 +201,7 @@ def test_a_connection_that_was_reset_before_the_start_ends_the_command(way):
             assert "Traceback" not in server.err.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["/dev/null", "pipe", "unconnected"])
 def test_a_stdin_that_is_no_connection_is_one_line_and_status_1(what):
     with contextlib.ExitStack() as stack:
@@ -214,6 +218,7 @@ def test_a_stdin_that_is_no_connection_is_one_line_and_status_1(what):
         assert command.out.text == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [["0"], ["--unix", "socket"]])
 def test_a_connection_that_is_passed_in_is_served_alone(way, more, tmp_path):
     with connection() as (_, accepted), passed_connection(way, accepted, *more) as server:
@@ -221,6 +226,7 @@ def test_a_connection_that_is_passed_in_is_served_alone(way, more, tmp_path):
         assert server.complaint().startswith("rioecho-server: a connection was passed in, which is served alone")
 
 
+@pytest.mark.long
 def test_inetd_may_wait_with_a_listening_socket():
     with socket.create_server(("127.0.0.1", 0)) as listener, Command(MODULE, "--inetd", stdin=listener) as server:
         server.out.wait_for(f"Listening on 127.0.0.1:{listener.getsockname()[1]}\n")
@@ -285,6 +291,7 @@ def manager(request, tmp_path):
         yield sock, name
 
 
+@pytest.mark.long
 def test_the_service_manager_is_told_ready_and_stopping(manager, engine):
     sock, name = manager
     with Server("--engine", engine, environment={"NOTIFY_SOCKET": name}) as server, dial(server.address) as client:
@@ -323,6 +330,7 @@ def test_a_server_that_stops_before_it_is_ready_is_not_reported_as_ready(manager
         sock.recv(100)
 
 
+@pytest.mark.long
 def test_a_server_that_cannot_start_tells_the_service_manager_nothing(manager):
     sock, name = manager
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -18,6 +18,7 @@ def number(request):
     return getattr(signal, request.param)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 def test_an_idle_server_exits_with_status_0_and_prints_nothing_more(number, engine):
     with Server("-q", "--engine", engine) as server:
@@ -27,6 +28,7 @@ def test_an_idle_server_exits_with_status_0_and_prints_nothing_more(number, engi
         assert server.err.text == ""
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 def test_a_connected_client_gets_its_bytes_back_before_the_close(number, engine):
     with Server("--engine", engine) as server, dial(server.address) as sock:
@@ -40,6 +42,7 @@ def test_a_connected_client_gets_its_bytes_back_before_the_close(number, engine)
         assert "Traceback" not in server.err.text
 
 
+@pytest.mark.long
 def test_every_received_line_is_echoed_to_all_of_many_clients(number):
     with Server("-q") as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(dial(server.addresses[i % 2])) for i in range(30)]
@@ -57,6 +60,7 @@ def test_every_received_line_is_echoed_to_all_of_many_clients(number):
         assert server.err.text == ""
 
 
+@pytest.mark.long
 def test_under_load_every_client_gets_its_lines_and_eof_and_no_reset(number):
     def chatter(address, started):
         """Exchange lines until the server closes; report whether that was between two lines."""
@@ -84,6 +88,7 @@ def test_under_load_every_client_gets_its_lines_and_eof_and_no_reset(number):
         assert server.err.text == ""
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 def test_a_client_connected_but_not_yet_accepted_gets_its_line_back(engine):
     with Server("--engine", "iterative") as server, dial(server.address) as first, dial(server.address) as second:
@@ -125,6 +130,7 @@ def test_a_second_signal_exits_at_once_if_it_comes_more_than_a_second_after_the_
         assert server.status() == 128 + signal.SIGTERM
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_within_a_second_are_one_stop(number, second, engine):
@@ -165,6 +171,7 @@ def test_timeout_1_ends_the_server_in_good_order():
         assert server.err.text == ""
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 def test_an_ignored_hangup_stays_ignored(engine):
     """As with nohup(1)."""
@@ -175,6 +182,7 @@ def test_an_ignored_hangup_stays_ignored(engine):
         server.drain(sock)
 
 
+@pytest.mark.long
 def test_a_hangup_removes_the_socket_file(tmp_path):
     path = tmp_path / "socket"
     with Server("--unix", path) as server:
@@ -184,6 +192,7 @@ def test_a_hangup_removes_the_socket_file(tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.long
 def test_the_stop_is_logged_with_the_totals(engine):
     with Server("--engine", engine) as server, dial(server.address) as sock:
         ask(sock, b"12345\n")
@@ -207,6 +216,7 @@ def test_no_client_is_accepted_after_the_signal():
         assert server.status() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", ["1e12", "1e300"])
 def test_with_a_huge_drain_timeout_the_server_exits_after_the_last_client(seconds):
     with Server("--drain-timeout", seconds) as server, dial(server.address) as sock:

@@ -58,6 +58,7 @@ class Terminal:
             self._master = -1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("stty") is None, reason="stty is not installed")
 def test_a_server_in_the_background_serves_after_stty_tostop():
     """Its log lines would otherwise stop it."""
@@ -72,6 +73,7 @@ def test_a_server_in_the_background_serves_after_stty_tostop():
         terminal.wait_for("status 0.")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
 def test_closing_the_terminal_stops_the_server_in_good_order(tmp_path, engine):
     path = tmp_path / "socket"

@@ -1,5 +1,7 @@
 """The constructors of all classes in C: one that fails closes nothing."""
 
+import pytest
+
 #: Calls each class with arguments that it refuses, and prints how many calls that were. An object of C whose arguments
 #: are refused is freed, and is all zeros: a field that is 0 then is no descriptor.
 REFUSED = """if True:
@@ -26,5 +28,6 @@ REFUSED = """if True:
 """
 
 
+@pytest.mark.long
 def test_a_constructor_that_refuses_its_arguments_closes_no_descriptor(child):
     assert int(child(REFUSED)) > 100

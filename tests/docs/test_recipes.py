@@ -26,6 +26,7 @@ def test_both_sides_of_starttls_talk_over_tls(certificate):
     assert run(command("starttls.py", certificate)) == (0, b"b'over TLS\\n'\n", b"")
 
 
+@pytest.mark.long
 def test_the_command_of_starttls_makes_its_certificate(tmp_path):
     if not shutil.which("openssl"):
         pytest.skip("the openssl command is not installed")

@@ -265,6 +265,7 @@ def test_after_a_stop_it_waits_for_messages_in_flight_without_using_the_processo
         assert time.thread_time() - used < 0.3
 
 
+@pytest.mark.long
 def test_ctrl_c_raises_interrupted_with_the_result_so_far(child):
     printed = child("""if True:
         import os, signal, threading

@@ -124,6 +124,7 @@ def test_no_answer_in_time_is_an_error_that_says_how_many_were_connected_and_wha
     )
 
 
+@pytest.mark.long
 def test_too_few_descriptors_are_an_error_that_says_how_many_were_connected_and_what_to_do(child):
     printed = child("""if True:
         import resource

@@ -69,6 +69,7 @@ def test_add_merges_two_histograms_and_since_subtracts_one(first, second):
     assert since.max <= highest_equivalent(max(second)) / 1000
 
 
+@pytest.mark.long
 @given(VALUES, st.integers(1, 40))
 def test_buckets_are_contiguous_and_hold_every_value(values, n):
     h = counted(values)

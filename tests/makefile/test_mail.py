@@ -105,6 +105,7 @@ def mailbox():
         yield server
 
 
+@pytest.mark.long
 def test_imaplib_fetches_and_appends_literals(mailbox):
     with imaplib.IMAP4("127.0.0.1", mailbox.port, timeout=LONG) as client:
         assert client.login("user", "pass word")[0] == "OK"

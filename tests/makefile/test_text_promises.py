@@ -136,6 +136,7 @@ NO_MEMORY = """if True:
 """
 
 
+@pytest.mark.long
 def test_a_failing_allocation_while_reading_loses_nothing():
     pytest.importorskip("_testcapi")
     done = subprocess.run([sys.executable, "-c", NO_MEMORY], capture_output=True, text=True, check=False)

@@ -49,6 +49,7 @@ def test_https_bodies_are_sent_and_received_over_one_connection(site, client_con
                 assert response.read() == answer
 
 
+@pytest.mark.long
 def test_urllib_reads_https_pages(site, client_context):
     handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=client_context)
     opener = urllib.request.build_opener(*handlers)

@@ -258,6 +258,7 @@ PEAK = """if True:
 """
 
 
+@pytest.mark.long
 @needs_proc
 @pytest.mark.skipif(os.environ.get("RIOECHO_BUILD") == "sanitize", reason="AddressSanitizer keeps freed memory")
 @pytest.mark.parametrize("call", ["rio.read(size - 5)", "rio.read(10**12)", "rio.readexactly(size - 5)", "rio.read()"])

@@ -193,6 +193,7 @@ def test_after_an_interrupted_write_other_data_may_follow(tls, background):
     assert got == [data[:sent] + b"other"]
 
 
+@pytest.mark.long
 def test_one_reader_and_one_writer_move_big_transfers_both_ways(tls, background):
     near, far = tls
     sent, received = (random.Random(seed).randbytes(6 << 20) for seed in (1, 2))

@@ -184,6 +184,7 @@ def test_the_log_names_the_client_and_never_the_payload(engine, caplog):
     assert "s3cret" not in caplog.text
 
 
+@pytest.mark.long
 def test_no_thread_is_left_running(engine):
     before = set(threading.enumerate())
     with EchoServer(engine=engine) as server:

@@ -62,6 +62,7 @@ def test_a_flood_of_clients_does_not_delay_the_end(engine, family, tmp_path):
             assert time.monotonic() - start < SECONDS / 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["iterative", "process", "thread", "event"])
 def test_only_clients_in_the_listen_queue_at_the_stop_are_served(engine):
     """A client that prolongs the drain must not keep the listener open for new clients."""

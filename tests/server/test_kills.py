@@ -198,6 +198,7 @@ def test_a_child_keeps_only_its_own_descriptors():
         until(lambda: not sockets & set(descriptors(server.pid).values()), "that the parent has given them up")
 
 
+@pytest.mark.long
 @needs_proc
 def test_children_whose_parent_is_killed_drain_and_exit():
     with Server("-q", "--engine", "process") as server, contextlib.ExitStack() as stack:
@@ -277,6 +278,7 @@ def test_a_suspended_child_is_killed_at_the_drain_deadline():
         assert "killed by signal 9" in server.err.text
 
 
+@pytest.mark.long
 @needs_proc
 def test_a_child_that_is_suspended_and_resumed_loses_nothing():
     data = stretch(4 << 20)

@@ -79,6 +79,7 @@ def test_redis_cli_gets_the_answer_of_a_command(kv, words, answer):
     assert redis("redis-cli", kv, *words.split()) == answer
 
 
+@pytest.mark.long
 def test_redis_cli_runs_the_commands_of_its_input_in_order(kv):
     commands = b"SET a 1\nINCR a\nGET a\nMSET b x c y\nMGET a b c none\nDEL a b none\nEXISTS a c c\nINCR c\n"
     answers = b"OK\n2\n2\nOK\n2\nx\ny\n\n2\n2\nERR unknown command, or wrong arguments\n\n"
@@ -92,6 +93,7 @@ def test_redis_cli_stores_any_bytes(kv, value):
     assert redis("redis-cli", kv, "--raw", "GET", "key") == value + b"\n"
 
 
+@pytest.mark.long
 def test_redis_cli_pipes_commands_in_bulk(kv):
     data = b"".join(resp(b"SET", b"key%d" % n, b"line\r\n" * (n % 7)) for n in range(5000))
     assert b"errors: 0, replies: 5000" in redis("redis-cli", kv, "--pipe", data=data)
@@ -108,6 +110,7 @@ def test_redis_benchmark_gets_no_error(kv, depth):
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_nc_stores_and_gets_values_by_lines_of_words(kv):
     text = b"PING\nSET key value\r\n\nGET key\nEXISTS key none"
     assert run(other("nc", "127.0.0.1", kv.port), text) == (0, b"+PONG\r\n+OK\r\n$5\r\nvalue\r\n:1\r\n", b"")
@@ -132,6 +135,7 @@ def test_a_string_is_never_taken_for_a_command(kv):
         ask(rio, resp(b"GET", b"key"), b"$-1\r\n")
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "wrong",
@@ -190,6 +194,7 @@ def test_statsd_client_of_python_has_its_counts_flushed(listen):
     assert server.wait(LONG) == 0
 
 
+@pytest.mark.long
 def test_nc_sends_statistics_and_bad_lines_are_counted(listen):
     server = listen("statsd.py", 3600)
     text = b"a:1|c|@0.5\na:b|c\nno\nb:1|x\nd:1|c|@0\ne:nan|g\n\xff:1|c\nlast:2.5|g"
@@ -267,6 +272,7 @@ def test_nc_takes_part_in_the_chat(enter, start):
         assert ann.readline() == b"bob has left\n"
 
 
+@pytest.mark.long
 def test_a_member_that_reads_nothing_is_put_out_and_the_others_go_on(enter):
     with enter(b"ann") as ann, enter(b"bob", ann) as bob, enter(b"deaf", ann, bob) as deaf:
         said = (b"x" * 900 + b"\n") * 100

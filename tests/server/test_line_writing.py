@@ -157,6 +157,7 @@ def test_a_handler_may_write_to_a_connection_of_another_worker(workers):
             client.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["eof", "reset", "abort", "close", "raise", "stop"])
 def test_a_write_after_the_end_is_a_connection_error(end, life):
     def answer(conn, lines):

@@ -93,6 +93,7 @@ def test_unix_sockets_are_exempt(engine, tmp_path):
         assert server.stats()["refused"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", [version_1, version_2])
 @pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::5"])
 def test_the_address_in_the_proxy_header_counts(engine, version, host):

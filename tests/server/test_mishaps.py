@@ -76,6 +76,7 @@ def test_a_server_whose_engine_cannot_start_prints_no_ready_line():
         assert server.complaint() == f"rioecho-server: {os.strerror(errno.EMFILE)}"
 
 
+@pytest.mark.long
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_counts_are_consistent_with_each_other(engine):

@@ -531,6 +531,7 @@ def test_an_answer_over_ipv6_comes_from_the_destination_address():
             assert sock.recvfrom(100) == (b"who?", address)
 
 
+@pytest.mark.long
 def test_the_cache_of_destinations_is_bounded():
     with Serving(ANY) as server:
         for i in range(MAX_DESTINATIONS + 10):
@@ -690,6 +691,7 @@ def test_another_port_is_the_same_source():
         assert (counts["datagrams"], counts["dropped"]) == (5, 7)
 
 
+@pytest.mark.long
 def test_a_rate_of_0_means_no_limit():
     with Serving(V4, rate=0) as server, client(server.address) as sock:
         for i in range(3000):

@@ -249,6 +249,7 @@ def test_close_is_an_orderly_end_although_something_is_unread():
         assert peer.received.startswith(b"a and more")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_steps_work_over_tls(contexts, version):
     server, trusting = contexts
