@@ -180,6 +180,8 @@ cdef extern from "rioecho/_core/signals.h" nogil:
         int blocked
     void rio_sigpipe_block(rio_sigpipe *guard)
     void rio_sigpipe_restore(const rio_sigpipe *guard)
+    void rio_pipe_hold()
+    void rio_pipe_release()
     ssize_t rio_write_no_sigpipe(int fd, const void *data, size_t n)
     void rio_signals_hold(sigset_t *before)
     void rio_signals_hold_sent(sigset_t *before)

@@ -45,7 +45,25 @@ static inline void rio_sigpipe_restore(const rio_sigpipe *s)
         sigtimedwait(&pipe_only, NULL, &at_once);
 #endif
     }
-    pthread_sigmask(SIG_SETMASK, &s->before, NULL);
+    if (!sigismember(&s->before, SIGPIPE)) /* of the others, code that was called meanwhile may have blocked some */
+        pthread_sigmask(SIG_UNBLOCK, &pipe_only, NULL);
+}
+
+/* The same around calls of Python that may be suspended while others of this thread begin and end, as those of a greenlet
+ * are: SIGPIPE is blocked while any of them is in progress. */
+static __thread rio_sigpipe rio_pipe_guard;
+static __thread size_t rio_pipe_calls;
+
+static inline void rio_pipe_hold(void)
+{
+    if (rio_pipe_calls++ == 0)
+        rio_sigpipe_block(&rio_pipe_guard);
+}
+
+static inline void rio_pipe_release(void)
+{
+    if (--rio_pipe_calls == 0)
+        rio_sigpipe_restore(&rio_pipe_guard);
 }
 
 /* Not inline: the compiler would then not inline fd_write(), which rarely calls it. */

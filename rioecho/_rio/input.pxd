@@ -116,13 +116,17 @@ cdef inline bytes take(Input self, size_t n):
     return rio_bytes_taken(result)
 
 
+cdef bytes leave_without_memory(Input self)
+
+
 cdef inline bytes take_and_leave(Input self, size_t n):
     """End a call by ``take()``.
 
     For a call in which nothing else can raise: it needs no ``try``, whose preparations cost the calls that succeed.
     """
     cdef PyObject *result = rio_bytes_new(buffer_start(&self.inp), n)
-    if result != NULL:
-        consume(self, n)
+    if rio_rare(result == NULL):
+        return leave_without_memory(self)
+    consume(self, n)
     leave_reading(self)
     return rio_bytes_taken(result)

@@ -7,6 +7,7 @@ nothing. The rules that say how many bytes a call takes are in _rio/framing.pyx.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_Clear
 from libc.stdint cimport SIZE_MAX
 from libc.string cimport memcmp
 
@@ -44,6 +45,15 @@ from rioecho.errors import ConcurrentCall
 cdef void give_back(Input self) noexcept:
     """Free the memory that a long frame has left when it was consumed. Not inline, as consume() calls it rarely."""
     buffer_trim(&self.inp, buffer_held(&self.inp))
+
+
+cdef bytes leave_without_memory(Input self):
+    """End a call with the ``MemoryError`` that is set: leaving may run Python, which no exception may be set for."""
+    PyErr_Clear()
+    try:
+        raise MemoryError
+    finally:
+        leave_reading(self)
 
 
 cdef class Input:

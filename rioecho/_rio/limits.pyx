@@ -34,7 +34,7 @@ cdef enum:
 
 cdef str fate(const rio_call *call):
     """Say where the bytes of a call are whose time is over."""
-    return "characters_written counts those accepted" if call.writing else "the bytes received are kept"
+    return "what was accepted and not sent stays buffered" if call.writing else "the bytes received are kept"
 
 
 cdef class Limits(Channel):

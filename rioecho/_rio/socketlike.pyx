@@ -27,31 +27,17 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memcpy
 
 from rioecho._core.convert cimport to_nanoseconds
-from rioecho._core.posix cimport POLLIN, POLLOUT, rio_assert, rio_monotonic_ns
+from rioecho._core.posix cimport (
+    POLLIN,
+    POLLOUT,
+    rio_assert,
+    rio_monotonic_ns,
+    rio_pipe_hold,
+    rio_pipe_release,
+)
 from rioecho._rio.handlers cimport raised_by_handler, runs_handlers
 from rioecho._rio.registry cimport register, registered
 from rioecho._rio.transport cimport OWN_TIMEOUT, RECORD
-
-
-cdef extern from "rioecho/_core/signals.h":
-    """
-    /* SIGPIPE is blocked while any send of this thread is in progress: one may be suspended, as that of a greenlet is,
-     * while others begin and end. */
-    static __thread rio_sigpipe rio_pipe_guard;
-    static __thread size_t rio_pipe_sends;
-    static inline void rio_pipe_hold(void)
-    {
-        if (rio_pipe_sends++ == 0)
-            rio_sigpipe_block(&rio_pipe_guard);
-    }
-    static inline void rio_pipe_release(void)
-    {
-        if (--rio_pipe_sends == 0)
-            rio_sigpipe_restore(&rio_pipe_guard);
-    }
-    """
-    void pipe_hold "rio_pipe_hold"() noexcept
-    void pipe_release "rio_pipe_release"() noexcept
 
 
 cdef enum:
@@ -262,7 +248,11 @@ cdef class SocketLike(Transport):
         if self.into is not None:
             view = PyMemoryView_FromMemory(data, n, PyBUF_WRITE)
             try:
-                result = self.into(view)
+                rio_pipe_hold()   # it may send too, as over TLS
+                try:
+                    result = self.into(view)
+                finally:
+                    rio_pipe_release()
                 if result is not None:
                     got = result
             finally:
@@ -275,7 +265,11 @@ cdef class SocketLike(Transport):
             if not 0 <= got <= <Py_ssize_t>n:
                 raise OSError(f"recv_into() of {type(self.source).__name__} returned {got}, not 0 to {n}")
             return got
-        result = self.get(n)
+        rio_pipe_hold()
+        try:
+            result = self.get(n)
+        finally:
+            rio_pipe_release()
         if result is None:
             self.refuse()
         PyObject_GetBuffer(result, &come, PyBUF_SIMPLE)
@@ -333,11 +327,11 @@ cdef class SocketLike(Transport):
         name = type(self.source).__name__
         if self.put is None:
             raise AttributeError(f"{name} has no send()")
-        pipe_hold()
+        rio_pipe_hold()
         try:
             result = self.put(data)
         finally:
-            pipe_release()
+            rio_pipe_release()
         if result is None:
             raise TypeError(f"send() of {name} returned None, not the number of bytes that it has sent")
         put = result

@@ -66,6 +66,10 @@ def check_sockets(sockets: Iterable[socket.socket]) -> list[socket.socket]:
     for sock in passed:
         if not isinstance(sock, socket.socket):
             raise TypeError(f"sockets must be socket.socket objects, not {type(sock).__name__}")
+        if hasattr(sock, "_sslobj"):
+            raise TypeError(
+                "sockets must be plain: the server speaks no TLS, and this one would be served in the clear"
+            )
         if sock.fileno() < 0:
             raise ValueError("one of the sockets is closed")
         if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):

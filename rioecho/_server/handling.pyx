@@ -198,6 +198,8 @@ cdef class Handling(Output):
                     error = raised
         elif self.too_long:
             why = TOO_LONG
+        if why == ABORTED and isinstance(error, ConnectionError):
+            error = None   # of a write() after the abort, which another thread may have asked for
         if error is not None:
             if why != ABORTED:
                 why = FAILED

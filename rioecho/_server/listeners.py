@@ -83,7 +83,7 @@ class Listeners:
         unix_mode: int | None = None,
     ) -> None:
         passed = list(passed)
-        self._passed = [(sock, sock.gettimeout()) for sock in passed]
+        self._passed = [(sock, sock.gettimeout(), _is_blocking(sock)) for sock in passed]
         self._unix: list[UnixListener] = []
         self.sockets: list[socket.socket] = []
         self.addresses: list[tuple[str, int] | str] = []
@@ -106,10 +106,11 @@ class Listeners:
 
     def give_back(self) -> None:
         """Close all sockets but the passed ones, which are the caller's again, and as blocking as they were."""
-        for sock, timeout in self._passed:
+        for sock, timeout, is_blocking in self._passed:
             with contextlib.suppress(OSError):  # it was not open
                 sock.settimeout(timeout)
-        passed = {sock for sock, _ in self._passed}
+                os.set_blocking(sock.fileno(), is_blocking)  # which its timeout need not tell
+        passed = {sock for sock, *_ in self._passed}
         self.sockets = [sock for sock in self.sockets if sock not in passed]
         self.connected, self.datagrams = [], []
         self.close()
@@ -137,6 +138,10 @@ class Listeners:
         self.stop_listening()
         for sock in [*self.connected, *self.datagrams]:
             sock.close()
+
+
+def _is_blocking(sock: socket.socket) -> bool:
+    return sock.fileno() >= 0 and os.get_blocking(sock.fileno())
 
 
 def listen_sockets(

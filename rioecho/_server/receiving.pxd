@@ -6,7 +6,7 @@ from libc.stdint cimport SIZE_MAX, uint64_t
 from libc.string cimport memmove
 
 from rioecho._core.buffer cimport buffer_consume, buffer_start
-from rioecho._core.fdio cimport fd_read, rio_fd, would_block
+from rioecho._core.fdio cimport fd_peek, fd_read, rio_fd, would_block
 from rioecho._core.posix cimport (
     POLLIN,
     RIO_SOURCE_UNKNOWN,
@@ -177,7 +177,7 @@ cdef inline void conn_pause(loop_t *l, conn_t *c) noexcept nogil:
                 conn_report(l, c.kept.ready)
             conn_write(l, c)
             return
-        # A handler gets no part of a line, so the rest is waited for.
+        # A handler gets no part of a line, so the rest is waited for: some has arrived.
     if ending and c == l.favoured:
         # Not even the reserve has room for the line. Without it, there is room for those of others.
         if c.phase == DRAINING:
@@ -252,12 +252,16 @@ cdef inline void conn_read(loop_t *l, conn_t *c) noexcept nogil:
     if rio_rare(c.kept != NULL):
         before = conn_held(c)
         room = conn_room(l, c)
-        if rio_rare(room == 0):
-            conn_pause(l, c)
-            return
     elif rio_rare(l.bulk != 0) and bulk_is_due(l, c) and conn_echo_bulk(l, c):
         return
-    n = fd_read(&f, l.area, min(room, most), &err)
+    if rio_rare(room == 0):
+        # The end of the input needs no memory. Without a handler it does not matter: what is held is sent at once then.
+        n = 1 if l.handler == NULL or not conn_is_ending(c) else fd_peek(&f, l.area, 1, &err)
+        if n > 0:
+            conn_pause(l, c)
+            return
+    else:
+        n = fd_read(&f, l.area, min(room, most), &err)
     if n > 0:
         if rio_rare(c.phase >= LINGERING):
             if c.phase == LINGERING:   # input is discarded

@@ -21,7 +21,7 @@ from rioecho._server.echo cimport (
     patience,
     peer_took,
 )
-from rioecho._server.kept cimport conn_is_silent, conn_ready, loop_favour, loop_gauge, loop_spares_free
+from rioecho._server.kept cimport conn_is_silent, conn_ready, conn_room, loop_favour, loop_gauge, loop_spares_free
 from rioecho._server.loop cimport (
     conn_append,
     conn_look_later,
@@ -147,6 +147,7 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
     cdef kept_t *k = l.waiting.next
     cdef kept_t *following
     cdef size_t room = share_room(&l.memory)
+    cdef bint resumed = False
     l.look = INT64_MAX
     loop_spares_free(l)
     loop_gauge(l)
@@ -156,13 +157,16 @@ cdef inline void loop_look(loop_t *l) noexcept nogil:
         l.look = min(l.look, l.lingering.next.deadline)
     while k != &l.waiting:
         following = k.next
-        if loop_favour(l, k.owner, k.b.cap):
+        if loop_favour(l, k.owner, k.b.cap) or (k.owner == l.favoured and conn_room(l, k.owner)):
+            resumed = True
             conn_wait_for(l, k.owner, POLLIN)
         elif room >= CHUNK_MIN:
             room -= min(room, <size_t>CHUNK)
+            resumed = True
             conn_wait_for(l, k.owner, POLLIN)   # if another thread takes the memory first, it waits again
         k = following
-    if l.waiting.next != &l.waiting:
+    # While the server stops, no event may come of one that was resumed: all of its input may have been read.
+    if l.waiting.next != &l.waiting or (resumed and l.stopping):
         l.look = min(l.look, l.now + MEMORY_LOOK * 1_000_000)
     if l.gone == NULL:
         l.gone = l.again

@@ -75,7 +75,7 @@ cdef class Connection(Output):
         self.begin_output("start_tls")
         if not self.is_socket:
             raise TypeError("start_tls: TLS needs a socket")
-        from ssl import SSLContext
+        from ssl import MemoryBIO, SSLContext
         # What asyncio would refuse only when the transport is TLS's, so that the connection would be lost.
         if not isinstance(context, SSLContext):
             raise TypeError(f"start_tls: context must be an ssl.SSLContext, not {type(context).__name__}")
@@ -84,6 +84,10 @@ cdef class Connection(Output):
         if not server_side and not server_hostname and getattr(context, "check_hostname", False):
             # ssl.SSLObject, unlike SSLSocket, would check no name, and any trusted certificate would do.
             raise ValueError("start_tls: check_hostname requires server_hostname")
+        if isinstance(server_hostname, bytes):
+            server_hostname = server_hostname.decode("ascii")   # uvloop takes no other
+        name = None if server_side else server_hostname or None
+        context.wrap_bio(MemoryBIO(), MemoryBIO(), server_side=server_side, server_hostname=name)
         self.check_clear()
         self.writer = True
         try:

@@ -152,6 +152,11 @@ async def test_what_is_no_context_changes_nothing(arguments):
             await rio.start_tls(*arguments, server_hostname="localhost")
         with pytest.raises(TypeError, match="server_hostname"):
             await rio.start_tls(tls_contexts()[1], server_hostname=5)
+        for name in (".x", "a\0b", "x" * 64):
+            with pytest.raises((ValueError, TypeError)):
+                await rio.start_tls(tls_contexts()[1], server_hostname=name)
+        with pytest.raises(ssl.SSLError):
+            await rio.start_tls(tls_contexts()[1], server_side=True)
         assert not rio.closed
         await secure(rio, peer)
 

@@ -740,3 +740,16 @@ def test_after_an_error_of_openssl_the_input_is_at_its_end(tls):
     with pytest.raises(ssl.SSLError):
         rio.readline()
     assert [rio.readline(), rio.readline(), rio.read()] == [b"part", b"", b""]
+
+
+@pytest.mark.parametrize("meets", ["write", "handshake"])
+def test_after_an_error_of_the_handshake_the_input_is_at_its_end(meets):
+    near, far = socket.socketpair()
+    with near, far:
+        far.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n" * 10)
+        context = ssl.create_default_context()
+        with context.wrap_socket(near, server_hostname="localhost", do_handshake_on_connect=False) as sock:
+            rio = Rio(sock, timeout=REST)
+            with pytest.raises(ssl.SSLError):
+                sock.do_handshake() if meets == "handshake" else rio.writen(b"hello")
+            assert [rio.readline(), rio.read()] == [b"", b""]

@@ -176,6 +176,21 @@ def test_what_is_written_or_answered_in_a_call_that_aborts_is_not_sent(kind, opt
         assert server.stats()["bytes_out"] == 0
 
 
+def test_a_write_after_another_thread_has_aborted_is_no_failure_of_the_handler(life, caplog):
+    def answer(conn, lines):
+        thread = threading.Thread(target=conn.abort)
+        thread.start()
+        thread.join()
+        conn.write(b"never\n")
+
+    with serve(life.handler(answer)) as server, dial(server.addresses[0]) as client:
+        client.sendall(b"go\n")
+        with pytest.raises(ConnectionResetError):
+            receive(client, 1)
+        assert isinstance(life.lost(), ConnectionAbortedError)
+    assert [record.levelname for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_generator_that_aborts_sends_nothing_of_what_it_yields(life):
     def answer(conn, lines):
         yield lines[0]

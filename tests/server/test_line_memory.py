@@ -75,6 +75,31 @@ def test_unterminated_last_lines_wait_for_memory(loop_with, handler):
     assert run.counts()["errors"] == handler.memory.used == 0
 
 
+@pytest.mark.parametrize("how", ["half-closed", "closed"])
+def test_the_end_of_input_needs_no_memory(loop_with, handler, how):
+    """One client sends nothing more, and has the reserve; others have sent the part of a line, which is all."""
+    with loop_with(handler) as run:
+        others = [run.client() for _ in range(3)]
+        for sock in others:
+            sock.sendall(b"y" * 3000)
+        silent = run.client()
+        silent.setblocking(False)
+        with contextlib.suppress(BlockingIOError):  # until the server reads no more
+            while True:
+                silent.send(b"x" * 4000)
+                until(lambda: run.counts()["bytes_in"] >= 3 * 3000)
+        until(lambda: handler.memory.used > LIMIT // 2)
+        for sock in others:
+            if how == "closed":
+                sock.close()
+            else:
+                sock.shutdown(socket.SHUT_WR)
+        if how == "half-closed":
+            assert [receive_all(sock) for sock in others] == [b"3000\n"] * 3
+        until(lambda: run.counts()["closed"] == 3)
+        silent.close()
+
+
 def test_at_the_stop_whole_lines_wait_for_memory(loop_with, handler):
     run = loop_with(handler)
     clients = clients_that_have_sent(run, b"x" * 79_999 + b"\n")

@@ -1,6 +1,8 @@
 """The arguments of a server: what is refused is named, and passed sockets that were refused are still the caller's."""
 
+import os
 import socket
+import ssl
 import struct
 
 import pytest
@@ -44,6 +46,10 @@ def packets():
     return ours
 
 
+def secured():
+    return ssl.create_default_context().wrap_socket(socket.create_server(("127.0.0.1", 0)), server_hostname="localhost")
+
+
 def datagrams():
     return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
@@ -60,6 +66,7 @@ def datagrams():
         (closed, ValueError, "closed"),
         (packets, TypeError, "carries packets"),
         (datagrams, ValueError, "UDP was not requested"),
+        (secured, TypeError, "no TLS"),
     ],
 )
 def test_a_socket_that_cannot_be_served_is_refused_before_anything_is_listened_on(make, error, text, tmp_path):
@@ -101,11 +108,14 @@ def test_the_sockets_of_a_server_that_could_not_be_made_are_still_the_callers(op
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         datagrams.bind(listener.getsockname())
+        os.set_blocking(listener.fileno(), False)
         passed = [listener, datagrams, *options.pop("sockets", ())]
         with pytest.raises((OSError, TypeError, ValueError)):
             EchoServer(options.pop("port", None), sockets=passed, **options)
         assert listener.getblocking()
+        assert not os.get_blocking(listener.fileno())  # which the module socket does not know
         assert datagrams.getblocking()
+        os.set_blocking(listener.fileno(), True)
         address = listener.getsockname()
         with EchoServer(None, sockets=[listener.dup(), datagrams.dup()], udp=True), dial(address) as client:
             assert exchange(client, b"hello\n") == b"hello\n"

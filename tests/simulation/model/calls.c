@@ -68,6 +68,8 @@ ssize_t recv(int fd, void *data, size_t n, int flags)
     REAL(recv);
     if (!IS_MODELLED(fd))
         return real(fd, data, n, flags);
+    if (flags == (MSG_DONTWAIT | MSG_PEEK))
+        return conn_peek(conn_of(fd, "recv"), data, n);
     if (flags != MSG_DONTWAIT)
         broken("recv() with the flags %#x", flags);
     return conn_receive(conn_of(fd, "recv"), data, n);

@@ -77,6 +77,17 @@ ssize_t conn_receive(struct client *c, void *data, size_t n)
     return fails(EAGAIN);
 }
 
+ssize_t conn_peek(struct client *c, void *data, size_t n)
+{
+    size_t got = c->arrived - c->taken;
+    if (!got)
+        return conn_receive(c, data, n);
+    got = got < n ? got : n;
+    memcpy(data, c->data + c->taken, got);
+    note("client %ld: %ld bytes are looked at, of at most %ld", c->number, (int64_t)got, (int64_t)n);
+    return (ssize_t)got;
+}
+
 ssize_t conn_send(struct client *c, const unsigned char *first, size_t n, const unsigned char *second, size_t m)
 {
     static const int errors[] = {ENOMEM, ENOBUFS, ETIMEDOUT, EHOSTUNREACH, EPIPE};

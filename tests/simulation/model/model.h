@@ -124,6 +124,7 @@ extern struct client *queue[CLIENTS_MAX];
 extern int queued, queue_open;
 
 ssize_t conn_receive(struct client *c, void *data, size_t n);
+ssize_t conn_peek(struct client *c, void *data, size_t n);
 ssize_t conn_send(struct client *c, const unsigned char *first, size_t n, const unsigned char *second, size_t m);
 int conn_shutdown(struct client *c);
 void conn_close(struct client *c);
