@@ -374,7 +374,7 @@ def makefile(
     else:  # as the standard library's function does it, without the half a microsecond of its other steps
         raw_mode, reading, writing = usual
         raw = socket.SocketIO(sock, raw_mode)
-        sock._io_refs += 1  # type: ignore[attr-defined]
+        sock._io_refs += 1
     try:
         size = 65536 if buffering is None or buffering < 0 else buffering
         if not binary:

@@ -124,8 +124,8 @@ cdef class Tls(TlsTurns):
         except SSLWantWriteError:
             want[0] = POLLOUT
         except SSLEOFError:
-            # After an error OpenSSL reads no more. One of a read has set `ended`; one of the handshake leaves a connection
-            # that is not settled, on which no read waits beside a send.
+            # After an error OpenSSL reads no more. One of a read has set `ended`; one of the handshake leaves the
+            # connection unsettled, and on such a one no read waits beside a send.
             if self.ended or not self.settled or self.is_at_end():
                 self.ended = True
                 if not self.source.suppress_ragged_eofs:
