@@ -56,7 +56,7 @@ static __thread size_t rio_pipe_calls;
 
 static inline void rio_pipe_hold(void)
 {
-    if (rio_pipe_calls++ == 0)
+    if (rio_pipe_calls++ == 0 || !rio_pipe_guard.blocked) /* it may be ignored no longer */
         rio_sigpipe_block(&rio_pipe_guard);
 }
 

@@ -248,11 +248,7 @@ cdef class SocketLike(Transport):
         if self.into is not None:
             view = PyMemoryView_FromMemory(data, n, PyBUF_WRITE)
             try:
-                rio_pipe_hold()   # it may send too, as over TLS
-                try:
-                    result = self.into(view)
-                finally:
-                    rio_pipe_release()
+                result = self.into(view)
                 if result is not None:
                     got = result
             finally:
@@ -265,11 +261,7 @@ cdef class SocketLike(Transport):
             if not 0 <= got <= <Py_ssize_t>n:
                 raise OSError(f"recv_into() of {type(self.source).__name__} returned {got}, not 0 to {n}")
             return got
-        rio_pipe_hold()
-        try:
-            result = self.get(n)
-        finally:
-            rio_pipe_release()
+        result = self.get(n)
         if result is None:
             self.refuse()
         PyObject_GetBuffer(result, &come, PyBUF_SIMPLE)

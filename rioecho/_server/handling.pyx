@@ -198,7 +198,7 @@ cdef class Handling(Output):
                     error = raised
         elif self.too_long:
             why = TOO_LONG
-        if why == ABORTED and isinstance(error, ConnectionError):
+        if why == ABORTED and type(error) is ConnectionAbortedError and error.errno is None:
             error = None   # of a write() after the abort, which another thread may have asked for
         if error is not None:
             if why != ABORTED:

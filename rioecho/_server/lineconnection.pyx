@@ -288,7 +288,7 @@ cdef class Connection:
         if self.is_over:
             raise ConnectionError("the connection has ended")
         if self.wish == ABORTED:
-            raise ConnectionError("the connection has been aborted")
+            raise ConnectionAbortedError("the connection has been aborted")   # without an errno: see Handling.leave()
         return 0
 
     cdef bint fits(self, size_t n) noexcept:

@@ -64,17 +64,13 @@ def test_no_sigpipe_reaches_the_process_from_a_send_written_in_python(child):
                 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])   # which stays blocked
                 return super().send(data, *flags)
 
-            def recv_into(self, *arguments):
-                self.send(b"an acknowledgement")
-                return super().recv_into(*arguments)
-
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         near, far = socket.socketpair()
         far.close()
         rio = Rio(Own(fileno=near.detach()))
-        for call in (lambda: rio.writen(b"x"), rio.readline):
+        for _ in range(2):
             try:
-                call()
+                rio.writen(b"x")
             except BrokenPipeError:
                 print(*signal.sigpending() | signal.pthread_sigmask(signal.SIG_BLOCK, []))
     """

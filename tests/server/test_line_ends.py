@@ -191,6 +191,19 @@ def test_a_write_after_another_thread_has_aborted_is_no_failure_of_the_handler(l
     assert [record.levelname for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+def test_an_error_of_the_handlers_own_is_logged_although_it_aborts(life, caplog):
+    def answer(conn, lines):
+        conn.abort()
+        raise ConnectionRefusedError("of a database")
+
+    with serve(life.handler(answer)) as server, dial(server.addresses[0]) as client:
+        client.sendall(b"go\n")
+        with pytest.raises(ConnectionResetError):
+            receive(client, 1)
+        assert isinstance(life.lost(), ConnectionRefusedError)
+    assert "of a database" in caplog.text
+
+
 def test_a_generator_that_aborts_sends_nothing_of_what_it_yields(life):
     def answer(conn, lines):
         yield lines[0]
