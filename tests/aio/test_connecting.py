@@ -121,9 +121,10 @@ async def test_a_timeout_of_0_would_wait():
             await aio.connect(*address_of(server), timeout=0)
 
 
+@pytest.mark.long
 async def test_the_timeout_is_then_that_of_each_call():
-    async with server_of() as server, aio.connect(*address_of(server), timeout=0.05, idle_timeout=9) as rio:
-        assert rio.timeout == 0.05
+    async with server_of() as server, aio.connect(*address_of(server), timeout=0.5, idle_timeout=9) as rio:
+        assert rio.timeout == 0.5
         assert rio.idle_timeout == 9
         with pytest.raises(TimeoutError):
             await rio.readline()
