@@ -432,8 +432,9 @@ def test_detached_socket_is_blocking(host, listener, timeout):
         assert is_blocking_and_close_on_exec(sock.fileno())
 
 
+@pytest.mark.long
 def test_timeout_becomes_the_timeout_of_each_call_on_the_rio(host, listener):
-    with connect(host, listener.getsockname()[1], timeout=0.05) as rio:
+    with connect(host, listener.getsockname()[1], timeout=0.5) as rio:
         server, _ = listener.accept()
         with server:
             server.sendall(b"half a line")
