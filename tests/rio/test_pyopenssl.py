@@ -15,7 +15,7 @@ import pytest
 
 import rioecho
 from rioecho import Rio
-from support.delivery import tcp_pair
+from support.delivery import fill, tcp_pair
 
 REST = 30  # seconds after which a test fails
 LINES = 100_000
@@ -366,20 +366,6 @@ def test_a_read_that_begins_with_a_handshake_waits_until_it_can_send(unsecured):
     with pytest.raises(TimeoutError):
         rio.readline(timeout=0.01)
     assert far.recv(1) == b"\x16"  # a handshake record
-
-
-def fill(fd):
-    """Send as much as the kernel takes. Returns the number of bytes."""
-    sent = 0
-    os.set_blocking(fd, False)
-    for size in (1 << 16, 1):
-        while True:
-            try:
-                sent += os.write(fd, b"\0" * size)
-            except BlockingIOError:
-                break
-    os.set_blocking(fd, True)
-    return sent
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 import rioecho
 from rioecho import Rio, Woken
+from support.delivery import SocketLike
 
 REST = 5  # seconds after which a test fails
 BIG = 1 << 22  # number of bytes, more than a socket takes while nobody reads
@@ -24,19 +25,9 @@ def ends():
         yield a, b
 
 
-class Overridden(socket.socket):
-    """A socket whose methods a Rio has to call."""
-
-    def recv_into(self, *args):
-        return super().recv_into(*args)
-
-    def send(self, *args):
-        return super().send(*args)
-
-
 @pytest.fixture
 def overridden(ends):
-    with Overridden(fileno=ends[0].detach()) as sock:
+    with SocketLike(fileno=ends[0].detach()) as sock:
         yield sock
 
 
@@ -90,7 +81,7 @@ def test_read_ahead_of_an_object_that_cannot_be_given_a_time_limit_is_a_value_er
 
 
 def test_a_reset_that_a_write_reads_ahead_is_told_to_the_reader_too(overridden):
-    class Reset(Overridden):
+    class Reset(SocketLike):
         resets = 1
 
         def recv_into(self, *args):

@@ -15,6 +15,7 @@ import pytest
 
 import rioecho
 from rioecho import Rio
+from support.delivery import SocketLike
 from support.procfs import sleeps, until
 
 REST = 5  # seconds after which a test fails
@@ -48,19 +49,9 @@ class Timed:
         return self.sock.gettimeout()
 
 
-class Overridden(socket.socket):
-    """A socket whose methods a Rio has to call. ``waits`` is set when one begins to wait in the kernel."""
-
-    def recv_into(self, *args):
-        return super().recv_into(*args)
-
-    def send(self, *args):
-        return super().send(*args)
-
-
 @pytest.fixture
 def overridden(ends):
-    with Overridden(fileno=ends[0].detach()) as sock:
+    with SocketLike(fileno=ends[0].detach()) as sock:
         yield sock
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rioecho import ConcurrentCall, Rio
 from support import certificates
-from support.delivery import tcp_pair
+from support.delivery import fill, tcp_pair
 
 REST = 20  # seconds after which a test fails
 
@@ -42,20 +42,6 @@ def secure(contexts, background):
 
 
 # ---- before and after
-
-
-def fill(fd):
-    """Send as much as the kernel takes. Returns the number of bytes."""
-    sent = 0
-    os.set_blocking(fd, False)
-    for size in (1 << 16, 1):
-        while True:
-            try:
-                sent += os.write(fd, b"\0" * size)
-            except BlockingIOError:
-                break
-    os.set_blocking(fd, True)
-    return sent
 
 
 def test_a_read_that_begins_with_a_handshake_waits_until_it_can_send(contexts):

@@ -29,6 +29,20 @@ def tcp_pair():
     return near, far
 
 
+def fill(fd):
+    """Send as much as the kernel takes. Returns the number of bytes."""
+    sent = 0
+    os.set_blocking(fd, False)
+    for size in (1 << 16, 1):
+        while True:
+            try:
+                sent += os.write(fd, b"\0" * size)
+            except BlockingIOError:
+                break
+    os.set_blocking(fd, True)
+    return sent
+
+
 class SocketLike(socket.socket):
     """A socket whose methods are overridden, so that a Rio must use them."""
 
